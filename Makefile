@@ -1,0 +1,46 @@
+# Two commands matter on a fresh machine with Python 3.11 or later: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo up test check bench fmt lock docs clean
+demo: .venv/ready
+	@$(BIN)/qig demo
+
+up: .venv/ready
+	@$(BIN)/qig up
+
+test: .venv/ready
+	@$(BIN)/pytest
+
+check: .venv/ready
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python scripts/docs.py --check
+
+bench: .venv/ready
+	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+fmt: .venv/ready
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+docs: .venv/ready
+	@$(BIN)/python scripts/docs.py
+
+# Needs uv (pip install uv). torch is left out: its CPU and CUDA builds share a version but not a hash.
+lock:
+	uv pip compile -q pyproject.toml --generate-hashes --no-annotate --no-header -o requirements.lock
+	uv pip compile -q pyproject.toml --group dev -c requirements.lock --generate-hashes --no-annotate --no-header -o requirements-dev.lock
+
+.venv/ready: requirements-dev.lock pyproject.toml
+	@echo "installing into .venv (once, a minute or two) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	@touch $@
+
+clean:
+	rm -rf .venv .qig build
