@@ -1,0 +1,331 @@
+"""Everything that crosses a process boundary, as frozen values. One stream of DESIGN.md section 5 carries one of these.
+
+    queries ─ Query ▶ edge ─ Answer ▶ answers:CLIENT          heart ◀ Heartbeat ─ every service
+    packets ─ (packet.py: signed bytes) ▶ aggregator ─ Batch ▶ trainer ─ Candidate ▶ publisher ─ Bundle ▶ edges
+    applied ◀ Applied ─ edge                                   {stream}:dead ◀ DeadLetter ─ every consumer
+
+Knows nothing of bytes, streams or signatures: codec.py packs, bundle.py signs. Rules it keeps: `v` is 1; unknown fields
+are refused; types are strict (no "5" for 5); no NaN, no infinity; every text, list, map and blob has a named maximum;
+nothing longer than MESSAGE_MAX_BYTES travels in a stream (bigger things ride in the store, beside a small message).
+
+>>> Query(text="Where does the river go?").max_tokens
+128
+"""
+
+import hashlib
+import itertools
+import struct
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Final, Literal, Self
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from common.constants import CELLS, Phase, Role
+from common.wire.blob import Blob
+
+KIB: Final = 1024
+MESSAGE_MAX_BYTES: Final = 1024 * KIB  # settled: what a broker moves without a hiccup; a dead letter can hold it whole
+QUERY_MAX_CHARS: Final = 16_384
+QUERY_MAX_BYTES: Final = 256 * KIB  # the text as JSON escapes is at most 12 bytes a character
+ANSWER_MAX_CHARS: Final = 65_536
+ANSWER_MAX_BYTES: Final = 320 * KIB
+NOTE_MAX_BYTES: Final = 32 * KIB  # heartbeats and verdicts: all names, no text
+MAX_NEW_TOKENS: Final = 1024
+MAX_TEMPERATURE: Final = 2.0
+NAME_MAX_CHARS: Final = 64
+REASON_MAX_CHARS: Final = 512
+PATH_MAX_CHARS: Final = 128
+MAX_DOMAINS: Final = 64
+MAX_BATCH_PACKETS: Final = 256
+MAX_BUNDLE_PACKETS: Final = 4096  # a candidate may span several batches
+MAX_PARTS: Final = 256
+MAX_FIGURES: Final = 512
+PART_MAX_BYTES: Final = 1 << 32
+CRYSTALS_MAX_BYTES: Final = 192 * KIB
+GATE_MAX_BYTES: Final = 256
+BASIN_BYTES: Final = 2 * CELLS
+KEY_ID_BYTES: Final = 8
+SIGNATURE_BYTES: Final = 64
+MAX_COUNT: Final = (1 << 53) - 1  # what a client whose only number is a double still counts exactly
+MAX_U32: Final = (1 << 32) - 1
+MAX_TIME_S: Final = 1e11  # seconds since 1970; the year 5138
+PI_RAD: Final = 3.1415927  # the simplex is this wide; pi rounded up, so that float noise stays inside
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=NAME_MAX_CHARS)]
+"""A slug: no colon, no brace, no slash, so that it may stand in a stream's name and in a file's."""
+Path = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", max_length=PATH_MAX_CHARS
+    ),
+]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ParentDigest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+Reason = Annotated[str, StringConstraints(max_length=REASON_MAX_CHARS)]
+StreamName = Annotated[str, StringConstraints(min_length=1, max_length=2 * NAME_MAX_CHARS)]
+Unit = Annotated[str, StringConstraints(max_length=32)]
+Count = Annotated[int, Ge(0), Le(MAX_COUNT)]
+U32 = Annotated[int, Ge(0), Le(MAX_U32)]
+Share = Annotated[float, Ge(0.0), Le(1.0)]
+Radians = Annotated[float, Ge(0.0), Le(PI_RAD)]
+Amount = Annotated[float, Ge(0.0)]  # bits, seconds, kappa: finite and not negative
+Time = Annotated[float, Ge(0.0), Le(MAX_TIME_S)]
+KeyId = Annotated[bytes, Blob(KEY_ID_BYTES, KEY_ID_BYTES)]
+Signature = Annotated[bytes, Blob(SIGNATURE_BYTES, SIGNATURE_BYTES)]
+Basin = Annotated[bytes, Blob(BASIN_BYTES, BASIN_BYTES)]
+"""64 float16, little-endian; the reader checks that they are a point of the simplex."""
+
+
+class Value(BaseModel):
+    """A frozen piece of a message."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_bytes="hex", val_json_bytes="hex"
+    )
+
+
+class Message(Value):
+    """What one entry of a stream holds; `max_bytes` bounds its packed form, msgpack or JSON."""
+
+    max_bytes: ClassVar[int] = MESSAGE_MAX_BYTES
+    v: Literal[1] = 1
+
+
+class Query(Message):
+    """A question to the fleet, or with max_tokens=0 a text to read, score and learn from."""
+
+    max_bytes: ClassVar[int] = QUERY_MAX_BYTES
+    id: Name | None = None  # None: the stream's entry id names it
+    client: Name = "anonymous"  # answers go to the stream qig:answers:CLIENT
+    text: Annotated[str, StringConstraints(min_length=1, max_length=QUERY_MAX_CHARS)]
+    max_tokens: Annotated[int, Ge(0), Le(MAX_NEW_TOKENS)] = 128
+    temperature: Annotated[float, Ge(0.0), Le(MAX_TEMPERATURE)] = 0.8
+    seed: Count | None = None
+    mode: Literal["routed", "constellation", "vocab", "strategy", "percept", "heart"] = "routed"
+    store: bool = True  # False: answer, and learn nothing from it
+
+
+class RouteStep(Value):
+    """One memory the router weighed: how far it is from the query, and its share of the answer."""
+
+    domain: Name
+    kernel: Role
+    distance_rad: Radians
+    weight: Share
+
+
+class Problem(Value):
+    """Why a query was not answered: an error's code and message."""
+
+    code: Name
+    message: Reason
+
+
+class Answer(Message):
+    """What came back for one query, with the evidence of how; None where a quantity is not known."""
+
+    max_bytes: ClassVar[int] = ANSWER_MAX_BYTES
+    query_id: Name
+    client: Name
+    node: Name
+    bundle: Count  # 0: the genesis the software was shipped with
+    text: Annotated[str, StringConstraints(max_length=ANSWER_MAX_CHARS)]
+    finish: Literal["stop", "length", "read", "refused"]
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    prompt_bytes: Count = 0
+    prompt_bits: Amount = 0.0  # the prompt's code length under the kernel that read it
+    route: Annotated[tuple[RouteStep, ...], Field(max_length=MAX_DOMAINS)] = ()  # nearest first
+    margin_rad: Radians | None = None  # second distance minus first; None: there was no second
+    abstained: bool = False
+    kernel: Role | None = None
+    domain: Name | None = None
+    phi: Share | None = None
+    phi_p: Share | None = None
+    kappa: Amount | None = None
+    phase: Phase | None = None
+    seconds: Amount = 0.0
+    problem: Problem | None = None
+
+
+class PacketRef(Value):
+    """Which packet: the edge's key, its life (epoch) and its place in it. Two packets never share one."""
+
+    key: KeyId
+    epoch: U32
+    sequence: U32
+
+    @property
+    def packed(self) -> bytes:
+        """16 bytes, big-endian, that sort like the reference."""
+        return self.key + struct.pack(">II", self.epoch, self.sequence)
+
+
+def ordered(packets: tuple[PacketRef, ...]) -> tuple[PacketRef, ...]:
+    """The references in their one canonical order; a packet named twice is refused (it would count twice)."""
+    ascending = tuple(sorted(packets, key=lambda ref: ref.packed))
+    for one, other in itertools.pairwise(ascending):
+        if one == other:
+            raise ValueError(f"packet {one.packed.hex()} is named twice")
+    return ascending
+
+
+def batch_id(packets: Iterable[PacketRef]) -> str:
+    """Sha256, in hex, of the packed references in ascending order: the same packets are the same batch."""
+    return hashlib.sha256(b"".join(sorted(ref.packed for ref in packets))).hexdigest()
+
+
+BatchPackets = Annotated[
+    tuple[PacketRef, ...], Field(min_length=1, max_length=MAX_BATCH_PACKETS), AfterValidator(ordered)
+]
+BundlePackets = Annotated[tuple[PacketRef, ...], Field(max_length=MAX_BUNDLE_PACKETS), AfterValidator(ordered)]
+
+
+class DomainUpdate(Value):
+    """What a batch's packets taught about one domain, merged."""
+
+    name: Name
+    kernel: Role
+    opened: bool  # True: no bundle knows this domain yet
+    basin: Basin
+    crystals: Annotated[bytes, Blob(0, CRYSTALS_MAX_BYTES)]  # crystals.py, plain form
+    gate: Annotated[bytes, Blob(0, GATE_MAX_BYTES)] = b""
+    packets: Count
+    tokens: Count
+    fresh_bytes: Count
+    fresh_bits: Amount  # code length of the fresh text, read before it was learned
+
+
+class Batch(Message):
+    """Packets merged by the aggregator, domain by domain, for the trainer."""
+
+    id: Digest
+    base_version: Count
+    base_digest: ParentDigest
+    domains: Annotated[tuple[DomainUpdate, ...], Field(min_length=1, max_length=MAX_DOMAINS)]
+    packets: BatchPackets
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """A batch is what its id says, and names each domain once."""
+        if self.id != batch_id(self.packets):
+            raise ValueError(f"id {self.id} is not the hash of the {len(self.packets)} packets")
+        names = [domain.name for domain in self.domains]
+        if len(set(names)) != len(names):
+            raise ValueError("a domain is named twice")
+        return self
+
+
+class Part(Value):
+    """One file of a bundle, by content; its bytes lie in the store under the digest."""
+
+    digest: Digest
+    size_bytes: Annotated[int, Ge(0), Le(PART_MAX_BYTES)]
+
+
+class Figure(Value):
+    """One measured number, before (None: there was none) and after."""
+
+    name: Name
+    domain: Name | None = None
+    before: float | None
+    after: float
+    unit: Unit
+
+
+class Evidence(Value):
+    """What was measured on a candidate, and which guards spoke while it was made."""
+
+    figures: Annotated[tuple[Figure, ...], Field(max_length=MAX_FIGURES)] = ()
+    guards: Annotated[tuple[Name, ...], Field(max_length=MAX_DOMAINS)] = ()
+    seconds: Amount = 0.0
+
+
+Parts = Annotated[dict[Path, Part], Field(min_length=1, max_length=MAX_PARTS)]
+
+
+class Candidate(Message):
+    """A constellation the trainer proposes: unsigned, with its evidence."""
+
+    id: Name
+    parent: Count  # 0: the genesis
+    parent_digest: ParentDigest
+    parts: Parts
+    evidence: Evidence
+    packets: BundlePackets = ()
+
+
+class Bundle(Message):
+    """A constellation the publisher released. `key` and `signature` are bundle.py's."""
+
+    version: Annotated[int, Ge(1), Le(MAX_COUNT)]
+    id: Name  # the candidate's
+    parent: Count
+    parent_digest: ParentDigest
+    parts: Parts
+    evidence: Evidence
+    packets: BundlePackets = ()
+    released_at_s: Time
+    key: KeyId
+    signature: Signature
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Versions only grow: a rollback is a higher version that points at old parts."""
+        if self.parent >= self.version:
+            raise ValueError(f"version {self.version} does not follow its parent {self.parent}")
+        return self
+
+
+class Applied(Message):
+    """An edge's verdict on a bundle, tried on the edge's own probe text."""
+
+    max_bytes: ClassVar[int] = NOTE_MAX_BYTES
+    node: Name
+    version: Annotated[int, Ge(1), Le(MAX_COUNT)]
+    verdict: Literal["applied", "refused", "reverted"]
+    reason: Reason = ""
+    probe_before: Amount | None = None  # bits per byte
+    probe_after: Amount | None = None
+    at_s: Time
+
+
+class Heartbeat(Message):
+    """A service says that it lives, and how its kernels are; the maps are keyed by domain."""
+
+    max_bytes: ClassVar[int] = NOTE_MAX_BYTES
+    node: Name
+    service: Name
+    at_s: Time
+    bundle: Count
+    ready: bool
+    phases: Annotated[dict[Name, Phase], Field(max_length=MAX_DOMAINS)] = Field(default_factory=dict)
+    phi: Annotated[dict[Name, Share | None], Field(max_length=MAX_DOMAINS)] = Field(default_factory=dict)
+    kappa: Annotated[dict[Name, Amount | None], Field(max_length=MAX_DOMAINS)] = Field(default_factory=dict)
+    fresh_bytes: Count = 0
+
+
+class DeadLetter(Message):
+    """An entry that will not be retried, whole, with the reason."""
+
+    max_bytes: ClassVar[int] = MESSAGE_MAX_BYTES + 4 * KIB
+    stream: StreamName
+    entry: Name
+    code: Name
+    reason: Reason
+    deliveries: Count
+    body: Annotated[bytes, Blob(0, MESSAGE_MAX_BYTES)]
+    at_s: Time
+
+
+MESSAGES: Final[tuple[type[Message], ...]] = (
+    Query,
+    Answer,
+    Batch,
+    Candidate,
+    Bundle,
+    Applied,
+    Heartbeat,
+    DeadLetter,
+)
