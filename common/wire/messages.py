@@ -18,7 +18,6 @@ import struct
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from common.constants import CELLS, Phase, Role
@@ -65,12 +64,12 @@ ParentDigest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 Reason = Annotated[str, StringConstraints(max_length=REASON_MAX_CHARS)]
 StreamName = Annotated[str, StringConstraints(min_length=1, max_length=2 * NAME_MAX_CHARS)]
 Unit = Annotated[str, StringConstraints(max_length=32)]
-Count = Annotated[int, Ge(0), Le(MAX_COUNT)]
-U32 = Annotated[int, Ge(0), Le(MAX_U32)]
-Share = Annotated[float, Ge(0.0), Le(1.0)]
-Radians = Annotated[float, Ge(0.0), Le(PI_RAD)]
-Amount = Annotated[float, Ge(0.0)]  # bits, seconds, kappa: finite and not negative
-Time = Annotated[float, Ge(0.0), Le(MAX_TIME_S)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+U32 = Annotated[int, Field(ge=0, le=MAX_U32)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Radians = Annotated[float, Field(ge=0.0, le=PI_RAD)]
+Amount = Annotated[float, Field(ge=0.0)]  # bits, seconds, kappa: finite and not negative
+Time = Annotated[float, Field(ge=0.0, le=MAX_TIME_S)]
 KeyId = Annotated[bytes, Blob(KEY_ID_BYTES, KEY_ID_BYTES)]
 Signature = Annotated[bytes, Blob(SIGNATURE_BYTES, SIGNATURE_BYTES)]
 Basin = Annotated[bytes, Blob(BASIN_BYTES, BASIN_BYTES)]
@@ -99,8 +98,8 @@ class Query(Message):
     id: Name | None = None  # None: the stream's entry id names it
     client: Name = "anonymous"  # answers go to the stream qig:answers:CLIENT
     text: Annotated[str, StringConstraints(min_length=1, max_length=QUERY_MAX_CHARS)]
-    max_tokens: Annotated[int, Ge(0), Le(MAX_NEW_TOKENS)] = 128
-    temperature: Annotated[float, Ge(0.0), Le(MAX_TEMPERATURE)] = 0.8
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] = 128
+    temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] = 0.8
     seed: Count | None = None
     mode: Literal["routed", "constellation", "vocab", "strategy", "percept", "heart"] = "routed"
     store: bool = True  # False: answer, and learn nothing from it
@@ -221,7 +220,7 @@ class Part(Value):
     """One file of a bundle, by content; its bytes lie in the store under the digest."""
 
     digest: Digest
-    size_bytes: Annotated[int, Ge(0), Le(PART_MAX_BYTES)]
+    size_bytes: Annotated[int, Field(ge=0, le=PART_MAX_BYTES)]
 
 
 class Figure(Value):
@@ -259,7 +258,7 @@ class Candidate(Message):
 class Bundle(Message):
     """A constellation the publisher released. `key` and `signature` are bundle.py's."""
 
-    version: Annotated[int, Ge(1), Le(MAX_COUNT)]
+    version: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     id: Name  # the candidate's
     parent: Count
     parent_digest: ParentDigest
@@ -283,7 +282,7 @@ class Applied(Message):
 
     max_bytes: ClassVar[int] = NOTE_MAX_BYTES
     node: Name
-    version: Annotated[int, Ge(1), Le(MAX_COUNT)]
+    version: Annotated[int, Field(ge=1, le=MAX_COUNT)]
     verdict: Literal["applied", "refused", "reverted"]
     reason: Reason = ""
     probe_before: Amount | None = None  # bits per byte

@@ -1,0 +1,144 @@
+"""Messages to bytes and back: the one border at which the bytes of strangers become values.
+
+    pack(model)        msgpack, the keys of every map in ascending order: one value has one byte form
+    unpack(cls, body)  msgpack, or JSON when the body begins with `{` (what a person publishes with a bare XADD)
+
+Knows nothing of streams or signatures. Rules it keeps: the size is checked before a parser sees the bytes, lengths
+before memory is taken for them; whatever is wrong ends as Rejected with one of CODES, never as another exception; what
+a message says (texts, blobs) is not repeated in the error.
+
+>>> from common.wire.messages import Query
+>>> unpack(Query, b'{"text": "hello", "temperatur": 1}')
+Traceback (most recent call last):
+    ...
+common.errors.Rejected: unknown_field: Query has no field temperatur (in version 1): leave it out or correct its name
+"""
+
+from typing import Any, Final, TypeVar
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from common.errors import Rejected
+from common.wire.messages import MAX_BUNDLE_PACKETS, MESSAGE_MAX_BYTES, Message, Value
+
+CODES: Final = ("oversized", "garbage", "wrong_version", "unknown_field", "bad_field")
+MAX_LIST: Final = MAX_BUNDLE_PACKETS  # the longest list of any message; nested empty lists of this length are cheap
+MAX_MAP: Final = 1024
+SHOWN_CHARS: Final = 64
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+AnyValue = TypeVar("AnyValue", bound=Value)
+
+
+def canonical(value: Any) -> bytes:
+    """Msgpack with the keys of every map sorted: the byte form that is sent, hashed and signed."""
+    return bytes(msgpack.packb(_ordered_keys(value), use_bin_type=True))
+
+
+def _ordered_keys(value: Any) -> Any:
+    """The same value; maps at every depth iterate in the order of their keys."""
+    if isinstance(value, dict):
+        return {key: _ordered_keys(value[key]) for key in sorted(value)}
+    if isinstance(value, tuple):
+        return tuple(_ordered_keys(item) for item in value)
+    return value
+
+
+def pack(message: Message) -> bytes:
+    """The message's one byte form. Raises Rejected("oversized") above its class's max_bytes."""
+    body = canonical(message.model_dump())
+    _check_size(type(message), len(body))
+    return body
+
+
+def unpack(cls: type[AnyMessage], body: bytes) -> AnyMessage:
+    """The message in `body`: msgpack, or JSON when the first byte is `{`.
+
+    Raises Rejected: oversized, garbage (neither msgpack nor JSON), wrong_version, unknown_field, bad_field.
+    """
+    _check_size(cls, len(body))
+    if not body.startswith(b"{"):
+        return validated(cls, parse(cls.__name__, body))
+    try:
+        return cls.model_validate_json(body)
+    except ValidationError as error:
+        raise _rejected(cls, error) from None
+
+
+def parse(what: str, body: bytes) -> Any:
+    """One msgpack value; lists come as tuples. Raises Rejected("garbage") for anything else, bombs included."""
+    try:
+        return msgpack.unpackb(
+            body,
+            raw=False,
+            use_list=False,
+            max_array_len=MAX_LIST,
+            max_map_len=MAX_MAP,
+            max_ext_len=0,
+            max_bin_len=MESSAGE_MAX_BYTES,
+            max_str_len=MESSAGE_MAX_BYTES,
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise Rejected(
+            "garbage",
+            f"{what}: {len(body)} bytes that are no msgpack value ({str(error)[:SHOWN_CHARS]}): "
+            "send one msgpack map, or JSON that begins with {",
+        ) from None
+
+
+def validated(cls: type[AnyValue], fields: Any) -> AnyValue:
+    """The fields as a value of the class. Raises Rejected: wrong_version, unknown_field, bad_field."""
+    try:
+        return cls.model_validate(fields)
+    except ValidationError as error:
+        raise _rejected(cls, error) from None
+
+
+def _check_size(cls: type[Message], size_bytes: int) -> None:
+    if size_bytes > cls.max_bytes:
+        raise Rejected(
+            "oversized",
+            f"{cls.__name__} of {size_bytes} bytes; the limit is {cls.max_bytes}: send less, or put it in the store",
+        )
+
+
+def _rejected(cls: type[Value], error: ValidationError) -> Rejected:
+    """The gravest complaint of the validator (version, then unknown field, then the first) as one sentence."""
+    complaints = error.errors(include_url=False, include_context=False)
+    for complaint in complaints:
+        if complaint["loc"] == ("v",):
+            return Rejected(
+                "wrong_version",
+                f"{cls.__name__}: v is {_shown(complaint)}, this software reads 1: upgrade the older of the two",
+            )
+    for complaint in complaints:
+        if complaint["type"] == "extra_forbidden":
+            return Rejected(
+                "unknown_field",
+                f"{cls.__name__} has no field {_where(complaint)} (in version 1): leave it out or correct its name",
+            )
+    first = complaints[0]
+    if first["type"] == "json_invalid":
+        return Rejected(
+            "garbage", f"{cls.__name__}: not JSON ({first['msg'][: 2 * SHOWN_CHARS]}): send one JSON object"
+        )
+    more = f", and {len(complaints) - 1} more" if len(complaints) > 1 else ""
+    at = f".{_where(first)}" if first["loc"] else ""
+    got = "" if first["type"] == "missing" else f", got {_shown(first)}"
+    return Rejected("bad_field", f"{cls.__name__}{at}: {first['msg']}{got}{more}: see docs/wire")
+
+
+def _where(complaint: ErrorDetails) -> str:
+    path = ".".join(str(step) for step in complaint["loc"])
+    return path.encode("utf-8", "backslashreplace").decode()[:SHOWN_CHARS]
+
+
+def _shown(complaint: ErrorDetails) -> str:
+    """A number or a name's type and length: never what somebody wrote."""
+    value = complaint["input"]
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)[:SHOWN_CHARS]
+    size = f" of length {len(value)}" if isinstance(value, str | bytes | tuple | list | dict) else ""
+    return f"a {type(value).__name__}{size}"
