@@ -1,0 +1,77 @@
+"""A constellation: a coordizer, four states, memories and domains, bound together so that text goes in and an answer comes out.
+
+It is a value: a new bundle makes a new one, and an edge swaps a reference. It knows no file, no broker and no clock.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.constants import ROLES, Role
+from common.constellation.domains import Domain
+from common.coordizer.artifacts import EOS, Coordizer
+from common.coordizer.basins import text_basin
+from common.coordizer.encode import Encoder
+from common.errors import Rejected
+from common.geometry.routing import Route, route
+from common.kernels.engine import State
+from common.kernels.generate import Step, Voice, generate
+from common.kernels.kernel import Kernel, Reading, read
+from common.kernels.memory import Ids, Memory
+
+Floats = npt.NDArray[np.float64]
+
+MARGIN_MIN_RAD: Final = 0.02  # chosen: under it the two nearest domains speak together (docs/experiments.md)
+
+
+@dataclass(frozen=True, slots=True)
+class Constellation:
+    """coordizer: the prefix that all states speak; encoder: its. states and homes: by role, the decoder and the Fréchet mean of its own basins over its domain (64,). domains: at least the roles."""
+
+    coordizer: Coordizer
+    encoder: Encoder
+    states: Mapping[Role, State]
+    homes: Mapping[Role, Floats]
+    memories: Mapping[str, Memory]
+    domains: Mapping[str, Domain]
+
+    def __post_init__(self) -> None:
+        missing = sorted(set(ROLES) - set(self.domains) | set(ROLES) - set(self.states) | set(ROLES) - set(self.homes))
+        if missing:
+            raise Rejected("bad_constellation", f"no kernel for {', '.join(missing)}: a constellation has all four roles")
+        for domain in self.domains.values():
+            unknown = sorted(set(domain.memories) - set(self.memories))
+            if unknown:
+                raise Rejected("bad_constellation", f"domain {domain.name} names memories that are not there: {', '.join(unknown)}")
+
+    def kernel(self, domain: str) -> Kernel:
+        """The kernel that speaks in a domain."""
+        found = self.domains[domain]
+        return Kernel(self.states[found.role], tuple(self.memories[name] for name in found.memories), found.gate_array)
+
+    def basin(self, ids: Ids) -> Floats:
+        """Where a text lies: the weighted Fréchet mean of its tokens' basins, (64,)."""
+        return text_basin(ids, self.coordizer.basins)
+
+    def route(self, basin: Floats) -> Route:
+        """Domains by distance from a basin, nearest first, with weights; abstained under MARGIN_MIN_RAD."""
+        return route(basin, {name: d.basin_array for name, d in self.domains.items()}, margin_min_rad=MARGIN_MIN_RAD)
+
+    def read(self, ids: Ids, domain: str) -> Reading:
+        """A text as a domain's kernel reads it."""
+        return read(self.kernel(domain), ids)
+
+    def bits(self, ids: Ids, domain: str) -> float:
+        """Code length of a text in bits under a domain's kernel."""
+        return float(self.read(ids, domain).bits(self.domains[domain].gate_array).sum())
+
+    def speak(
+        self, prompt: Ids, shares: Mapping[str, float], *, max_tokens: int, temperature: float, rng: np.random.Generator,
+    ) -> Iterator[Step]:
+        """Generates from the domains named, fused by their shares (which sum to one); the first leads, and is measured and steered."""
+        voices = [Voice(self.kernel(d), self.homes[self.domains[d].role], share) for d, share in shares.items()]
+        stop = frozenset((EOS,))
+        return generate(voices, prompt, max_tokens=max_tokens, temperature=temperature, stop=stop, rng=rng)

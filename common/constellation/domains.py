@@ -1,0 +1,69 @@
+"""A domain: a territory of text with a basin of its own, and the kernel that speaks there.
+
+The four roles are the first domains. One that is opened later borrows its nearest role's state and memory, and adds a memory of its own.
+"""
+
+from typing import Annotated, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from common.constants import CELLS, Role
+from common.errors import Rejected
+from common.kernels.gate import BUCKETS
+
+Floats = npt.NDArray[np.float64]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+
+
+class Domain(BaseModel):
+    """name; role: whose state speaks; memories: names of memory parts, the role's first, the most specific last.
+
+    basin: where the domain's texts lie, 64 numbers that sum to one. radius_rad: 95 % of its own passages are nearer than this.
+    bits_per_byte: of its held-out passages (None where nobody has such text); what a passage's own figure is held against.
+    gate: (BUCKETS, 1 + len(memories)), rows sum to one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Slug
+    role: Role
+    memories: Annotated[tuple[Slug, ...], Field(min_length=1, max_length=4)]
+    basin: Annotated[tuple[float, ...], Field(min_length=CELLS, max_length=CELLS)]
+    radius_rad: Annotated[float, Field(ge=0, le=3.1416)]
+    bits_per_byte: Annotated[float, Field(ge=0, le=64)] | None
+    gate: Annotated[tuple[tuple[float, ...], ...], Field(min_length=BUCKETS, max_length=BUCKETS)]
+
+    @model_validator(mode="after")
+    def _rows_are_distributions(self) -> Self:
+        if any(len(row) != 1 + len(self.memories) for row in self.gate):
+            raise ValueError(f"gate of {self.name}: each row needs {1 + len(self.memories)} weights")
+        rows = np.array([*self.gate])
+        if not (np.abs(rows.sum(1) - 1) < 1e-6).all() or (rows < 0).any():
+            raise ValueError(f"gate of {self.name}: rows must be distributions")
+        return self
+
+    @property
+    def gate_array(self) -> Floats:
+        return np.array(self.gate)
+
+    @property
+    def basin_array(self) -> Floats:
+        return np.array(self.basin)
+
+
+_DOMAINS = TypeAdapter(tuple[Domain, ...])
+
+
+def to_json(domains: tuple[Domain, ...]) -> bytes:
+    return _DOMAINS.dump_json(domains)
+
+
+def from_json(data: bytes) -> tuple[Domain, ...]:
+    """Raises Rejected("bad_domains") with the field that is wrong."""
+    try:
+        return _DOMAINS.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Rejected("bad_domains", f"domains.json: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -1,0 +1,64 @@
+"""The gate: how much of the next token comes from the state and how much from each memory.
+
+One row of weights a bucket. The bucket is what the most specific memory knows of the place: the order of its longest known context and
+the octave of that context's total, so that a well-known context is trusted and an unknown one is not. Learned by EM on fresh text,
+before that text is counted (Jelinek & Mercer 1980: deleted interpolation).
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.kernels.memory import ORDERS
+
+Floats = npt.NDArray[np.float64]
+Buckets = npt.NDArray[np.int64]
+
+OCTAVES: Final = 8
+BUCKETS: Final = 1 + ORDERS * OCTAVES  # 0: the memory knows nothing
+PRIOR_TOKENS: Final = 8.0  # chosen: pseudo-counts that hold a bucket to its prior until it has seen text
+EM_ROUNDS: Final = 8
+
+
+def bucket(order: npt.ArrayLike, total: npt.ArrayLike) -> Buckets:
+    """0 for order -1, else 1 + 8*order + floor(log2 total), the octave capped at 7."""
+    octave = np.clip(np.floor(np.log2(np.maximum(total, 1))), 0, OCTAVES - 1)
+    found: Buckets = np.where(np.asarray(order) < 0, 0, 1 + np.asarray(order) * OCTAVES + octave).astype(np.int64)
+    return found
+
+
+def prior(experts: int) -> Floats:
+    """(BUCKETS, experts) weights before any text. Experts: the state first, then memories, the most specific last.
+
+    Where the last memory knows nothing it gets 2 %, elsewhere its share grows with the order of its context.
+    """
+    gate = np.empty((BUCKETS, experts))
+    for row in range(BUCKETS):
+        last = 0.02 if row == 0 else 0.3 + 0.1 * ((row - 1) // OCTAVES)
+        rest = 1.0 - last
+        gate[row] = [0.4 * rest, *([0.6 * rest / max(experts - 2, 1)] * (experts - 2)), last] if experts > 2 else [rest, last]
+    return gate
+
+
+def responsibilities(experts_NK: Floats, buckets: Buckets, gate: Floats) -> Floats:
+    """(BUCKETS, K) sums, over the places of each bucket, of every expert's share in predicting them. Rows add up to token counts."""
+    shares = gate[buckets] * experts_NK
+    shares /= shares.sum(1, keepdims=True)
+    sums = np.zeros_like(gate)
+    np.add.at(sums, buckets, shares)
+    return sums
+
+
+def update(gate: Floats, sums: Floats) -> Floats:
+    """One M-step: the gate that the responsibilities ask for, held by PRIOR_TOKENS of the gate they were measured under."""
+    weights = sums + PRIOR_TOKENS * gate
+    learned: Floats = weights / weights.sum(1, keepdims=True)
+    return learned
+
+
+def learn(experts_NK: Floats, buckets: Buckets, gate: Floats, rounds: int = EM_ROUNDS) -> Floats:
+    """EM from `gate`; the likelihood of the text never falls (tested), but for the pull of the prior tokens."""
+    for _ in range(rounds):
+        gate = update(gate, responsibilities(experts_NK, buckets, gate))
+    return gate

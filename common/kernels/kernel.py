@@ -1,0 +1,100 @@
+"""A kernel: state, memories and coupling mixed into one next-token distribution.
+
+    p(w) = g_0 p_state(w) + g_1 p_role memory(w) + ... + g_K p_domain memory(w)         g = the gate's row for this place
+
+The state is shared: a domain that was opened later uses its nearest role's state and memory beside a memory of its own.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.kernels import gate as gates
+from common.kernels import memory as memories
+from common.kernels.engine import Array, State
+from common.kernels.memory import Ids, Memory
+
+Floats = npt.NDArray[np.float64]
+
+SCORE_BATCH: Final = 8  # windows a forward pass: bounds the working set, and is as fast as more (numpy, one core)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """state: the decoder; memories: the role's first, the most specific last; gate: (BUCKETS, 1 + len(memories)) rows sum to one."""
+
+    state: State
+    memories: tuple[Memory, ...]
+    gate: Floats
+
+    def floors(self) -> list[Floats]:
+        """Where each memory's recursion ends: the uniform distribution, then the unigrams of the memory before it."""
+        uniform = np.full(self.state.spec.vocab, 1.0 / self.state.spec.vocab)
+        floors = [uniform]
+        for memory in self.memories[:-1]:
+            floors.append(memories.distribution(memory, (), floors[-1])[0])
+        return floors
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A text as a kernel reads it. Place t predicts token t from the tokens before it; place 0 has no context but counts too.
+
+    experts: (N, 1+K) probability of each token by state and memories; buckets: (N,) gate rows; basins: (N, 64), place t's after token t.
+    """
+
+    experts: Floats
+    buckets: npt.NDArray[np.int64]
+    basins: Array
+
+    def bits(self, gate: Floats) -> Floats:
+        """Code length of each token in bits under a gate, (N,)."""
+        return -np.log2((gate[self.buckets] * self.experts).sum(1))
+
+
+def read(kernel: Kernel, ids: Ids) -> Reading:
+    """Reads a text in windows of the state's context; memories see across windows, the state does not."""
+    floors = kernel.floors()
+    known = [memories.predict(m, ids, floor) for m, floor in zip(kernel.memories, floors, strict=True)]
+    state, basins = _read_state(kernel.state, ids, floors[0])
+    last = known[-1]
+    return Reading(np.stack([state, *(k.probability for k in known)], 1), gates.bucket(last.order, last.total), basins)
+
+
+def _read_state(state: State, ids: Ids, floor: Floats) -> tuple[Floats, Array]:
+    """The state's probability of each token, and the basin after it. A window's first token has the memory floor: nothing was read."""
+    size, context = len(ids), state.spec.context
+    probability, basins = floor[ids], np.empty((size, 64), np.float32)
+    whole = size // context
+    batches: Iterable[tuple[int, Ids]] = [
+        (start * context, ids[start * context : min(start + SCORE_BATCH, whole) * context].reshape(-1, context))
+        for start in range(0, whole, SCORE_BATCH)
+    ] + ([(whole * context, ids[None, whole * context :])] if size % context else [])
+    for offset, windows in batches:
+        hidden, b = state.read(windows)
+        basins[offset : offset + windows.size] = b.reshape(-1, 64)
+        logits = state.logits(hidden[:, :-1], b[:, :-1])
+        peak = logits.max(-1, keepdims=True)
+        total = np.log(np.exp(logits - peak).sum(-1)) + peak[..., 0]
+        hit = np.take_along_axis(logits, windows[:, 1:, None].astype(np.int64), -1)[..., 0] - total
+        places = offset + np.arange(windows.size).reshape(windows.shape)[:, 1:]
+        probability[places] = np.exp(hit.astype(np.float64))
+    return probability, basins
+
+
+def next_token(kernel: Kernel, floors: Sequence[Floats], context: Sequence[int], hidden: Array, basin: Array, calm: float) -> Floats:
+    """p (V,) over the next token. calm in (0, 1]: what is left of the memories' weight; below 1 the state speaks for the rest."""
+    logits = kernel.state.logits(hidden, basin).astype(np.float64)
+    state = np.exp(logits - logits.max())
+    experts, order, total = [state / state.sum()], -1, 0
+    for memory, floor in zip(kernel.memories, floors, strict=True):
+        p, order, total = memories.distribution(memory, context, floor)
+        experts.append(p)
+    weights = kernel.gate[int(gates.bucket(order, total))].copy()
+    weights[1:] *= calm
+    weights[0] = 1.0 - weights[1:].sum()
+    mixed: Floats = weights @ np.stack(experts)
+    return mixed

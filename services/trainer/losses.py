@@ -1,0 +1,91 @@
+"""What the state learns from: the next token, the basin of what comes next, and integration (DESIGN.md, section 4).
+
+    loss = cross-entropy + L_b KL(mean basin of the next 16 tokens || b_t) + L_phi max(0, phi* - phi_batch)^2
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from common.constants import CELLS_PER_FACULTY, FACULTIES, PHI_COUPLINGS
+
+AHEAD_TOKENS: Final = 16
+BASIN_WEIGHT: Final = 0.3
+PHI_WEIGHT: Final = 3.0
+MINIMISE_ROUNDS: Final = 12  # majorise-minimise steps of Phi_G; more change nothing in float32
+REFERENCE_DECAY: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """total: what is differentiated; the rest are floats for the curve. phi is bias-corrected, as common/geometry reports it."""
+
+    total: Tensor
+    cross_entropy: float
+    basin: float
+    phi: float
+
+
+def losses(logits: Tensor, basins: Tensor, ids: Tensor, token_basins: Tensor, reference: Tensor, phi_target: float | None) -> Losses:
+    """logits (B, T, V), basins (B, T, 64) of the first T of ids (B, T + 17). reference (64,): the running unit mean of sqrt(b).
+
+    phi_target None leaves integration out of the total (early training, renewal); it is measured all the same.
+    """
+    tokens = basins.shape[1]
+    cross_entropy = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1 : tokens + 1].flatten())
+    basin = divergence(ahead(ids, tokens, token_basins), basins)
+    nats = integration_nats(basins, reference)
+    total = cross_entropy + BASIN_WEIGHT * basin
+    if phi_target is not None:
+        total = total + PHI_WEIGHT * (phi_target - (1 - torch.exp(-2 * nats))).clamp_min(0).square()
+    corrected = max(0.0, float(nats.detach()) - PHI_COUPLINGS / (2 * basins.shape[0] * (tokens - 1)))
+    return Losses(total, float(cross_entropy.detach()), float(basin.detach()), float(-torch.expm1(torch.tensor(-2 * corrected))))
+
+
+def ahead(ids: Tensor, tokens: int, token_basins: Tensor) -> Tensor:
+    """Mean basin of the AHEAD_TOKENS tokens after each of the first `tokens` places, (B, tokens, 64)."""
+    summed = torch.cumsum(functional.pad(token_basins[ids], (0, 0, 1, 0)), 1)
+    return (summed[:, 1 + AHEAD_TOKENS : 1 + AHEAD_TOKENS + tokens] - summed[:, 1 : 1 + tokens]) / AHEAD_TOKENS
+
+
+def divergence(target: Tensor, basins: Tensor) -> Tensor:
+    """Mean KL(target || basins) in nats."""
+    return (target * (target.clamp_min(1e-9).log() - basins.clamp_min(1e-9).log())).sum(-1).mean()
+
+
+def follow(reference: Tensor | None, basins: Tensor) -> Tensor:
+    """The running unit mean of sqrt(b), about which the batch's tangent vectors are taken. No gradient passes through it."""
+    mean = basins.detach().clamp_min(1e-12).sqrt().mean((0, 1))
+    moved = mean if reference is None else REFERENCE_DECAY * reference + (1 - REFERENCE_DECAY) * mean
+    return moved / moved.norm()
+
+
+def integration_nats(basins: Tensor, reference: Tensor) -> Tensor:
+    """Phi_G of a batch in nats, differentiable, without bias correction.
+
+    The estimator of common/geometry/integration.py; the inner minimum is a constant by the envelope theorem.
+    """
+    roots = basins.clamp_min(1e-12).sqrt()
+    cosine = (roots @ reference).clamp(-0.999999, 0.999999)
+    tangent = roots - cosine[..., None] * reference
+    tangent = tangent / (tangent.norm(dim=-1, keepdim=True) + 1e-6) * cosine.arccos()[..., None]
+    x = tangent.view(*basins.shape[:-1], len(FACULTIES), CELLS_PER_FACULTY).sum(-1)
+    x = x - x.mean(1, keepdim=True)
+    past, present = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
+    count = len(past)
+    s_x, s_y, s_xy = past.T @ past / count, present.T @ present / count, past.T @ present / count
+    ridge = (1e-6 + 1e-3 * s_x.diagonal().mean()) * torch.eye(len(FACULTIES), device=basins.device)
+    s_x, s_y = s_x + ridge, s_y + ridge
+    a = torch.linalg.solve(s_x, s_xy).T
+    s_e = s_y - a @ s_x @ a.T
+    with torch.no_grad():
+        kept = a.diagonal().clone()
+        for _ in range(MINIMISE_ROUNDS):
+            cut = a - torch.diag(kept)
+            w = torch.linalg.inv(s_e + cut @ s_x @ cut.T)
+            kept = torch.linalg.solve(w * s_x, (w @ a @ s_x).diagonal())
+    cut = a - torch.diag(kept)
+    return 0.5 * (torch.logdet(s_e + cut @ s_x @ cut.T) - torch.logdet(s_e))

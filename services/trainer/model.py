@@ -1,0 +1,99 @@
+"""The state decoder in torch: the trainable twin of common/kernels/engine.py, with the same tensors under the same names."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.kernels.engine import BASIN_GAIN, COUPLING_SCALE, EMBED_GAIN, ROTARY_BASE
+from common.kernels.spec import Spec
+from common.kernels.weights import Weights, shapes
+
+TAU_START = math.log(12.0)  # chosen: attention logits in [-12, 12] at the start; tau is learned
+
+
+class StateModel(nn.Module):
+    """ids (B, T), T <= context, to logits (B, T, vocab) and basins (B, T, 64). sqrt_basins: (vocab, 64), fixed."""
+
+    sqrt_basins: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, spec: Spec, sqrt_basins: npt.NDArray[np.floating], generator: torch.Generator) -> None:
+        super().__init__()
+        self.spec = spec
+        self.tensors = nn.ParameterDict()
+        for name, shape in shapes(spec).items():
+            self.tensors[_key(name)] = nn.Parameter(_initial(name, shape, generator))
+        self.register_buffer("sqrt_basins", torch.from_numpy(np.array(sqrt_basins, np.float32)))
+        half = spec.head_width // 2
+        angle = torch.arange(spec.context)[:, None] * ROTARY_BASE ** (-torch.arange(half) / half)
+        self.register_buffer("cos", angle.cos())
+        self.register_buffer("sin", angle.sin())
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        w = self.tensors
+        x = float(EMBED_GAIN) * w["embed"][ids] + float(BASIN_GAIN) * functional.linear(self.sqrt_basins[ids], w["enter"])
+        for _ in range(self.spec.loops):
+            for layer in range(self.spec.layers):
+                x = self._block(x, f"blocks|{layer}|")
+        hidden = functional.rms_norm(x, (self.spec.width,))
+        basins = torch.softmax(functional.linear(hidden, w["basin|weight"], w["basin|bias"]), -1)
+        direct = functional.linear(functional.linear(hidden, w["leave"]), w["embed"], w["bias"])
+        pull = float(COUPLING_SCALE) * w["coupling"] * functional.linear(basins.clamp_min(1e-12).sqrt(), self.sqrt_basins)
+        return direct + pull, basins
+
+    def _block(self, x: Tensor, name: str) -> Tensor:
+        w, (batch, tokens, width) = self.tensors, x.shape
+        heads = (batch, tokens, 3, self.spec.heads, self.spec.head_width)
+        q, k, v = functional.linear(functional.rms_norm(x, (width,)), w[name + "qkv"]).view(heads).permute(2, 0, 3, 1, 4)
+        q = functional.normalize(self._rotate(q), dim=-1) * w[name + "tau"].exp()[:, None, None]
+        k = functional.normalize(self._rotate(k), dim=-1)
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+        x = x + functional.linear(seen.transpose(1, 2).reshape(batch, tokens, width), w[name + "o"])
+        inner = functional.linear(functional.rms_norm(x, (width,)), w[name + "up"]).relu().square()
+        return x + functional.linear(inner, w[name + "down"])
+
+    def _rotate(self, z: Tensor) -> Tensor:
+        a, b = z.chunk(2, -1)
+        cos, sin = self.cos[: z.size(-2)], self.sin[: z.size(-2)]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def export(model: StateModel) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors as numpy, under the names of common/kernels/weights.py."""
+    return {k.replace("|", "."): v.detach().float().cpu().numpy().copy() for k, v in model.tensors.items()}
+
+
+def restore(model: StateModel, weights: Weights) -> None:
+    """Sets the tensors from numpy, in place. The weights must have passed `common.kernels.weights.check`."""
+    with torch.no_grad():
+        for name, value in weights.items():
+            model.tensors[_key(name)].copy_(torch.from_numpy(np.asarray(value, np.float32)))
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a tensor is one of the blocks' matrices, which Muon trains; AdamW trains the rest."""
+    return name.startswith("blocks|") and not name.endswith("tau")
+
+
+def _key(name: str) -> str:
+    """A tensor's key in the module: torch allows no dot in a parameter's name."""
+    return name.replace(".", "|")
+
+
+def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Zero for biases and for what writes into the residual stream, uniform(+-1/sqrt(fan in)) for other matrices."""
+    if name == "coupling":
+        return torch.ones(())
+    if name.endswith("tau"):
+        return torch.full(shape, TAU_START)
+    if name.endswith(("bias", ".o", ".down")):
+        return torch.zeros(shape)
+    if name == "embed":
+        return torch.randn(shape, generator=generator) * 0.5
+    bound = shape[-1] ** -0.5
+    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
