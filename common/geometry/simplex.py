@@ -162,22 +162,23 @@ def to_float16(p: Floats) -> Half:
 
     p: (..., D) basins. Returns (..., D); storing what was stored changes no bit. From the largest cell to the
     smallest, each is rounded after rescaling to the mass still to give, so the smallest nonzero one takes a remainder
-    that float16 holds exactly. d(p, stored) is below 2e-3 rad while no cell holds more than 0.9, and below 0.02 rad
-    always (a cell above 0.5 moves in steps of 2^-11, which the others must make up). Raises Rejected("off_simplex").
+    that float16 holds exactly. d(p, stored) stays below 0.0015 rad for spread-out
+    rows and below 0.032 rad always: beside a cell above 0.5, which moves in steps of 2^-11, a mass under 2^-12 cannot
+    be kept. Raises Rejected("off_simplex").
     """
-    p = normalise(check_simplex(p))
-    order = np.argsort(-p, -1, kind="stable")
-    falling = np.take_along_axis(p, order, -1)
+    rows = normalise(check_simplex(p))
+    order = np.argsort(-rows, -1, kind="stable")
+    falling = np.take_along_axis(rows, order, -1)
     rest = np.cumsum(falling[..., ::-1], -1)[..., ::-1]  # exact for stored rows: all multiples of 2^-24
     stored = np.zeros_like(falling)
-    left = np.ones(p.shape[:-1])
-    for cell in range(p.shape[-1]):
+    left = np.ones(rows.shape[:-1])
+    for cell in range(rows.shape[-1]):
         share = np.divide(left, rest[..., cell], out=np.zeros_like(left), where=rest[..., cell] > 0)
         rounded = (falling[..., cell] * share).astype(np.float16)
         rounded = np.where(rounded > left, np.nextafter(rounded, np.float16(0)), rounded)
         stored[..., cell] = rounded
         left = left - rounded
-    back = np.empty_like(p)
+    back = np.empty_like(rows)
     np.put_along_axis(back, order, stored, -1)
     return back.astype(np.float16)
 
