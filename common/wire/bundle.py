@@ -5,7 +5,7 @@ r"""A release: a candidate under a version, a time and the publisher's signature
                 and whose first 8 bytes a packet names as its base
 
 Knows nothing of stores or rings, and does not decide whether a bundle is any good. Rules it keeps: every field is
-signed; parts are named by the sha256 and size of their bytes, so that a signature over the bundle is one over the parts.
+signed; parts are named by the sha256 and size of their bytes, so that signing the bundle signs the parts.
 """
 
 import hashlib
