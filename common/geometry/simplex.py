@@ -162,9 +162,9 @@ def to_float16(p: Floats) -> Half:
 
     p: (..., D) basins. Returns (..., D); storing what was stored changes no bit. From the largest cell to the
     smallest, each is rounded after rescaling to the mass still to give, so the smallest nonzero one takes a remainder
-    that float16 holds exactly. d(p, stored) stays below 0.0015 rad for spread-out
-    rows and below 0.032 rad always: beside a cell above 0.5, which moves in steps of 2^-11, a mass under 2^-12 cannot
-    be kept. Raises Rejected("off_simplex").
+    that float16 holds exactly. d(p, stored) stays below 0.0015 rad for spread-out rows and below 0.032 rad always:
+    beside a cell above 0.5, which moves in steps of 2^-11, a mass under 2^-12 cannot be kept.
+    Raises Rejected("off_simplex").
     """
     rows = normalise(check_simplex(p))
     order = np.argsort(-rows, -1, kind="stable")
@@ -175,7 +175,6 @@ def to_float16(p: Floats) -> Half:
     for cell in range(rows.shape[-1]):
         share = np.divide(left, rest[..., cell], out=np.zeros_like(left), where=rest[..., cell] > 0)
         rounded = (falling[..., cell] * share).astype(np.float16)
-        rounded = np.where(rounded > left, np.nextafter(rounded, np.float16(0)), rounded)
         stored[..., cell] = rounded
         left = left - rounded
     back = np.empty_like(rows)

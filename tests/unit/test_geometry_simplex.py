@@ -71,11 +71,12 @@ def test_merging_cells_never_brings_basins_farther_apart(seed, alpha):
 
 @few
 @given(seeds)
-def test_distance_keeps_its_digits_when_basins_nearly_touch(seed):
+def test_distance_and_log_map_keep_their_digits_when_basins_nearly_touch(seed):
     p, q, _ = basins(seed)
     home_s = np.sqrt(p)
     v = 1e-9 * g.log_map(home_s, q)
     assert g.distance(p, g.exp_map(home_s, v)) == pytest.approx(2 * np.sqrt(v @ v), abs=1e-14)
+    assert g.log_map(home_s, g.exp_map(home_s, v)) == pytest.approx(v, abs=1e-15)
 
 
 def test_distance_broadcasts_over_leading_axes():
