@@ -8,7 +8,7 @@ only from the roles that own it. Every role counts the same, however much text i
 The same pass, over bytes and their neighbours, with all cells open, gives bytes the basins that merging starts from.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,14 +19,17 @@ from common.coordizer.artifacts import count_distinct
 from common.coordizer.merges import compiled
 from common.errors import Rejected
 from common.geometry.means import frechet_mean
-from common.geometry.simplex import Array, from_float16, normalise, slerp, to_float16
+from common.geometry.simplex import Array, Floats, distance, from_float16, normalise, slerp, to_float16, uniform
 
 WINDOW_TOKENS: Final = 256
 ITERATIONS: Final = 30
-FLOOR: Final = 0.02  # share of the uniform basin in every token's: no cell is impossible
+FLOOR: Final = 0.01  # chosen: share of the uniform basin in every token's, so that no cell is impossible
+BROADNESS: Final = 0.4  # chosen, measured: share of a role's part of a token that spreads over all of the role's cells
 PRIOR_TOKENS: Final = 1.0  # chosen: a token's midpoint weighs as much as one occurrence
 _BYTE_ITERATIONS: Final = 30
 _TINY: Final = np.float32(1e-30)
+
+Cells = npt.NDArray[np.int64]
 
 
 class Windows(NamedTuple):
@@ -46,11 +49,14 @@ def windows(ids: npt.NDArray[np.int32], size: int = WINDOW_TOKENS) -> Windows:
     return Windows(starts.astype(np.int64), (entries & 0xFFFFFFFF).astype(np.int32), count.astype(np.float32))
 
 
-def role_cells(role: Role) -> npt.NDArray[np.int64]:
-    """The cells that a role's text may speak of: its own faculties' and the shared ones', ascending."""
-    open_ = {*ROLE_FACULTIES[role], *SHARED_FACULTIES}
-    firsts = [CELLS_PER_FACULTY * place for place, faculty in enumerate(FACULTIES) if faculty in open_]
+def _cells_of(faculties: Collection[str]) -> Cells:
+    firsts = [CELLS_PER_FACULTY * place for place, faculty in enumerate(FACULTIES) if faculty in faculties]
     return np.concatenate([np.arange(first, first + CELLS_PER_FACULTY) for first in firsts])
+
+
+def role_cells(role: Role) -> Cells:
+    """The cells that a role's text may speak of: its own faculties' and the shared ones', ascending."""
+    return _cells_of({*ROLE_FACULTIES[role], *SHARED_FACULTIES})
 
 
 @compiled
@@ -98,71 +104,80 @@ def plsa(
     iterations: int = ITERATIONS,
     progress: Callable[[float], None] | None = None,
 ) -> Array:
-    """P(cell | token) from windows by role: (V, 64) float64 rows on the simplex.
+    """P(cell | token) = sum over roles of P(role | token) P(cell | token, role), from windows by role.
 
-    start: (V, 64) first basins (midpoints): where EM starts, and what a rare token keeps leaning to. seed breaks the
-    symmetry of the cells. Deterministic. Raises Rejected("no_documents").
+    data: token counts of each role's windows; start: (V, 64) first basins (midpoints): where EM starts, and what a rare
+    token keeps leaning to; seed breaks the symmetry of the cells. Returns (V, 64) float64 rows on the simplex.
+    Deterministic. Raises Rejected("no_documents").
     """
-    data = {role: data[role] for role in ROLES if role in data and len(data[role].token)}
-    if not data:
+    groups = [(data[role], role_cells(role)) for role in ROLES if role in data and len(data[role].token)]
+    if not groups:
         raise Rejected("no_documents", "basins are learned from text: give at least one document that is not empty")
     rng = np.random.default_rng(seed)
-    given = (start * rng.uniform(0.1, 1.1, start.shape)).astype(np.float32)
-    mixture = {
-        role: rng.uniform(0.5, 1.5, (len(part.starts) - 1, len(role_cells(role)))).astype(np.float32)
-        for role, part in data.items()
-    }
-    scale = {role: np.float32(len(start) / part.counts.sum(dtype=np.float64)) for role, part in data.items()}
-    expected = np.zeros_like(given)
-    for iteration in range(iterations):
-        given /= given.sum(axis=0, keepdims=True, dtype=np.float64) + 1e-30
-        expected = np.zeros_like(given)
-        for role, part in data.items():
-            cells = role_cells(role)
-            counted = np.zeros((len(start), len(cells)), np.float32)
-            _expect(part, mixture[role], np.ascontiguousarray(given[:, cells]), counted)
-            expected[:, cells] += counted * scale[role]
-        given = expected.copy()
-        if progress is not None:
-            progress((iteration + 1) / iterations)
-    occurrence = np.mean([float(scale[role]) for role in data])
-    joint = expected + PRIOR_TOKENS * occurrence * start
+    first = start * rng.uniform(0.1, 1.1, start.shape)
+    joint = np.zeros_like(start)
+    for (part, cells), counted in zip(groups, _fit(groups, first, rng, iterations, progress), strict=True):
+        occurrence = 1.0 / part.counts.sum(dtype=np.float64)
+        share = counted.sum(axis=1, keepdims=True) / len(cells)
+        joint[:, cells] += (1.0 - BROADNESS) * counted + BROADNESS * share
+        joint += PRIOR_TOKENS * occurrence / len(groups) * start
     return floored(joint)
 
 
-def floored(weights: npt.NDArray[Any]) -> Array:
+def _fit(
+    groups: Sequence[tuple[Windows, Cells]],
+    first: Array,
+    rng: np.random.Generator,
+    iterations: int,
+    progress: Callable[[float], None] | None = None,
+) -> list[Array]:
+    """Expectation maximisation: P(token, cell | group) as (V, K) for each group, whose windows mix its K cells only.
+
+    Groups weigh the same. first: (V, 64), > 0, proportional to P(cell | token) before anything is known.
+    """
+    mixtures = [rng.uniform(0.5, 1.5, (len(part.starts) - 1, len(cells))).astype(np.float32) for part, cells in groups]
+    weight, counted = first, [np.empty(0)]
+    for iteration in range(iterations):
+        given = (weight / (weight.sum(axis=0) + _TINY)).astype(np.float32)
+        counted, weight = [], np.zeros_like(first)
+        for (part, cells), mixture in zip(groups, mixtures, strict=True):
+            expected = np.zeros((len(first), len(cells)), np.float32)
+            _expect(part, mixture, np.ascontiguousarray(given[:, cells]), expected)
+            counted.append(expected / part.counts.sum(dtype=np.float64))
+            weight[:, cells] += counted[-1]
+        if progress is not None:
+            progress((iteration + 1) / iterations)
+    return counted
+
+
+def floored(weights: Array) -> Array:
     """Rows divided by their sum, then mixed with FLOOR of the uniform basin."""
-    return (1.0 - FLOOR) * normalise(np.asarray(weights, np.float64)) + FLOOR / CELLS
+    return np.asarray((1.0 - FLOOR) * normalise(weights) + FLOOR / CELLS)
 
 
 def byte_basins(
     raw: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, seed: int
 ) -> Array:
-    """First basins of the 256 bytes: PLSA over each byte's left and right neighbours inside words.
+    """First basins of the 256 bytes: PLSA over each byte's left and right neighbours inside words, all cells open.
 
     raw: all words behind one another; lengths, counts: (words,). A byte that never has a neighbour keeps its random
     start. Returns (256, 64) rows on the simplex; exact counts, so the words' order does not matter.
     """
     rng = np.random.default_rng(seed)
-    given = rng.gamma(1.0, 1.0, (256, CELLS)).astype(np.float32)
-    start = given.astype(np.float64)
-    ends = np.zeros(len(raw), bool)
-    ends[np.cumsum(lengths) - 1] = True
-    left = np.flatnonzero(~ends)
-    pair = raw[left].astype(np.int64) << 8 | raw[left + 1]
-    follows = np.bincount(pair, weights=np.repeat(counts, lengths)[left], minlength=1 << 16).reshape(256, 256)
+    first = rng.gamma(1.0, 1.0, (256, CELLS)) + 1e-3
+    left = np.ones(len(raw), bool)
+    left[np.cumsum(lengths) - 1] = False
+    at = np.flatnonzero(left)
+    pair = raw[at].astype(np.int64) << 8 | raw[at + 1]
+    follows = np.bincount(pair, weights=np.repeat(counts, lengths)[at], minlength=1 << 16).reshape(256, 256)
     contexts = np.log1p(np.concatenate([follows, follows.T])).astype(np.float32)
     rows, columns = np.nonzero(contexts)
+    if len(rows) == 0:
+        return floored(first)
     starts = np.searchsorted(rows, np.arange(len(contexts) + 1)).astype(np.int64)
     data = Windows(starts, columns.astype(np.int32), contexts[rows, columns])
-    mixture = rng.uniform(0.5, 1.5, (len(contexts), CELLS)).astype(np.float32)
-    expected = np.zeros_like(given)
-    for _ in range(_BYTE_ITERATIONS):
-        given /= given.sum(axis=0, keepdims=True, dtype=np.float64) + 1e-30
-        expected = np.zeros_like(given)
-        _expect(data, mixture, given, expected)
-        given = expected.copy()
-    return floored(expected + 1e-3 * start)
+    (counted,) = _fit([(data, np.arange(CELLS))], first, rng, _BYTE_ITERATIONS)
+    return floored(counted + 1e-6 * first)
 
 
 def distinct(basins: Array) -> npt.NDArray[np.float16]:
@@ -183,13 +198,21 @@ def distinct(basins: Array) -> npt.NDArray[np.float16]:
     return stored
 
 
-def text_basin(
-    ids: npt.NDArray[np.int32], basins: npt.NDArray[np.float16], weights: npt.NDArray[np.float64] | None = None
-) -> Array:
+def salience(basins: npt.NDArray[np.float16]) -> Array:
+    """How much a token says about the role: d(its shares in the roles' own faculties, even shares), (V,) radians.
+
+    basins: (V, 64). As `weights` of `text_basin` it makes words of one domain count and words of all domains not.
+    """
+    own = [_cells_of(ROLE_FACULTIES[role]) for role in ROLES]
+    masses = np.stack([from_float16(basins)[:, cells].sum(axis=1) for cells in own], axis=1)
+    return distance(normalise(masses), uniform(len(ROLES)))
+
+
+def text_basin(ids: npt.NDArray[np.int32], basins: Floats, weights: npt.NDArray[np.float64] | None = None) -> Array:
     """The weighted Fréchet mean of the tokens' basins, (64,).
 
-    ids: (T,); basins: (V, 64); weights: (V,) >= 0, how much each token counts, 1 by default. Raises
-    Rejected("no_tokens") for an empty text, which lies nowhere.
+    ids: (T,); basins: (V, 64); weights: (V,) >= 0, how much each token counts, 1 by default; `salience` routes best.
+    Raises Rejected("no_tokens") for an empty text, which lies nowhere.
     """
     if len(ids) == 0:
         raise Rejected("no_tokens", "an empty text has no basin: give at least one character")
