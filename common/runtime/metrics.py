@@ -1,0 +1,106 @@
+"""Every metric of the system, declared once. docs/metrics.md is made from this list.
+
+Names: prefix qig_, base units, _total for counters, _ratio for 0..1; kappa has no unit. Labels are bounded: kernels,
+phases, streams, codes, outcomes, domains. Never a node, a client, an id or a text.
+
+A stream label is one of streams.GROUPS or a broadcast's name, and an answers stream is "qig:answers".
+"""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+from common.constants import PACKET_MAX_BYTES, PHASES, Phase
+
+REGISTRY: Final = CollectorRegistry()
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+DECLARED: Final[list[tuple[str, str, tuple[str, ...], str]]] = []  # name, kind, labels, what it is
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    DECLARED.append((name, "counter", labels, text))
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    DECLARED.append((name, "gauge", labels, text))
+    return Gauge(name, text, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+    DECLARED.append((name, "histogram", labels, text))
+    return Histogram(name, text, labels, buckets=buckets, registry=REGISTRY)
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series a counter, which nobody reads
+
+# What a state is.
+PHI = _gauge("qig_phi_ratio", "Integration of a kernel's state, 0..1; absent while it is not known", "kernel")
+PHI_P_VALUE = _gauge("qig_phi_p_value", "Probability of that integration without any coupling", "kernel")
+CONSTELLATION_PHI = _gauge("qig_constellation_phi_ratio", "Integration of the constellation basin, 0..1")
+KAPPA = _gauge("qig_kappa", "Coupling of a kernel's state: von Mises-Fisher concentration", "kernel")
+PHASE = _gauge("qig_phase", "1 for the phase a kernel is in, 0 for the others", "kernel", "phase")
+DISTANCE = _histogram(
+    "qig_distance_rad", "Fisher-Rao distance of a query to the domain that answered it",
+    (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.15), "kernel",
+)  # fmt: skip
+
+# Queries and answers.
+QUERIES = _counter("qig_queries_total", "Queries finished", "outcome")
+ANSWER_SECONDS = _histogram(
+    "qig_answer_seconds", "Time from taking a query to its answer",
+    (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)  # fmt: skip
+TOKENS = _counter("qig_tokens_total", "Tokens read and written", "direction")
+BITS_PER_BYTE = _gauge("qig_bits_per_byte", "Prequential bits per byte of a domain's fresh text", "domain")
+
+# Streams.
+LAG = _gauge("qig_stream_lag", "Entries that nobody in the group has been given yet", "stream")
+PENDING = _gauge("qig_stream_pending", "Entries given to a consumer and not finished", "stream")
+OLDEST_IDLE = _gauge("qig_stream_oldest_idle_seconds", "How long the longest held entry has not been touched", "stream")
+OUTBOX = _gauge("qig_stream_outbox", "Messages sent by handlers and not yet carried to their stream", "stream")
+DEAD = _gauge("qig_stream_dead", "Dead letters that wait for a person", "stream")
+DEAD_LETTERS = _counter("qig_dead_letters_total", "Entries that ended as a dead letter, by reason", "stream", "code")
+HANDLED = _counter("qig_handled_total", "Deliveries by how they ended", "stream", "outcome")
+DUPLICATES = _counter("qig_duplicates_total", "Publications that did nothing: their id was there before", "stream")
+FOLLOWED = _counter("qig_followed_total", "Broadcast entries read, by how that ended", "stream", "outcome")
+GROUPS_REMADE = _counter("qig_groups_remade_total", "Consumer groups found lost and made anew", "stream")
+TICKS = _counter("qig_ticks_total", "Periodic jobs by how they ended", "tick", "outcome")
+
+# What the fleet learns.
+PACKET_BYTES = _histogram(
+    "qig_packet_bytes", "Size of a sleep packet, signature included",
+    (256.0, 512.0, 1024.0, 1536.0, 2048.0, 3072.0, float(PACKET_MAX_BYTES)),
+)  # fmt: skip
+PACKETS = _counter("qig_packets_total", "Sleep packets by what became of them", "outcome", "code")
+BATCH_PACKETS = _histogram(
+    "qig_batch_packets", "Packets in a batch", (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+)
+CANDIDATES = _counter("qig_candidates_total", "Candidates by the gate's verdict", "verdict")
+BUNDLE_VERSION = _gauge("qig_bundle_version", "Version of the bundle in use")
+BUNDLE_APPLIED = _counter("qig_bundle_applied_total", "Bundles tried, by verdict", "verdict")
+HELD_OUT = _gauge("qig_held_out_bits_per_byte", "Bits per byte on a domain's held-out text", "domain")
+GUARD_EVENTS = _counter("qig_guard_events_total", "Guards that acted", "guard")
+TRAIN_STEPS = _counter("qig_train_steps_total", "Training steps made")
+
+
+def show_phase(kernel: str, phase: Phase) -> None:
+    """Set the state set of one kernel: exactly one phase reads 1."""
+    for name in PHASES:
+        PHASE.labels(kernel, name).set(1.0 if name == phase else 0.0)
+
+
+def exposition() -> bytes:
+    """What /metrics serves."""
+    return generate_latest(REGISTRY)
+
+
+def markdown() -> str:
+    """docs/metrics.md."""
+    head = "# Metrics\n\nEvery service serves these at `/metrics`. Made from `common/runtime/metrics.py`.\n\n"
+    table = "| name | kind | labels | what |\n|---|---|---|---|\n"
+    return (
+        head
+        + table
+        + "".join(f"| `{n}` | {kind} | {', '.join(ls) or '-'} | {text} |\n" for n, kind, ls, text in DECLARED)
+    )

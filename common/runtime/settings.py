@@ -1,0 +1,175 @@
+"""Settings: one flat frozen model a service, read from the environment once, at start.
+
+A field `batch_packets` is the variable QIG_BATCH_PACKETS. A name that begins with QIG_ and that no service knows stops
+the start, with the closest name that exists: a misspelt setting that is silently ignored costs a night. The broker's
+address may hold a password, so it may come from a file: QIG_BROKER_URL_FILE.
+
+>>> load(AggregatorSettings, {"QIG_BROKER_URL": "redis://127.0.0.1:6379", "QIG_BATCH_PACKETS": "4"}).batch_packets
+4
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from common.errors import Rejected
+
+PREFIX: Final = "QIG_"
+BROKER_URL_FILE: Final = "QIG_BROKER_URL_FILE"
+_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+
+
+class CommonSettings(BaseSettings):
+    """What every service needs."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX)
+
+    broker_url: str = Field(description="The broker's address; with a password, better by file (QIG_BROKER_URL_FILE)")
+    home: Path = Field(Path(".qig"), description="Directory for state and keys")
+    node: NodeName = Field("node-1", description="This node's name in the fleet: letters, digits and . _ -")
+    http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics")
+    http_port: int = Field(0, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 -- pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- `load` reads the mapping it is given, not the process
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` passes in."""
+        return (init_settings,)
+
+
+class EdgeSettings(CommonSettings):
+    """An edge node: answers, learns, sleeps."""
+
+    http_port: int = Field(8000, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    sleep_after_bytes: int = Field(20_000, ge=1, description="Fresh text after which an edge wants to sleep, bytes")
+    sleep_idle_s: float = Field(5.0, ge=0, description="Idle time before it may sleep, seconds")
+    sleep_max_s: float = Field(3600.0, gt=0, description="The longest it stays awake with something learned, seconds")
+    crystal_bytes: int = Field(1024, ge=0, le=2900, description="Crystals in a packet, bytes")
+    probe_share: int = Field(8, ge=2, description="One in this many interactions is kept for trying bundles on")
+
+
+class AggregatorSettings(CommonSettings):
+    """The aggregator: validates packets and cuts batches."""
+
+    http_port: int = Field(8001, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    batch_packets: int = Field(8, ge=1, le=256, description="Packets that make a batch due")
+    batch_age_s: float = Field(
+        60.0, ge=0, description="Age of the oldest waiting packet that makes a batch due, seconds"
+    )
+    mass_cap: float = Field(100_000.0, gt=0, description="The most counts one packet brings into a merge")
+
+
+class TrainerSettings(CommonSettings):
+    """The trainer: turns batches into candidates."""
+
+    http_port: int = Field(8002, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    size: Literal["tiny", "small", "base"] = Field("tiny", description="The kernels' size")
+    steps: int = Field(50, ge=0, description="Training steps a batch")
+
+
+class PublisherSettings(CommonSettings):
+    """The publisher: gates, signs and releases bundles."""
+
+    http_port: int = Field(8003, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    regress_limit: float = Field(0.01, ge=0, description="How much worse an old domain may get, share of bits per byte")
+
+
+SERVICES: Final[dict[str, type[CommonSettings]]] = {
+    "edge": EdgeSettings,
+    "aggregator": AggregatorSettings,
+    "trainer": TrainerSettings,
+    "publisher": PublisherSettings,
+}
+S = TypeVar("S", bound=CommonSettings)
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def known_variables() -> frozenset[str]:
+    """Every QIG_ name that some service reads: one environment may serve several services."""
+    return frozenset({variable(name) for model in SERVICES.values() for name in model.model_fields} | {BROKER_URL_FILE})
+
+
+def load(model: type[S], environ: Mapping[str, str] | None = None) -> S:
+    """The settings of one service from the environment.
+
+    Raises Rejected: "unknown_setting" with the closest name, "bad_setting" with the variable and what it should be,
+    "no_broker" when no address is given.
+    """
+    given = {
+        name: value for name, value in (os.environ if environ is None else environ).items() if name.startswith(PREFIX)
+    }
+    _refuse_unknown(given)
+    values = {name: given[variable(name)] for name in model.model_fields if variable(name) in given}
+    if BROKER_URL_FILE in given:
+        values["broker_url"] = _read_secret(Path(given[BROKER_URL_FILE]))
+    if not values.get("broker_url"):
+        message = (
+            "QIG_BROKER_URL is not set: `qig up` starts an embedded broker, or name yours (redis://127.0.0.1:6379)"
+        )
+        raise Rejected("no_broker", message)
+    if not values["broker_url"].startswith(_SCHEMES):
+        message = "QIG_BROKER_URL is no broker address: it begins with redis://, rediss:// or unix://"
+        raise Rejected("bad_setting", message)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = variable(str(first["loc"][0]))
+        message = f"{name}={given.get(name, '')!r}: {first['msg'].lower()} (docs/settings.md)"
+        raise Rejected("bad_setting", message) from None
+
+
+def redacted(url: str) -> str:
+    """A broker address as it may be shown: without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def markdown() -> str:
+    """docs/settings.md."""
+    text = "# Settings\n\nEnvironment variables, read once at start. Made from `common/runtime/settings.py`.\n"
+    sections: dict[str, type[CommonSettings]] = {"every service": CommonSettings, **SERVICES}
+    for title, model in sections.items():
+        text += f"\n## {title}\n\n| variable | default | what |\n|---|---|---|\n"
+        for name, field in model.model_fields.items():
+            if model is not CommonSettings and name in CommonSettings.model_fields and name != "http_port":
+                continue
+            default = "required" if field.is_required() else f"`{field.default}`"
+            text += f"| `{variable(name)}` | {default} | {field.description} |\n"
+    return text
+
+
+def _refuse_unknown(given: Mapping[str, str]) -> None:
+    known = known_variables()
+    for name in sorted(given):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see docs/settings.md"
+            raise Rejected("unknown_setting", f"{name} is no setting: {hint}")
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise Rejected("bad_setting", f"{BROKER_URL_FILE}={path}: {error.strerror}") from None

@@ -1,0 +1,92 @@
+"""Every name in the broker, in one file: streams, the keys beside them, who consumes what, how long entries stay.
+
+    qig:queries ──▶ edge ──qig:answers:CLIENT──▶ client
+                    edge ──qig:packets──▶ aggregator ──qig:batches──▶ trainer ──qig:candidates──▶ publisher
+                    edge ◀──qig:bundles── publisher ◀──qig:applied── edge          qig:heart: every service
+
+A *work stream* is read by one group; a finished entry is deleted with its acknowledgement, so what is in the stream is
+exactly what is still to be done (a group that is lost and made anew at 0 redelivers that, and nothing else). A
+*broadcast* (answers, bundles, applied, heart) is kept to its retention and read by followers.
+
+A stream's side keys carry its name as their hash tag, so they share its Redis Cluster slot and its transactions:
+
+>>> side_key(PACKETS, "ledger")
+'{qig:packets}:ledger'
+>>> answers("kiosk-7")
+'qig:answers:kiosk-7'
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+QUERIES: Final = "qig:queries"
+PACKETS: Final = "qig:packets"
+BATCHES: Final = "qig:batches"
+CANDIDATES: Final = "qig:candidates"
+BUNDLES: Final = "qig:bundles"
+APPLIED: Final = "qig:applied"
+HEART: Final = "qig:heart"
+ANSWERS: Final = "qig:answers:"  # one stream a client
+BLOB: Final = "qig:blob:"
+
+GROUPS: Final[dict[str, str]] = {
+    QUERIES: "edge",
+    PACKETS: "aggregator",
+    BATCHES: "trainer",
+    CANDIDATES: "publisher",
+}
+
+DATA_FIELD: Final = "__data__"  # FastStream's field name: what its clients and ours agree on
+_CLIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much of a stream is kept: about `entries` of them, and the key itself `idle_s` after its last entry."""
+
+    entries: int | None = None
+    idle_s: int | None = None
+
+
+WORK: Final = Retention()  # never trimmed: an entry goes when it is finished, and only then
+DEAD_MAX_ENTRIES: Final = 100_000  # chosen: a dead letter waits for a person
+_KEPT: Final[dict[str, Retention]] = {
+    BUNDLES: Retention(entries=1_000),
+    APPLIED: Retention(entries=10_000),
+    HEART: Retention(entries=10_000),
+}
+_ANSWERS_KEPT: Final = Retention(entries=10_000, idle_s=86_400)  # chosen: a client that is a day away asks again
+
+
+def answers(client: str) -> str:
+    """The stream on which a client finds its answers. The name is checked: it becomes part of a key."""
+    if not _CLIENT.fullmatch(client):
+        msg = f"client {client!r} is no slug (letters, digits and . _ -, at most 64 characters)"
+        raise ValueError(msg)
+    return ANSWERS + client
+
+
+def retention(stream: str) -> Retention:
+    """The retention of a stream; streams not named here are work streams."""
+    return _ANSWERS_KEPT if stream.startswith(ANSWERS) else _KEPT.get(stream, WORK)
+
+
+def side_key(stream: str, name: str) -> str:
+    """A key in the slot of `stream`: `{stream}:name`."""
+    return f"{{{stream}}}:{name}"
+
+
+def dead(stream: str) -> str:
+    """Where the dead letters of a stream lie."""
+    return side_key(stream, "dead")
+
+
+def outbox(stream: str) -> str:
+    """What handlers of `stream` have sent and the relay has not yet carried to its target."""
+    return side_key(stream, "outbox")
+
+
+def seen(stream: str) -> str:
+    """The ids lately published to `stream`, by time: what makes a second publication of one id do nothing."""
+    return side_key(stream, "seen")
