@@ -1,0 +1,212 @@
+"""The life of one message, from the stream to "done". Read it top to bottom.
+
+    XADD ──▶ stream ──reader (new entries)──┐
+               │  ▲                          ├─▶ take ─▶ hold: still mine? how often delivered?
+               │  └──claimer (entries left ──┘             │ no: somebody else has it, leave it
+               │     behind claim_after_s)                 ▼ yes: keep the lease while it waits and runs
+               │                            delivered too often? ──▶ dead letter   (it may have killed the process)
+               │                            no body? ──────────────▶ dead letter
+               │                            decode, handle ─▶ effects ─▶ commit: conditions + XACK + effects, one script
+               │                                │ Rejected, Corrupt ──▶ dead letter + XACK, one script; never retried
+               │                                │ Unavailable ────────▶ left pending, waits longer each time
+               │                                └ anything else ──────▶ left pending; dead after max_deliveries
+               └──── finished entries are deleted with their acknowledgement ────┘
+
+The acknowledgement is the token: XACK answers 1 to exactly one of those who race, and only that one's effects happen.
+So a handler may run twice (a kill, a lost reply, two replicas), and its effects happen once. A handler that has effects
+outside the broker makes those idempotent by `Delivery.entry_id` or by the message's own id.
+
+Handlers of one consumer never overlap in one process. Work that holds the processor belongs in `asyncio.to_thread`:
+it blocks the lease's renewal otherwise, and the entry is given to somebody else.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, TypeVar
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from common.errors import Corrupt, QigError, Rejected, Unavailable
+from common.runtime import metrics, scripts
+from common.runtime.effects import Effect
+from common.runtime.entries import Delivery, Entry, body_of
+from common.runtime.logs import bound
+from common.wire.codec import pack
+from common.wire.messages import MESSAGE_MAX_BYTES, REASON_MAX_CHARS, DeadLetter
+
+M = TypeVar("M")
+log = logging.getLogger(__name__)
+
+CONFLICT_TRIES: Final = 8  # a handler whose conditions fail this often in a row meets heavy traffic: let it rest
+LEASES_PER_CLAIM: Final = 3  # two renewals may fail before an entry is given away
+
+Outcome = Literal["done", "gone", "lost", "conflict", "rejected", "corrupt", "unavailable", "failed", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer(Generic[M]):
+    """One stream read by one group: what to do with each message, and how patiently.
+
+    decode: bytes to a message; raises Rejected. handle: the message's effects; raises by the error tree (errors.py).
+    max_records: entries read at once. claim_after_s: an entry idle this long is taken from whoever held it; also the
+    longest pause between two tries. max_deliveries: tries of a message whose handler fails with a bug or kills the
+    process. give_up_after_s: the age at which an unavailable dependency becomes a dead letter (chosen: a day).
+    keep: leave finished entries in the stream, for a stream that followers read as well.
+    """
+
+    stream: str
+    group: str
+    decode: Callable[[bytes], M]
+    handle: Callable[[Delivery, M], Awaitable[Sequence[Effect]]]
+    max_records: int = 8
+    claim_after_s: float = 5.0
+    max_deliveries: int = 5
+    retry_first_s: float = 0.1
+    give_up_after_s: float = 86_400.0
+    keep: bool = False
+
+
+def retry_delay_s(consumer: Consumer[M], deliveries: int) -> float:
+    """The pause after the n-th failed try: doubled each time, at most claim_after_s."""
+    return min(consumer.claim_after_s, consumer.retry_first_s * 2.0 ** (deliveries - 1))
+
+
+def wait_delay_s(consumer: Consumer[M], age_s: float) -> float:
+    """The pause while a dependency is down: half of the message's age, so tries thin out; no counter is needed."""
+    return min(consumer.claim_after_s, max(consumer.retry_first_s, age_s / 2))
+
+
+class Intake(Generic[M]):
+    """Takes deliveries of one consumer in this process, one after the other."""
+
+    def __init__(self, redis: Redis, consumer: Consumer[M], *, clock: Callable[[], float] = time.time) -> None:
+        self.consumer = consumer
+        self._redis = redis
+        self._clock = clock
+        self._turn = asyncio.Lock()
+
+    async def take(self, holder: str, entry: Entry) -> Outcome:
+        """One delivery of `entry` to the group's consumer `holder`. Never raises but when it is cancelled."""
+        with bound(stream=self.consumer.stream, entry=entry.id):
+            try:
+                outcome = await self._while_held(holder, entry)
+            except RedisError as error:  # the broker went away under us: the entry is pending there, and claimed later
+                log.warning("the broker is away, the entry stays pending: %s", error)
+                outcome = "unavailable"
+            metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
+            return outcome
+
+    async def _while_held(self, holder: str, entry: Entry) -> Outcome:
+        deliveries = await self._hold(holder, entry)
+        if deliveries == 0:
+            return "lost"
+        async with self._lease(holder, entry), self._turn:
+            return await self._decide(holder, entry, deliveries)
+
+    async def _decide(self, holder: str, entry: Entry, deliveries: int) -> Outcome:
+        limit = self.consumer.max_deliveries
+        body = body_of(entry.fields)
+        if deliveries > limit:  # looked at before the handler runs: this message may be what killed the process
+            reason = f"delivered {deliveries} times and never finished; the limit is {limit}"
+            return await self._bury(entry, deliveries, "never_finished", reason, "dead")
+        if body is None:
+            return await self._bury(entry, deliveries, "no_body", _no_body(entry), "rejected")
+        return await self._judge(holder, entry, deliveries, body)
+
+    async def _judge(self, holder: str, entry: Entry, deliveries: int, body: bytes) -> Outcome:
+        try:
+            return await self._handle(holder, entry, deliveries, body)
+        except Rejected as error:
+            return await self._bury(entry, deliveries, error.code, error.message, "rejected")
+        except Corrupt as error:
+            log.error("corrupt: %s", error)  # noqa: TRY400 -- the data's fault: a traceback of ours says nothing
+            return await self._bury(entry, deliveries, error.code, error.message, "corrupt")
+        except (Unavailable, RedisError) as error:
+            return await self._wait(holder, entry, deliveries, error)
+        except Exception as error:  # the border where a bug becomes a retry
+            log.exception("the handler failed, delivery %d of %d", deliveries, self.consumer.max_deliveries)
+            if deliveries >= self.consumer.max_deliveries:
+                return await self._bury(entry, deliveries, "handler_failed", repr(error), "dead")
+            await self._retry_in(holder, entry, retry_delay_s(self.consumer, deliveries))
+            return "failed"
+
+    async def _handle(self, holder: str, entry: Entry, deliveries: int, body: bytes) -> Outcome:
+        consumer = self.consumer
+        message = consumer.decode(body)
+        delivery = Delivery(consumer.stream, entry.id, entry.at_ms, deliveries, body)
+        for _ in range(CONFLICT_TRIES):
+            wanted = await consumer.handle(delivery, message)
+            token = (consumer.group, entry.id)
+            done = await scripts.commit(self._redis, consumer.stream, wanted, entry=token, keep=consumer.keep)
+            if done != "conflict":
+                return done
+        await self._retry_in(holder, entry, consumer.retry_first_s, delivered=deliveries - 1)
+        return "conflict"
+
+    async def _wait(self, holder: str, entry: Entry, deliveries: int, error: Exception) -> Outcome:
+        age_s = self._clock() - entry.at_ms / 1000
+        if age_s > self.consumer.give_up_after_s:
+            code = error.code if isinstance(error, QigError) else "broker_refused"
+            return await self._bury(entry, deliveries, code, f"not available for {age_s:.0f} s: {error}", "dead")
+        log.warning("not available, tried again later: %s", error)
+        # This delivery is not the message's fault: it is taken off the count that ends in a dead letter.
+        await self._retry_in(holder, entry, wait_delay_s(self.consumer, age_s), delivered=deliveries - 1)
+        return "unavailable"
+
+    async def _retry_in(self, holder: str, entry: Entry, delay_s: float, delivered: int | None = None) -> None:
+        """Let the claimer have it in `delay_s`: it counts as idle for the rest of the claim time already."""
+        await self._hold(holder, entry, idle_s=self.consumer.claim_after_s - delay_s, delivered=delivered)
+
+    async def _bury(self, entry: Entry, deliveries: int, code: str, reason: str, outcome: Outcome) -> Outcome:
+        consumer = self.consumer
+        body = body_of(entry.fields)
+        letter = DeadLetter(
+            stream=consumer.stream,
+            entry=entry.id,
+            code=code,
+            reason=reason[:REASON_MAX_CHARS],
+            deliveries=deliveries,
+            body=(msgpack.packb(dict(entry.fields)) if body is None else body)[:MESSAGE_MAX_BYTES],
+            at_s=self._clock(),
+        )
+        token = (consumer.group, entry.id)
+        done = await scripts.bury(self._redis, consumer.stream, pack(letter), entry=token, keep=consumer.keep)
+        if done == "gone":
+            return "gone"
+        log.warning("dead letter, %s: %s", code, reason[:REASON_MAX_CHARS])
+        metrics.DEAD_LETTERS.labels(consumer.stream, code).inc()
+        return outcome
+
+    async def _hold(self, holder: str, entry: Entry, *, idle_s: float = 0.0, delivered: int | None = None) -> int:
+        mine = (self.consumer.group, holder)
+        return await scripts.hold(
+            self._redis, self.consumer.stream, mine, entry.id, idle_s=max(0.0, idle_s), delivered=delivered
+        )
+
+    @asynccontextmanager
+    async def _lease(self, holder: str, entry: Entry) -> AsyncIterator[None]:
+        """While the entry waits and is handled here it does not look abandoned, however long that takes."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(self.consumer.claim_after_s / LEASES_PER_CLAIM)
+                with suppress(RedisError):  # the next renewal may come through; if none does, the commit decides
+                    await self._hold(holder, entry)
+
+        renewal = asyncio.create_task(renew(), name=f"lease {entry.id}")
+        try:
+            yield
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+
+
+def _no_body(entry: Entry) -> str:
+    names = ", ".join(sorted(name[:32].decode("utf-8", "replace") for name in entry.fields)[:8])
+    return f"no message in the entry: the field __data__ is missing, it has {names or 'none'}"

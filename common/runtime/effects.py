@@ -1,0 +1,98 @@
+"""What a handler wants to happen, as values. The runtime makes all of it happen with the acknowledgement, or none.
+
+A handler returns a sequence of effects; app.py translates what the pure core answered into them. They are applied in
+one server-side script in the slot of the consumed stream: first every condition is looked at, then the entry is
+acknowledged (if somebody else already has, nothing further happens), then the writes are made.
+
+    Exists, Absent, Equals    conditions; one that does not hold undoes the whole commit, and the handler runs again
+    HashSet, HashDelete, HashAdd    writes to side keys of the consumed stream, `streams.side_key(stream, ...)`
+    Send    leaves through the stream's outbox and arrives at its target exactly once by `id`
+
+>>> from common.runtime import streams
+>>> ledger = streams.side_key(streams.PACKETS, "ledger")
+>>> accepted = [Absent(ledger, "a1:7"), HashSet(ledger, "a1:7", b"...")]
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+ID_MAX_CHARS: Final = 256
+EFFECTS_MAX: Final = 4_096  # effects in one commit: the script runs them without letting anyone else in
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """The commit needs `field` in the hash `key`."""
+
+    key: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The commit needs no `field` in the hash `key`."""
+
+    key: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Equals:
+    """The commit needs `field` of the hash `key` to hold `value`: what the handler read before it decided."""
+
+    key: str
+    field: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HashSet:
+    """Set `field` of the hash `key`."""
+
+    key: str
+    field: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HashDelete:
+    """Delete `field` of the hash `key`, if it is there."""
+
+    key: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class HashAdd:
+    """Add `by` to the decimal integer in `field` of the hash `key` (0 when absent)."""
+
+    key: str
+    field: str
+    by: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Publish `message` (packed bytes) on `stream`; a second one with the same `id` does nothing."""
+
+    stream: str
+    message: bytes
+    id: str
+
+
+Effect = Exists | Absent | Equals | HashSet | HashDelete | HashAdd | Send
+
+
+def check(stream: str, effects: "tuple[Effect, ...]") -> None:
+    """Programmer errors, found before anything is written: a foreign slot, no or too long an id, too many effects."""
+    if len(effects) > EFFECTS_MAX:
+        msg = f"{len(effects)} effects in one commit on {stream}; the limit is {EFFECTS_MAX}: split the work"
+        raise ValueError(msg)
+    for effect in effects:
+        if isinstance(effect, Send):
+            if not 0 < len(effect.id) <= ID_MAX_CHARS:
+                msg = f"Send to {effect.stream} needs an id of 1 to {ID_MAX_CHARS} characters, got {effect.id!r}"
+                raise ValueError(msg)
+        elif not effect.key.startswith(f"{{{stream}}}:"):
+            msg = f"key {effect.key!r} is not in the slot of {stream}: name it with streams.side_key({stream!r}, ...)"
+            raise ValueError(msg)

@@ -1,0 +1,58 @@
+"""Carries what handlers sent from their stream's outbox to its target, each message exactly once.
+
+    {qig:packets}:outbox ──XREAD──▶ publish on the target unless its id was seen ──▶ XDEL from the outbox
+
+A handler commits in one slot, its message belongs in another: so the message is part of the commit as an outbox entry,
+and leaves from there. A relay killed between publishing and deleting publishes again after its restart, and the seen id
+makes that do nothing; so any number of relays may carry one outbox, and none needs to know of the others.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from common.runtime import metrics, scripts, streams
+from common.runtime.broker import BACKOFF_MAX_S, label
+from common.runtime.health import Health
+
+log = logging.getLogger(__name__)
+
+RELAY_RECORDS: Final = 64
+RELAY_BLOCK_MS: Final = 1_000
+STALE_AFTER_S: Final = 10.0
+
+
+async def carry(redis: Redis, stream: str, *, block_ms: int | None = None) -> int:
+    """Carry what lies in the outbox of `stream`; how many. Waits up to `block_ms` for the first."""
+    box = streams.outbox(stream)
+    answer = cast("Any", await redis.xread({box: "0"}, count=RELAY_RECORDS, block=block_ms))
+    rows = answer[0][1] if answer else []
+    for entry, fields in rows:
+        target, message_id = fields[b"stream"].decode(), fields[b"id"].decode()
+        if await scripts.publish(redis, target, fields[streams.DATA_FIELD.encode()], message_id) is None:
+            metrics.DUPLICATES.labels(label(target)).inc()
+        await redis.xdel(box, entry)
+    return len(rows)
+
+
+async def run_relay(redis: Redis, stream: str, health: Health) -> None:
+    """Carry for ever; through outages, with readiness false meanwhile."""
+    name = f"relay {stream}"
+    health.expect(name, STALE_AFTER_S)
+    while True:
+        try:
+            await carry(redis, stream, block_ms=RELAY_BLOCK_MS)
+            health.report(name)
+        except RedisError as error:
+            health.report(name, f"the broker is away: {error}")
+            log.warning("the outbox of %s waits, the broker is away: %s", stream, error)
+            await asyncio.sleep(BACKOFF_MAX_S)
+
+
+async def drain(redis: Redis, stream: str) -> None:
+    """Carry everything that is in the outbox now: the last thing before a process ends."""
+    while await carry(redis, stream) > 0:
+        pass

@@ -1,0 +1,195 @@
+"""One consumer in FastStream's hands: a reader for new entries, a claimer for those left behind, kept alive.
+
+    watch, each check_every_s:  XGROUP CREATE at 0 (BUSYGROUP: it is there) ─▶ restart a dead reader or claimer
+                                ─▶ sweep consumers that are gone ─▶ gauges ─▶ report health
+
+FastStream 0.7.8 is worked around in these places, each with its reason at the line: the group's first position, the
+parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
+"""
+
+import asyncio
+import logging
+import os
+from typing import Any, Final, Generic, TypeVar, cast
+
+from faststream import AckPolicy
+from faststream.redis import RedisBroker, StreamSub
+from faststream.redis.message import FAKE_CONSUMER, DefaultStreamMessage, RedisStreamMessage
+from faststream.redis.subscriber.usecases import StreamSubscriber
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from common.runtime import metrics, scripts, streams
+from common.runtime.broker import retry
+from common.runtime.consumer import Intake
+from common.runtime.entries import Entry
+from common.runtime.health import Health
+
+M = TypeVar("M")
+log = logging.getLogger(__name__)
+
+READ_BLOCK_MS: Final = 1_000
+CLAIM_POLL_MS: Final = (20, 1_000)  # a claimer looks four times in a claim time, within these
+CHECK_EVERY_S: Final = 1.0
+STALE_CHECKS: Final = 5  # readiness is false when the group was not seen for this many checks
+START_TIMEOUT_S: Final = 10.0
+GONE_CONSUMER_S: Final = 3_600.0
+GRACEFUL_S: Final = 25.0  # below the 30 s that orchestrators grant between SIGTERM and SIGKILL
+PENDING_MAX: Final = 1_000  # handed back at a stop; a reader holds max_records, a claimer one
+
+
+def faststream_broker(url: str, graceful_s: float = GRACEFUL_S) -> RedisBroker:
+    """FastStream's broker, set so that it reconnects by itself and stays out of the way.
+
+    retry without end: an error that reaches FastStream's loop costs a fixed pause of 5 s. apply_types off: bodies are
+    decoded by the consumer, and a reason for a refusal belongs in a dead letter, not in a framework's log.
+    """
+    return RedisBroker(
+        url,
+        retry=retry(-1),
+        logger=logging.getLogger("faststream.consumer"),
+        log_level=logging.DEBUG,  # the level of its line a message, not a threshold
+        apply_types=False,
+        graceful_timeout=graceful_s,
+        socket_timeout=5.0,
+    )
+
+
+class Subscription(Generic[M]):
+    """The reader and the claimer of one consumer in this process."""
+
+    def __init__(
+        self,
+        faststream: RedisBroker,
+        redis: Redis,
+        intake: Intake[M],
+        name: str,
+        *,
+        check_every_s: float = CHECK_EVERY_S,
+    ) -> None:
+        self.consumer = intake.consumer
+        self._redis = redis
+        self._check_every_s = check_every_s
+        self._intake = intake
+        claim_ms = max(1, int(self.consumer.claim_after_s * 1000))
+        poll_ms = min(CLAIM_POLL_MS[1], max(CLAIM_POLL_MS[0], claim_ms // 4))
+        self._holders = {
+            name: self._subscribe(faststream, name, None, READ_BLOCK_MS),
+            f"{name}-claim": self._subscribe(faststream, f"{name}-claim", claim_ms, poll_ms),
+        }
+        self._seen = False
+        self._stopping = False
+
+    def alive(self) -> bool:
+        """Both halves are reading."""
+        return all(map(_is_alive, self._holders.values()))
+
+    async def watch(self, health: Health) -> None:
+        """Keep it alive for ever."""
+        # Its supervisor restarts a failing read at once, over and over (a full disk refuses XREADGROUP); ours waits.
+        os.environ["FASTSTREAM_SUPERVISOR_DISABLED"] = "1"
+        name = f"consumer {self.consumer.stream}"
+        health.expect(name, STALE_CHECKS * self._check_every_s, self.alive)
+        while True:
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    await self._ensure()
+                    await self._measure()
+                health.report(name)
+            except (RedisError, TimeoutError) as error:
+                health.report(name, f"the broker is away: {error or 'no answer'}")
+                log.warning("cannot look after %s, the broker is away: %s", self.consumer.stream, error)
+            await asyncio.sleep(self._check_every_s)
+
+    async def stop(self) -> None:
+        """Finish the work in flight, then hand back what was read and not begun, to be claimed by others at once."""
+        self._stopping = True
+        await asyncio.gather(*(half.stop() for half in self._holders.values()))
+        consumer = self.consumer
+        for holder in self._holders:
+            rows = await self._redis.xpending_range(consumer.stream, consumer.group, "-", "+", PENDING_MAX, holder)
+            for row in cast("list[dict[str, Any]]", rows):
+                entry, mine = row["message_id"].decode(), (consumer.group, holder)
+                await scripts.hold(self._redis, consumer.stream, mine, entry, idle_s=consumer.claim_after_s)
+
+    def _subscribe(self, faststream: RedisBroker, holder: str, claim_ms: int | None, poll_ms: int) -> StreamSubscriber:
+        consumer = self.consumer
+        source = StreamSub(
+            consumer.stream,
+            group=consumer.group,
+            consumer=holder,
+            max_records=consumer.max_records,  # its default reads the whole backlog into one process
+            min_idle_time=claim_ms,
+            polling_interval=poll_ms,
+        )
+        half = faststream.subscriber(
+            stream=source,
+            parser=_parse,
+            decoder=_decode,
+            ack_policy=AckPolicy.MANUAL,  # the commit acknowledges; an XACK of its own would come without the effects
+            no_reply=True,
+        )
+
+        async def take(entry: Entry) -> None:
+            await self._intake.take(holder, entry)
+
+        half(take)
+        return half
+
+    async def _ensure(self) -> None:
+        if self._stopping:
+            return
+        made = await self._make_group()
+        if made and self._seen:
+            metrics.GROUPS_REMADE.labels(self.consumer.stream).inc()
+            log.warning("the group %s of %s was lost; made anew at 0", self.consumer.group, self.consumer.stream)
+        self._seen = True
+        for half in self._holders.values():
+            if not _is_alive(half):
+                for task in half.tasks:
+                    if task.done() and not task.cancelled() and task.exception():
+                        log.error("a reader of %s ended: %r", self.consumer.stream, task.exception())
+                await half.stop()
+                # It makes the group too, at "$" if we let it: were the group lost just now, a backlog would be skipped.
+                half.last_id, half.read_id = "0", ">"
+                await half.start()
+
+    async def _make_group(self) -> bool:
+        try:
+            await self._redis.xgroup_create(self.consumer.stream, self.consumer.group, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+            return False
+        return True
+
+    async def _measure(self) -> None:
+        stream, group = self.consumer.stream, self.consumer.group
+        await scripts.sweep(self._redis, stream, group, idle_s=GONE_CONSUMER_S)
+        groups = await self._redis.xinfo_groups(stream)
+        about = next(row for row in groups if row["name"].decode() == group)
+        oldest = await self._redis.xpending_range(stream, group, "-", "+", 1)
+        pending = about["pending"]
+        length = await self._redis.xlen(stream)
+        # The server does not know the lag of a stream with deleted entries; in a work stream it is what is not pending.
+        lag = about["lag"] if self.consumer.keep and about["lag"] is not None else max(0, length - pending)
+        metrics.LAG.labels(stream).set(lag)
+        metrics.PENDING.labels(stream).set(pending)
+        metrics.OLDEST_IDLE.labels(stream).set(int(oldest[0]["time_since_delivered"]) / 1000 if oldest else 0.0)
+        metrics.DEAD.labels(stream).set(await self._redis.xlen(streams.dead(stream)))
+        metrics.OUTBOX.labels(stream).set(await self._redis.xlen(streams.outbox(stream)))
+
+
+def _is_alive(half: StreamSubscriber) -> bool:
+    # On a lost group it stops for ever with a line in the log and nothing else: `running` false, no tasks.
+    return half.running and any(not task.done() for task in half.tasks)
+
+
+async def _parse(message: DefaultStreamMessage) -> RedisStreamMessage:
+    # The default parser raises on an entry without __data__, before any handler could give it a reason and an end.
+    return RedisStreamMessage(raw_message=message, body=b"", consumer=FAKE_CONSUMER, group=None)
+
+
+async def _decode(message: RedisStreamMessage) -> Entry:
+    raw = message.raw_message
+    return Entry(raw["message_ids"][0].decode(), raw["data"])
