@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from common.errors import Rejected
+from common.kernels import weights as w
+from common.kernels.engine import State
+from common.kernels.kernel import read
+from common.kernels.spec import SIZES, Spec
+
+SPEC = Spec("test", vocab=50, width=16, layers=2, loops=2, heads=2, context=16)
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    rng = np.random.default_rng(1)
+    return {k: rng.normal(0, 0.2, s).astype(np.float32) for k, s in w.shapes(SPEC).items()}
+
+
+@pytest.fixture(scope="module")
+def state(tensors):
+    return State(SPEC, tensors, np.sqrt(np.random.default_rng(2).dirichlet(np.ones(64), SPEC.vocab)))
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return np.random.default_rng(3).integers(0, SPEC.vocab, 60).astype(np.int32)
+
+
+def test_a_token_at_a_time_equals_the_whole_window_at_once(state, ids):
+    whole, basins = state.read(ids[None, :16])
+    cache = state.start()
+    single = [state.extend(cache, ids[i : i + 1]) for i in range(16)]
+    assert np.allclose(np.concatenate([h for h, _ in single]), whole[0], atol=1e-5)
+    assert np.allclose(np.concatenate([b for _, b in single]), basins[0], atol=1e-6)
+
+
+def test_no_token_sees_the_future(state, ids):
+    changed = ids[:16].copy()
+    changed[9:] = (changed[9:] + 1) % SPEC.vocab
+    one, _ = state.read(ids[None, :16])
+    other, _ = state.read(changed[None])
+    assert np.allclose(one[0, :9], other[0, :9], atol=1e-6)
+    assert not np.allclose(one[0, 9], other[0, 9], atol=1e-3)
+
+
+def test_basins_are_points_of_the_simplex(state, ids):
+    _, basins = state.read(ids[None, :16])
+    assert np.allclose(basins.sum(-1), 1, atol=1e-6)
+    assert (basins > 0).all()
+
+
+@pytest.mark.parametrize("length", [15, 16, 17, 24, 25, 60])
+def test_a_text_longer_than_the_window_is_read_to_its_end(state, ids, length):
+    cache = state.start()
+    hidden, _ = state.extend(cache, ids[:length])
+    assert len(hidden) == length
+    assert cache.length <= SPEC.context
+    assert cache.ids == ids[length - cache.length : length].tolist()
+
+
+def test_after_sliding_the_state_equals_one_that_read_only_the_kept_half(state, ids):
+    cache = state.start()
+    state.extend(cache, ids[:16])
+    after, _ = state.extend(cache, ids[16:17])
+    fresh = state.start()
+    expected, _ = state.extend(fresh, ids[8:17])
+    assert np.allclose(after[-1], expected[-1], atol=1e-5)
+
+
+def test_gain_one_of_the_pull_is_part_of_the_logits(state, ids):
+    hidden, basins = state.read(ids[None, :4])
+    plain = State(SPEC, {**state.weights, "coupling": np.float32(0)}, state.sqrt_basins)
+    assert np.allclose(state.logits(hidden, basins) - state.pull(basins), plain.logits(hidden, basins), atol=1e-5)
+
+
+def test_weights_survive_their_bytes_within_half_precision(tensors):
+    spec, back = w.from_bytes(w.to_bytes(SPEC, tensors))
+    assert spec == SPEC
+    assert all(np.allclose(back[k], tensors[k], rtol=2**-11, atol=1e-7) for k in tensors)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 8, b"\xff" * 64, b"{}"])
+def test_bytes_that_are_no_weights_are_rejected(data):
+    with pytest.raises(Rejected, match="bad_weights"):
+        w.from_bytes(data)
+
+
+def test_a_truncated_weight_file_is_rejected(tensors):
+    with pytest.raises(Rejected, match="bad_weights"):
+        w.from_bytes(w.to_bytes(SPEC, tensors)[:-3])
+
+
+def test_weights_with_nan_are_rejected(tensors):
+    with pytest.raises(Rejected, match="NaN"):
+        w.to_bytes(SPEC, {**tensors, "leave": np.full((16, 16), np.nan, np.float32)})
+
+
+def test_a_missing_tensor_is_named(tensors):
+    with pytest.raises(Rejected, match="leave"):
+        w.check(SPEC, {k: v for k, v in tensors.items() if k != "leave"})
+
+
+@pytest.mark.parametrize("width", [15, 18])
+def test_a_width_that_does_not_split_into_heads_is_rejected(width):
+    with pytest.raises(Rejected, match="bad_spec"):
+        Spec("odd", vocab=10, width=width, layers=1, loops=1, heads=4, context=8)
+
+
+def test_vocabularies_stop_at_fifteen_bits():
+    Spec("edge", vocab=32768, width=16, layers=1, loops=1, heads=2, context=8)
+    with pytest.raises(Rejected, match="15 bits"):
+        Spec("over", vocab=32769, width=16, layers=1, loops=1, heads=2, context=8)
+
+
+def test_every_size_has_a_whole_number_of_weights():
+    assert all(sum(int(np.prod(s)) for s in w.shapes(spec).values()) > 0 for spec in SIZES.values())
+
+
+def test_a_kernel_reads_across_windows_as_the_sum_of_its_experts(micro):
+    ids = micro.encoder.encode("The sea was cold and grey; salt wind stung our eyes. " * 3)
+    kernel = micro.kernel("percept")
+    reading = read(kernel, ids)
+    assert reading.experts.shape == (len(ids), 2)
+    assert np.isfinite(reading.bits(kernel.gate)).all()
+    assert np.allclose(reading.basins.sum(1), 1, atol=1e-5)
+
+
+def test_text_like_the_memory_costs_fewer_bits_than_other_text(micro):
+    known = micro.encoder.encode("The sea was cold and grey; salt wind stung our eyes")
+    assert micro.bits(known, "percept") < micro.bits(known, "strategy")
