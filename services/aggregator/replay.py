@@ -59,7 +59,7 @@ def advance(window: ReplayWindow | None, *, epoch: int, sequence: int) -> Replay
     if epoch < window.epoch:
         raise Rejected(
             "stale_epoch",
-            f"epoch {epoch} is over, the key is in epoch {window.epoch}: an edge that lost its counter takes a higher one",
+            f"epoch {epoch} is over, the key is in {window.epoch}: an edge that lost its counter takes a higher one",
         )
     ahead = sequence - window.highest
     if ahead > 0:
@@ -68,7 +68,7 @@ def advance(window: ReplayWindow | None, *, epoch: int, sequence: int) -> Replay
     if -ahead >= WINDOW:
         raise Rejected(
             "stale_sequence",
-            f"sequence {sequence} of epoch {epoch} is {-ahead} behind {window.highest}, the last {WINDOW} are remembered: "
+            f"sequence {sequence} of epoch {epoch} is {-ahead} behind, the last {WINDOW} are remembered: "
             "nobody knows whether it was counted, so it is not",
         )
     bit = 1 << -ahead

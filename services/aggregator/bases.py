@@ -1,0 +1,55 @@
+"""The bundles a packet may be based on: the newest three, with what must be known of each to read a packet.
+
+An edge learns against the bundle it runs. One that is a little behind is as welcome as the rest; one that is far behind
+describes surprises that the fleet has learned since, so its packets are refused until it has caught up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from common.constellation.domains import Domain, from_json
+from common.kernels import weights
+from common.wire.bundle import digest
+from common.wire.messages import Bundle
+from common.wire.packet import base_prefix
+
+BASE_WINDOW: Final = 3  # settled: DESIGN.md, section 7
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A released bundle: version and digest; vocab_size: its kernels'; domains: by name."""
+
+    version: int
+    digest: str
+    vocab_size: int
+    domains: Mapping[str, Domain]
+
+    @property
+    def prefix(self) -> bytes:
+        """How a packet names it."""
+        return base_prefix(self.digest)
+
+
+Bases = tuple[Base, ...]  # oldest first, at most BASE_WINDOW, versions ascend
+
+
+def base_of(bundle: Bundle, *, domains: bytes, kernel: bytes) -> Base:
+    """What packets need of a verified bundle. domains: its domains.json; kernel: any of its kernels.
+
+    Raises Rejected("bad_domains"), Rejected("bad_weights").
+    """
+    spec, _ = weights.from_bytes(kernel)
+    return Base(bundle.version, digest(bundle), spec.vocab, {domain.name: domain for domain in from_json(domains)})
+
+
+def with_base(bases: Bases, base: Base) -> Bases:
+    """The window once `base` is known too; the same version again replaces what was known of it."""
+    others = [known for known in bases if known.version != base.version]
+    return tuple(sorted([*others, base], key=lambda known: known.version)[-BASE_WINDOW:])
+
+
+def find(bases: Bases, version: int, prefix: bytes) -> Base | None:
+    """The base in the window that a packet names, by version and digest both."""
+    return next((base for base in bases if base.version == version and base.prefix == prefix), None)
