@@ -1,0 +1,142 @@
+"""Cutting a batch: which packets of the ledger go, and the batch they make.
+
+    accepted   ref ─▶ when the broker took it            small: looked at each second
+    due        batch_packets wait, or the oldest is batch_age_s old
+    chosen     the oldest MAX_BATCH_PACKETS of them
+    cut        read, settle on domains, merge, name: the Batch, and what could not be in it
+
+The same packets against the same bundle make the same batch, byte for byte, whatever order or crash they came through.
+A packet whose base left the window while it waited is refused alone. What does not fit stays in the ledger.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from common.errors import Rejected
+from common.wire import packet as packets_
+from common.wire.codec import parse, validated
+from common.wire.messages import MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, batch_id
+from common.wire.packet import PacketBody
+from services.aggregator.bases import Base, Bases, find
+from services.aggregator.merge import Merged, check_vocabulary, merged
+from services.aggregator.territories import Place, Waiting, read_basin, settle
+
+FRAME_BYTES: Final = 64 * 1024  # of a batch beside its crystals: 256 references, 64 domains with basins and gates
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """packets: as many make a batch due; age_s: so does one that waited this long; mass_cap: counts a packet brings."""
+
+    packets: int
+    age_s: float
+    mass_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A packet of the ledger that no batch can take any more."""
+
+    ref: bytes
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """batch: None when every packet was refused; taken: the refs in it; opened: the places it is the first to name."""
+
+    batch: Batch | None
+    taken: tuple[bytes, ...]
+    refused: tuple[Refusal, ...]
+    opened: tuple[Place, ...]
+
+
+def due(accepted: Mapping[bytes, int], now_ms: int, limits: Limits) -> bool:
+    """Whether a batch is due. accepted: packets by ref, with when the broker took them."""
+    if not accepted:
+        return False
+    return len(accepted) >= limits.packets or now_ms - min(accepted.values()) >= 1000 * limits.age_s
+
+
+def chosen(accepted: Mapping[bytes, int]) -> tuple[bytes, ...]:
+    """The packets to cut now, oldest first: no key waits for ever because others sort before it."""
+    return tuple(sorted(accepted, key=lambda ref: (accepted[ref], ref))[:MAX_BATCH_PACKETS])
+
+
+def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Place], limits: Limits) -> Cut:
+    """What becomes of these packets.
+
+    ledger: ref to raw packet, oldest first (`chosen`), 1 to MAX_BATCH_PACKETS; admitted once, and not verified again.
+    bases: not empty, the newest is what the batch is for. pending: domains that earlier batches opened.
+    """
+    current = bases[-1]
+    waiting, refused = _read(ledger, bases)
+    age = {ref: place for place, ref in enumerate(ledger)}
+    unknown = {name: place for name, place in pending.items() if name not in current.domains}
+    places, members, crowded = settle(sorted(waiting, key=lambda one: one.ref), current, unknown)
+    refused += [
+        Refusal(one.ref, "too_many_domains", "new territory, but no more domains can be opened") for one in crowded
+    ]
+    updates = tuple(_updates(places, members, age, current.vocab_size, limits.mass_cap))
+    taken = tuple(sorted(one.ref for update in updates for one in update.taken))
+    return Cut(
+        batch=_batch(updates, current) if updates else None,
+        taken=taken,
+        refused=tuple(refused),
+        opened=tuple(places[u.update.name] for u in updates if u.update.opened and u.update.name not in unknown),
+    )
+
+
+def _read(ledger: Mapping[bytes, bytes], bases: Bases) -> tuple[list[Waiting], list[Refusal]]:
+    waiting, refused = [], []
+    for ref, raw in ledger.items():
+        try:
+            waiting.append(_waiting(ref, raw, bases))
+        except Rejected as error:
+            refused.append(Refusal(ref, error.code, error.message))
+    return waiting, refused
+
+
+def _waiting(ref: bytes, raw: bytes, bases: Bases) -> Waiting:
+    envelope = packets_.open_envelope(raw)
+    base = find(bases, envelope.base_version, envelope.base)
+    if base is None:
+        raise Rejected(
+            "base_window",
+            f"based on bundle {envelope.base_version}, which left the window of {len(bases)} while the packet waited",
+        )
+    fields = parse("PacketBody", envelope.body)
+    body = validated(PacketBody, dict(zip(PacketBody.model_fields, fields, strict=True)))
+    found = Waiting(ref, envelope.ref, base, body, read_basin(body))
+    check_vocabulary(found, bases[-1].vocab_size)
+    return found
+
+
+def _updates(
+    places: Mapping[str, Place],
+    members: Mapping[str, Sequence[Waiting]],
+    age: Mapping[bytes, int],
+    vocab_size: int,
+    mass_cap: int,
+) -> Iterable[Merged]:
+    """Domain by domain in the order of their names, while the batch has room."""
+    room = MESSAGE_MAX_BYTES - FRAME_BYTES
+    for name in sorted(members):
+        oldest_first = sorted(members[name], key=lambda one: age[one.ref])
+        found = merged(places[name], oldest_first, mass_cap=mass_cap, vocab_size=vocab_size, room_bytes=room)
+        if found is not None:
+            room -= len(found.update.crystals)
+            yield found
+
+
+def _batch(updates: Sequence[Merged], current: Base) -> Batch:
+    packets = tuple(one.packet for update in updates for one in update.taken)
+    return Batch(
+        id=batch_id(packets),
+        base_version=current.version,
+        base_digest=current.digest,
+        domains=tuple(update.update for update in updates),
+        packets=packets,
+    )

@@ -1,0 +1,109 @@
+"""The merge: what several packets say of one domain, as one update.
+
+    crystals   under the mass cap each, then counts and totals add          commutative, exact
+    basin      geodesic median of the packets' basins                       half of them may lie
+    gate       statistics add, bucket by bucket
+    score      interactions' fresh bytes and bits add: the domain's prequential bits per byte
+
+Mass cap: a packet's mass is the most that its totals add up to over the contexts of one length, which for true counts
+is the number of tokens behind them. A packet heavier than `mass_cap` is scaled down to it, counts and totals alike, so
+that it says the same of every context with less weight; no n-gram of it can then count more than the cap either.
+Scaling rounds down, but never below a count of 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from common.errors import Rejected
+from common.geometry.means import geodesic_median
+from common.geometry.simplex import to_float16
+from common.kernels import gate
+from common.wire import crystals
+from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
+from common.wire.ngrams import Crystals, Order, context_starts, group_sums
+from services.aggregator.admit import read_crystals, read_gate
+from services.aggregator.territories import Place, Waiting
+
+MAX_DOMAIN_ENTRIES: Final = 1 << 16  # n-grams of one domain in a batch: what the trainer decodes
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One domain's update, and the packets that are in it."""
+
+    update: DomainUpdate
+    taken: tuple[Waiting, ...]
+
+
+def capped(found: Crystals, mass_cap: int) -> Crystals:
+    """The crystals with a mass of at most `mass_cap`, but for counts that are 1 already."""
+    mass = max(int(order.totals.sum(dtype=np.uint64)) for order in found.orders)
+    if mass <= mass_cap:
+        return found
+    one, two, three = (_scaled(order, mass_cap, mass) for order in found.orders)
+    return Crystals((one, two, three))
+
+
+def _scaled(order: Order, share: int, of: int) -> Order:
+    """Whole numbers throughout: the same on every machine. Products stay below 2^24 * 2^38, inside 64 bits."""
+    up, down = np.uint64(share), np.uint64(of)
+    counts = np.maximum(order.counts * up // down, np.uint64(1)).astype(np.uint32)
+    sums = group_sums(counts, context_starts(order.keys))
+    totals = np.maximum(order.totals * up // down, sums).astype(np.uint32)
+    return Order(order.keys, counts, order.contexts, totals)
+
+
+def merged(
+    place: Place, packets: Sequence[Waiting], *, mass_cap: int, vocab_size: int, room_bytes: int
+) -> Merged | None:
+    """As many of the packets, from the first, as fit into one update of at most `room_bytes` of crystals.
+
+    packets: oldest first; they are halved until they fit, the rest waits for the next batch. None when not one fits.
+    """
+    light = [capped(read_crystals(packet.body, packet.base), mass_cap) for packet in packets]
+    size = len(packets)
+    while size:
+        found = crystals.merge(light[:size])
+        blob = crystals.encode(found, vocab_size)
+        if len(blob) <= min(room_bytes, CRYSTALS_MAX_BYTES) and found.entries <= MAX_DOMAIN_ENTRIES:
+            return Merged(_update(place, packets[:size], blob), tuple(packets[:size]))
+        size //= 2
+    return None
+
+
+def _update(place: Place, packets: Sequence[Waiting], blob: bytes) -> DomainUpdate:
+    ordered = sorted(packets, key=lambda packet: packet.ref)  # float sums and medians see one order, whoever came first
+    centre = geodesic_median(np.stack([packet.basin for packet in ordered]))
+    bodies = [packet.body for packet in ordered]
+    return DomainUpdate(
+        name=place.name,
+        kernel=place.role,
+        opened=place.opened,
+        basin=to_float16(centre).astype("<f2").tobytes(),
+        crystals=blob,
+        gate=_gate(ordered, place.experts),
+        packets=len(bodies),
+        tokens=sum(body.tokens for body in bodies),
+        fresh_bytes=sum(body.fresh_bytes for body in bodies),
+        fresh_bits=float(sum(body.fresh_bits for body in bodies)),
+    )
+
+
+def _gate(packets: Sequence[Waiting], experts: int) -> bytes:
+    """The sum of what the packets' gates saw; a gate over other experts (an older form of the domain) cannot add."""
+    read = [read_gate(packet.body) for packet in packets]
+    fitting = [sums for sums in read if sums is not None and sums.shape[1] == experts]
+    return gate.to_bytes(np.sum(fitting, axis=0)) if fitting else b""
+
+
+def check_vocabulary(packet: Waiting, vocab_size: int) -> None:
+    """Raises Rejected("base_window") for a packet over more tokens than the bundle that the batch is for."""
+    if packet.base.vocab_size > vocab_size:
+        raise Rejected(
+            "base_window",
+            f"counts over {packet.base.vocab_size} tokens of bundle {packet.base.version}; "
+            f"the current bundle knows {vocab_size}",
+        )

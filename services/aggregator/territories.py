@@ -1,0 +1,152 @@
+"""Which domain a packet belongs to: the one it names, one that was opened meanwhile, or a new one.
+
+    names a domain of the current bundle  ─▶ that domain
+    new territory (None, or a name that the bundle has no more)
+        ├ near a domain that its base did not know ─▶ that domain          opened by another edge's packets meanwhile
+        ├ near one that an earlier batch opened    ─▶ that one             no bundle brings it yet
+        └ else grouped with its like               ─▶ a new domain, d-XXXXXXXX
+
+An edge knew the domains of its base and found its text in none of them, by prediction as well as by place; so none of
+those is offered again (a sleep of scripture lies at 0.7 of a prose domain's radius, and is not prose). Groups are the
+single-linkage clusters of the packets' basins: whatever the order of the packets, the same groups and names.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.constants import ROLES, Role
+from common.errors import Corrupt
+from common.geometry.means import geodesic_median
+from common.geometry.simplex import distance, from_float16, to_float16
+from common.wire import basin
+from common.wire.messages import BASIN_BYTES, MAX_DOMAINS, PacketRef
+from common.wire.packet import PacketBody
+from services.aggregator.bases import Base
+
+# Chosen. Measured on the seed corpora: two sleeps (20 KB) of one domain lie 0.03-0.15 rad apart, a domain's radius is
+# 0.15-0.19 rad, role domains lie 0.25-0.45 rad apart, scripture 0.12 rad from the nearest prose.
+LINK_RADIUS_RAD: Final = 0.15
+NAME_DIGITS: Final = 8
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiting:
+    """A packet of the ledger, read. ref: the 16 bytes of `packet`; basin: (64,)."""
+
+    ref: bytes
+    packet: PacketRef
+    base: Base
+    body: PacketBody
+    basin: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """A domain as the merge sees it. experts: columns of its gate; opened: no bundle knows it yet."""
+
+    name: str
+    role: Role
+    basin: Floats
+    radius_rad: float
+    experts: int
+    opened: bool
+
+    @property
+    def packed(self) -> bytes:
+        """What the broker keeps of an opened place until a bundle brings it: role and basin, as text."""
+        return f"{self.role} {to_float16(self.basin).astype('<f2').tobytes().hex()}".encode()
+
+
+def opened_place(name: str, role: Role, at: Floats, current: Base) -> Place:
+    """A domain that no bundle knows: it will speak with its role's state and memory, and a memory of its own."""
+    experts = 2 + len(current.domains[role].memories)
+    return Place(name, role, at, LINK_RADIUS_RAD, experts, opened=True)
+
+
+def unpack_place(name: str, data: bytes, current: Base) -> Place:
+    """The inverse of `Place.packed`. Raises Corrupt("opened_domain")."""
+    role, _, text = data.decode("ascii", "replace").partition(" ")
+    known = next((one for one in ROLES if one == role), None)
+    if known is None or len(text) != 2 * BASIN_BYTES or set(text) - set("0123456789abcdef"):
+        raise Corrupt("opened_domain", f"domain {name} is noted with {len(data)} bytes that no aggregator wrote")
+    return opened_place(
+        name, known, from_float16(np.frombuffer(bytes.fromhex(text), "<f2").astype(np.float16)), current
+    )
+
+
+def known_places(current: Base) -> dict[str, Place]:
+    """The domains of the current bundle."""
+    return {
+        name: Place(name, d.role, d.basin_array, d.radius_rad, 1 + len(d.memories), opened=False)
+        for name, d in current.domains.items()
+    }
+
+
+def settle(
+    packets: Sequence[Waiting], current: Base, pending: Mapping[str, Place]
+) -> tuple[dict[str, Place], dict[str, list[Waiting]], list[Waiting]]:
+    """Every place by name, the packets of each that has some, and those for which no domain can be opened any more.
+
+    packets: in the order of their refs. pending: places that earlier batches opened and `current` does not know.
+    """
+    places = {**known_places(current), **pending}
+    members: dict[str, list[Waiting]] = {}
+    homeless: list[Waiting] = []
+    for packet in packets:
+        name = _home(packet, current, places)
+        if name is None:
+            homeless.append(packet)
+        else:
+            members.setdefault(name, []).append(packet)
+    refused: list[Waiting] = []
+    for group in linked(homeless):
+        if len(places) >= MAX_DOMAINS:
+            refused += group
+            continue
+        place = _open(group, current, places)
+        places[place.name] = place
+        members[place.name] = group
+    return places, members, refused
+
+
+def _home(packet: Waiting, current: Base, places: Mapping[str, Place]) -> str | None:
+    if packet.body.domain is not None and packet.body.domain in current.domains:
+        return packet.body.domain
+    new_since = [place for name, place in sorted(places.items()) if name not in packet.base.domains]
+    near = [(float(distance(packet.basin, place.basin)), place.name, place.radius_rad) for place in new_since]
+    return min(((d, name) for d, name, radius in near if d <= radius), default=(0.0, None))[1]
+
+
+def linked(packets: Sequence[Waiting]) -> list[list[Waiting]]:
+    """Single-linkage clusters at LINK_RADIUS_RAD, each in the order of `packets`, ordered by their first member."""
+    if not packets:
+        return []
+    points = np.stack([packet.basin for packet in packets])
+    near = np.stack([distance(point, points) <= LINK_RADIUS_RAD for point in points])
+    first = np.arange(len(packets))
+    while True:  # each round hands the least label of a neighbourhood on; at most one round a packet
+        least = np.where(near, first[None, :], len(packets)).min(1)
+        if np.array_equal(least, first):
+            return [[packets[i] for i in np.flatnonzero(first == label).tolist()] for label in np.unique(first)]
+        first = least
+
+
+def _open(group: Sequence[Waiting], current: Base, places: Mapping[str, Place]) -> Place:
+    named = hashlib.sha256(b"".join(packet.ref for packet in group)).hexdigest()
+    name = next(f"d-{named[:n]}" for n in range(NAME_DIGITS, len(named)) if f"d-{named[:n]}" not in places)
+    votes = Counter(packet.body.kernel for packet in group)
+    role = max(ROLES, key=lambda one: (votes[one], -ROLES.index(one)))
+    return opened_place(name, role, geodesic_median(np.stack([packet.basin for packet in group])), current)
+
+
+def read_basin(body: PacketBody) -> Floats:
+    """The basin of a packet, (64,). Raises Rejected("off_simplex")."""
+    return basin.from_bytes8(body.basin)

@@ -1,0 +1,171 @@
+"""A batch is a function of its packets: the same ones make the same bytes."""
+
+import random
+
+import numpy as np
+import pytest
+from aggregator_packets import BASES, KEYS, VOCAB, base, ledger, ngrams, packet, peak
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.geometry.simplex import distance
+from common.kernels import gate
+from common.wire import basin, crystals
+from common.wire.codec import pack, unpack
+from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
+from services.aggregator import cut as module
+from services.aggregator.cut import Limits, chosen, cut, due
+from services.aggregator.merge import capped
+
+LIMITS = Limits(packets=8, age_s=60.0, mass_cap=100_000)
+
+
+def cut_of(*raws, bases=BASES, pending=None, mass_cap=LIMITS.mass_cap):
+    return cut(ledger(*raws), bases=bases, pending=pending or {}, limits=Limits(8, 60.0, mass_cap))
+
+
+def decoded(update):
+    return crystals.decode(update.crystals, VOCAB, 1 << 16)
+
+
+def gate_bytes(experts, tokens):
+    return gate.to_bytes(np.full((gate.BUCKETS, experts), tokens / experts))
+
+
+MIXED = [
+    packet(key=n % 5, sequence=n, domain=name, kernel="percept" if name is None else name, at=at, fresh_bits=0.1 * n)
+    for n, (name, at) in enumerate(
+        [("heart", peak(24)), (None, peak(60)), ("percept", peak(16)), (None, peak(60)), (None, peak(33))] * 3
+    )
+]
+
+
+@given(st.permutations(MIXED))
+@settings(max_examples=25, deadline=None)
+def test_the_same_packets_in_any_order_make_the_same_batch_byte_for_byte(order):
+    assert pack(cut_of(*order).batch) == pack(cut_of(*MIXED).batch)
+
+
+def test_a_batch_names_its_base_its_packets_and_crosses_the_wire():
+    found = cut_of(*MIXED)
+    batch = unpack(Batch, pack(found.batch))
+    assert (batch.base_version, batch.base_digest) == (6, BASES[-1].digest)
+    assert found.taken == tuple(ref.packed for ref in batch.packets)
+    assert batch.id == batch_id(batch.packets)
+    assert [one.packets for one in batch.domains if not one.opened] == [3, 3]
+    assert sorted(one.packets for one in batch.domains if one.opened) == [3, 6]
+
+
+def test_crystals_scores_and_basins_of_a_domain_add_up():
+    one = packet(key=0, crystals=ngrams(((), 7, 4, 64), ((7,), 9, 3, 4)), tokens=100, fresh_bytes=400, fresh_bits=900.0)
+    two = packet(key=1, crystals=ngrams(((), 7, 2, 32), ((), 8, 1, 32)), tokens=50, fresh_bytes=200, fresh_bits=300.0)
+    (update,) = cut_of(one, two).batch.domains
+    assert (update.packets, update.tokens, update.fresh_bytes, update.fresh_bits) == (2, 150, 600, 1200.0)
+    orders = decoded(update).orders
+    assert dict(zip(orders[0].keys.tolist(), orders[0].counts.tolist(), strict=True)) == {7: 6, 8: 1}
+    assert orders[1].keys.tolist() == [7 << 15 | 9]
+
+
+def test_a_liars_basin_does_not_move_the_domain():
+    honest = [packet(key=n, at=peak(16)) for n in range(3)]
+    (update,) = cut_of(*honest, packet(key=3, at=peak(2, 0.95)), packet(key=4, at=peak(2, 0.95))).batch.domains
+    assert float(distance(basin.from_bytes16(update.basin), peak(16))) < 0.02
+
+
+def test_gate_statistics_add_and_those_over_other_experts_are_left_out():
+    raws = [packet(key=n, gate=gate_bytes(2, 100.0)) for n in range(2)] + [packet(key=2, gate=gate_bytes(3, 100.0))]
+    (update,) = cut_of(*raws).batch.domains
+    assert gate.from_bytes(update.gate, 2).sum(1) == pytest.approx(np.full(gate.BUCKETS, 200.0), rel=0.1)
+
+
+def test_packets_without_crystals_or_gate_make_a_batch_too():
+    (update,) = cut_of(packet(crystals=b"")).batch.domains
+    assert decoded(update).entries == 0
+    assert update.gate == b""
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(65, (4, 64)), (64, (4, 64)), (63, (3, 63)), (16, (1, 16)), (1, (1, 1))])
+def test_no_packet_weighs_more_than_the_mass_cap(cap, expected):
+    found = crystals.decode(ngrams(((), 7, 4, 64), ((7,), 9, 3, 4)), VOCAB, 10)
+    order = capped(found, cap).orders[0]
+    assert (int(order.counts[0]), int(order.totals[0])) == expected
+
+
+@given(st.integers(1, 5000), st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 3000)), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_capped_crystals_keep_the_rules_and_the_cap(cap, rows):
+    entries = [crystals.entry((token,), token, count=c, total=c + more) for token, (c, more) in enumerate(rows)]
+    found = crystals.check(capped(crystals.crystals(entries), cap), VOCAB)
+    assert found.entries == len(rows)
+    assert int(found.orders[1].totals.sum()) <= max(cap, len(rows))
+
+
+def test_a_packet_whose_base_left_the_window_is_refused_alone():
+    bases = (BASES[1], BASES[2], base(7))
+    found = cut_of(packet(key=0, on=BASES[0]), packet(key=1), bases=bases)
+    assert [(one.code, one.ref[:8]) for one in found.refused] == [("base_window", ledger_ref(0)[:8])]
+    assert [ref[:8] for ref in found.taken] == [ledger_ref(1)[:8]]
+    assert found.batch.base_version == 7
+
+
+def ledger_ref(key):
+    return next(iter(ledger(packet(key=key))))
+
+
+def test_when_every_packet_is_refused_there_is_no_batch():
+    found = cut_of(packet(on=BASES[0]), bases=BASES[1:])
+    assert (found.batch, found.taken, len(found.refused)) == (None, (), 1)
+
+
+def test_a_domain_opened_by_one_batch_is_the_same_in_the_next():
+    (place,) = cut_of(packet(key=0, domain=None, at=peak(60))).opened
+    second = cut_of(packet(key=1, domain=None, at=peak(60)), pending={place.name: place})
+    assert second.opened == ()
+    assert [(one.name, one.opened) for one in second.batch.domains] == [(place.name, True)]
+
+
+def test_what_does_not_fit_into_a_batch_waits_for_the_next(monkeypatch):
+    monkeypatch.setattr("services.aggregator.merge.MAX_DOMAIN_ENTRIES", 8)
+    raws = [packet(key=n, crystals=ngrams(*[((), 10 * n + i, 1, 3) for i in range(3)])) for n in range(4)]
+    first = cut_of(*raws)
+    assert len(first.taken) == 2  # four have 12 n-grams, two have 6: the oldest two go
+    rest = [raw for raw in raws if next(iter(ledger(raw))) not in first.taken]
+    assert rest == raws[2:]
+    assert len(cut_of(*rest).taken) == 2
+
+
+def test_a_full_batch_of_full_packets_fits_into_a_message():
+    rng = random.Random(5)
+    raws = []
+    for n in range(MAX_BATCH_PACKETS):
+        tokens = rng.sample(range(VOCAB), 170)
+        blob = ngrams(*[((t, t2), t3, 2, 4) for t, t2, t3 in zip(tokens, tokens[5:], tokens[9:], strict=False)])
+        raws.append(packet(key=n % len(KEYS), sequence=n, crystals=blob, at=peak(16)))
+    batch = cut_of(*raws).batch
+    assert len(pack(batch)) < Batch.max_bytes
+    assert len(batch.domains[0].crystals) <= CRYSTALS_MAX_BYTES
+    assert len(batch.packets) >= 64
+
+
+def test_room_is_shared_out_domain_by_domain(monkeypatch):
+    two = [packet(key=0, domain="heart", kernel="heart"), packet(key=1)]
+    size = len(cut_of(*two).batch.domains[0].crystals)
+    monkeypatch.setattr(module, "FRAME_BYTES", module.MESSAGE_MAX_BYTES - size)
+    assert [one.name for one in cut_of(*two).batch.domains] == ["heart"]
+
+
+@pytest.mark.parametrize(("waiting", "expected"), [(0, False), (7, False), (8, True), (9, True)])
+def test_a_batch_is_due_by_count(waiting, expected):
+    assert due({bytes([n]): 1000 for n in range(waiting)}, 1000, LIMITS) is expected
+
+
+@pytest.mark.parametrize(("age_ms", "expected"), [(59_999, False), (60_000, True), (60_001, True)])
+def test_a_batch_is_due_by_the_age_of_its_oldest_packet(age_ms, expected):
+    assert due({b"a": 5000, b"b": 5000 + age_ms}, 5000 + age_ms, LIMITS) is expected
+
+
+def test_the_oldest_packets_are_chosen_first_and_256_at_most():
+    accepted = {bytes([n // 256, n % 256]): 10_000 - n for n in range(300)}
+    assert len(chosen(accepted)) == MAX_BATCH_PACKETS
+    assert chosen(accepted)[0] == bytes([1, 43])
+    assert chosen({b"b": 1, b"a": 1}) == (b"a", b"b")

@@ -1,0 +1,123 @@
+"""New territory: named alike whatever order packets come in, and opened once."""
+
+import random
+
+import numpy as np
+import pytest
+from aggregator_packets import BASES, ROLE_BASINS, base, domain, ledger, packet, peak
+
+from common.errors import Corrupt
+from common.geometry.simplex import distance, slerp
+from common.wire.messages import MAX_DOMAINS
+from services.aggregator.cut import _read
+from services.aggregator.territories import (
+    LINK_RADIUS_RAD,
+    known_places,
+    linked,
+    opened_place,
+    settle,
+    unpack_place,
+)
+
+FAR = peak(60)
+
+
+def away(basin, rad, towards=63):
+    """The point `rad` from a basin on the geodesic to a far corner."""
+    end = peak(towards, 0.9)
+    return slerp(basin, end, rad / float(distance(basin, end)))
+
+
+def waiting(*raws, bases=BASES):
+    read, refused = _read(ledger(*raws), bases)
+    assert not refused
+    return sorted(read, key=lambda one: one.ref)
+
+
+def homes(packets, current=BASES[-1], pending=None):
+    _, members, _ = settle(packets, current, pending or {})
+    return {name: len(some) for name, some in members.items()}
+
+
+def test_a_packet_belongs_to_the_domain_it_names_wherever_its_basin_is():
+    assert homes(waiting(packet(domain="heart", kernel="heart", at=FAR))) == {"heart": 1}
+
+
+def test_new_territory_is_not_given_back_to_a_domain_that_its_edge_knew():
+    near_percept = away(ROLE_BASINS["percept"], 0.1)
+    (name,) = homes(waiting(packet(domain=None, at=near_percept)))
+    assert name.startswith("d-")
+    assert len(name) == 10
+
+
+@pytest.mark.parametrize(("rad", "joins"), [(0.19, True), (0.21, False)])
+def test_new_territory_joins_a_domain_that_a_newer_bundle_opened_within_its_radius(rad, joins):
+    current = base(7, domain("d-00c0ffee", FAR))
+    raw = packet(domain=None, at=away(FAR, rad))
+    found = homes(waiting(raw, bases=(*BASES[1:], current)), current)
+    assert (found == {"d-00c0ffee": 1}) is joins
+
+
+@pytest.mark.parametrize(("rad", "joins"), [(0.97, True), (1.03, False)])
+def test_new_territory_joins_what_an_earlier_batch_opened_until_a_bundle_brings_it(rad, joins):
+    pending = {"d-11111111": opened_place("d-11111111", "percept", FAR, BASES[-1])}
+    found = homes(waiting(packet(domain=None, at=away(FAR, rad * LINK_RADIUS_RAD))), pending=pending)
+    assert (found == {"d-11111111": 1}) is joins
+
+
+def test_a_domain_that_the_bundle_has_no_more_is_new_territory_again():
+    old = base(5, domain("d-22222222", FAR))
+    bases = (BASES[0], old, BASES[2])
+    (name,) = homes(waiting(packet(domain="d-22222222", on=old, at=FAR), bases=bases))
+    assert name not in {"d-22222222", "percept"}
+
+
+def test_groups_are_chains_of_near_neighbours_in_any_order_of_packets():
+    chain = [away(FAR, n * 0.9 * LINK_RADIUS_RAD) for n in range(4)]
+    lone = peak(33)
+    raws = [packet(key=n, domain=None, at=at) for n, at in enumerate([*chain, lone])]
+    groups = [[one.ref for one in group] for group in linked(waiting(*raws))]
+    assert sorted(map(len, groups)) == [1, 4]
+    for seed in range(5):
+        random.Random(seed).shuffle(raws)
+        assert [[one.ref for one in group] for group in linked(waiting(*raws))] == groups
+
+
+def test_a_domain_is_opened_in_the_middle_of_its_group_with_the_role_most_packets_name():
+    roles = ["heart", "vocab", "heart", "vocab", "strategy"]
+    raws = [packet(key=n, domain=None, kernel=role, at=FAR) for n, role in enumerate(roles)]
+    places, members, _ = settle(waiting(*raws), BASES[-1], {})
+    (name,) = members
+    assert places[name].role == "vocab"  # as often as heart, and before it among the roles
+    assert float(distance(places[name].basin, FAR)) < 0.02
+    assert (places[name].opened, places[name].experts) == (True, 3)
+
+
+@pytest.mark.parametrize(("known", "refused"), [(MAX_DOMAINS - 1, 1), (MAX_DOMAINS, 2)])
+def test_when_no_more_domains_can_be_opened_new_territory_is_refused(known, refused):
+    many = [domain(f"d-{n:08x}", peak(5, 0.9)) for n in range(known - 4)]
+    current = base(6, *many)
+    raws = [packet(on=current, key=0, domain=None, at=FAR), packet(on=current, key=1, domain=None, at=peak(33))]
+    places, _, crowded = settle(waiting(*raws, bases=(current,)), current, {})
+    assert len(crowded) == refused
+    assert len(places) == MAX_DOMAINS
+
+
+def test_an_opened_place_survives_its_note_in_the_broker():
+    place = opened_place("d-11111111", "strategy", FAR, BASES[-1])
+    back = unpack_place(place.name, place.packed, BASES[-1])
+    assert (back.name, back.role, back.experts, back.opened) == ("d-11111111", "strategy", 3, True)
+    assert float(distance(back.basin, FAR)) < 2e-3
+    assert back.packed == place.packed
+
+
+@pytest.mark.parametrize("note", [b"", b"percept", b"percept zz", b"prophet " + b"00" * 128, b"\xff" * 264])
+def test_a_note_that_no_aggregator_wrote_is_corrupt(note):
+    with pytest.raises(Corrupt, match="d-11111111"):
+        unpack_place("d-11111111", note, BASES[-1])
+
+
+def test_the_places_of_a_bundle_are_its_domains():
+    place = known_places(BASES[-1])["heart"]
+    assert (place.role, place.experts, place.opened, place.radius_rad) == ("heart", 2, False, 0.2)
+    assert np.array_equal(place.basin, ROLE_BASINS["heart"])
