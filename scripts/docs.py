@@ -1,0 +1,42 @@
+"""Writes every generated document; with --check, names the stale ones and exits 1.
+
+To add a generator, add one line to GENERATED: the directory, and a function that returns its files by name.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from common.wire import export
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (("docs/wire", export.render),)
+
+
+def rendered() -> dict[Path, bytes]:
+    """Every generated file, by its path in the repository."""
+    return {Path(directory, name): data for directory, render in GENERATED for name, data in render().items()}
+
+
+def stale(files: dict[Path, bytes]) -> list[Path]:
+    """The files that are missing or differ from what the code says."""
+    return [path for path, data in files.items() if not (ROOT / path).is_file() or (ROOT / path).read_bytes() != data]
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0, or 1 when --check finds a stale file."""
+    old = stale(files := rendered())
+    if arguments == ["--check"]:
+        for path in old:
+            print(f"{path} is stale: run `make docs` and commit the result", file=sys.stderr)
+        return 1 if old else 0
+    for path in old:
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_bytes(files[path])
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

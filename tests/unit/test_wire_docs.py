@@ -1,0 +1,78 @@
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from common.wire import crystals, export
+from common.wire.codec import unpack
+from common.wire.messages import MESSAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+WIRE = ROOT / "docs" / "wire"
+FILES = export.render()
+
+
+def test_the_committed_wire_documents_are_what_the_code_says():
+    assert {name: (WIRE / name).read_bytes() for name in FILES} == FILES
+
+
+def test_no_generated_document_is_left_over():
+    found = {path.relative_to(WIRE).as_posix() for path in WIRE.rglob("*") if path.is_file()}
+    assert found == {*FILES, "README.md"}
+
+
+def test_rendering_twice_gives_the_same_bytes():
+    assert export.render() == FILES
+
+
+def test_every_message_has_a_schema_and_a_vector_in_both_forms():
+    assert [type(message) for message in export.golden()] == list(MESSAGES)
+    for message in export.golden():
+        name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(message).__name__).lstrip("_")
+        assert unpack(type(message), FILES[f"vectors/{name}.msgpack"]) == message
+        assert unpack(type(message), FILES[f"vectors/{name}.json"]) == message
+        assert set(json.loads(FILES[f"schemas/{name}.json"])["properties"]) == set(type(message).model_fields)
+
+
+def test_the_golden_crystals_are_one_blob_on_every_machine():
+    facts = json.loads(FILES["vectors/crystals.json"])
+    assert FILES["vectors/crystals.bin"].hex() == facts["blob"]
+    assert crystals.encode(export.golden_crystals(), facts["vocab_size"]).hex() == facts["blob"]
+
+
+def test_export_writes_every_file(tmp_path):
+    export.export(tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == set(FILES)
+
+
+def test_the_readme_names_every_code_with_which_a_message_is_refused():
+    text = (WIRE / "README.md").read_text()
+    for code in (
+        "oversized",
+        "garbage",
+        "wrong_version",
+        "unknown_field",
+        "bad_field",
+        "not_canonical",
+        "packet_too_large",
+        "bad_signature",
+        "part_digest",
+        "bad_crystals",
+        "too_many_entries",
+        "wrong_vocabulary",
+    ):
+        assert f"`{code}`" in text
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"old")])
+def test_the_docs_script_names_a_stale_file_and_mends_it(damage, tmp_path, monkeypatch, capsys):
+    script = runpy.run_path(str(ROOT / "scripts" / "docs.py"))
+    monkeypatch.setitem(script["main"].__globals__, "ROOT", tmp_path)
+    assert script["main"]([]) == 0
+    assert script["main"](["--check"]) == 0
+    damage(tmp_path / "docs" / "wire" / "vectors" / "query.json")
+    assert script["main"](["--check"]) == 1
+    assert "docs/wire/vectors/query.json is stale" in capsys.readouterr().err
+    assert script["main"]([]) == 0
+    assert script["main"](["--check"]) == 0
