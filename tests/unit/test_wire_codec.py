@@ -1,0 +1,142 @@
+import json
+import tracemalloc
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import Rejected
+from common.wire import export
+from common.wire.codec import CODES, MAX_LIST, canonical, pack, unpack
+from common.wire.messages import Answer, Batch, DeadLetter, Heartbeat, Query
+
+GOLDEN = export.golden()
+
+
+def outcome(cls, body):
+    try:
+        unpack(cls, body)
+    except Rejected as error:
+        return error.code
+    return "read"
+
+
+def code_of(cls, body):
+    with pytest.raises(Rejected) as caught:
+        unpack(cls, body)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("message", GOLDEN, ids=lambda m: type(m).__name__)
+def test_every_message_survives_msgpack_and_json(message):
+    assert unpack(type(message), pack(message)) == message
+    assert unpack(type(message), message.model_dump_json().encode()) == message
+
+
+@pytest.mark.parametrize("message", GOLDEN, ids=lambda m: type(m).__name__)
+def test_a_message_cut_off_anywhere_is_garbage(message):
+    body = pack(message)
+    for end in range(0, len(body), max(1, len(body) // 50)):
+        assert code_of(type(message), body[:end]) == "garbage"
+
+
+@pytest.mark.parametrize(("cls", "body", "code"), list(export.refused()))
+def test_what_every_reader_must_refuse_is_refused_with_its_code(cls, body, code):
+    assert code_of(cls, body) == code
+
+
+def test_one_value_has_one_byte_form():
+    one = Heartbeat(node="n", service="edge", at_s=1.0, bundle=0, ready=True, phi={"a": 0.5, "b": None})
+    other = Heartbeat(node="n", service="edge", at_s=1.0, bundle=0, ready=True, phi={"b": None, "a": 0.5})
+    assert pack(one) == pack(other)
+    assert list(msgpack.unpackb(pack(one))) == sorted(msgpack.unpackb(pack(one)))
+
+
+def test_a_query_by_hand_needs_its_text_only():
+    assert unpack(Query, b'{"text": "hello"}') == Query(text="hello")
+
+
+@pytest.mark.parametrize("cls", [Query, Answer, Heartbeat, DeadLetter])
+def test_the_size_is_checked_before_anything_is_parsed(cls):
+    assert code_of(cls, b"\xc1" * cls.max_bytes) == "garbage"
+    assert code_of(cls, b"\xc1" * (cls.max_bytes + 1)) == "oversized"
+    assert code_of(cls, b"{" * (cls.max_bytes + 1)) == "oversized"
+
+
+def test_a_batch_too_large_to_travel_is_not_packed():
+    batch = next(message for message in GOLDEN if isinstance(message, Batch))
+    domains = tuple(batch.domains[0].model_copy(update={"name": f"d{n}", "crystals": bytes(190_000)}) for n in range(6))
+    assert len(pack(batch.model_copy(update={"domains": domains[:5]}))) < Batch.max_bytes
+    with pytest.raises(Rejected, match="oversized"):
+        pack(batch.model_copy(update={"domains": domains}))
+
+
+def test_a_dead_letter_can_hold_any_other_message():
+    others = [type(message).max_bytes for message in GOLDEN if not isinstance(message, DeadLetter)]
+    letter = next(message for message in GOLDEN if isinstance(message, DeadLetter))
+    full = letter.model_copy(update={"body": bytes(max(others)), "reason": "🌊" * 512, "stream": "🌊" * 128})
+    assert unpack(DeadLetter, pack(full)) == full
+
+
+def test_the_longest_query_fits_even_as_escaped_json():
+    body = json.dumps({"text": "🌊" * 16_384, "client": "a" * 64, "id": "b" * 64}).encode()
+    assert unpack(Query, body).text == "🌊" * 16_384
+
+
+def test_an_error_names_the_field_and_the_number_but_not_what_was_written():
+    with pytest.raises(Rejected, match=r"Query.max_tokens: .* got 9999") as caught:
+        unpack(Query, canonical({"text": "my secret", "max_tokens": 9999}))
+    assert "secret" not in caught.value.message
+    with pytest.raises(Rejected, match="a str of length 20000") as caught:
+        unpack(Query, canonical({"text": "s" * 20_000}))
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    "head", [b"\xdd" + MAX_LIST.to_bytes(4, "big"), b"\xdd\x00\x0f\x00\x00", b"\xdf\x00\x0f\x00\x00", b"\x91"]
+)
+def test_nested_lists_cannot_take_the_memory(head):
+    tracemalloc.start()
+    assert code_of(Batch, (head * (1 << 20))[: 1 << 20]) == "garbage"
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=st.binary(max_size=64) | st.binary(max_size=64).map(lambda b: b"{" + b))
+def test_arbitrary_bytes_only_ever_raise_rejected(body):
+    for message in GOLDEN:
+        assert code_of(type(message), body) in CODES
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    index=st.integers(0, len(GOLDEN) - 1),
+    places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=4),
+)
+def test_a_mutated_message_is_read_or_rejected(index, places):
+    body = bytearray(pack(GOLDEN[index]))
+    for place, value in places:
+        body[int(place * len(body))] = value
+    assert outcome(type(GOLDEN[index]), bytes(body)) in {"read", *CODES}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_message_with_any_field_replaced_by_anything_is_read_or_rejected(data):
+    message = data.draw(st.sampled_from(GOLDEN))
+    fields = message.model_dump()
+    fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(json_values)
+    try:
+        body = msgpack.packb(fields)
+    except OverflowError:  # msgpack holds no larger integer: such a body cannot arrive
+        return
+    assert outcome(type(message), body) in {"read", *CODES}

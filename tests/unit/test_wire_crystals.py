@@ -1,0 +1,237 @@
+import re
+import tracemalloc
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import Rejected
+from common.wire import export
+from common.wire.crystals import ENTRY_BYTES, LEVELS, _with_crc, crystals, decode, encode, entry, fit, take
+from common.wire.messages import CRYSTALS_MAX_BYTES
+from common.wire.ngrams import MAX_TOTAL, check, empty
+
+LICENSE = Path(__file__).resolve().parents[2] / "LICENSE"
+GOLDEN = export.golden_crystals()
+BLOB = encode(GOLDEN, 2048)
+CODES = {"oversized", "bad_crystals", "wrong_vocabulary", "too_many_entries"}
+
+
+def read_license(least=2):
+    """The n-grams of the licence's words (ids by frequency) that occur at least `least` times."""
+    words = re.findall(r"\w+|[^\w\s]", LICENSE.read_text(encoding="utf-8"))
+    ids = {word: n for n, word in enumerate(sorted(set(words), key=lambda w: (-words.count(w), w)))}
+    text, counts, totals = [ids[word] for word in words], {}, {}
+    for end in range(len(text)):
+        for n in range(min(end, 2) + 1):
+            gram = tuple(text[end - n : end + 1])
+            counts[gram] = counts.get(gram, 0) + 1
+            totals[gram[:-1]] = totals.get(gram[:-1], 0) + 1
+    return crystals(entry(g[:-1], g[-1], count=c, total=totals[g[:-1]]) for g, c in counts.items() if c >= least)
+
+
+TEXT = read_license()
+
+
+@st.composite
+def some_crystals(draw):
+    vocab = draw(st.sampled_from([1, 2, 40, 2048, 32_768]))
+    tokens = st.integers(0, vocab - 1)
+    grams = draw(
+        st.dictionaries(st.lists(tokens, min_size=1, max_size=3).map(tuple), st.integers(1, 10**6), max_size=40)
+    )
+    extra = draw(st.integers(0, 10**8) | st.integers(0, 9))
+    sums = {}
+    for gram, count in grams.items():
+        sums[gram[:-1]] = sums.get(gram[:-1], 0) + count
+    return vocab, crystals(entry(g[:-1], g[-1], count=c, total=sums[g[:-1]] + extra) for g, c in grams.items())
+
+
+def rounded_down(count):
+    return max(int(level) for level in LEVELS if level <= count)
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=some_crystals())
+def test_n_grams_come_back_with_counts_rounded_down_and_totals_to_the_nearest_doubling(case):
+    vocab, found = case
+    decoded = check(decode(encode(found, vocab), vocab, found.entries), vocab)
+    for before, after in zip(found.orders, decoded.orders, strict=True):
+        assert np.array_equal(before.keys, after.keys)
+        assert np.array_equal(before.contexts, after.contexts)
+        assert after.counts.tolist() == [rounded_down(count) for count in before.counts.tolist()]
+        for context, total, reached in zip(
+            *(a.tolist() for a in (before.contexts, before.totals, after.totals)), strict=True
+        ):
+            known = int(after.counts[(after.keys >> np.uint64(15)) == context].sum())
+            doublings = [known << s for s in range(32) if known << s <= MAX_TOTAL]
+            assert reached == min(doublings, key=lambda t: max(t / total, total / t))
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=some_crystals())
+def test_decoding_and_encoding_again_gives_the_same_bytes(case):
+    vocab, found = case
+    blob = encode(found, vocab)
+    assert encode(decode(blob, vocab, found.entries), vocab) == blob
+
+
+@pytest.mark.parametrize(("one", "next_"), list(pairwise(LEVELS.tolist())))
+def test_a_count_is_the_level_at_or_below_it(one, next_):
+    for count in (one, next_ - 1):
+        found = crystals([entry((), 0, count=count, total=count)])
+        assert decode(encode(found, 1), 1, 1).orders[0].counts.tolist() == [one]
+
+
+def test_the_highest_counts_survive():
+    found = crystals([entry((), 0, count=MAX_TOTAL, total=MAX_TOTAL)])
+    decoded = decode(encode(found, 1), 1, 1)
+    assert decoded.orders[0].counts.tolist() == decoded.orders[0].totals.tolist() == [3 << 30]
+
+
+def test_no_crystals_at_all_are_a_header():
+    assert decode(encode(empty(), 2048), 2048, 0).entries == 0
+    assert len(encode(empty(), 2048)) == 19
+
+
+def test_english_text_takes_less_than_11_bits_an_n_gram_when_whole_and_24_when_sparse():
+    sparse, blob = fit(TEXT, ranking_of(TEXT)[:300], vocab_size=2048, budget_bytes=4096)
+    assert 8 * len(encode(TEXT, 2048)) / TEXT.entries < 11
+    assert 8 * len(blob) / sparse.entries < 24
+
+
+def test_crystals_over_tokens_outside_the_vocabulary_are_not_encoded():
+    with pytest.raises(Rejected, match="bad_crystals"):
+        encode(GOLDEN, 2047)
+    assert encode(GOLDEN, 2048)
+
+
+@pytest.mark.parametrize("vocab_size", [2047, 2049, 32_768])
+def test_a_blob_over_another_vocabulary_is_refused(vocab_size):
+    with pytest.raises(Rejected, match="wrong_vocabulary"):
+        decode(BLOB, vocab_size, 100)
+
+
+def test_as_many_entries_as_allowed_are_decoded_and_one_more_is_refused():
+    assert decode(BLOB, 2048, GOLDEN.entries).entries == GOLDEN.entries
+    with pytest.raises(Rejected, match="too_many_entries"):
+        decode(BLOB, 2048, GOLDEN.entries - 1)
+
+
+def test_a_total_may_reach_the_limit_and_not_pass_it():
+    assert decode(BLOB, 2048, 100, max_total=320).orders[0].totals.tolist() == [320]
+    with pytest.raises(Rejected, match="at most 319 are allowed"):
+        decode(BLOB, 2048, 100, max_total=319)
+
+
+def test_a_blob_above_the_limit_is_refused_before_its_crc():
+    with pytest.raises(Rejected, match="oversized"):
+        decode(BLOB.ljust(CRYSTALS_MAX_BYTES + 1, b"\0"), 2048, 100)
+    with pytest.raises(Rejected, match="crc32"):
+        decode(BLOB.ljust(CRYSTALS_MAX_BYTES, b"\0"), 2048, 100)
+
+
+def test_a_blob_cut_off_anywhere_or_with_any_bit_flipped_is_refused():
+    for end in range(len(BLOB)):
+        with pytest.raises(Rejected):
+            decode(BLOB[:end], 2048, 100)
+    for bit in range(8 * len(BLOB)):
+        flipped = bytearray(BLOB)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Rejected):
+            decode(bytes(flipped), 2048, 100)
+
+
+def test_a_blob_cut_off_anywhere_is_refused_even_with_the_right_crc():
+    for end in range(7, len(BLOB)):
+        with pytest.raises(Rejected):
+            decode(_with_crc(2048, BLOB[7:end]), 2048, 100)
+    with pytest.raises(Rejected, match="left after"):
+        decode(_with_crc(2048, BLOB[7:] + b"\0"), 2048, 100)
+
+
+def read_or_rejected(blob, vocab=2048, limit=4096):
+    try:
+        found = decode(blob, vocab, limit)
+    except Rejected as error:
+        assert error.code in CODES  # noqa: PT017 - both outcomes are right
+    else:
+        assert check(found, vocab).entries <= limit
+        assert decode(encode(found, vocab), vocab, limit).entries == found.entries
+
+
+@settings(max_examples=300, deadline=None)
+@given(rest=st.binary(max_size=120), vocab=st.sampled_from([0, 1, 300, 2048, 32_768, 65_535]))
+def test_arbitrary_bytes_behind_a_right_crc_are_read_or_rejected(rest, vocab):
+    read_or_rejected(rest)
+    read_or_rejected(_with_crc(vocab, rest))
+    read_or_rejected(_with_crc(2048, BLOB[7 : 7 + len(rest) % 30] + rest))
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), flips=st.integers(1, 8), text=st.booleans())
+def test_mutations_behind_a_right_crc_are_read_or_rejected(seed, flips, text):
+    rng = np.random.default_rng(seed)
+    rest = np.frombuffer(encode(TEXT, 2048) if text else BLOB, np.uint8)[7:].copy()
+    places = rng.integers(0, min(len(rest), rng.integers(1, len(rest) + 1)), flips)
+    rest[places] = rng.integers(0, 256, flips)
+    read_or_rejected(_with_crc(2048, rest.tobytes()))
+
+
+HUGE = b"\xff\xff\xff\x7f"  # the largest size of four bytes
+TABLES = bytes([2, 1, 0]) * 3
+
+
+@pytest.mark.parametrize("fill", [b"\xff", b"\x00", b"\xaa", b"\x01"])
+@pytest.mark.parametrize("ks", [bytes(6), b"\xff" * 6, b"\x01" * 6])
+@pytest.mark.parametrize(
+    "sizes", [b"\x80\x10\x80\x10\x80\x80\x08", HUGE * 3, b"\x01\x01\x80\x80\x08", b"\x01\x01" + HUGE]
+)
+def test_memory_for_a_forged_blob_is_at_most_10_times_the_input_plus_256_bytes_for_each_allowed_entry(fill, ks, sizes):
+    for length, limit in ((100_000, 4096), (CRYSTALS_MAX_BYTES - 50, 100), (2900, 1 << 17)):
+        blob = _with_crc(2048, sizes + ks + TABLES + fill * length)
+        tracemalloc.start()
+        read_or_rejected(blob, limit=limit)
+        assert tracemalloc.get_traced_memory()[1] <= 10 * len(blob) + ENTRY_BYTES * min(limit, 4 * len(blob)) + 100_000
+        tracemalloc.stop()
+
+
+def test_memory_for_the_deepest_trie_is_at_most_10_times_the_input_plus_256_bytes_an_entry():
+    blob = encode(crystals(entry((n, 0), 0, count=1, total=1) for n in range(4096)), 32_768)
+    tracemalloc.start()
+    assert decode(blob, 32_768, 4096).entries == 4096
+    assert tracemalloc.get_traced_memory()[1] <= 10 * len(blob) + ENTRY_BYTES * 4096
+    tracemalloc.stop()
+
+
+def ranking_of(found):
+    return np.random.default_rng(7).permutation(found.entries)
+
+
+@pytest.mark.parametrize("budget_bytes", [19, 20, 64, 400, 800])
+def test_what_fits_is_a_beginning_of_the_ranking_within_the_budget(budget_bytes):
+    ranking = ranking_of(TEXT)
+    found, blob = fit(TEXT, ranking, vocab_size=2048, budget_bytes=budget_bytes)
+    mask = np.isin(np.arange(TEXT.entries), ranking[: found.entries])
+    assert len(blob) <= budget_bytes
+    assert encode(take(TEXT, mask), 2048) == blob == encode(found, 2048)
+    more = np.isin(np.arange(TEXT.entries), ranking[: found.entries + 16])
+    assert len(encode(take(TEXT, more), 2048)) > budget_bytes
+
+
+def test_a_budget_of_the_whole_takes_the_whole_and_one_byte_less_does_not():
+    whole = len(encode(TEXT, 2048))
+    assert fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=whole)[0].entries == TEXT.entries
+    assert fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=whole - 1)[0].entries < TEXT.entries
+
+
+def test_what_the_ranking_does_not_name_is_never_sent():
+    assert fit(TEXT, np.array([5, 3]), vocab_size=2048, budget_bytes=1024)[0].entries == 2
+
+
+def test_a_budget_below_the_header_is_refused():
+    with pytest.raises(Rejected, match="packet_too_large"):
+        fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=18)
