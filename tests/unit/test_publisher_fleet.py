@@ -1,0 +1,54 @@
+"""The same reports give the same counts, however often and in whatever order they come."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.wire.messages import Applied
+from services.publisher import fleet as module
+from services.publisher.fleet import VERSIONS_KEPT, WORDS, Fleet, fold
+
+REPORTS = st.builds(
+    Applied,
+    node=st.sampled_from(["a", "b", "c"]),
+    version=st.integers(1, 3),
+    verdict=st.sampled_from(WORDS),
+    reason=st.sampled_from(["", "worse"]),
+    at_s=st.sampled_from([1.0, 2.0, 3.0]),
+)
+
+
+def report(node="a", version=1, verdict="applied", at_s=1.0):
+    return Applied(node=node, version=version, verdict=verdict, at_s=at_s)
+
+
+def folded(*reports):
+    fleet = Fleet()
+    for one in reports:
+        fleet = fold(fleet, one)
+    return fleet
+
+
+def test_a_nodes_latest_verdict_counts():
+    fleet = folded(report(), report("b"), report(verdict="reverted", at_s=2.0), report(verdict="applied", at_s=0.5))
+    assert fleet.counts(1) == {"applied": 1, "refused": 0, "reverted": 1}
+    assert fleet.counts(2) == {"applied": 0, "refused": 0, "reverted": 0}
+
+
+@given(st.lists(REPORTS, max_size=12), st.randoms())
+@settings(max_examples=100)
+def test_order_and_repetition_change_nothing(reports, rng):
+    again = reports * 2
+    rng.shuffle(again)
+    assert folded(*again) == folded(*reports)
+
+
+def test_only_the_newest_versions_are_kept():
+    fleet = folded(*[report(version=n) for n in range(1, VERSIONS_KEPT + 2)])
+    assert sorted(fleet.reports) == list(range(2, VERSIONS_KEPT + 2))
+    assert fold(fleet, report(version=1)) == fleet
+
+
+def test_a_version_takes_so_many_nodes_and_then_only_their_news(monkeypatch):
+    monkeypatch.setattr(module, "NODES_KEPT", 2)
+    fleet = folded(report("a"), report("b"), report("c"), report("a", verdict="reverted", at_s=9.0))
+    assert fleet.counts(1) == {"applied": 1, "refused": 0, "reverted": 1}
