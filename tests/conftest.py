@@ -1,51 +1,53 @@
-"""Fixtures that more than one test file needs. Everything is seeded, and nothing here is a stand-in: the micro constellation is real."""
+"""Fixtures of several rooms: one real embedded broker a session, flushed before each test that asks for it."""
 
-import numpy as np
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
 import pytest
+from redis.asyncio import Redis
 
-from common.constants import ROLES
-from common.constellation import parts as bundle_parts
-from common.constellation.domains import Domain
-from common.coordizer.artifacts import EOS
-from common.coordizer.basins import text_basin
-from common.coordizer.build import build
-from common.coordizer.encode import Encoder
-from common.geometry.simplex import uniform
-from common.kernels import gate
-from common.kernels.memory import count
-from common.kernels.spec import Spec
-from common.kernels.weights import shapes
+from common.runtime import embedded
+from common.runtime.broker import Broker, connect
 
-MICRO = Spec("micro", vocab=320, width=24, layers=1, loops=2, heads=2, context=32)
-SENTENCES = {
-    "vocab": "heron: a large wading bird with a long neck; a grey bird of the marsh. marsh: low wet ground. ",
-    "strategy": "Congress should plan the budget, review the treaty and measure the results of every office. ",
-    "percept": "The sea was cold and grey; salt wind stung our eyes and the whale breathed beside the boat. ",
-    "heart": "O sing again, my heart, of spring, and let the rhythm of the rain return to everything. ",
-}
+pytest_plugins = ["micro"]
+DEADLINE_S = 10.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")
-def micro_parts():
-    """The parts of a whole but untrained constellation: 320 tokens, one block, seconds to make, milliseconds to run."""
-    rng = np.random.default_rng(7)
-    documents = [(role, SENTENCES[role] * 12 + SENTENCES[role][::2]) for role in ROLES]
-    coordizer = build(documents, vocab_size=MICRO.vocab, seed=7)
-    encoder = Encoder(coordizer)
-    parts = bundle_parts.coordizer_parts(coordizer)
-    domains = {}
-    for role, text in documents:
-        ids = np.append(encoder.encode(text), np.int32(EOS))
-        tensors = {k: np.asarray(rng.normal(0, 0.1, s), np.float32) for k, s in shapes(MICRO).items()}
-        parts |= bundle_parts.kernel_part(role, MICRO, tensors) | bundle_parts.memory_part(role, count([ids]))
-        basin = tuple(text_basin(ids, coordizer.basins).tolist())
-        rows = tuple(map(tuple, gate.prior(2).tolist()))
-        domains[role] = Domain(
-            name=role, role=role, memories=(role,), basin=basin, radius_rad=0.8, bits_per_byte=4.0, gate=rows
-        )
-    return parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(dict.fromkeys(ROLES, uniform()))
+def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    running = embedded.start(Path(tmp_path_factory.mktemp("broker")))
+    yield running.url
+    running.stop()
 
 
-@pytest.fixture(scope="session")
-def micro(micro_parts):
-    return bundle_parts.load(micro_parts)
+@pytest.fixture
+async def redis(broker_url: str) -> AsyncIterator[Redis]:
+    async with connect(broker_url) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture
+def broker(redis: Redis) -> Broker:
+    return Broker(redis)
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Wait until a condition (plain or async) holds; fail at the deadline."""
+
+    async def wait(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+        async with asyncio.timeout(deadline_s):
+            while True:
+                held = condition()
+                if await held if asyncio.iscoroutine(held) else held:
+                    return
+                await asyncio.sleep(0.005)
+
+    return wait

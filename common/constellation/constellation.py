@@ -1,10 +1,11 @@
-"""A constellation: a coordizer, four states, memories and domains, bound together so that text goes in and an answer comes out.
+"""A constellation: a coordizer, four states, memories and domains, bound together so that text goes in and an answer
+comes out.
 
 It is a value: a new bundle makes a new one, and an edge swaps a reference. It knows no file, no broker and no clock.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from common.constants import ROLES, Role
 from common.constellation.domains import Domain
 from common.coordizer.artifacts import EOS, Coordizer
-from common.coordizer.basins import text_basin
+from common.coordizer.basins import salience, text_basin
 from common.coordizer.encode import Encoder
 from common.errors import Rejected
 from common.geometry.routing import Route, route
@@ -29,7 +30,9 @@ MARGIN_MIN_RAD: Final = 0.02  # chosen: under it the two nearest domains speak t
 
 @dataclass(frozen=True, slots=True)
 class Constellation:
-    """coordizer: the prefix that all states speak; encoder: its. states and homes: by role, the decoder and the Fréchet mean of its own basins over its domain (64,). domains: at least the roles."""
+    """coordizer: the prefix that all states speak; encoder: its. states and homes: by role, the decoder and the Fréchet
+    mean of its own basins over its domain (64,). domains: at least the roles.
+    """
 
     coordizer: Coordizer
     encoder: Encoder
@@ -37,15 +40,21 @@ class Constellation:
     homes: Mapping[Role, Floats]
     memories: Mapping[str, Memory]
     domains: Mapping[str, Domain]
+    salience: Floats = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "salience", salience(self.coordizer.basins))
         missing = sorted(set(ROLES) - set(self.domains) | set(ROLES) - set(self.states) | set(ROLES) - set(self.homes))
         if missing:
-            raise Rejected("bad_constellation", f"no kernel for {', '.join(missing)}: a constellation has all four roles")
+            raise Rejected(
+                "bad_constellation", f"no kernel for {', '.join(missing)}: a constellation has all four roles"
+            )
         for domain in self.domains.values():
             unknown = sorted(set(domain.memories) - set(self.memories))
             if unknown:
-                raise Rejected("bad_constellation", f"domain {domain.name} names memories that are not there: {', '.join(unknown)}")
+                raise Rejected(
+                    "bad_constellation", f"domain {domain.name} names memories that are not there: {', '.join(unknown)}"
+                )
 
     def kernel(self, domain: str) -> Kernel:
         """The kernel that speaks in a domain."""
@@ -54,7 +63,7 @@ class Constellation:
 
     def basin(self, ids: Ids) -> Floats:
         """Where a text lies: the weighted Fréchet mean of its tokens' basins, (64,)."""
-        return text_basin(ids, self.coordizer.basins)
+        return text_basin(ids, self.coordizer.basins, self.salience)
 
     def route(self, basin: Floats) -> Route:
         """Domains by distance from a basin, nearest first, with weights; abstained under MARGIN_MIN_RAD."""
@@ -69,9 +78,17 @@ class Constellation:
         return float(self.read(ids, domain).bits(self.domains[domain].gate_array).sum())
 
     def speak(
-        self, prompt: Ids, shares: Mapping[str, float], *, max_tokens: int, temperature: float, rng: np.random.Generator,
+        self,
+        prompt: Ids,
+        shares: Mapping[str, float],
+        *,
+        max_tokens: int,
+        temperature: float,
+        rng: np.random.Generator,
     ) -> Iterator[Step]:
-        """Generates from the domains named, fused by their shares (which sum to one); the first leads, and is measured and steered."""
+        """Generates from the domains named, fused by their shares (which sum to one); the first leads, and is measured
+        and steered.
+        """
         voices = [Voice(self.kernel(d), self.homes[self.domains[d].role], share) for d, share in shares.items()]
         stop = frozenset((EOS,))
         return generate(voices, prompt, max_tokens=max_tokens, temperature=temperature, stop=stop, rng=rng)

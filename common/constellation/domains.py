@@ -1,6 +1,7 @@
 """A domain: a territory of text with a basin of its own, and the kernel that speaks there.
 
-The four roles are the first domains. One that is opened later borrows its nearest role's state and memory, and adds a memory of its own.
+The four roles are the first domains. One that is opened later borrows its nearest role's state and memory, and adds a
+memory of its own.
 """
 
 from typing import Annotated, Self
@@ -20,9 +21,9 @@ Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 class Domain(BaseModel):
     """name; role: whose state speaks; memories: names of memory parts, the role's first, the most specific last.
 
-    basin: where the domain's texts lie, 64 numbers that sum to one. radius_rad: 95 % of its own passages are nearer than this.
-    bits_per_byte: of its held-out passages (None where nobody has such text); what a passage's own figure is held against.
-    gate: (BUCKETS, 1 + len(memories)), rows sum to one.
+    basin: where the domain's texts lie, 64 numbers that sum to one. radius_rad: 95 % of its own passages are nearer
+    than this. bits_per_byte: of its held-out passages (None where nobody has such text); what a passage's own figure is
+    held against. gate: (BUCKETS, 1 + len(memories)), rows sum to one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,10 +47,12 @@ class Domain(BaseModel):
 
     @property
     def gate_array(self) -> Floats:
+        """The gate as (BUCKETS, 1 + len(memories))."""
         return np.array(self.gate)
 
     @property
     def basin_array(self) -> Floats:
+        """The basin as (64,)."""
         return np.array(self.basin)
 
 
@@ -57,6 +60,7 @@ _DOMAINS = TypeAdapter(tuple[Domain, ...])
 
 
 def to_json(domains: tuple[Domain, ...]) -> bytes:
+    """The inverse of `from_json`."""
     return _DOMAINS.dump_json(domains)
 
 

@@ -38,30 +38,37 @@ HOMES: Final = "homes.npy"
 
 
 def kernel_path(role: Role) -> str:
+    """Where a role's weights lie."""
     return f"kernels/{role}.safetensors"
 
 
 def memory_path(name: str) -> str:
+    """Where a memory lies."""
     return f"memories/{name}.bin"
 
 
 def coordizer_parts(coordizer: Coordizer) -> dict[str, bytes]:
+    """The four files of a coordizer."""
     return {COORDIZER + name: data for name, data in artifacts.to_parts(coordizer).items()}
 
 
 def kernel_part(role: Role, spec: Spec, tensors: Weights) -> dict[str, bytes]:
+    """A role's weights."""
     return {kernel_path(role): weights.to_bytes(spec, tensors)}
 
 
 def memory_part(name: str, memory: Memory) -> dict[str, bytes]:
+    """One memory."""
     return {memory_path(name): memory_file.to_bytes(memory)}
 
 
 def domains_part(domains: Mapping[str, Domain]) -> dict[str, bytes]:
+    """All domains."""
     return {DOMAINS: to_json(tuple(domains.values()))}
 
 
 def homes_part(homes: Mapping[Role, npt.NDArray[np.float64]]) -> dict[str, bytes]:
+    """The homes of all four roles."""
     buffer = io.BytesIO()
     np.save(buffer, np.stack([homes[role] for role in ROLES]), allow_pickle=False)
     return {HOMES: buffer.getvalue()}
@@ -69,7 +76,9 @@ def homes_part(homes: Mapping[Role, npt.NDArray[np.float64]]) -> dict[str, bytes
 
 def load(parts: Parts) -> Constellation:
     """Raises Rejected with the part that is missing or wrong, Corrupt where a coordizer digest fails."""
-    coordizer = artifacts.from_parts({path.removeprefix(COORDIZER): data for path, data in parts.items() if path.startswith(COORDIZER)})
+    coordizer = artifacts.from_parts(
+        {path.removeprefix(COORDIZER): data for path, data in parts.items() if path.startswith(COORDIZER)}
+    )
     domains = {domain.name: domain for domain in from_json(_part(parts, DOMAINS))}
     specs: dict[Role, Spec] = {}
     tensors: dict[Role, Weights] = {}
@@ -77,7 +86,9 @@ def load(parts: Parts) -> Constellation:
         specs[role], tensors[role] = weights.from_bytes(_part(parts, kernel_path(role)))
     vocabularies = {spec.vocab for spec in specs.values()}
     if len(vocabularies) != 1:
-        raise Rejected("bad_constellation", f"states of different vocabularies {sorted(vocabularies)}: one prefix serves all")
+        raise Rejected(
+            "bad_constellation", f"states of different vocabularies {sorted(vocabularies)}: one prefix serves all"
+        )
     coordizer = artifacts.prefix(coordizer, *vocabularies)
     roots = np.sqrt(from_float16(coordizer.basins))
     return Constellation(
@@ -105,6 +116,9 @@ def _homes(data: bytes) -> dict[Role, npt.NDArray[np.float64]]:
     except (ValueError, EOFError, OSError) as error:
         raise Rejected("bad_constellation", f"{HOMES}: {error}") from error
     if rows.shape != (len(ROLES), CELLS) or rows.dtype != np.float64:
-        raise Rejected("bad_constellation", f"{HOMES}: shape {rows.shape}, {rows.dtype}; it must be ({len(ROLES)}, {CELLS}) float64")
+        raise Rejected(
+            "bad_constellation",
+            f"{HOMES}: shape {rows.shape}, {rows.dtype}; it must be ({len(ROLES)}, {CELLS}) float64",
+        )
     check_simplex(rows)
     return dict(zip(ROLES, rows, strict=True))

@@ -2,10 +2,10 @@
 
 Nothing outside this room may assume more of a state than that, so that a pretrained model can take its place later.
 
-A small causal decoder. Input = learned embedding + a projection of the token's sqrt-basin; a few blocks applied `loops` times with the
-same weights. Attention is Fisher-Rao: after rotary positions (Su et al. 2021) queries and keys are normalised to unit vectors, points
-of the sphere picture up to sign, and the logit is tau * <q, k> with one learned tau a head. The basin is softmax(W h); it pulls the
-next token by coupling * <sqrt(b), sqrt(b_token)> (Bhattacharyya).
+A small causal decoder. Input = learned embedding + a projection of the token's sqrt-basin; a few blocks applied `loops`
+times with the same weights. Attention is Fisher-Rao: after rotary positions (Su et al. 2021) queries and keys are
+normalised to unit vectors, points of the sphere picture up to sign, and the logit is tau * <q, k> with one learned tau
+a head. The basin is softmax(W h); it pulls the next token by coupling * <sqrt(b), sqrt(b_token)> (Bhattacharyya).
 
 The torch twin in services/trainer/model.py holds to the same numbers (parity test, 1e-4 on logits in float32).
 """
@@ -32,7 +32,9 @@ UNIT_EPSILON: Final = np.float32(1e-12)
 
 @dataclass(slots=True)
 class Cache:
-    """Unit keys and values of the tokens read so far: (depth, B, heads, context, head_width), the first `length` filled."""
+    """Unit keys and values of the tokens read so far: (depth, B, heads, context, head_width), the first `length`
+    filled.
+    """
 
     keys: Array
     values: Array
@@ -47,7 +49,7 @@ class State:
         assert sqrt_basins.shape == (spec.vocab, 64), sqrt_basins.shape
         self.spec = spec
         self.sqrt_basins: Array = np.ascontiguousarray(sqrt_basins, np.float32)
-        self._w = weights
+        self.weights: Final = weights
         self._inputs: Array = EMBED_GAIN * weights["embed"] + BASIN_GAIN * (self.sqrt_basins @ weights["enter"].T)
         self._cos, self._sin = _rotary(spec)
 
@@ -62,8 +64,8 @@ class State:
     def extend(self, cache: Cache, ids: Ids) -> tuple[Array, Array]:
         """Reads on: hidden states (T, width) and basins (T, 64) of `ids`, T >= 1.
 
-        When the window is full, its newer half is read again from position 0 and the older half is forgotten: every token is then seen
-        at positions, and with a context, that training knew.
+        When the window is full, its newer half is read again from position 0 and the older half is forgotten: every
+        token is then seen at positions, and with a context, that training knew.
         """
         hidden, basins = [], []
         for chunk in _chunks(ids, self.spec.context // 2):
@@ -78,15 +80,14 @@ class State:
 
     def logits(self, hidden: Array, basins: Array) -> Array:
         """Next-token logits (..., vocab), the coupling at gain 1 included."""
-        w = self._w
+        w = self.weights
         direct = (hidden @ w["leave"].T) @ w["embed"].T + w["bias"]
-        pulled: Array = direct + self.pull(basins)
-        return pulled
+        return (direct + self.pull(basins)).astype(np.float32, copy=False)
 
     def pull(self, basins: Array) -> Array:
         """The coupling term alone, (..., vocab): what tacking amplifies or weakens."""
-        pulled: Array = (COUPLING_SCALE * self._w["coupling"]) * (np.sqrt(basins) @ self.sqrt_basins.T)
-        return pulled
+        overlap: Array = np.sqrt(basins) @ self.sqrt_basins.T
+        return overlap * np.float32(COUPLING_SCALE * self.weights["coupling"])
 
     def _advance(self, cache: Cache, ids: Ids) -> tuple[Array, Array]:
         hidden, basins = self._run(ids[None], cache)
@@ -107,10 +108,10 @@ class State:
                 depth += 1
         cache.length = positions.stop
         hidden = _rms_norm(x)
-        return hidden, _softmax(hidden @ self._w["basin.weight"].T + self._w["basin.bias"])
+        return hidden, _softmax(hidden @ self.weights["basin.weight"].T + self.weights["basin.bias"])
 
     def _block(self, x: Array, name: str, keys: Array, values: Array, positions: slice) -> Array:
-        w, (batch, tokens, width) = self._w, x.shape
+        w, (batch, tokens, width) = self.weights, x.shape
         qkv = (_rms_norm(x) @ w[name + "qkv"].T).reshape(batch, tokens, 3, self.spec.heads, self.spec.head_width)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)
         cos, sin = self._cos[positions], self._sin[positions]
@@ -120,9 +121,10 @@ class State:
         scores = q @ keys[:, :, : positions.stop].transpose(0, 1, 3, 2)
         if tokens > 1:
             scores += _causal(tokens, positions.start)
-        seen = (_softmax(scores) @ values[:, :, : positions.stop]).transpose(0, 2, 1, 3).reshape(batch, tokens, width)
+        seen: Array = (_softmax(scores) @ values[:, :, : positions.stop]).transpose(0, 2, 1, 3).reshape(batch, tokens, width)
         x = x + seen @ w[name + "o"].T
-        return x + np.square(np.maximum(_rms_norm(x) @ w[name + "up"].T, 0.0)) @ w[name + "down"].T  # type: ignore[no-any-return]
+        inner: Array = np.square(np.maximum(_rms_norm(x) @ w[name + "up"].T, np.float32(0.0)))
+        return x + inner @ w[name + "down"].T
 
 
 def _chunks(ids: Ids, size: int) -> list[Ids]:

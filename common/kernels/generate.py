@@ -20,7 +20,9 @@ KAPPA_MIN_TOKENS: Final = 16  # below this a direction is mostly noise: kappa is
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A kernel that speaks, its home basin (64,), and its share of the fused distribution. Shares of all voices sum to one."""
+    """A kernel that speaks, its home basin (64,), and its share of the fused distribution. Shares of all voices sum to
+    one.
+    """
 
     kernel: Kernel
     home: Floats
@@ -29,7 +31,9 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One generated token, and what was measured after it. kappa and phase are None while fewer than KAPPA_MIN_TOKENS were read."""
+    """One generated token, and what was measured after it. kappa and phase are None while fewer than KAPPA_MIN_TOKENS
+    were read.
+    """
 
     token: int
     basin: Array
@@ -55,11 +59,19 @@ class _Reader:
 
 
 def generate(
-    voices: Sequence[Voice], prompt: Ids, *, max_tokens: int, temperature: float, stop: frozenset[int], rng: np.random.Generator,
+    voices: Sequence[Voice],
+    prompt: Ids,
+    *,
+    max_tokens: int,
+    temperature: float,
+    stop: frozenset[int],
+    rng: np.random.Generator,
 ) -> Iterator[Step]:
-    """Yields up to max_tokens steps and ends before a token of `stop`. prompt: at least one id. temperature 0: the likeliest token.
+    """Yields up to max_tokens steps and ends before a token of `stop`. prompt: at least one id. temperature 0: the
+    likeliest token.
 
-    The first voice is the one whose basins are measured and steered: kappa over its last 64 tokens, directions from its home.
+    The first voice is the one whose basins are measured and steered: kappa over its last 64 tokens, directions from its
+    home.
     """
     readers = [_begin(voice, prompt) for voice in voices]
     lead, helm, phase = readers[0], Helm(), None
@@ -79,22 +91,27 @@ def generate(
 
 
 def measure_kappa(basins: Array, home: Floats) -> float | None:
-    """kappa of the last KAPPA_WINDOW_TOKENS basins, (N, 64), about a home basin; None when fewer than KAPPA_MIN_TOKENS."""
+    """Kappa of the last KAPPA_WINDOW_TOKENS basins, (N, 64), about a home basin; None when fewer than
+    KAPPA_MIN_TOKENS.
+    """
     window = basins[-KAPPA_WINDOW_TOKENS:].astype(np.float64)
     return kappa(directions(window, np.sqrt(home))) if len(window) >= KAPPA_MIN_TOKENS else None
 
 
 def _begin(voice: Voice, prompt: Ids) -> _Reader:
     state = voice.kernel.state
-    reader = _Reader(voice, state.start(), voice.kernel.floors(), np.empty(0, np.float32), np.empty((0, 64), np.float32))
+    reader = _Reader(
+        voice, state.start(), voice.kernel.floors(), np.empty(0, np.float32), np.empty((0, 64), np.float32)
+    )
     reader.read(prompt)
     return reader
 
 
 def _fuse(readers: Sequence[_Reader], context: Sequence[int], helm: Helm) -> Floats:
-    """log p (V,): the voices' distributions weighted by their shares, then pulled by the lead's basin beyond gain 1."""
+    """Log p (V,): the voices' distributions weighted by their shares, then pulled by the lead's basin beyond gain 1."""
     fused = sum(
-        r.voice.share * next_token(r.voice.kernel, r.floors, context, r.hidden, r.basins[-1], helm.calm) for r in readers
+        r.voice.share * next_token(r.voice.kernel, r.floors, context, r.hidden, r.basins[-1], helm.calm)
+        for r in readers
     )
     lead = readers[0]
     pull = lead.voice.kernel.state.pull(lead.basins[-1])

@@ -1,6 +1,7 @@
 """A kernel: state, memories and coupling mixed into one next-token distribution.
 
-    p(w) = g_0 p_state(w) + g_1 p_role memory(w) + ... + g_K p_domain memory(w)         g = the gate's row for this place
+    p(w) = g_0 p_state(w) + g_1 p_role memory(w) + ... + g_K p_domain memory(w)         g = the gate's row for this
+    place
 
 The state is shared: a domain that was opened later uses its nearest role's state and memory beside a memory of its own.
 """
@@ -24,7 +25,9 @@ SCORE_BATCH: Final = 8  # windows a forward pass: bounds the working set, and is
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """state: the decoder; memories: the role's first, the most specific last; gate: (BUCKETS, 1 + len(memories)) rows sum to one."""
+    """state: the decoder; memories: the role's first, the most specific last; gate: (BUCKETS, 1 + len(memories)) rows
+    sum to one.
+    """
 
     state: State
     memories: tuple[Memory, ...]
@@ -41,9 +44,11 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text as a kernel reads it. Place t predicts token t from the tokens before it; place 0 has no context but counts too.
+    """A text as a kernel reads it. Place t predicts token t from the tokens before it; place 0 has no context but
+    counts too.
 
-    experts: (N, 1+K) probability of each token by state and memories; buckets: (N,) gate rows; basins: (N, 64), place t's after token t.
+    experts: (N, 1+K) probability of each token by state and memories; buckets: (N,) gate rows; basins: (N, 64), place
+    t's after token t.
     """
 
     experts: Floats
@@ -52,7 +57,8 @@ class Reading:
 
     def bits(self, gate: Floats) -> Floats:
         """Code length of each token in bits under a gate, (N,)."""
-        return -np.log2((gate[self.buckets] * self.experts).sum(1))
+        mixed: Floats = (gate[self.buckets] * self.experts).sum(1)
+        return -np.log2(mixed)
 
 
 def read(kernel: Kernel, ids: Ids) -> Reading:
@@ -65,7 +71,9 @@ def read(kernel: Kernel, ids: Ids) -> Reading:
 
 
 def _read_state(state: State, ids: Ids, floor: Floats) -> tuple[Floats, Array]:
-    """The state's probability of each token, and the basin after it. A window's first token has the memory floor: nothing was read."""
+    """The state's probability of each token, and the basin after it. A window's first token has the memory floor:
+    nothing was read.
+    """
     size, context = len(ids), state.spec.context
     probability, basins = floor[ids], np.empty((size, 64), np.float32)
     whole = size // context
@@ -85,8 +93,12 @@ def _read_state(state: State, ids: Ids, floor: Floats) -> tuple[Floats, Array]:
     return probability, basins
 
 
-def next_token(kernel: Kernel, floors: Sequence[Floats], context: Sequence[int], hidden: Array, basin: Array, calm: float) -> Floats:
-    """p (V,) over the next token. calm in (0, 1]: what is left of the memories' weight; below 1 the state speaks for the rest."""
+def next_token(
+    kernel: Kernel, floors: Sequence[Floats], context: Sequence[int], hidden: Array, basin: Array, calm: float
+) -> Floats:
+    """P (V,) over the next token. calm in (0, 1]: what is left of the memories' weight; below 1 the state speaks for
+    the rest.
+    """
     logits = kernel.state.logits(hidden, basin).astype(np.float64)
     state = np.exp(logits - logits.max())
     experts, order, total = [state / state.sum()], -1, 0

@@ -1,16 +1,19 @@
 """Memory: interpolated n-gram counts over a kernel's token ids.
 
-A memory is one table an order n = 0..3, the number of context tokens. N-grams are packed into 60 bits, 15 a token, the oldest highest:
+A memory is one table an order n = 0..3, the number of context tokens. N-grams are packed into 60 bits, 15 a token, the
+oldest highest:
 
     key     = context << 15 | token          context = w[t-n] << 15(n-1) | ... | w[t-1]
 
-and kept sorted, so that every look-up is a binary search, a merge is a sorted union with added counts (exact, commutative,
-associative), and undoing a merge is a subtraction. A context's *total* may exceed the sum of its known followers: a packet sends only
-the followers that matter, and the unsent mass backs off to the lower order, so that a partial table stays honest.
+and kept sorted, so that every look-up is a binary search, a merge is a sorted union with added counts (exact,
+commutative, associative), and undoing a merge is a subtraction. A context's *total* may exceed the sum of its known
+followers: a packet sends only the followers that matter, and the unsent mass backs off to the lower order, so that a
+partial table stays honest.
 
     p(w | h) = [max(c - d, 0) + (T - S + d u) p(w | h')] / T        h' = h without its oldest token
 
-c count of (h, w); T total of h; S sum and u number of h's known followers; d the absolute discount (Ney, Essen & Kneser 1994).
+c count of (h, w); T total of h; S sum and u number of h's known followers; d the absolute discount (Ney, Essen & Kneser
+1994).
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,9 +36,11 @@ DISCOUNT: Final = 0.75  # chosen: best of 0.5-0.9 on the validation split (docs/
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The n-grams of one order. keys (N,) and contexts (C,) ascend strictly; totals (C,) >= sum of the context's counts.
+    """The n-grams of one order. keys (N,) and contexts (C,) ascend strictly; totals (C,) >= sum of the context's
+    counts.
 
-    starts (C+1,), known (C,) and distinct (C,) are derived: where a context's followers lie, their sum and their number.
+    starts (C+1,), known (C,) and distinct (C,) are derived: where a context's followers lie, their sum and their
+    number.
     """
 
     keys: Keys
@@ -47,6 +52,7 @@ class Table:
 
     @classmethod
     def of(cls, keys: Keys, counts: Counts, contexts: Keys, totals: Counts) -> "Table":
+        """A table from its columns. Totals below the sum of their counts are raised to it."""
         starts = np.searchsorted(keys >> TOKEN_BITS, np.append(contexts, contexts[-1:] + np.uint64(1)))
         summed = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         known = np.diff(summed[starts]) if len(contexts) else np.zeros(0, np.int64)
@@ -74,6 +80,7 @@ class Memory:
 
     @property
     def entries(self) -> int:
+        """N-grams of all orders."""
         return sum(len(table.keys) for table in self.tables)
 
     @property
@@ -157,7 +164,9 @@ class Prediction:
 
 
 def predict(memory: Memory, ids: Ids, floor: Floats, discount: float = DISCOUNT) -> Prediction:
-    """Probability of every token of a text given the up to three before it. floor (V,) ends the recursion and sums to one."""
+    """Probability of every token of a text given the up to three before it. floor (V,) ends the recursion and sums to
+    one.
+    """
     size = len(ids)
     found = Prediction(floor[ids].astype(np.float64), np.full(size, -1), np.zeros(size, np.int64))
     alive = np.ones(size, bool)
@@ -181,7 +190,9 @@ def predict_grams(memory: Memory, keys: Keys, order: int, floor: Floats, discoun
 
 
 def _deepen(found: Prediction, alive: npt.NDArray[np.bool_], table: Table, n: int, keys: Keys, discount: float) -> None:
-    """One step of the recursion, in place: places whose context of n tokens is known move to it, the others are done."""
+    """One step of the recursion, in place: places whose context of n tokens is known move to it, the others are
+    done.
+    """
     if len(table.contexts):
         context = keys >> TOKEN_BITS
         at = np.minimum(np.searchsorted(table.contexts, context), len(table.contexts) - 1)
@@ -204,8 +215,10 @@ def _back_off(table: Table, at: npt.NDArray[np.int64], discount: float) -> Float
     return back_off
 
 
-def distribution(memory: Memory, context: Sequence[int], floor: Floats, discount: float = DISCOUNT) -> tuple[Floats, int, int]:
-    """p (V,) over the next token, the longest known context's order (-1: none), and its total.
+def distribution(
+    memory: Memory, context: Sequence[int], floor: Floats, discount: float = DISCOUNT
+) -> tuple[Floats, int, int]:
+    """P (V,) over the next token, the longest known context's order (-1: none), and its total.
 
     Sums to one as floor does. `predict` gives the same numbers for the tokens of a text (tested).
     """

@@ -26,7 +26,9 @@ def to_bytes(memory: Memory) -> bytes:
 
 
 def from_bytes(data: bytes, vocab: int) -> Memory:
-    """The inverse of `to_bytes`. Raises Rejected("bad_memory") unless keys ascend, ids are below vocab, and counts are positive."""
+    """The inverse of `to_bytes`. Raises Rejected("bad_memory") unless keys ascend, ids are below vocab, and counts are
+    positive.
+    """
     try:
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= MAX_BYTES:
@@ -58,7 +60,10 @@ def _check(table: Table, order: int, vocab: int) -> None:
         rest = keys
         for _ in range(tokens):
             if len(rest) and int((rest & TOKEN_MASK).max()) >= vocab:
-                raise Rejected("bad_memory", f"order {order}: a token id of {int((rest & TOKEN_MASK).max())}; the vocabulary has {vocab}")
+                raise Rejected(
+                    "bad_memory",
+                    f"order {order}: a token id of {int((rest & TOKEN_MASK).max())}; the vocabulary has {vocab}",
+                )
             rest = rest >> TOKEN_BITS
         if len(rest) and int(rest.max()):
             raise Rejected("bad_memory", f"order {order}: a key holds more than {tokens} tokens")

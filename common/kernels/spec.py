@@ -12,7 +12,8 @@ Size = Literal["tiny", "small", "base"]
 class Spec:
     """Dimensions of a state decoder. `layers` blocks are applied `loops` times with the same weights.
 
-    vocab: token ids, a prefix of the coordizer's; width: model dimension, divisible by 2*heads; context: tokens a window.
+    vocab: token ids, a prefix of the coordizer's; width: model dimension, divisible by 2*heads; context: tokens a
+    window.
     """
 
     size: str
@@ -25,13 +26,16 @@ class Spec:
 
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads):
-            msg = f"width {self.width} does not split into {self.heads} heads of even size: choose a multiple of {2 * self.heads}"
+            msg = f"width {self.width} is no multiple of {2 * self.heads}: {self.heads} heads of even size need one"
             raise Rejected("bad_spec", msg)
         if not 0 < self.vocab <= MAX_VOCAB:
-            raise Rejected("bad_spec", f"vocabulary of {self.vocab} ids; memories pack ids in 15 bits: 1 to {MAX_VOCAB}")
+            raise Rejected(
+                "bad_spec", f"vocabulary of {self.vocab} ids; memories pack ids in 15 bits: 1 to {MAX_VOCAB}"
+            )
 
     @property
     def head_width(self) -> int:
+        """Dimension of one attention head."""
         return self.width // self.heads
 
     @property
@@ -42,7 +46,8 @@ class Spec:
 
 MAX_VOCAB: Final = 1 << 15
 
-# Chosen from the measurements in docs/experiments.md: two tied layers applied twice beat three untied ones at equal time.
+# Chosen from the measurements in docs/experiments.md: two tied layers applied twice beat three untied ones at equal
+# time.
 SIZES: Final[dict[Size, Spec]] = {
     "tiny": Spec("tiny", vocab=2048, width=96, layers=2, loops=2, heads=3, context=128),
     "small": Spec("small", vocab=4096, width=128, layers=2, loops=2, heads=4, context=256),

@@ -1,6 +1,7 @@
 """State weights as plain arrays: names, shapes, and their safetensors form.
 
-The names are those of the torch module in services/trainer, so that a trained state crosses over without a table of renamings.
+The names are those of the torch module in services/trainer, so that a trained state crosses over without a table of
+renamings.
 """
 
 import json
@@ -66,15 +67,15 @@ def check(spec: Spec, weights: Weights) -> None:
         raise Rejected("bad_weights", f"tensors missing or unknown for size {spec.size}: {', '.join(odd[:4])}")
     for name, shape in expected.items():
         if weights[name].shape != shape:
-            raise Rejected("bad_weights", f"tensor {name} has shape {weights[name].shape}; size {spec.size} needs {shape}")
+            raise Rejected(
+                "bad_weights", f"tensor {name} has shape {weights[name].shape}; size {spec.size} needs {shape}"
+            )
         if not np.isfinite(weights[name]).all():
             raise Rejected("bad_weights", f"tensor {name} holds NaN or infinity: the training that made it diverged")
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     """The safetensors header's metadata: an 8-byte length, then JSON (format specification, safetensors 0.x)."""
-
-
     size = int.from_bytes(data[:8], "little")
     if size > len(data) - 8:
         raise ValueError("the header is longer than the data")

@@ -78,7 +78,9 @@ class TrainerSettings(CommonSettings):
 
     http_port: int = Field(8002, ge=0, le=65_535, description="Their port; 0 picks a free one")
     size: Literal["tiny", "small", "base"] = Field("tiny", description="The kernels' size")
-    steps: int = Field(50, ge=0, description="Training steps a batch")
+    steps: int = Field(30, ge=0, description="Training steps a batch; 0 merges memories alone")
+    data: Path = Field(Path("data"), description="Directory of the corpora, one DOMAIN.jsonl.gz each")
+    genesis: Path = Field(Path(".qig/genesis"), description="Directory of the first constellation; trained when absent")
 
 
 class PublisherSettings(CommonSettings):

@@ -9,7 +9,7 @@ A kernel that was never integrated cannot collapse: the collapse guard arms when
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from common.constants import PHASE_BOUNDS, PHI_COLLAPSE, PHI_WINDOW
@@ -23,7 +23,9 @@ Verdict = Literal["GO", "RENEW", "RESTORE"]
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """armed: phi has reached 0.65 once; low: consecutive measurements below it; loss: running mean; renewing: phi loss rests."""
+    """armed: phi has reached 0.65 once; low: consecutive measurements below it; loss: running mean; renewing: phi loss
+    rests.
+    """
 
     armed: bool = False
     low: int = 0
@@ -42,19 +44,34 @@ class Measurement:
 
 def step(guard: Guard, seen: Measurement) -> tuple[Guard, Verdict, str]:
     """The guard after one measurement, its verdict, and the reason ("" for GO)."""
-    if not math.isfinite(seen.loss):
-        return guard, "RESTORE", f"the loss is {seen.loss}"
-    if guard.loss is not None and seen.loss > DIVERGENCE_FACTOR * guard.loss:
-        return guard, "RESTORE", f"the loss {seen.loss:.3f} is over {DIVERGENCE_FACTOR:g} times its running mean {guard.loss:.3f}"
-    if seen.phi is None or not math.isfinite(seen.phi):
-        return guard, "RESTORE", "phi is not known: a degenerate state"
+    low = guard.low + 1 if guard.armed and seen.phi is not None and seen.phi < PHI_COLLAPSE else 0
+    unsafe = _unsafe(guard, seen, low)
+    if unsafe:
+        return guard, "RESTORE", unsafe
+    assert seen.phi is not None  # an unknown phi is unsafe
     loss = seen.loss if guard.loss is None else LOSS_DECAY * guard.loss + (1 - LOSS_DECAY) * seen.loss
-    low = guard.low + 1 if guard.armed and seen.phi < PHI_COLLAPSE else 0
+    over = _over(seen.phi, seen.kappa)
+    after = Guard(armed=guard.armed or seen.phi >= PHI_COLLAPSE, low=low, loss=loss, renewing=bool(over))
+    return after, "RENEW" if over else "GO", over
+
+
+def _unsafe(guard: Guard, seen: Measurement, low: int) -> str:
+    """Why training must go back to the last good checkpoint; "" when it need not."""
+    if not math.isfinite(seen.loss):
+        return f"the loss is {seen.loss}"
+    if guard.loss is not None and seen.loss > DIVERGENCE_FACTOR * guard.loss:
+        return f"the loss {seen.loss:.3f} is over {DIVERGENCE_FACTOR:g} times its running mean {guard.loss:.3f}"
+    if seen.phi is None or not math.isfinite(seen.phi):
+        return "phi is not known: a degenerate state"
     if low >= COLLAPSE_MEASUREMENTS:
-        return guard, "RESTORE", f"phi was below {PHI_COLLAPSE} for {low} measurements, last {seen.phi:.3f}"
-    guard = replace(guard, armed=guard.armed or seen.phi >= PHI_COLLAPSE, low=low, loss=loss)
-    if seen.phi > PHI_WINDOW[1]:
-        return replace(guard, renewing=True), "RENEW", f"phi {seen.phi:.3f} is above {PHI_WINDOW[1]}"
-    if seen.kappa is not None and seen.kappa > PHASE_BOUNDS[2]:
-        return replace(guard, renewing=True), "RENEW", f"kappa {seen.kappa:.0f} is above {PHASE_BOUNDS[2]:g}"
-    return replace(guard, renewing=False), "GO", ""
+        return f"phi was below {PHI_COLLAPSE} for {low} measurements, last {seen.phi:.3f}"
+    return ""
+
+
+def _over(phi: float, kappa: float | None) -> str:
+    """Why a renewal is due; "" when it is not."""
+    if phi > PHI_WINDOW[1]:
+        return f"phi {phi:.3f} is above {PHI_WINDOW[1]}"
+    if kappa is not None and kappa > PHASE_BOUNDS[2]:
+        return f"kappa {kappa:.0f} is above {PHASE_BOUNDS[2]:g}"
+    return ""

@@ -1,7 +1,7 @@
 """One guarded training run of one state: batches, losses, optimisers, guards, checkpoints.
 
-Deterministic: batch i depends on (seed, i) alone, so a run resumed from a checkpoint continues bit for bit (on the same machine and
-number of threads). Muon trains the blocks' matrices (Jordan et al. 2024), AdamW the rest.
+Deterministic: batch i depends on (seed, i) alone, so a run resumed from a checkpoint continues bit for bit (on the same
+machine and number of threads). Muon trains the blocks' matrices (Jordan et al. 2024), AdamW the rest.
 """
 
 import dataclasses
@@ -35,7 +35,8 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """steps of `windows` windows each; warm-up steps; decay: the share of steps, at the end, over which the rate falls to 5 %.
+    """steps of `windows` windows each; warm-up steps; decay: the share of steps, at the end, over which the rate falls
+    to 5 %.
 
     phi_from: the step from which the geometric loss counts (a state must first learn something to integrate).
     """
@@ -73,16 +74,26 @@ class _Run:
 
 
 def train(
-    model: StateModel, ids: npt.NDArray[np.int32], token_basins: npt.NDArray[np.floating], plan: Plan, *,
-    checkpoint: Path | None = None, progress: Progress | None = None,
+    model: StateModel,
+    ids: npt.NDArray[np.int32],
+    token_basins: npt.NDArray[np.floating],
+    plan: Plan,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Point]:
-    """Trains in place, yielding a point a step; ends after plan.steps, or at the guards' first RESTORE, whose reason is the last verdict.
+    """Trains in place, yielding a point a step; ends after plan.steps, or at the guards' first RESTORE, whose reason is
+    the last verdict.
 
-    ids: one text of the run's domain(s), longer than a window and its 17 tokens of foresight, else Rejected("text_too_short").
-    checkpoint: a file to resume from when it exists, and to keep; Unavailable("checkpoint") when it can't be written.
+    ids: one text of the run's domain(s), longer than a window and its 17 tokens of foresight, else
+    Rejected("text_too_short"). checkpoint: a file to resume from when it exists, and to keep; Unavailable("checkpoint")
+    when it can't be written.
     """
     if len(ids) <= model.spec.context + AHEAD_TOKENS + 1:
-        raise Rejected("text_too_short", f"{len(ids)} tokens to train on; a window of {model.spec.context} needs {AHEAD_TOKENS + 2} more")
+        raise Rejected(
+            "text_too_short",
+            f"{len(ids)} tokens to train on; a window of {model.spec.context} needs {AHEAD_TOKENS + 2} more",
+        )
     run = _Run(model, _optimisers(model), None, guards.Guard(), 0)
     if checkpoint is not None and checkpoint.exists():
         _load(run, checkpoint)
@@ -182,7 +193,9 @@ def _save(snapshot: tuple[dict[str, Tensor], dict[str, str]], path: Path) -> Non
             os.fsync(file.fileno())
         staged.replace(path)
     except OSError as error:
-        raise Unavailable("checkpoint", f"can't write {path}: {error.strerror}. Free some space and run again: it resumes") from error
+        raise Unavailable(
+            "checkpoint", f"can't write {path}: {error.strerror}. Free some space and run again: it resumes"
+        ) from error
 
 
 def _load(run: _Run, path: Path) -> None:
@@ -192,4 +205,6 @@ def _load(run: _Run, path: Path) -> None:
             scalars = file.metadata()
         _restore(run, tensors, scalars)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise Corrupt("checkpoint", f"{path} is not a checkpoint of this run ({error}): delete it to start again") from error
+        raise Corrupt(
+            "checkpoint", f"{path} is not a checkpoint of this run ({error}): delete it to start again"
+        ) from error

@@ -1,6 +1,6 @@
 """What the state learns from: the next token, the basin of what comes next, and integration (DESIGN.md, section 4).
 
-    loss = cross-entropy + L_b KL(mean basin of the next 16 tokens || b_t) + L_phi max(0, phi* - phi_batch)^2
+loss = cross-entropy + L_b KL(mean basin of the next 16 tokens || b_t) + L_phi max(0, phi* - phi_batch)^2
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ REFERENCE_DECAY: Final = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """total: what is differentiated; the rest are floats for the curve. phi is bias-corrected, as common/geometry reports it."""
+    """total: what is differentiated; the rest are floats for the curve. phi is bias-corrected, as common/geometry
+    reports it.
+    """
 
     total: Tensor
     cross_entropy: float
@@ -29,8 +31,11 @@ class Losses:
     phi: float
 
 
-def losses(logits: Tensor, basins: Tensor, ids: Tensor, token_basins: Tensor, reference: Tensor, phi_target: float | None) -> Losses:
-    """logits (B, T, V), basins (B, T, 64) of the first T of ids (B, T + 17). reference (64,): the running unit mean of sqrt(b).
+def losses(
+    logits: Tensor, basins: Tensor, ids: Tensor, token_basins: Tensor, reference: Tensor, phi_target: float | None
+) -> Losses:
+    """Logits (B, T, V), basins (B, T, 64) of the first T of ids (B, T + 17). reference (64,): the running unit mean of
+    sqrt(b).
 
     phi_target None leaves integration out of the total (early training, renewal); it is measured all the same.
     """
@@ -42,7 +47,9 @@ def losses(logits: Tensor, basins: Tensor, ids: Tensor, token_basins: Tensor, re
     if phi_target is not None:
         total = total + PHI_WEIGHT * (phi_target - (1 - torch.exp(-2 * nats))).clamp_min(0).square()
     corrected = max(0.0, float(nats.detach()) - PHI_COUPLINGS / (2 * basins.shape[0] * (tokens - 1)))
-    return Losses(total, float(cross_entropy.detach()), float(basin.detach()), float(-torch.expm1(torch.tensor(-2 * corrected))))
+    return Losses(
+        total, float(cross_entropy.detach()), float(basin.detach()), float(-torch.expm1(torch.tensor(-2 * corrected)))
+    )
 
 
 def ahead(ids: Tensor, tokens: int, token_basins: Tensor) -> Tensor:
@@ -53,14 +60,18 @@ def ahead(ids: Tensor, tokens: int, token_basins: Tensor) -> Tensor:
 
 def divergence(target: Tensor, basins: Tensor) -> Tensor:
     """Mean KL(target || basins) in nats."""
-    return (target * (target.clamp_min(1e-9).log() - basins.clamp_min(1e-9).log())).sum(-1).mean()
+    nats: Tensor = (target * (target.clamp_min(1e-9).log() - basins.clamp_min(1e-9).log())).sum(-1).mean()
+    return nats
 
 
 def follow(reference: Tensor | None, basins: Tensor) -> Tensor:
-    """The running unit mean of sqrt(b), about which the batch's tangent vectors are taken. No gradient passes through it."""
+    """The running unit mean of sqrt(b), about which the batch's tangent vectors are taken. No gradient passes through
+    it.
+    """
     mean = basins.detach().clamp_min(1e-12).sqrt().mean((0, 1))
     moved = mean if reference is None else REFERENCE_DECAY * reference + (1 - REFERENCE_DECAY) * mean
-    return moved / moved.norm()
+    unit: Tensor = moved / moved.norm()
+    return unit
 
 
 def integration_nats(basins: Tensor, reference: Tensor) -> Tensor:
@@ -77,10 +88,11 @@ def integration_nats(basins: Tensor, reference: Tensor) -> Tensor:
     past, present = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
     count = len(past)
     s_x, s_y, s_xy = past.T @ past / count, present.T @ present / count, past.T @ present / count
+    # The ridge holds the regression, not the couplings' covariance: there it would read a constant sum of faculties as
+    # integration.
     ridge = (1e-6 + 1e-3 * s_x.diagonal().mean()) * torch.eye(len(FACULTIES), device=basins.device)
-    s_x, s_y = s_x + ridge, s_y + ridge
-    a = torch.linalg.solve(s_x, s_xy).T
-    s_e = s_y - a @ s_x @ a.T
+    a = torch.linalg.solve(s_x + ridge, s_xy).T
+    s_e = s_y + ridge - a @ (s_x + ridge) @ a.T
     with torch.no_grad():
         kept = a.diagonal().clone()
         for _ in range(MINIMISE_ROUNDS):

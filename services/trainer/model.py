@@ -1,4 +1,6 @@
-"""The state decoder in torch: the trainable twin of common/kernels/engine.py, with the same tensors under the same names."""
+"""The state decoder in torch: the trainable twin of common/kernels/engine.py, with the same tensors under the same
+names.
+"""
 
 import math
 
@@ -35,27 +37,35 @@ class StateModel(nn.Module):
         self.register_buffer("sin", angle.sin())
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and basins of every place, each from the tokens up to it."""
         w = self.tensors
-        x = float(EMBED_GAIN) * w["embed"][ids] + float(BASIN_GAIN) * functional.linear(self.sqrt_basins[ids], w["enter"])
+        x = float(EMBED_GAIN) * w["embed"][ids] + float(BASIN_GAIN) * functional.linear(
+            self.sqrt_basins[ids], w["enter"]
+        )
         for _ in range(self.spec.loops):
             for layer in range(self.spec.layers):
                 x = self._block(x, f"blocks|{layer}|")
         hidden = functional.rms_norm(x, (self.spec.width,))
         basins = torch.softmax(functional.linear(hidden, w["basin|weight"], w["basin|bias"]), -1)
         direct = functional.linear(functional.linear(hidden, w["leave"]), w["embed"], w["bias"])
-        pull = float(COUPLING_SCALE) * w["coupling"] * functional.linear(basins.clamp_min(1e-12).sqrt(), self.sqrt_basins)
+        pull = (
+            float(COUPLING_SCALE) * w["coupling"] * functional.linear(basins.clamp_min(1e-12).sqrt(), self.sqrt_basins)
+        )
         return direct + pull, basins
 
     def _block(self, x: Tensor, name: str) -> Tensor:
         w, (batch, tokens, width) = self.tensors, x.shape
         heads = (batch, tokens, 3, self.spec.heads, self.spec.head_width)
-        q, k, v = functional.linear(functional.rms_norm(x, (width,)), w[name + "qkv"]).view(heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            functional.linear(functional.rms_norm(x, (width,)), w[name + "qkv"]).view(heads).permute(2, 0, 3, 1, 4)
+        )
         q = functional.normalize(self._rotate(q), dim=-1) * w[name + "tau"].exp()[:, None, None]
         k = functional.normalize(self._rotate(k), dim=-1)
         seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
         x = x + functional.linear(seen.transpose(1, 2).reshape(batch, tokens, width), w[name + "o"])
         inner = functional.linear(functional.rms_norm(x, (width,)), w[name + "up"]).relu().square()
-        return x + functional.linear(inner, w[name + "down"])
+        out: Tensor = x + functional.linear(inner, w[name + "down"])
+        return out
 
     def _rotate(self, z: Tensor) -> Tensor:
         a, b = z.chunk(2, -1)
@@ -96,4 +106,5 @@ def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
     if name == "embed":
         return torch.randn(shape, generator=generator) * 0.5
     bound = shape[-1] ** -0.5
-    return (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    uniform: Tensor = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    return uniform

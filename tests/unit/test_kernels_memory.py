@@ -86,13 +86,17 @@ def test_an_ngram_alone_reads_as_it_does_inside_a_text(learned, read):
 
 
 def test_unsent_mass_backs_off_to_the_lower_order():
-    table = m.Table.of(*(np.array(x, t) for x, t in (([5], np.uint64), ([2], np.uint32), ([0], np.uint64), ([10], np.uint32))))
+    table = m.Table.of(
+        *(np.array(x, t) for x, t in (([5], np.uint64), ([2], np.uint32), ([0], np.uint64), ([10], np.uint32)))
+    )
     p, _, _ = m.distribution(m.Memory((table,)), [], FLOOR)
     assert np.isclose(p[5], (2 - m.DISCOUNT) / 10 + (8 + m.DISCOUNT) / 10 / VOCAB)
 
 
 def test_a_total_below_its_counts_is_raised_to_their_sum():
-    table = m.Table.of(*(np.array(x, t) for x, t in (([5, 6], np.uint64), ([2, 3], np.uint32), ([0], np.uint64), ([1], np.uint32))))
+    table = m.Table.of(
+        *(np.array(x, t) for x, t in (([5, 6], np.uint64), ([2, 3], np.uint32), ([0], np.uint64), ([1], np.uint32)))
+    )
     assert table.totals.tolist() == [5]
 
 
@@ -129,7 +133,9 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked():
 
 
 def test_an_ngram_without_its_context_is_rejected():
-    table = m.Table.of(*(np.array(x, t) for x, t in (([1 << 15 | 2], np.uint64), ([2], np.uint32), ([3], np.uint64), ([9], np.uint32))))
+    table = m.Table.of(
+        *(np.array(x, t) for x, t in (([1 << 15 | 2], np.uint64), ([2], np.uint32), ([3], np.uint64), ([9], np.uint32)))
+    )
     order0 = m.count([np.array([1, 2, 3], np.int32)]).tables[0]
     with pytest.raises(Rejected, match="context is not listed"):
         memory_file.from_bytes(memory_file.to_bytes(m.Memory((order0, table))), VOCAB)

@@ -1,0 +1,178 @@
+"""The trainer's shell: makes the genesis when there is no bundle, and turns each batch into a candidate.
+
+    batches ──▶ consolidate (in a thread, under its lease) ──▶ parts to the store ──▶ candidates
+
+One candidate at a time: while the publisher has not decided on the last one, the next batch waits, for its parent would
+be out of date. A batch that is redelivered after a kill is consolidated again to the same bytes; the candidate's id is
+the batch's, so it counts once.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from common.constants import ROLES
+from common.constellation import parts as bundle_parts
+from common.errors import Unavailable
+from common.runtime import metrics, streams
+from common.runtime.broker import Broker
+from common.runtime.consumer import Consumer
+from common.runtime.effects import Effect, HashSet, Send
+from common.runtime.entries import Delivery, body_of
+from common.runtime.service import Tick, Wiring, run
+from common.runtime.settings import TrainerSettings
+from common.wire.bundle import digest
+from common.wire.codec import pack, unpack
+from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Part
+from services.trainer import folder, text
+from services.trainer.consolidate import consolidate
+from services.trainer.evaluate import instruments, scores
+from services.trainer.recipe import genesis
+
+log = logging.getLogger(__name__)
+
+SEED: Final = 0
+GENESIS_EVERY_S: Final = 2.0
+BRANCH_WORKERS: Final = 2
+LAST: Final = "last"  # field of the batches' `candidate` hash: the id of the candidate sent last
+
+
+class Trainer:
+    """Holds what outlives a message: settings, broker, and the text."""
+
+    def __init__(self, settings: TrainerSettings, broker: Broker) -> None:
+        self._settings, self._broker = settings, broker
+        self._text = text.load(settings.data)
+
+    async def make_genesis(self) -> None:
+        """Sends the genesis as the first candidate, until a bundle is there. Idempotent: its id is its content's."""
+        if await self._broker.latest(streams.BUNDLES) is not None:
+            return
+        parts = folder.read(self._settings.genesis)
+        if parts is None:
+            log.info("training the genesis; this takes a minute")
+            made = await asyncio.to_thread(
+                genesis,
+                self._text.corpora,
+                self._settings.size,
+                seed=SEED,
+                workers=BRANCH_WORKERS,
+                progress=_log_progress,
+            )
+            parts = made.parts
+            await asyncio.to_thread(folder.write, parts, self._settings.genesis)
+        evidence = await asyncio.to_thread(self._examine, parts)
+        listed = await self._store(parts)
+        name = hashlib.sha256(
+            "".join(f"{path} {part.digest}\n" for path, part in sorted(listed.items())).encode()
+        ).hexdigest()
+        candidate = Candidate(id=f"genesis-{name[:16]}", parent=0, parent_digest="", parts=listed, evidence=evidence)
+        if await self._broker.produce(streams.CANDIDATES, pack(candidate), candidate.id):
+            log.info("genesis %s sent to the publisher", candidate.id)
+
+    async def take(self, _delivery: Delivery, batch: Batch) -> Sequence[Effect]:
+        """A batch becomes a candidate."""
+        started = time.monotonic()
+        current = await self._current()
+        parts = {
+            path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
+        }
+        made = await asyncio.to_thread(
+            consolidate,
+            parts,
+            batch,
+            replay=self._text.replay,
+            held_out=self._text.held_out,
+            steps=self._settings.steps,
+            seed=SEED,
+        )
+        evidence = Evidence(figures=made.figures, guards=made.guards, seconds=time.monotonic() - started)
+        candidate = Candidate(
+            id=batch.id,
+            parent=current.version,
+            parent_digest=digest(current),
+            parts=await self._store(made.parts),
+            evidence=evidence,
+            packets=batch.packets,
+        )
+        _show(evidence, self._settings.steps)
+        log.info("batch %s of %d packets is candidate on bundle %d", batch.id[:12], len(batch.packets), current.version)
+        return [
+            HashSet(streams.side_key(streams.BATCHES, "candidate"), LAST, candidate.id.encode()),
+            Send(streams.CANDIDATES, pack(candidate), candidate.id),
+        ]
+
+    async def _current(self) -> Bundle:
+        """The newest bundle, once the last candidate is decided on."""
+        entry = await self._broker.latest(streams.BUNDLES)
+        body = body_of(entry.fields) if entry else None
+        if body is None:
+            raise Unavailable(
+                "no_bundle", "there is no bundle to train on yet; the publisher releases the genesis first"
+            )
+        bundle = unpack(Bundle, body)
+        last = (await self._broker.read_hash(streams.side_key(streams.BATCHES, "candidate"))).get(LAST, b"").decode()
+        refused = await self._broker.read_hash(streams.side_key(streams.CANDIDATES, "refused"))
+        if last and last != bundle.id and last not in refused:
+            raise Unavailable("candidate_pending", f"the publisher has not decided on candidate {last[:12]} yet")
+        return bundle
+
+    async def _store(self, parts: Mapping[str, bytes]) -> dict[str, Part]:
+        return {
+            path: Part(digest=await self._broker.put_blob(data), size_bytes=len(data)) for path, data in parts.items()
+        }
+
+    def _examine(self, parts: Mapping[str, bytes]) -> Evidence:
+        """The genesis on held-out text: the figures that every later candidate is held against."""
+        constellation = bundle_parts.load(parts)
+        held_out = self._text.held_out
+        figures = [
+            Figure(name="bits_per_byte", domain=domain, before=None, after=score.bits_per_byte, unit="bit/B")
+            for domain, score in scores(constellation, held_out).items()
+        ]
+        for role in ROLES:
+            seen = instruments(constellation, role, held_out[role])
+            if seen.phi.phi is not None:
+                figures.append(Figure(name="phi_ratio", domain=role, before=None, after=seen.phi.phi, unit="1"))
+            figures.append(Figure(name="kappa", domain=role, before=None, after=seen.kappa, unit="1"))
+        return Evidence(figures=tuple(figures))
+
+
+def _show(evidence: Evidence, steps: int) -> None:
+    for figure in evidence.figures:
+        if figure.name == "bits_per_byte" and figure.domain:
+            metrics.HELD_OUT.labels(figure.domain).set(figure.after)
+    for guard in evidence.guards:
+        metrics.GUARD_EVENTS.labels(guard).inc()
+    metrics.TRAIN_STEPS.inc(steps)
+
+
+def _log_progress(stage: str, done: float) -> None:
+    if done >= 1.0:
+        log.info("genesis: %s done", stage)
+
+
+async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
+    """Raises Unavailable("missing_corpus") when there is no text to train on."""
+    trainer = Trainer(settings, broker)
+    batches = Consumer(
+        streams.BATCHES,
+        streams.GROUPS[streams.BATCHES],
+        decode=partial(unpack, Batch),
+        handle=trainer.take,
+        max_records=1,
+    )
+    return Wiring(consumers=[batches], ticks=[Tick("genesis", GENESIS_EVERY_S, trainer.make_genesis)])
+
+
+def main() -> None:
+    """Process entry."""
+    run("trainer", TrainerSettings, build)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""Consolidation: a batch becomes a candidate.
+
+    crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
+    merged kernel ──dreams──▶ its state trains on them beside replayed text, under the guards; kept only if no old
+    domain gets worse
+
+Dreams are samples of the merged kernel, seeded by its crystals: the only text of a new domain that the centre ever
+sees.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from common.constants import ROLES, Role
+from common.constellation import parts as bundle_parts
+from common.constellation.constellation import Constellation
+from common.constellation.domains import Domain
+from common.coordizer.artifacts import EOS
+from common.geometry.means import drift
+from common.geometry.simplex import from_float16
+from common.kernels import gate, memory
+from common.kernels.engine import State
+from common.kernels.memory import Memory, Table
+from common.wire import crystals as crystal_codec
+from common.wire.messages import Batch, DomainUpdate, Figure
+from services.trainer.evaluate import Score, scores
+from services.trainer.loop import Plan, train
+from services.trainer.model import StateModel, export, restore
+
+Ids = npt.NDArray[np.int32]
+Parts = Mapping[str, bytes]
+
+DREAMS: Final = 8
+DREAM_SEED_TOKENS: Final = 3
+REPLAY_SHARE: Final = 4  # replayed tokens for one dreamt: an old domain must not be forgotten for a new one's sake
+STATE_TOLERANCE: Final = (
+    1.001  # an old domain's bits per byte may grow by a thousandth before the trained state is dropped
+)
+CONSOLIDATION_RATE: Final = 0.1  # of the genesis rate
+MAX_CRYSTALS: Final = 1 << 16  # a batch's crystals of one domain
+
+
+@dataclass(frozen=True, slots=True)
+class Consolidated:
+    """parts of the candidate, its figures, and the guards' words ("" none)."""
+
+    parts: dict[str, bytes]
+    figures: tuple[Figure, ...]
+    guards: tuple[str, ...]
+
+
+def consolidate(
+    parts: Parts,
+    batch: Batch,
+    *,
+    replay: Mapping[Role, Sequence[str]],
+    held_out: Mapping[str, Sequence[str]],
+    steps: int,
+    seed: int,
+) -> Consolidated:
+    """parts: the current bundle's. replay, held_out: texts by role and by domain. steps: of state training; 0 merges
+    memories alone.
+    """
+    current = bundle_parts.load(parts)
+    merged, changed = _merge(current, batch)
+    before = scores(current, held_out)
+    after = scores(merged, held_out)
+    said: list[str] = []
+    for update in batch.domains if steps else ():
+        trained, words = _train(merged, update, replay, steps, seed)
+        said += words
+        trial = replace(merged, states={**merged.states, update.kernel: trained[0]})
+        figures = scores(trial, held_out)
+        if all(figures[d].bits_per_byte <= after[d].bits_per_byte * STATE_TOLERANCE for d in figures):
+            merged, after = trial, figures
+            changed |= bundle_parts.kernel_part(update.kernel, trained[0].spec, trained[1])
+        else:
+            said.append(f"state-dropped-{update.kernel}")
+    return Consolidated(
+        {**parts, **changed}, _figures(current, merged, before, after, batch), tuple(dict.fromkeys(said))
+    )
+
+
+def _merge(current: Constellation, batch: Batch) -> tuple[Constellation, dict[str, bytes]]:
+    """Crystals into memories, gate statistics into gates; a domain that no bundle knew is opened."""
+    memories, domains = dict(current.memories), dict(current.domains)
+    changed: dict[str, bytes] = {}
+    for update in batch.domains:
+        domain = domains.get(update.name) or _opened(current, update)
+        grown = memory.merge(
+            [
+                *([memories[domain.memories[-1]]] if domain.memories[-1] in memories else []),
+                crystals_of(update, current),
+            ]
+        )
+        memories[domain.memories[-1]] = grown
+        if update.gate:
+            sums = gate.from_bytes(update.gate, 1 + len(domain.memories))
+            domain = domain.model_copy(
+                update={"gate": tuple(map(tuple, gate.update(domain.gate_array, sums).tolist()))}
+            )
+        domains[update.name] = domain
+        changed |= bundle_parts.memory_part(domain.memories[-1], grown)
+    return replace(current, memories=memories, domains=domains), changed | bundle_parts.domains_part(domains)
+
+
+def _opened(current: Constellation, update: DomainUpdate) -> Domain:
+    """A new domain: its role's state and memory, a memory of its own, and the widest radius of the roles until it has
+    text to measure.
+    """
+    basin = from_float16(np.frombuffer(update.basin, np.float16))
+    return Domain(
+        name=update.name,
+        role=update.kernel,
+        memories=(*current.domains[update.kernel].memories, update.name),
+        basin=tuple(basin.tolist()),
+        radius_rad=max(current.domains[role].radius_rad for role in ROLES),
+        bits_per_byte=update.fresh_bits / max(update.fresh_bytes, 1),
+        gate=tuple(map(tuple, gate.prior(3).tolist())),
+    )
+
+
+def crystals_of(update: DomainUpdate, current: Constellation) -> Memory:
+    """The crystals of a domain as a memory: the same packed keys, orders 0 to 2."""
+    found = crystal_codec.decode(update.crystals, current.coordizer.vocab_size, MAX_CRYSTALS)
+    return Memory(tuple(Table.of(order.keys, order.counts, order.contexts, order.totals) for order in found.orders))
+
+
+def _train(
+    merged: Constellation,
+    update: DomainUpdate,
+    replay: Mapping[Role, Sequence[str]],
+    steps: int,
+    seed: int,
+) -> tuple[tuple[State, dict[str, npt.NDArray[np.float32]]], list[str]]:
+    """The domain's state after `steps` guarded steps on replay and dreams, and what the guards said."""
+    state = merged.states[update.kernel]
+    dreams = dream(merged, update.name, np.random.default_rng([seed, update.packets, update.tokens]))
+    wanted = REPLAY_SHARE * len(dreams)
+    replayed = np.concatenate([merged.encoder.encode(text) for text in replay[update.kernel]])[:wanted]
+    model = StateModel(state.spec, state.sqrt_basins, torch.Generator().manual_seed(seed))
+    restore(model, state.weights)
+    text = np.concatenate([replayed, dreams])
+    plan = Plan(steps, 8, seed, warmup=5, decay=1.0, rate=CONSOLIDATION_RATE, phi_from=0)
+    points = list(train(model, text, np.square(state.sqrt_basins), plan))
+    tensors = export(model)
+    words = sorted({f"{point.verdict.lower()}-{update.kernel}" for point in points if point.verdict != "GO"})
+    return (State(state.spec, tensors, state.sqrt_basins), tensors), words
+
+
+def dream(constellation: Constellation, domain: str, rng: np.random.Generator) -> Ids:
+    """DREAMS texts of a window each, sampled from a domain's kernel, each begun with an n-gram of its most specific
+    memory.
+    """
+    known = constellation.memories[constellation.domains[domain].memories[-1]]
+    table = next(table for table in reversed(known.tables[:DREAM_SEED_TOKENS]) if len(table.keys))
+    starts = rng.choice(table.keys, DREAMS, p=table.counts / table.counts.sum())
+    length = constellation.states[constellation.domains[domain].role].spec.context
+    dreams = []
+    for start in starts:
+        prompt = np.array(
+            [int(start) >> shift & 0x7FFF for shift in (30, 15, 0)][-known.tables.index(table) - 1 :], np.int32
+        )
+        said = constellation.speak(prompt, {domain: 1.0}, max_tokens=length - len(prompt), temperature=1.0, rng=rng)
+        dreams += [prompt, np.array([step.token for step in said], np.int32), np.array([EOS], np.int32)]
+    return np.concatenate(dreams)
+
+
+def _figures(
+    current: Constellation,
+    merged: Constellation,
+    before: Mapping[str, Score],
+    after: Mapping[str, Score],
+    batch: Batch,
+) -> tuple[Figure, ...]:
+    """Bits per byte and drift of every domain with text, and of the batch's domains how well the crystals themselves
+    are now known.
+    """
+    figures = [
+        Figure(
+            name="bits_per_byte", domain=d, before=before[d].bits_per_byte, after=after[d].bits_per_byte, unit="bit/B"
+        )
+        for d in after
+    ]
+    figures += [
+        Figure(
+            name="drift_rad",
+            domain=name,
+            before=None,
+            after=drift(current.domains[name].basin_array, domain.basin_array),
+            unit="rad",
+        )
+        for name, domain in merged.domains.items()
+        if name in current.domains
+    ]
+    for update in batch.domains:
+        known = crystals_of(update, current)
+        old = current.domains[update.name if update.name in current.domains else update.kernel]
+        figures.append(
+            Figure(
+                name="crystal_bits",
+                domain=update.name,
+                before=_crystal_bits(current, old, known),
+                after=_crystal_bits(merged, merged.domains[update.name], known),
+                unit="bit/token",
+            )
+        )
+    return tuple(figures)
+
+
+def _crystal_bits(constellation: Constellation, domain: Domain, known: Memory) -> float:
+    """Mean code length, in bits, of the crystals' last tokens under a domain's memories alone, weighted by count."""
+    kernel = constellation.kernel(domain.name)
+    bits, places = 0.0, 0
+    for order, table in enumerate(known.tables):
+        if not len(table.keys):
+            continue
+        experts = [
+            memory.predict_grams(m, table.keys, order, floor)
+            for m, floor in zip(kernel.memories, kernel.floors(), strict=True)
+        ]
+        weights = kernel.gate[gate.bucket(experts[-1].order, experts[-1].total)][:, 1:]
+        mixed = (weights * np.stack([e.probability for e in experts], 1)).sum(1) / weights.sum(1)
+        bits -= float((table.counts * np.log2(mixed)).sum())
+        places += int(table.counts.sum())
+    return bits / max(places, 1)

@@ -1,0 +1,92 @@
+"""What a constellation is worth on held-out text: bits per byte as a user would meet them, integration with its
+controls, coupling.
+
+Bits per byte are *routed*: each passage is read by the domain that the router picks, so that a new domain which draws
+queries away from an old one shows in the old one's figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.constants import CELLS, KAPPA_WINDOW_TOKENS, Role
+from common.constellation.constellation import Constellation
+from common.geometry.concentration import directions, kappa
+from common.geometry.integration import Integration, faculties, integration, moments, rolled
+
+Floats = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int32]
+
+CONTROL_SEED: Final = 20160
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """bits_per_byte over all passages of a domain; routed: the share of passages that the router sent to it."""
+
+    bits_per_byte: float
+    routed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """A role's state on its own held-out text. rolled, shuffled and noise are the controls of DESIGN.md section 2."""
+
+    phi: Integration
+    rolled: Integration
+    shuffled: Integration
+    noise: Integration
+    kappa: float
+
+
+def score(constellation: Constellation, passages: Sequence[str], domain: str) -> Score:
+    """passages: at least one, none empty."""
+    bits, size, hits = 0.0, 0, 0
+    for text in passages:
+        ids = constellation.encoder.encode(text)
+        chosen = constellation.route(constellation.basin(ids)).steps[0].name
+        bits += constellation.bits(ids, chosen)
+        size += len(text.encode())
+        hits += chosen == domain
+    return Score(bits / size, hits / len(passages))
+
+
+def scores(constellation: Constellation, passages: Mapping[str, Sequence[str]]) -> dict[str, Score]:
+    """`score` of every domain that has passages."""
+    return {domain: score(constellation, texts, domain) for domain, texts in passages.items()}
+
+
+def instruments(constellation: Constellation, role: Role, texts: Sequence[str]) -> Instruments:
+    """Phi and kappa of a role's state on text, and phi of its controls on as many windows."""
+    state, home = constellation.states[role], np.sqrt(constellation.homes[role])
+    rng = np.random.default_rng(CONTROL_SEED)
+    windows = whole_windows([constellation.encoder.encode(text) for text in texts], state.spec.context)
+    shuffled = rng.permuted(windows, axis=1)
+    noise = rng.integers(0, state.spec.vocab, windows.shape).astype(np.int32)
+    basins = _basins(constellation, role, windows)
+    x = faculties(basins, home)
+    return Instruments(
+        phi=integration(moments(x)),
+        rolled=integration(moments(rolled(x, rng))),
+        shuffled=integration(moments(faculties(_basins(constellation, role, shuffled), home))),
+        noise=integration(moments(faculties(_basins(constellation, role, noise), home))),
+        kappa=float(np.median([kappa(directions(b[-KAPPA_WINDOW_TOKENS:], home)) for b in basins])),
+    )
+
+
+def whole_windows(texts: Sequence[Ids], context: int) -> Ids:
+    """The texts, one after the other, cut into (W, context) windows; what does not fill the last one is left out."""
+    joined = np.concatenate(texts)
+    count = len(joined) // context
+    return joined[: count * context].reshape(count, context)
+
+
+def _basins(constellation: Constellation, role: Role, windows: Ids) -> Floats:
+    return (
+        np.concatenate([constellation.states[role].read(w[None])[1] for w in windows])
+        .reshape(*windows.shape, CELLS)
+        .astype(np.float64)
+    )
