@@ -1,0 +1,165 @@
+"""The broker of a home: found by a command, or started, watched and stopped by a fleet.
+
+An embedded broker outlives a crash of `qig up`, with its data; the next `qig up` on that home asks it to finish and
+starts it anew on the same data, so that it is supervised again.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from common.errors import Rejected, Unavailable
+from common.runtime import embedded
+from common.runtime.settings import BROKER_URL_FILE, redacted, variable
+from services.cli import home as places
+
+CONNECT_S: Final = 2.0
+TAKE_OVER_S: Final = 15.0
+WATCH_EVERY_S: Final = 0.2
+BACKOFF_MAX_S: Final = 30.0
+_POLL_S: Final = 0.05
+
+
+def given_url(environ: Mapping[str, str] | None = None) -> str | None:
+    """The broker named in the environment, by QIG_BROKER_URL_FILE or QIG_BROKER_URL. Raises Rejected("bad_setting")."""
+    found = os.environ if environ is None else environ
+    if path := found.get(BROKER_URL_FILE):
+        try:
+            return Path(path).read_text(encoding="utf-8").strip() or None
+        except OSError as error:
+            raise Rejected("bad_setting", f"{BROKER_URL_FILE}={path}: {error.strerror}") from None
+    return found.get(variable("broker_url")) or None
+
+
+def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
+    """The broker to talk to: the environment's, else the one `qig up` started on this home. Raises Unavailable."""
+    url = given_url(environ) or places.read_broker(home)
+    if url is None:
+        message = f"no broker: QIG_BROKER_URL is not set and {home} has none; `qig up` starts one"
+        raise Unavailable("no_broker", message)
+    return url
+
+
+def client(url: str) -> Redis:
+    """A client for one command: it gives up soon instead of waiting for an outage to end. Raises Rejected."""
+    try:
+        return Redis.from_url(
+            url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=CONNECT_S, socket_timeout=10 * CONNECT_S
+        )
+    except ValueError as error:
+        raise Rejected("bad_setting", f"QIG_BROKER_URL is no broker address: {error}") from None
+
+
+async def check_there(redis: Redis, url: str) -> None:
+    """Raises Unavailable("broker_away") with what to do when the broker does not answer."""
+    try:
+        await redis.ping()
+    except RedisError as error:
+        message = f"no broker answers at {redacted(url)} ({error}): start one with `qig up`, or correct QIG_BROKER_URL"
+        raise Unavailable("broker_away", message) from None
+
+
+class OwnBroker:
+    """The embedded broker of a home, for as long as a fleet runs: started again on the same data when it dies."""
+
+    def __init__(self, home: Path) -> None:
+        self.starts = 0
+        self._home = home
+        self._data = places.broker_dir(home)
+        self._running: embedded.Embedded | None = None
+        self._port = 0
+        self._held = False
+        self._stopping = False
+
+    @property
+    def url(self) -> str:
+        """Where it listens; the same after every restart."""
+        assert self._running is not None, "start() comes first"
+        return self._running.url
+
+    @property
+    def pid(self) -> int | None:
+        """None while it is down."""
+        return self._running.pid if self._running is not None and self._running.process.poll() is None else None
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers. Raises what embedded.start raises."""
+        await asyncio.to_thread(self._start)
+
+    def _start(self) -> None:
+        if self.starts == 0:
+            take_over(self._home)
+        self._running = embedded.start(self._data, self._port)
+        self._port = int(self._running.url.rpartition(":")[2])
+        self.starts += 1
+        places.write_broker(self._home, self._running.url, self._running.pid)
+
+    async def watch(self) -> None:
+        """Start it again whenever it is down, until `stop`; 0.2 s after the death, then 0.5, 1, 2 ... 30 s apart."""
+        pause_s = 0.5
+        while not self._stopping:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self.pid is not None or self._held or self._stopping:
+                pause_s = 0.5
+                continue
+            try:
+                await self.start()
+            except Unavailable:  # the services say meanwhile that the broker is away
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, BACKOFF_MAX_S)
+
+    async def kill(self, *, hold: bool = False) -> None:
+        """SIGKILL, and wait until it is gone. hold: stay down until `restart`."""
+        self._held = hold
+        if self._running is not None and self.pid is not None:
+            os.kill(self._running.pid, signal.SIGKILL)
+            await asyncio.to_thread(self._running.process.wait)
+
+    async def restart(self) -> None:
+        """Up at once, on the same data and port; a running one is stopped in good order first."""
+        self._held = True
+        if self._running is not None:
+            await asyncio.to_thread(self._running.stop)
+        await self.start()
+        self._held = False
+
+    async def stop(self) -> None:
+        """Stop it in good order, and keep it down."""
+        self._stopping = True
+        if self._running is not None:
+            await asyncio.to_thread(self._running.stop)
+
+
+def take_over(home: Path) -> None:
+    """Ask an embedded broker that a killed `qig up` left behind to finish, and wait until it has."""
+    url = places.read_broker(home)
+    if url is None:
+        return
+    quick = Retry(NoBackoff(), 0)
+    with BlockingRedis.from_url(url, retry=quick, socket_timeout=CONNECT_S) as redis:
+        try:
+            where = redis.config_get("dir").get("dir")
+            if Path(where) != places.broker_dir(home).resolve():
+                return  # somebody else's broker has that port now
+            with suppress(RedisError):  # it goes without an answer
+                redis.shutdown(save=False, nosave=True)
+        except RedisError:
+            return
+        deadline = time.monotonic() + TAKE_OVER_S
+        while time.monotonic() < deadline:
+            try:
+                redis.ping()
+            except RedisError:
+                return
+            time.sleep(_POLL_S)

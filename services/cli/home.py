@@ -1,0 +1,159 @@
+"""The state directory of a constellation on one machine, and who may run on it.
+
+    HOME/fleet.lock      held by `qig up` while it runs; its pid inside
+    HOME/broker/         the embedded broker's data;  HOME/broker.json  where it listens
+    HOME/private, trust  keys (common/runtime/keys.py)
+    HOME/genesis/        the parts of the first constellation
+    HOME/logs/NODE.log   what a process writes;  NODE.log.1 the life before, when it was long
+    HOME/nodes/NODE/     a process's own QIG_HOME: links to what it may see, and its own state
+
+A node's home links to the public keys and to its own private key alone, so that no process can read another's.
+"""
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from common.errors import Unavailable
+from common.runtime import keys
+
+LOG_MAX_BYTES: Final = 16 * 1024 * 1024  # chosen: a log longer than this is set aside at the next start
+_LOCK: Final = "fleet.lock"
+_BROKER: Final = "broker.json"
+
+
+def broker_dir(home: Path) -> Path:
+    """The embedded broker's data directory."""
+    return home / "broker"
+
+
+def genesis_dir(home: Path) -> Path:
+    """The parts of the first constellation."""
+    return home / "genesis"
+
+
+def node_dir(home: Path, node: str) -> Path:
+    """A process's own QIG_HOME."""
+    return home / "nodes" / node
+
+
+def log_path(home: Path, node: str) -> Path:
+    """Where a process's log goes."""
+    return home / "logs" / f"{node}.log"
+
+
+@contextmanager
+def lock(home: Path) -> Iterator[None]:
+    """Hold the home for one fleet. Raises Unavailable: "already_running" with the pid, "home_unwritable"."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        handle = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise unwritable(home, error) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.read(handle, 32).decode("ascii", "replace").strip() or "not known"
+            message = f"a constellation already runs on {home} (pid {pid}): stop it with Ctrl-C there, or use --home"
+            raise Unavailable("already_running", message) from None
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(home: Path) -> bool:
+    """Whether a fleet runs on this home now."""
+    try:
+        handle = os.open(home / _LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def furnish(home: Path, service: str, node: str) -> Path:
+    """Make a process's home: links to the trusted keys, and to the private key it signs with."""
+    own = node_dir(home, node)
+    signer = keys.PUBLISHER if service == "publisher" else node
+    try:
+        (own / "private").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (home / "trust").mkdir(parents=True, exist_ok=True, mode=0o700)
+        _link(own / "trust", home / "trust")
+        if service in ("publisher", "edge"):
+            _link(keys.private_path(own, signer), keys.private_path(home, signer))
+    except OSError as error:
+        raise unwritable(home, error) from None
+    return own
+
+
+def open_log(home: Path, node: str) -> int:
+    """A file handle that appends to a node's log; a log that grew too long is set aside first."""
+    path = log_path(home, node)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > LOG_MAX_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise unwritable(home, error) from None
+
+
+def write_broker(home: Path, url: str, pid: int) -> None:
+    """Say where the embedded broker listens."""
+    write_atomically(home / _BROKER, json.dumps({"url": url, "pid": pid}).encode() + b"\n", 0o600)
+
+
+def read_broker(home: Path) -> str | None:
+    """Where the embedded broker of this home listens, or listened when it last ran."""
+    try:
+        found: Any = json.loads((home / _BROKER).read_bytes())
+    except (OSError, ValueError):
+        return None
+    url = found.get("url") if isinstance(found, dict) else None
+    return url if isinstance(url, str) else None
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """The whole file or none of it, also when the machine stops half-way. Raises Unavailable("home_unwritable")."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(mode)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+
+
+def unwritable(home: Path, error: OSError) -> Unavailable:
+    """The one line for a directory that cannot be written."""
+    return Unavailable("home_unwritable", f"cannot write to {home}: {error.strerror}; choose another with --home")
+
+
+def _link(link: Path, target: Path) -> None:
+    """A relative link, so that a home can be moved."""
+    wanted = os.path.relpath(target, link.parent)
+    if link.is_symlink() and str(link.readlink()) == wanted:
+        return
+    link.unlink(missing_ok=True)
+    link.symlink_to(wanted)

@@ -1,0 +1,195 @@
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import Unavailable
+from common.runtime import keys
+from services.cli import child, fleet, home, probe
+from services.cli.broker import client
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def small_services(monkeypatch):
+    """The service's name is the mode in which the small one runs."""
+    script = str(Path(__file__).with_name("cli_service.py"))
+    monkeypatch.setattr(fleet, "service_command", lambda mode: [sys.executable, script, mode])
+    monkeypatch.setattr(child, "BACKOFF_FIRST_S", 0.01)
+    monkeypatch.delenv("QIG_BROKER_URL", raising=False)
+
+
+@pytest.fixture
+def alone(tmp_path, broker_url):
+    """A fleet on somebody else's broker."""
+    return fleet.Fleet(tmp_path, broker_url=broker_url)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def test_a_killed_service_is_started_again_at_its_address(alone):
+    async with alone:
+        member = await alone.start("serve", "edge-1")
+        await alone.wait_ready("edge-1")
+        first = member.pid
+        await alone.kill("edge-1")
+        await alone.wait_ready("edge-1")
+        assert member.pid not in (None, first)
+        assert await probe.gauge(member.url, "qig_bundle_version") == 7.0
+
+
+async def test_a_service_that_is_held_stays_down_until_it_is_restarted(alone, eventually):
+    async with alone:
+        member = await alone.start("serve", "edge-1")
+        await alone.wait_ready("edge-1")
+        await alone.kill("edge-1", hold=True)
+        await eventually(lambda: member.state == "waiting")
+        assert (member.pid, member.child.starts) == (None, 1)
+        await alone.restart("edge-1")
+        await alone.wait_ready("edge-1")
+        assert member.child.starts == 2
+
+
+async def test_a_restart_of_a_running_service_is_a_new_process(alone):
+    async with alone:
+        member = await alone.start("serve", "edge-1")
+        await alone.wait_ready("edge-1")
+        first = member.pid
+        await alone.restart("edge-1")
+        assert not is_alive(first)
+        assert member.pid != first
+
+
+async def test_no_process_is_left_behind(tmp_path):
+    async with fleet.Fleet(tmp_path) as running:
+        member = await running.start("serve", "edge-1")
+        await running.wait_all_ready()
+        pids = [member.pid, running.broker.pid]
+        assert all(map(is_alive, pids))
+    assert not any(map(is_alive, pids))
+
+
+async def test_no_process_is_left_behind_by_an_error(tmp_path):
+    pids = []
+
+    async def fail():
+        async with fleet.Fleet(tmp_path) as running:
+            member = await running.start("serve", "edge-1")
+            pids.extend([member.pid, running.broker.pid])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert not any(map(is_alive, pids))
+
+
+async def test_a_service_that_does_not_stop_is_killed_at_the_deadline(alone, monkeypatch):
+    monkeypatch.setattr(child, "STOP_DEADLINE_S", 0.1)
+    async with alone:
+        member = await alone.start("stubborn", "edge-1")
+        await alone.wait_ready("edge-1")
+        pid = member.pid
+    assert not is_alive(pid)
+
+
+async def test_a_service_that_refuses_to_start_is_not_tried_again_and_says_why(alone):
+    async with alone:
+        member = await alone.start("refuse", "edge-1")
+        with pytest.raises(Unavailable, match="missing_key: no key at all"):
+            await alone.wait_ready("edge-1")
+        assert (member.state, member.child.starts) == ("refused", 1)
+
+
+async def test_settings_reach_the_service_in_its_own_home(alone):
+    async with alone:
+        member = await alone.start("serve", "edge-1", sleep_idle_s=0.5)
+        await alone.wait_ready("edge-1")
+        assert member.child.last_line() == "QIG_SLEEP_IDLE_S = 0.5"
+
+
+async def test_a_killed_broker_comes_back_at_its_address_with_its_data(tmp_path, eventually):
+    async with fleet.Fleet(tmp_path) as running:
+        url, first = running.broker_url, running.broker.pid
+        async with client(url) as redis:
+            await redis.set("kept", "1")
+        await running.kill_broker()
+        await eventually(lambda: running.broker.pid not in (None, first))
+        async with client(running.broker_url) as redis:
+            assert (running.broker_url, await redis.get("kept")) == (url, b"1")
+
+
+async def test_a_broker_that_is_held_is_back_after_its_restart(tmp_path):
+    async with fleet.Fleet(tmp_path) as running:
+        await running.kill_broker(hold=True)
+        assert running.broker.pid is None
+        await running.restart_broker()
+        async with client(running.broker_url) as redis:
+            assert await redis.ping()
+
+
+async def test_a_broker_left_behind_by_a_killed_fleet_is_taken_over_with_its_data(tmp_path):
+    orphan = fleet.Fleet(tmp_path).broker
+    await orphan.start()
+    async with client(orphan.url) as redis:
+        await redis.set("kept", "1")
+    async with fleet.Fleet(tmp_path) as running, client(running.broker_url) as redis:
+        assert await redis.get("kept") == b"1"
+    assert orphan.pid is None
+
+
+async def test_two_fleets_on_one_home_are_refused_with_the_pid(alone, tmp_path, broker_url):
+    async with alone:
+        with pytest.raises(Unavailable, match=rf"already_running.*pid {os.getpid()}"):
+            await fleet.Fleet(tmp_path, broker_url=broker_url).__aenter__()
+        assert home.is_locked(tmp_path)
+    assert not home.is_locked(tmp_path)
+
+
+async def test_a_taken_port_is_refused_by_its_number(alone):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with alone:
+            with pytest.raises(Unavailable, match=rf"port_taken: port {port} .*--port"):
+                await alone.start("serve", "edge-1", port=port)
+
+
+async def test_a_fleet_does_not_kill_a_broker_that_is_not_its_own(alone):
+    async with alone:
+        with pytest.raises(Unavailable, match="not_our_broker"):
+            await alone.kill_broker()
+
+
+async def test_nobody_who_never_answers_is_waited_for_beyond_the_timeout(alone):
+    async with alone:
+        member = await alone.start("stubborn", "edge-1")
+        await alone.kill("edge-1", hold=True)
+        with pytest.raises(Unavailable, match=r"not_ready: edge-1 is not ready after 0\.05 s"):
+            await alone.wait_ready("edge-1", timeout_s=0.05)
+        assert member.pid is None
+
+
+def test_a_process_sees_no_private_key_but_its_own(tmp_path):
+    keys.init(tmp_path, ["edge-1", "edge-2"])
+    edge, centre = home.furnish(tmp_path, "edge", "edge-1"), home.furnish(tmp_path, "aggregator", "aggregator")
+    assert [path.name for path in (edge / "private").iterdir()] == ["edge-1.key"]
+    assert keys.load_private(edge, "edge-1") == keys.load_private(tmp_path, "edge-1")
+    assert list((centre / "private").iterdir()) == []
+    assert {node for node, _ in keys.load_enrolled(centre).values()} == {"edge-1", "edge-2"}
+
+
+def test_a_long_log_is_set_aside_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(home, "LOG_MAX_BYTES", 3)
+    os.close(home.open_log(tmp_path, "edge-1"))
+    home.log_path(tmp_path, "edge-1").write_text("abcd")
+    os.close(home.open_log(tmp_path, "edge-1"))
+    assert home.log_path(tmp_path, "edge-1").read_text() == ""
+    assert (tmp_path / "logs" / "edge-1.log.1").read_text() == "abcd"
