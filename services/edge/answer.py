@@ -1,0 +1,249 @@
+"""A query becomes an answer, and what it taught: coordize, route, read, generate, measure.
+
+Pure: a constellation, a query and the gauges go in; an answer, an interaction and new gauges come out. Knows no stream,
+no file and no clock of its own. Rules it keeps: the prompt is read, and its code length taken, before anything is
+learned from it; a query without a seed is seeded by its id, so that a query which is computed twice (after a kill) is
+answered with the same text as long as the bundle is the same.
+
+    text ─▶ ids ─▶ basin ─▶ route ─┬─ routed          the nearest domain; under the margin the two nearest, fused
+                                   ├─ constellation   the four roles, each in its nearest domain, fused
+                                   └─ a role          that role, in its nearest domain
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.constants import ROLES, Phase, Role
+from common.constellation.constellation import Constellation
+from common.coordizer.artifacts import EOS
+from common.errors import QigError
+from common.geometry.integration import NO_MOMENTS, Integration, Moments, combine, faculties, integration, moments
+from common.geometry.phases import phase_of
+from common.geometry.routing import Route
+from common.geometry.simplex import normalise
+from common.kernels.generate import Step, measure_kappa
+from common.kernels.kernel import Reading
+from common.kernels.memory import Ids
+from common.wire.messages import ANSWER_MAX_CHARS, MAX_DOMAINS, REASON_MAX_CHARS, Answer, Problem, Query, RouteStep
+from services.edge.territory import territory
+
+Array = npt.NDArray[np.float64]
+Gauges = Mapping[Role, Moments]
+
+WINDOW_MIN_TOKENS: Final = 16  # chosen: centring a shorter window takes most of what there is to measure
+PHI_HALF_LIFE: Final = 4096.0  # transitions after which a reading counts half: the weights then sum to about 5,900
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What answers now; a new bundle makes a new one, and the edge swaps its reference. bundle: its version, >= 1."""
+
+    constellation: Constellation
+    bundle: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Interaction:
+    """What one query left to learn from. domain: where its text belongs, None for new territory.
+
+    basin: (64,); bits: the text's code length under the nearest domain's kernel, before it was learned; phi: of the
+    kernel that answered. The answer's own words are not learned: a kernel that learns what it says says it more often.
+    """
+
+    query_id: str
+    client: str
+    text: str
+    at_s: float
+    domain: str | None
+    basin: Array
+    tokens: int
+    size_bytes: int
+    bits: float
+    kappa: float | None
+    phase: Phase | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer; what it leaves to learn from (None: nothing, at the client's wish); every role's running moments."""
+
+    answer: Answer
+    interaction: Interaction | None
+    gauges: Gauges
+
+
+def answer(
+    serving: Serving, query: Query, *, entry_id: str, gauges: Gauges, at_s: float, clock: Callable[[], float]
+) -> Answered:
+    """Answers a query. entry_id: names it when it has no id; at_s: now, since 1970; clock: seconds, for the duration.
+
+    Raises Rejected for a text that cannot be coordized.
+    """
+    started = clock()
+    constellation, query_id = serving.constellation, query.id or entry_id
+    ids = constellation.encoder.encode(query.text)
+    prompt = ids if len(ids) else np.array([EOS], np.int32)
+    basin = constellation.basin(prompt)
+    route = constellation.route(basin)
+    shares = voices(constellation, route, query.mode)
+    lead = next(iter(shares))
+    reading = constellation.read(prompt, lead)
+    bits = float(reading.bits(constellation.domains[lead].gate_array).sum())
+    rng = np.random.default_rng(seed_of(query_id) if query.seed is None else query.seed)
+    speech = constellation.speak(prompt, shares, max_tokens=query.max_tokens, temperature=query.temperature, rng=rng)
+    steps = list(speech) if query.max_tokens else []
+    role = constellation.domains[lead].role
+    gauge = combine_reading(constellation, role, gauges.get(role, NO_MOMENTS), reading, steps)
+    measured = _measure(constellation, role, reading, steps, integration(gauge))
+    size_bytes = len(query.text.encode())
+    made = Answer(
+        query_id=query_id,
+        client=query.client,
+        node=serving.node,
+        bundle=serving.bundle,
+        text=_text(constellation, steps),
+        finish=("stop" if len(steps) < query.max_tokens else "length") if query.max_tokens else "read",
+        prompt_tokens=len(ids),
+        completion_tokens=len(steps),
+        prompt_bytes=size_bytes,
+        prompt_bits=bits,
+        route=_steps(constellation, route),
+        margin_rad=route.margin_rad if math.isfinite(route.margin_rad) else None,
+        abstained=route.abstained,
+        kernel=role,
+        domain=lead,
+        phi=measured.phi.phi,
+        phi_p=measured.phi.p_value,
+        kappa=measured.kappa,
+        phase=measured.phase,
+        seconds=max(clock() - started, 0.0),
+    )
+    known = {lead: bits}
+    interaction = (
+        _interaction(constellation, made, query.text, prompt, basin, route, known, at_s) if query.store else None
+    )
+    return Answered(made, interaction, {**gauges, role: gauge})
+
+
+def refusal(serving: Serving | None, query: Query, *, entry_id: str, node: str, error: QigError) -> Answer:
+    """The answer to a query that will get no other: why."""
+    return Answer(
+        query_id=query.id or entry_id,
+        client=query.client,
+        node=node,
+        bundle=serving.bundle if serving else 0,
+        text="",
+        finish="refused",
+        prompt_bytes=len(query.text.encode("utf-8", "replace")),
+        problem=Problem(code=error.code, message=error.message[:REASON_MAX_CHARS]),
+    )
+
+
+def voices(constellation: Constellation, route: Route, mode: str) -> dict[str, float]:
+    """The domains that speak and their shares, which sum to one; the leader first.
+
+    mode: "routed", "constellation" or a role. A role speaks in whichever of its domains is nearest.
+    """
+    if mode == "routed":
+        return _shares(route, {step.name for step in route.steps[: 2 if route.abstained else 1]})
+    nearest: dict[Role, str] = {}
+    for step in route.steps:
+        nearest.setdefault(constellation.domains[step.name].role, step.name)
+    return _shares(route, {nearest[role] for role in ROLES if mode in ("constellation", role)})
+
+
+def seed_of(query_id: str) -> int:
+    """A seed that every process draws from the same id."""
+    return int.from_bytes(hashlib.sha256(query_id.encode()).digest()[:8], "big")
+
+
+def combine_reading(
+    constellation: Constellation, role: Role, past: Moments, reading: Reading, steps: Sequence[Step]
+) -> Moments:
+    """A role's running moments after one more text: the past fades by half every PHI_HALF_LIFE transitions."""
+    context = constellation.states[role].spec.context
+    home_s = np.sqrt(constellation.homes[role])
+    windows = [reading.basins[start : start + context] for start in range(0, len(reading.basins), context)]
+    if steps:
+        windows.append(np.stack([step.basin for step in steps]))
+    fresh = NO_MOMENTS
+    for window in windows:
+        if len(window) >= WINDOW_MIN_TOKENS:
+            fresh = combine(fresh, moments(faculties(normalise(window)[None], home_s)))
+    return combine(past, fresh, 0.5 ** (fresh.n / PHI_HALF_LIFE))
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    phi: Integration
+    kappa: float | None
+    phase: Phase | None
+
+
+def _measure(
+    constellation: Constellation, role: Role, reading: Reading, steps: Sequence[Step], phi: Integration
+) -> _Measured:
+    """Kappa and phase at the end of the answer, or of the prompt where nothing was said."""
+    kappa = steps[-1].kappa if steps else measure_kappa(reading.basins, constellation.homes[role])
+    before = steps[-1].phase if steps else None
+    return _Measured(phi, kappa, None if kappa is None else phase_of(kappa, phi.phi, before))
+
+
+def _shares(route: Route, names: set[str]) -> dict[str, float]:
+    """The router's weights of these domains, nearest first, made to sum to one."""
+    chosen = [step for step in route.steps if step.name in names]
+    total = sum(step.weight for step in chosen)
+    # A domain so far that its weight underflows still speaks alone when it is the only one asked for.
+    return {step.name: step.weight / total if total > 0 else 1.0 / len(chosen) for step in chosen}
+
+
+def _steps(constellation: Constellation, route: Route) -> tuple[RouteStep, ...]:
+    return tuple(
+        RouteStep(
+            domain=step.name,
+            kernel=constellation.domains[step.name].role,
+            distance_rad=step.distance_rad,
+            weight=min(step.weight, 1.0),
+        )
+        for step in route.steps[:MAX_DOMAINS]
+    )
+
+
+def _text(constellation: Constellation, steps: Sequence[Step]) -> str:
+    spoken = constellation.encoder.decode(step.token for step in steps)
+    return spoken.decode("utf-8", "replace")[:ANSWER_MAX_CHARS]
+
+
+def _interaction(
+    constellation: Constellation,
+    made: Answer,
+    text: str,
+    prompt: Ids,
+    basin: Array,
+    route: Route,
+    known: Mapping[str, float],
+    at_s: float,
+) -> Interaction:
+    home = route.steps[0].name
+    bits = known[home] if home in known else constellation.bits(prompt, home)
+    domain = territory(route, constellation.domains, bits=bits, size_bytes=made.prompt_bytes)
+    return Interaction(
+        query_id=made.query_id,
+        client=made.client,
+        text=text,
+        at_s=at_s,
+        domain=domain,
+        basin=basin,
+        tokens=made.prompt_tokens,
+        size_bytes=made.prompt_bytes,
+        bits=bits,
+        kappa=made.kappa,
+        phase=made.phase,
+    )

@@ -1,0 +1,159 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.constants import ROLES
+from common.errors import Rejected
+from common.geometry.routing import Route, Step
+from common.wire.codec import pack, unpack
+from common.wire.messages import Answer, Query
+from services.edge.answer import Serving, answer, refusal, seed_of, voices
+
+TEXT = "The heron stood in the marsh and the sea was cold and grey. "
+
+
+@pytest.fixture(scope="module")
+def serving(micro):
+    return Serving(micro, 3, "node-1")
+
+
+def ask(serving, text=TEXT, gauges=None, **fields):
+    query = Query(text=text, **{"max_tokens": 8, **fields})
+    ticks = itertools.count()
+    return answer(serving, query, entry_id="7-0", gauges=gauges or {}, at_s=100.0, clock=lambda: float(next(ticks)))
+
+
+def test_an_answer_names_its_query_node_bundle_kernel_and_time(serving):
+    made = ask(serving, client="kiosk").answer
+    assert (made.query_id, made.client, made.node, made.bundle) == ("7-0", "kiosk", "node-1", 3)
+    assert made.kernel in ROLES
+    assert made.seconds == 1.0
+    assert unpack(Answer, pack(made)) == made
+
+
+def test_the_query_s_own_id_wins_over_the_entry_s(serving):
+    assert ask(serving, id="mine").answer.query_id == "mine"
+
+
+def test_the_same_query_and_bundle_give_the_same_answer(serving):
+    assert ask(serving, seed=5).answer == ask(serving, seed=5).answer
+    assert ask(serving).answer == ask(serving).answer
+
+
+def test_another_seed_or_another_id_gives_another_answer(serving):
+    texts = {ask(serving, seed=seed, max_tokens=24).answer.text for seed in range(4)}
+    assert len(texts) == 4
+    assert seed_of("7-0") != seed_of("7-1")
+
+
+def test_no_tokens_asked_for_is_a_reading(serving):
+    made = ask(serving, max_tokens=0).answer
+    assert (made.finish, made.text, made.completion_tokens) == ("read", "", 0)
+    assert made.prompt_bits > 0
+    assert made.kappa is not None
+
+
+def test_an_answer_of_all_the_tokens_asked_for_ended_by_length(serving):
+    made = ask(serving, temperature=1.0).answer
+    assert made.finish == ("length" if made.completion_tokens == 8 else "stop")
+    assert made.completion_tokens > 0
+
+
+def test_the_prompt_s_bits_are_the_leader_s_reading_of_it(serving, micro):
+    made = ask(serving, max_tokens=0).answer
+    assert made.prompt_bits == pytest.approx(micro.bits(micro.encoder.encode(TEXT), made.domain))
+    assert made.prompt_bytes == len(TEXT.encode())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_pinned_role_leads_and_the_route_still_tells_the_distances(serving, role):
+    made = ask(serving, mode=role, max_tokens=1).answer
+    assert made.kernel == role
+    assert [step.distance_rad for step in made.route] == sorted(step.distance_rad for step in made.route)
+    assert len(made.route) == 4
+
+
+def test_what_is_pinned_elsewhere_is_still_learned_where_it_lies(serving):
+    near = ask(serving).answer.route[0].domain
+    far = next(role for role in ROLES if role != near)
+    one, other = ask(serving).interaction, ask(serving, mode=far).interaction
+    assert other.domain == one.domain == near
+    assert other.bits == pytest.approx(one.bits)
+
+
+def test_constellation_mode_is_led_by_the_nearest_of_four(serving, micro):
+    found = micro.route(micro.basin(micro.encoder.encode(TEXT)))
+    shares = voices(micro, found, "constellation")
+    assert list(shares) == [step.name for step in found.steps]
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_under_the_margin_the_two_nearest_speak_and_above_it_one(micro):
+    steps = (Step("heart", 0.10, 0.5), Step("vocab", 0.11, 0.4), Step("percept", 1.0, 0.1), Step("strategy", 2.0, 0.0))
+    assert voices(micro, Route(steps, 0.01, abstained=True), "routed") == pytest.approx(
+        {"heart": 5 / 9, "vocab": 4 / 9}
+    )
+    assert voices(micro, Route(steps, 0.01, abstained=False), "routed") == {"heart": 1.0}
+
+
+def test_a_pinned_domain_whose_weight_underflows_still_speaks_alone(micro):
+    steps = (Step("heart", 0.1, 1.0), Step("vocab", 3.0, 0.0))
+    assert voices(micro, Route(steps, 2.9, abstained=False), "vocab") == {"vocab": 1.0}
+
+
+def test_nothing_is_kept_of_a_query_that_says_so(serving):
+    assert ask(serving, store=False).interaction is None
+    assert ask(serving).interaction.text == TEXT
+
+
+def test_phi_is_unknown_until_512_transitions_were_read_and_then_known(serving):
+    gauges, known = {}, []
+    for _ in range(14):
+        done = ask(serving, text=TEXT * 4, gauges=gauges, max_tokens=0, mode="heart")
+        gauges = done.gauges
+        known.append((gauges["heart"].n >= 512, done.answer.phi is not None))
+    assert known[0] == (False, False)
+    assert known[-1] == (True, True)
+    assert all(enough == told for enough, told in known)
+
+
+def test_gauges_of_other_roles_are_left_alone(serving):
+    first = ask(serving, mode="heart").gauges
+    assert ask(serving, mode="vocab", gauges=first).gauges["heart"] is first["heart"]
+
+
+def test_a_prompt_longer_than_the_window_is_read_whole(serving, micro):
+    made = ask(serving, text=TEXT * 30, max_tokens=3).answer
+    assert made.prompt_tokens > 10 * micro.states["heart"].spec.context
+    assert made.completion_tokens > 0 or made.finish == "stop"
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_gets_an_answer_that_packs(serving, text):
+    made = ask(serving, text=text, max_tokens=2).answer
+    assert unpack(Answer, pack(made)).prompt_bytes == len(text.encode())
+
+
+def test_a_lone_surrogate_is_refused_with_a_reason(serving):
+    query = Query.model_construct(
+        id=None, client="c", text="\ud800", max_tokens=0, seed=None, mode="routed", store=True
+    )
+    with pytest.raises(Rejected) as caught:
+        answer(serving, query, entry_id="1-1", gauges={}, at_s=0.0, clock=lambda: 0.0)
+    made = refusal(serving, query, entry_id="1-1", node="n", error=caught.value)
+    assert (made.finish, made.problem.code, made.bundle) == ("refused", "lone_surrogate", 3)
+
+
+def test_a_refusal_without_a_bundle_says_bundle_0():
+    made = refusal(None, Query(text="x", id="q"), entry_id="1-1", node="n", error=Rejected("code", "m" * 600))
+    assert (made.bundle, made.query_id, len(made.problem.message)) == (0, "q", 512)
+
+
+def test_the_interaction_holds_the_prompt_and_its_basin(serving, micro):
+    kept = ask(serving).interaction
+    assert np.allclose(kept.basin, micro.basin(micro.encoder.encode(TEXT)))
+    assert (kept.size_bytes, kept.tokens, kept.at_s) == (len(TEXT), len(micro.encoder.encode(TEXT)), 100.0)
