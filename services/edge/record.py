@@ -1,0 +1,390 @@
+"""What an edge remembers across kills: one SQLite file, one transaction a step.
+
+    interactions   what was asked and answered; `folded` once counted, `probe` when kept to try bundles on
+    residue        n-gram counts by domain that no bundle has taken yet ('' = new territory)
+    packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
+    meta           epoch, next sequence, the last bundle entry seen
+
+Write-ahead log and synchronous=FULL: what a method returned from is on the disk. A second process on the same file is
+refused by a lock that ends with the process, however it ends. Bounded: interactions by age and size, packets that are
+settled by age. Knows nothing of what is in a packet or of how counts are chosen.
+
+The epoch names a life of this file: the second in which it was made. An edge that lost its file starts the next epoch,
+so that its sequences never repeat.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from common.constants import CELLS, Phase
+from common.errors import Corrupt, Rejected, Unavailable
+from common.kernels import memory_file
+from common.kernels.memory import Memory, count
+from common.kernels.spec import MAX_VOCAB
+from services.edge.answer import Interaction
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x51494745  # "QIGE"
+INTERACTIONS_MAX_AGE_S: Final = 30 * 86_400.0  # chosen: what a month has not needed goes
+INTERACTIONS_MAX_BYTES: Final = 256 << 20  # texts and answers; the oldest go first, folded or not
+PACKETS_MAX_AGE_S: Final = 30 * 86_400.0  # settled ones; a packet that waits is kept
+FOLD_MAX_INTERACTIONS: Final = 4096  # a fold takes the oldest of them; the rest waits for the next sleep
+BUSY_TIMEOUT_S: Final = 5.0
+ORDERS: Final = 3  # of a residue: what crystals can carry
+
+Status = Literal["pending", "sent", "acknowledged", "lost"]
+Domain = str | None
+
+_SCHEMA: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE interactions (
+  id INTEGER PRIMARY KEY, client TEXT NOT NULL, query_id TEXT NOT NULL, at_s REAL NOT NULL, text TEXT NOT NULL,
+  domain TEXT, basin BLOB NOT NULL, tokens INTEGER NOT NULL, size_bytes INTEGER NOT NULL, bits REAL NOT NULL,
+  kappa REAL, phase TEXT, answer BLOB NOT NULL, probe INTEGER NOT NULL, folded INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (client, query_id));
+CREATE INDEX interactions_fresh ON interactions (folded, probe, domain);
+CREATE INDEX interactions_age ON interactions (at_s);
+CREATE TABLE residue (domain TEXT PRIMARY KEY, memory BLOB NOT NULL);
+CREATE TABLE packets (
+  sequence INTEGER PRIMARY KEY, domain TEXT, status TEXT NOT NULL, at_s REAL NOT NULL, base_version INTEGER NOT NULL,
+  base BLOB NOT NULL, basin BLOB NOT NULL, body BLOB NOT NULL, counts BLOB NOT NULL, raw BLOB);
+CREATE INDEX packets_status ON packets (status);
+"""
+_COLUMNS: Final = "id, query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase"
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What waits to be counted for one domain (None: new territory)."""
+
+    domain: Domain
+    interactions: int
+    size_bytes: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet of this edge. body: packed PacketBody; counts: what it carries; raw: the bytes last sent, None before.
+
+    at_s: when its status last changed.
+    """
+
+    sequence: int
+    domain: Domain
+    status: Status
+    at_s: float
+    base_version: int
+    base: bytes
+    basin: bytes
+    body: bytes
+    counts: Memory
+    raw: bytes | None = None
+
+
+class Record:
+    """The open file. Its methods may be called from any thread; each is one transaction."""
+
+    def __init__(self, path: Path, *, now_s: float) -> None:
+        """Opens or makes the file. Raises Unavailable (disk_full, unwritable, state_in_use), Corrupt, Rejected."""
+        self._path: Final = path
+        self._turn: Final = threading.Lock()
+        self._guard: Final = _lock(path)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._guard.close)
+            with _sql(path):
+                self._db: Final = sqlite3.connect(
+                    path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                )
+            undo.callback(self._db.close)
+            self._prepare(now_s)
+            undo.pop_all()
+        self.epoch: Final = int(self._meta("epoch") or 0)
+
+    def close(self) -> None:
+        """Closes the file and gives up the lock."""
+        with self._turn:
+            self._db.close()
+            self._guard.close()
+
+    # Interactions
+
+    def answer_to(self, client: str, query_id: str) -> bytes | None:
+        """The stored answer to a query, or None: a redelivered query is not answered twice."""
+        row = self._one("SELECT answer FROM interactions WHERE client = ? AND query_id = ?", (client, query_id))
+        return None if row is None else bytes(row[0])
+
+    def add(self, interaction: Interaction, answer: bytes, *, probe: bool) -> bool:
+        """Keeps an interaction with its packed answer; False, and nothing done, when the query was kept before."""
+        i = interaction
+        values = (i.client, i.query_id, i.at_s, i.text, i.domain, i.basin.astype("<f8").tobytes(), i.tokens)
+        with self._write() as db:
+            done = db.execute(
+                "INSERT OR IGNORE INTO interactions (client, query_id, at_s, text, domain, basin, tokens, size_bytes,"
+                " bits, kappa, phase, answer, probe) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, i.size_bytes, i.bits, i.kappa, i.phase, answer, int(probe)),
+            )
+            return done.rowcount == 1
+
+    def fresh(self) -> list[Fresh]:
+        """What waits to be counted, by domain."""
+        rows = self._all(
+            "SELECT domain, count(*), sum(size_bytes), min(at_s) FROM interactions WHERE folded = 0 AND probe = 0"
+            " GROUP BY domain ORDER BY domain"
+        )
+        return [Fresh(*row) for row in rows]
+
+    def unfolded(self, domain: Domain) -> list[tuple[int, Interaction]]:
+        """The oldest FOLD_MAX_INTERACTIONS that wait to be counted for a domain, with their row ids."""
+        rows = self._all(
+            f"SELECT {_COLUMNS} FROM interactions WHERE folded = 0 AND probe = 0 AND domain IS ? ORDER BY id LIMIT ?",  # noqa: S608 -- a constant
+            (domain, FOLD_MAX_INTERACTIONS),
+        )
+        return [(row[0], _interaction(row)) for row in rows]
+
+    def probes(self, limit: int) -> list[str]:
+        """The newest texts that were kept out of learning."""
+        rows = self._all("SELECT text FROM interactions WHERE probe = 1 ORDER BY id DESC LIMIT ?", (limit,))
+        return [row[0] for row in rows]
+
+    def last_at_s(self) -> float:
+        """When the newest interaction came; 0 when there is none."""
+        row = self._one("SELECT max(at_s) FROM interactions")
+        return float(row[0]) if row and row[0] is not None else 0.0
+
+    # Sleep
+
+    @property
+    def sequence(self) -> int:
+        """The sequence that the next packet gets."""
+        return int(self._meta("sequence") or 0)
+
+    def residue(self, domain: Domain) -> Memory:
+        """The counts of a domain that no bundle has taken yet."""
+        row = self._one("SELECT memory FROM residue WHERE domain = ?", (domain or "",))
+        return memory_file.from_bytes(row[0], MAX_VOCAB) if row else count([], ORDERS)
+
+    def residues(self) -> dict[Domain, Memory]:
+        """All of them."""
+        rows = self._all("SELECT domain, memory FROM residue")
+        return {row[0] or None: memory_file.from_bytes(row[1], MAX_VOCAB) for row in rows}
+
+    def slept(self, domain: Domain, folded: Sequence[int], residue: Memory, packet: Packet | None) -> None:
+        """One sleep, whole or not at all: interactions counted, the residue they led to, the packet that came of it.
+
+        packet.sequence must be `sequence`, which moves on.
+        """
+        with self._write() as db:
+            db.executemany("UPDATE interactions SET folded = 1 WHERE id = ?", [(row,) for row in folded])
+            _put_residue(db, domain, residue)
+            if packet is not None:
+                expected = int(_meta(db, "sequence") or 0)
+                assert packet.sequence == expected, f"packet {packet.sequence} where {expected} is due"
+                p = packet
+                db.execute(
+                    "INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (p.sequence, p.domain, p.status, p.at_s, p.base_version, p.base, p.basin, p.body,
+                     memory_file.to_bytes(p.counts), p.raw),
+                )  # fmt: skip
+                _set_meta(db, "sequence", str(expected + 1))
+
+    def packets(self, *statuses: Status) -> list[Packet]:
+        """The packets in these states, oldest first."""
+        marks = ", ".join("?" * len(statuses))
+        rows = self._all(f"SELECT * FROM packets WHERE status IN ({marks}) ORDER BY sequence", statuses)  # noqa: S608 -- question marks
+        return [_packet(row) for row in rows]
+
+    def sent(self, sequence: int, raw: bytes, *, at_s: float) -> None:
+        """A packet is in the broker, as these bytes."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE packets SET status = 'sent', raw = ?, at_s = ? WHERE sequence = ? AND status = 'pending'",
+                (raw, at_s, sequence),
+            )
+
+    def lose(self, sequences: Iterable[int], *, at_s: float) -> None:
+        """These packets are waited for no longer; one may still be acknowledged later."""
+        with self._write() as db:
+            db.executemany(
+                "UPDATE packets SET status = 'lost', at_s = ? WHERE sequence = ? AND status = 'sent'",
+                [(at_s, sequence) for sequence in sequences],
+            )
+
+    def settle(
+        self,
+        acknowledged: Iterable[int],
+        residues: Mapping[Domain, Memory],
+        moved: Mapping[int, str],
+        *,
+        cursor: str,
+        at_s: float,
+    ) -> None:
+        """A bundle was dealt with: packets settled, residues as given, rows of fresh text moved to another domain.
+
+        cursor: the entry id of the bundle; the next start reads on from there.
+        """
+        with self._write() as db:
+            db.executemany(
+                "UPDATE packets SET status = 'acknowledged', at_s = ? WHERE sequence = ?",
+                [(at_s, sequence) for sequence in acknowledged],
+            )
+            for domain, residue in residues.items():
+                _put_residue(db, domain, residue)
+            db.executemany(
+                "UPDATE interactions SET domain = ? WHERE id = ? AND folded = 0",
+                [(domain, row) for row, domain in moved.items()],
+            )
+            _set_meta(db, "cursor", cursor)
+
+    @property
+    def cursor(self) -> str | None:
+        """The entry id of the last bundle that was dealt with."""
+        return self._meta("cursor")
+
+    # Bounds
+
+    def prune(self, *, now_s: float, max_bytes: int = INTERACTIONS_MAX_BYTES) -> int:
+        """Deletes what is too old or too much, oldest first; returns how many interactions went."""
+        with self._write() as db:
+            gone = db.execute("DELETE FROM interactions WHERE at_s < ?", (now_s - INTERACTIONS_MAX_AGE_S,)).rowcount
+            gone += db.execute(
+                "DELETE FROM interactions WHERE id IN (SELECT id FROM (SELECT id, sum(length(CAST(text AS BLOB)) +"
+                " length(answer)) OVER (ORDER BY id DESC) AS kept FROM interactions) WHERE kept > ?)",
+                (max_bytes,),
+            ).rowcount
+            db.execute(
+                "DELETE FROM packets WHERE status IN ('acknowledged', 'lost') AND at_s < ?",
+                (now_s - PACKETS_MAX_AGE_S,),
+            )
+            return gone
+
+    # The file
+
+    def _prepare(self, now_s: float) -> None:
+        with _sql(self._path):
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+            owner = int(self._db.execute("PRAGMA application_id").fetchone()[0])
+            tables = int(self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        if version == 0 and tables == 0:
+            self._create(now_s)
+        elif owner != APPLICATION_ID:
+            raise Corrupt("not_a_record", f"{self._path} is another program's database: move it away")
+        elif version != SCHEMA_VERSION:
+            raise Rejected(
+                "record_version",
+                f"{self._path} has schema {version}, this software reads {SCHEMA_VERSION}: use the matching release",
+            )
+
+    def _create(self, now_s: float) -> None:
+        with self._write() as db:
+            for statement in _SCHEMA.strip().split(";\n"):
+                db.execute(statement)
+            _set_meta(db, "epoch", str(int(now_s)))
+            _set_meta(db, "sequence", "0")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._turn, _sql(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _all(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]  # rows of any columns
+        with self._turn, _sql(self._path):
+            return self._db.execute(sql, values).fetchall()
+
+    def _one(self, sql: str, values: Sequence[object] = ()) -> tuple | None:  # type: ignore[type-arg]
+        return next(iter(self._all(sql, values)), None)
+
+    def _meta(self, name: str) -> str | None:
+        with self._turn, _sql(self._path):
+            return _meta(self._db, name)
+
+
+def _meta(db: sqlite3.Connection, name: str) -> str | None:
+    row = db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
+    db.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value))
+
+
+def _put_residue(db: sqlite3.Connection, domain: Domain, residue: Memory) -> None:
+    if residue.entries:
+        db.execute("INSERT OR REPLACE INTO residue VALUES (?, ?)", (domain or "", memory_file.to_bytes(residue)))
+    else:
+        db.execute("DELETE FROM residue WHERE domain = ?", (domain or "",))
+
+
+def _packet(row: tuple) -> Packet:  # type: ignore[type-arg]
+    sequence, domain, status, at_s, base_version, base, basin, body, counts, raw = row
+    carried = memory_file.from_bytes(counts, MAX_VOCAB)
+    return Packet(sequence, domain, status, at_s, base_version, base, basin, body, carried, raw)
+
+
+def _interaction(row: tuple) -> Interaction:  # type: ignore[type-arg]
+    query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase = row[1:]
+    found: Phase | None = phase
+    cells = np.frombuffer(basin, "<f8", CELLS)
+    return Interaction(query_id, client, text, at_s, domain, cells, tokens, size_bytes, bits, kappa, found)
+
+
+def _lock(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- an open file, of a type without a public name
+    """Holds `path`.lock until the process ends. Raises Unavailable("state_in_use", "unwritable")."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        guard = path.with_name(path.name + ".lock").open("a")
+    except OSError as error:
+        raise _refused(path, error.strerror or "") from error
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        guard.close()
+        raise Unavailable(
+            "state_in_use", f"{path} is in use by another process: an edge runs once a node, choose another QIG_NODE"
+        ) from error
+    return guard
+
+
+def _refused(path: Path, reason: str) -> Unavailable:
+    return Unavailable("unwritable", f"{path}: {reason}: make {os.fspath(path.parent)} writable for this user")
+
+
+@contextlib.contextmanager
+def _sql(path: Path) -> Iterator[None]:
+    """What SQLite refuses, as an error whose class says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise Unavailable("disk_full", f"no space left for {path}: free some, nothing was lost") from error
+        if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR}:
+            raise _refused(path, str(error)) from error
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            raise Unavailable("state_in_use", f"{path} is locked by another program: close it") from error
+        if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+            raise Corrupt(
+                "not_a_record",
+                f"{path} is no database, or a damaged one ({error}): move it away; the edge then starts a new epoch",
+            ) from error
+        raise
