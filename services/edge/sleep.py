@@ -1,0 +1,255 @@
+"""Sleep: when an edge folds what it read into counts, what a fold makes, and what an acknowledgement takes away.
+
+    fresh text ──fold──▶ residue ──select──▶ packet ──sent──▶ (batch, candidate, gates) ──▶ bundle names the packet
+                            ▲                                                                        │
+                            └──────────────── residue minus what the packet carried ◀────────────────┘
+
+Pure: time is an argument. Rules it keeps: text is scored, and the gate's statistics taken, before it is counted; what
+was kept as probe text is never counted; counts leave the residue only when a bundle names the packet that carried them;
+of one domain at most one packet is on its way.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from common.constants import PHASES, ROLES, Role
+from common.constellation.constellation import Constellation
+from common.geometry.means import frechet_mean
+from common.geometry.simplex import distance
+from common.kernels import gate as gates
+from common.kernels.kernel import Kernel, Reading, read
+from common.kernels.memory import Ids, Memory, Table, count, distribution, merge, predict, subtract
+from common.wire import basin as basins
+from common.wire import crystals as crystal_codec
+from common.wire.messages import PacketRef
+from common.wire.ngrams import ORDERS, Crystals
+from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
+from services.edge.answer import Interaction
+from services.edge.crystals import select
+from services.edge.record import Domain, Fresh, Packet
+
+LOST_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take; a late bundle still counts
+OPENING_CHUNKS: Final = 8  # new territory is read in this many parts, each scored with a memory of the parts before it
+RESIDUE_MAX_ENTRIES: Final = 1 << 20  # n-grams of one domain, about 20 MB; above it, what was seen once goes
+
+EMPTY: Final = count([], ORDERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """HEART's clock: sleep once `after_bytes` are fresh and nobody asked for `idle_s`; at the latest after `max_s`."""
+
+    after_bytes: int
+    idle_s: float
+    max_s: float
+
+
+Due = Literal["sleep", "nothing_fresh", "in_flight", "too_little", "busy"]
+
+
+def due(now_s: float, fresh: Fresh | None, last_query_s: float, rhythm: Rhythm, *, in_flight: bool) -> Due:
+    """Whether a domain's fresh text is to be folded and sent now, or why not.
+
+    fresh: what waits, None for nothing; last_query_s: when the edge was last asked anything.
+    """
+    if fresh is None or fresh.interactions == 0:
+        return "nothing_fresh"
+    if in_flight:
+        return "in_flight"
+    if now_s - fresh.oldest_s >= rhythm.max_s:
+        return "sleep"
+    if fresh.size_bytes < rhythm.after_bytes:
+        return "too_little"
+    return "sleep" if now_s - last_query_s >= rhythm.idle_s else "busy"
+
+
+def overdue(now_s: float, packets: Sequence[Packet]) -> list[int]:
+    """The sequences of sent packets that no bundle has named for LOST_AFTER_S: their counts go out again."""
+    return [packet.sequence for packet in packets if packet.status == "sent" and now_s - packet.at_s >= LOST_AFTER_S]
+
+
+def is_probe(client: str, query_id: str, share: int) -> bool:
+    """Whether an interaction is kept as probe text: one in `share`, by its name, so that a redelivery agrees."""
+    digest = hashlib.sha256(f"{client}\0{query_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % share == 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """residue: with the fresh text in it, until a bundle has taken it; carried: what the packet says of it."""
+
+    residue: Memory
+    body: PacketBody
+    carried: Memory
+
+
+def fold(
+    constellation: Constellation,
+    domain: Domain,
+    interactions: Sequence[Interaction],
+    residue: Memory,
+    *,
+    crystal_bytes: int,
+    phi: Mapping[Role, float | None],
+) -> Folded:
+    """Scores and counts fresh text of one domain (None: new territory), and packs what is worth sending.
+
+    interactions: at least one; phi: of each role's kernel, as it runs.
+    """
+    texts = [constellation.encoder.encode(each.text) for each in interactions]
+    weights = np.array([max(len(ids), 1) for ids in texts], np.float64)
+    basin = frechet_mean(np.stack([each.basin for each in interactions]), weights)
+    kernel, role = _kernel(constellation, domain, basin)
+    if domain is None:
+        bits, gate = _read_opening(kernel, texts, residue)
+        kernel = _opening(kernel)
+    else:
+        bits, gate = _read_known(kernel, texts)
+    grown = bounded(merge([residue, count(texts, ORDERS)]))
+    selection = select(grown, kernel)
+    vocab_size = constellation.coordizer.vocab_size
+    sent, blob = crystal_codec.fit(
+        selection.crystals, selection.ranking, vocab_size=vocab_size, budget_bytes=crystal_bytes
+    )
+    kappas = [each.kappa for each in interactions if each.kappa is not None]
+    body = PacketBody(
+        kernel=role,
+        domain=domain,
+        basin=basins.to_bytes8(basin),
+        interactions=len(interactions),
+        tokens=sum(map(len, texts)),
+        fresh_bytes=sum(each.size_bytes for each in interactions),
+        fresh_bits=bits,
+        phi=phi.get(role),
+        kappa=float(np.mean(kappas)) if kappas else None,
+        phases=_phases(interactions),
+        gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
+        crystals=blob,
+    )
+    return Folded(grown, body, as_memory(sent))
+
+
+def as_memory(found: Crystals) -> Memory:
+    """Crystals as the memory that they add."""
+    return Memory(tuple(Table.of(each.keys, each.counts, each.contexts, each.totals) for each in found.orders))
+
+
+def bounded(residue: Memory, limit: int = RESIDUE_MAX_ENTRIES) -> Memory:
+    """The residue, or above `limit` n-grams only what recurred; totals keep what is dropped, so it stays honest."""
+    if residue.entries <= limit:
+        return residue
+    return Memory(
+        tuple(Table.of(t.keys[t.counts > 1], t.counts[t.counts > 1], t.contexts, t.totals) for t in residue.tables)
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settled:
+    """What a bundle changes here: packets it took, the residues then, rows of fresh text that found a domain."""
+
+    acknowledged: tuple[int, ...]
+    residues: dict[Domain, Memory]
+    moved: dict[int, str]
+
+
+def settle(
+    constellation: Constellation,
+    taken: Sequence[PacketRef],
+    *,
+    own: tuple[bytes, int],
+    packets: Sequence[Packet],
+    residues: Mapping[Domain, Memory],
+    waiting: Sequence[tuple[int, Interaction]],
+) -> Settled:
+    """What a bundle that names the packets `taken` leaves to be sent.
+
+    own: this edge's key id and epoch; packets: those not acknowledged yet, lost ones too; waiting: fresh text of new
+    territory, by row. New territory's residue goes to the opened domain that is nearest its packet's basin, and fresh
+    text there to an opened domain that reaches it.
+    """
+    sequences = {ref.sequence for ref in taken if (ref.key, ref.epoch) == own}
+    named = [packet for packet in packets if packet.sequence in sequences]
+    left: dict[Domain, Memory] = {}
+    for packet in named:
+        before = left.get(packet.domain, residues.get(packet.domain, EMPTY))
+        left[packet.domain] = subtract(before, packet.counts)
+    opening = [packet for packet in named if packet.domain is None]
+    target = nearest_opened(constellation, opening[-1]) if opening else None
+    if target is not None:
+        there = left.get(target, residues.get(target, EMPTY))
+        left |= {target: merge([there, left[None]]), None: EMPTY}
+    moved = {row: domain for row, each in waiting if (domain := _reaching(constellation, each)) is not None}
+    return Settled(tuple(packet.sequence for packet in named), left, moved)
+
+
+def nearest_opened(constellation: Constellation, packet: Packet) -> str | None:
+    """The domain beyond the four roles that is nearest a packet's basin; None while there is none."""
+    basin = basins.from_bytes8(packet.basin)
+    opened = [domain for name, domain in constellation.domains.items() if name not in ROLES]
+    reach = [(float(distance(basin, domain.basin_array)), domain.name) for domain in opened]
+    return min(reach)[1] if reach else None
+
+
+def _reaching(constellation: Constellation, interaction: Interaction) -> str | None:
+    step = constellation.route(interaction.basin).steps[0]
+    near = step.distance_rad <= constellation.domains[step.name].radius_rad
+    return step.name if near and step.name not in ROLES else None
+
+
+def _kernel(constellation: Constellation, domain: Domain, basin: gates.Floats) -> tuple[Kernel, Role]:
+    """The kernel that reads a domain; new territory is read by its nearest role, whose memory a new domain borrows."""
+    if domain is not None:
+        return constellation.kernel(domain), constellation.domains[domain].role
+    steps = constellation.route(basin).steps
+    role = constellation.domains[steps[0].name].role
+    return constellation.kernel(role), role
+
+
+def _opening(kernel: Kernel) -> Kernel:
+    """The kernel that a new domain will begin with: the role's, and an empty memory of its own."""
+    memories = (*kernel.memories, EMPTY)
+    return Kernel(kernel.state, memories, gates.prior(1 + len(memories)))
+
+
+def _read_known(kernel: Kernel, texts: Sequence[Ids]) -> tuple[float, bytes]:
+    """Bits of the fresh text under the kernel as it stands, and its gate's statistics."""
+    readings = [read(kernel, ids) for ids in texts]
+    bits = sum(float(reading.bits(kernel.gate).sum()) for reading in readings)
+    return bits, _statistics(kernel.gate, readings)
+
+
+def _read_opening(kernel: Kernel, texts: Sequence[Ids], residue: Memory) -> tuple[float, bytes]:
+    """The same for new territory: bits under the role's kernel; the gate of a kernel with a memory of its own.
+
+    Each part of the text is scored by a memory of the residue and the parts before it, so that nothing is read that
+    was counted: what one edge's memory is worth here, before the fleet's is known.
+    """
+    bits, readings = 0.0, []
+    gate = gates.prior(2 + len(kernel.memories))
+    floor = distribution(kernel.memories[-1], (), kernel.floors()[-1])[0]
+    own = residue
+    for part in np.array_split(np.arange(len(texts)), min(OPENING_CHUNKS, len(texts))):
+        for ids in (texts[i] for i in part):
+            known, new = read(kernel, ids), predict(own, ids, floor)
+            bits += float(known.bits(kernel.gate).sum())
+            experts = np.column_stack([known.experts, new.probability])
+            readings.append(Reading(experts, gates.bucket(new.order, new.total), known.basins))
+        own = merge([own, count([texts[i] for i in part], ORDERS)])
+    return bits, _statistics(gate, readings)
+
+
+def _statistics(gate: gates.Floats, readings: Sequence[Reading]) -> bytes:
+    """Responsibilities under the gate that this text asks for."""
+    experts = np.concatenate([reading.experts for reading in readings])
+    buckets = np.concatenate([reading.buckets for reading in readings])
+    learned = gates.learn(experts, buckets, gate)
+    return gates.to_bytes(gates.responsibilities(experts, buckets, learned))
+
+
+def _phases(interactions: Sequence[Interaction]) -> tuple[int, int, int, int]:
+    foam, tacking, crystal, fracture = (sum(each.phase == phase for each in interactions) for phase in PHASES)
+    return foam, tacking, crystal, fracture

@@ -1,0 +1,228 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.constants import ROLES
+from common.geometry.simplex import distance
+from common.kernels import gate
+from common.kernels.memory import count, merge, subtract
+from common.wire import basin as basins
+from common.wire import crystals as codec
+from common.wire.messages import PacketRef
+from services.edge import sleep
+from services.edge.answer import Interaction
+from services.edge.record import Fresh, Packet
+from services.edge.sleep import EMPTY, Rhythm, as_memory, bounded, due, fold, is_probe, overdue, settle
+
+NEW = "The king spake unto the people, and the people answered the king. "
+RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
+KEY = b"k" * 8
+
+
+def fresh(size_bytes=1000, oldest_s=100.0):
+    return Fresh("heart", 3, size_bytes, oldest_s)
+
+
+def interaction(micro, text=NEW, domain="heart", number=0):
+    ids = micro.encoder.encode(text)
+    return Interaction(f"q{number}", "c", text, 1.0, domain, micro.basin(ids), len(ids), len(text), 9.0, 12.0, "FOAM")
+
+
+def folded(micro, domain="heart", texts=(NEW,) * 4, residue=EMPTY, **settings):
+    read = [interaction(micro, text, domain, number) for number, text in enumerate(texts)]
+    return fold(micro, domain, read, residue, **{"crystal_bytes": 400, "phi": dict.fromkeys(ROLES, 0.5), **settings})
+
+
+def packet(done, domain="heart", sequence=0, status="sent", at_s=0.0):
+    return Packet(sequence, domain, status, at_s, 1, b"b" * 8, done.body.basin, b"", done.carried)
+
+
+def ref(sequence, key=KEY, epoch=7):
+    return PacketRef(key=key, epoch=epoch, sequence=sequence)
+
+
+def same(one, other):
+    return all(
+        np.array_equal(a.keys, b.keys) and np.array_equal(a.counts, b.counts) and np.array_equal(a.totals, b.totals)
+        for a, b in zip(one.tables, other.tables, strict=True)
+    )
+
+
+def with_domain(micro, name, basin, radius_rad=0.8):
+    opened = micro.domains["heart"].model_copy(
+        update={"name": name, "basin": tuple(basin.tolist()), "radius_rad": radius_rad}
+    )
+    return replace(micro, domains={**micro.domains, name: opened})
+
+
+# HEART's clock
+
+
+@pytest.mark.parametrize(("size_bytes", "expected"), [(999, "too_little"), (1000, "sleep"), (1001, "sleep")])
+def test_an_edge_sleeps_once_enough_is_fresh(size_bytes, expected):
+    assert due(200.0, fresh(size_bytes), 190.0, RHYTHM, in_flight=False) == expected
+
+
+@pytest.mark.parametrize(("idle_s", "expected"), [(4.999, "busy"), (5.0, "sleep"), (5.001, "sleep")])
+def test_it_waits_until_it_is_idle(idle_s, expected):
+    assert due(200.0, fresh(), 200.0 - idle_s, RHYTHM, in_flight=False) == expected
+
+
+@pytest.mark.parametrize(("age_s", "expected"), [(3599.0, "too_little"), (3600.0, "sleep"), (3601.0, "sleep")])
+def test_at_the_maximum_interval_it_sleeps_busy_or_not_on_little_or_much(age_s, expected):
+    assert due(100.0 + age_s, fresh(size_bytes=1), 100.0 + age_s, RHYTHM, in_flight=False) == expected
+
+
+def test_nothing_fresh_never_sleeps():
+    assert due(1e9, None, 0.0, RHYTHM, in_flight=False) == "nothing_fresh"
+
+
+def test_a_packet_on_its_way_holds_the_next_one_back():
+    assert due(1e9, fresh(10**9), 0.0, RHYTHM, in_flight=True) == "in_flight"
+
+
+@pytest.mark.parametrize(("age_s", "lost"), [(1799.0, []), (1800.0, [0]), (1801.0, [0])])
+def test_a_packet_that_nobody_named_for_long_counts_as_lost(micro, age_s, lost):
+    done = folded(micro)
+    assert overdue(50.0 + age_s, [packet(done, at_s=50.0)]) == lost
+    assert overdue(50.0 + age_s, [packet(done, at_s=50.0, status="pending")]) == []
+
+
+def test_one_interaction_in_n_is_a_probe_and_always_the_same_ones():
+    chosen = [number for number in range(4000) if is_probe("c", f"q{number}", 8)]
+    assert 400 < len(chosen) < 600
+    assert chosen == [number for number in range(4000) if is_probe("c", f"q{number}", 8)]
+    assert is_probe("c", "q", 1)
+
+
+# Folding
+
+
+def test_the_residue_is_all_counts_of_all_texts_and_what_was_there(micro):
+    before = count([micro.encoder.encode("sing again")], 3)
+    done = folded(micro, residue=before)
+    ids = micro.encoder.encode(NEW)
+    assert same(done.residue, merge([before, count([ids] * 4, 3)]))
+
+
+def test_the_body_says_what_was_read_and_how_well(micro):
+    body, ids = folded(micro).body, micro.encoder.encode(NEW)
+    assert (body.kernel, body.domain, body.interactions, body.phases) == ("heart", "heart", 4, (4, 0, 0, 0))
+    assert (body.tokens, body.fresh_bytes) == (4 * len(ids), 4 * len(NEW))
+    assert body.fresh_bits == pytest.approx(4 * micro.bits(ids, "heart"))
+    assert (body.phi, body.kappa) == (0.5, 12.0)
+
+
+def test_the_score_is_of_the_kernel_that_has_not_read_the_text(micro):
+    again = folded(micro, residue=folded(micro).residue).body
+    assert again.fresh_bits == pytest.approx(folded(micro).body.fresh_bits)
+
+
+def test_the_basin_is_the_mean_of_the_texts(micro):
+    one = folded(micro, texts=(NEW,)).body
+    assert distance(basins.from_bytes8(one.basin), interaction(micro).basin) < 0.04
+
+
+def test_crystals_keep_the_budget_and_what_they_carry_is_what_a_reader_decodes(micro):
+    for budget in (60, 200, 400):
+        done = folded(micro, crystal_bytes=budget)
+        assert len(done.body.crystals) <= budget
+        assert same(done.carried, as_memory(codec.decode(done.body.crystals, 320, 10_000)))
+    assert done.carried.entries > 10
+
+
+@pytest.mark.parametrize(("domain", "experts"), [("heart", 2), (None, 3)])
+def test_the_gate_s_statistics_add_up_to_the_tokens_read(micro, domain, experts):
+    body = folded(micro, domain).body
+    sums = gate.from_bytes(body.gate, experts)
+    assert sums.sum() == pytest.approx(body.tokens, rel=0.05)
+
+
+def test_new_territory_is_read_by_the_nearest_role(micro):
+    body = folded(micro, None).body
+    basin = basins.from_bytes8(body.basin)
+    assert body.domain is None
+    assert body.kernel == micro.route(basin).steps[0].name
+    assert body.fresh_bits == pytest.approx(4 * micro.bits(micro.encoder.encode(NEW), body.kernel))
+
+
+def test_new_territory_s_gate_learns_to_trust_its_own_memory_as_text_repeats(micro):
+    sums = gate.from_bytes(folded(micro, None, texts=(NEW,) * 8).body.gate, 3)
+    known = sums[1:].sum(0)
+    assert known[2] > known[:2].sum()
+
+
+def test_a_text_of_one_odd_character_folds(micro):
+    body = folded(micro, texts=("é",)).body
+    assert (body.interactions, body.fresh_bytes) == (1, 1)
+
+
+def test_a_residue_above_its_limit_drops_what_was_seen_once_and_keeps_its_totals(micro):
+    memory = count([micro.encoder.encode(NEW * 2 + "Sing")], 3)
+    kept = bounded(memory, memory.entries - 1)
+    assert same(bounded(memory, memory.entries), memory)
+    assert all((table.counts > 1).all() for table in kept.tables)
+    assert kept.tokens == memory.tokens
+
+
+# Acknowledgement
+
+
+def acknowledged(micro, refs, packets, residues, waiting=()):
+    return settle(micro, refs, own=(KEY, 7), packets=packets, residues=residues, waiting=waiting)
+
+
+def test_only_what_was_carried_leaves_the_residue_and_only_when_named(micro):
+    done = folded(micro)
+    ignored = acknowledged(micro, [ref(1)], [packet(done)], {"heart": done.residue})
+    named = acknowledged(micro, [ref(0)], [packet(done)], {"heart": done.residue})
+    assert (ignored.acknowledged, ignored.residues) == ((), {})
+    assert named.acknowledged == (0,)
+    assert same(named.residues["heart"], subtract(done.residue, done.carried))
+
+
+@pytest.mark.parametrize("wrong", [ref(0, key=b"x" * 8), ref(0, epoch=6)])
+def test_another_edge_s_or_another_life_s_packet_is_not_ours(micro, wrong):
+    done = folded(micro)
+    assert acknowledged(micro, [wrong], [packet(done)], {"heart": done.residue}).acknowledged == ()
+
+
+def test_a_lost_packet_that_a_bundle_names_after_all_is_acknowledged(micro):
+    done = folded(micro)
+    assert acknowledged(micro, [ref(0)], [packet(done, status="lost")], {"heart": done.residue}).acknowledged == (0,)
+
+
+def test_new_territory_moves_to_the_opened_domain_nearest_its_packet(micro):
+    done = folded(micro, None)
+    there = basins.from_bytes8(done.body.basin)
+    far = np.eye(64)[0] * 0.9 + 0.1 / 64
+    opened = with_domain(with_domain(micro, "scripture", there), "atlas", far)
+    found = acknowledged(opened, [ref(0)], [packet(done, None)], {None: done.residue})
+    assert found.residues[None].entries == 0
+    assert same(found.residues["scripture"], subtract(done.residue, done.carried))
+
+
+def test_while_no_domain_is_opened_new_territory_stays(micro):
+    done = folded(micro, None)
+    found = acknowledged(micro, [ref(0)], [packet(done, None)], {None: done.residue})
+    assert list(found.residues) == [None]
+    assert found.residues[None].entries > 0
+
+
+@pytest.mark.parametrize(("radius_rad", "moved"), [(0.5, {4: "scripture"}), (0.0, {})])
+def test_fresh_text_of_new_territory_follows_to_a_domain_that_reaches_it(micro, radius_rad, moved):
+    waiting = interaction(micro, domain=None)
+    there = waiting.basin if radius_rad else micro.domains["heart"].basin_array
+    opened = with_domain(micro, "scripture", there, radius_rad)
+    assert acknowledged(opened, [], [], {}, [(4, waiting)]).moved == moved
+
+
+def test_the_rounds_of_two_packets_subtract_what_both_carried(micro):
+    first = folded(micro)
+    second = folded(micro, texts=("O sing unto the king. ",) * 3, residue=first.residue)
+    found = acknowledged(
+        micro, [ref(0), ref(1)], [packet(first), packet(second, sequence=1)], {"heart": second.residue}
+    )
+    assert same(found.residues["heart"], subtract(subtract(second.residue, first.carried), second.carried))
+    assert sleep.ORDERS == 3
