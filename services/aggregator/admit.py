@@ -32,7 +32,7 @@ CLOCK_WINDOW_S: Final = 300.0  # settled: DESIGN.md, section 7
 KAPPA_MAX: Final = 1e9  # chosen: a pure loop reads in the thousands; this is float noise around R = 1
 FRESH_MAX_BYTES: Final = 1 << 28  # chosen: more than an edge reads in a day; keeps the sums of a batch exact
 BITS_PER_BYTE_MAX: Final = 64.0  # what a domain may state (common/constellation/domains.py); uniform bytes take 8
-WAITING_SLEEPS: Final = 16  # chosen: n-grams that found no room wait; so a packet may hold the counts of earlier texts
+WAITING_TOKENS: Final = 1 << 20  # chosen: counts wait on the edge until they find room; as many as its residue holds
 
 Floats = npt.NDArray[np.float64]
 Enrolled = Mapping[bytes, tuple[str, VerifyKey]]
@@ -153,12 +153,12 @@ def read_gate(body: PacketBody) -> Floats | None:
 
 
 def _check_counts(found: Crystals, tokens: int) -> None:
-    """Each token stands at the end of one n-gram an order: the counts of an order cannot exceed the tokens read."""
+    """Each token ends one n-gram an order, so the counts of an order cannot exceed the tokens read, now or earlier."""
     for order, table in enumerate(found.orders):
         counted = int(table.counts.sum(dtype=np.uint64))
-        if counted > WAITING_SLEEPS * tokens:
+        if counted > tokens + WAITING_TOKENS:
             raise Rejected(
                 "implausible",
                 f"n-grams of {order + 1} tokens counted {counted} times in {tokens} tokens; "
-                f"{WAITING_SLEEPS} times as many is the limit, for counts that waited",
+                f"at most {WAITING_TOKENS} may have waited from earlier texts",
             )

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from common.errors import Corrupt, QigError, Rejected
 from common.wire.crystals import crystals, encode, entry
 from common.wire.packet import key_id
-from services.aggregator.admit import CLOCK_WINDOW_S, KAPPA_MAX, WAITING_SLEEPS, admit, open_packet
+from services.aggregator.admit import CLOCK_WINDOW_S, KAPPA_MAX, WAITING_TOKENS, admit, open_packet
 from services.aggregator.bases import with_base
 from services.aggregator.replay import ReplayWindow
+
+# Counts of one order that add up to exactly 48 more than may have waited (both are levels of the coder).
+HEAVY = [((), token, count, WAITING_TOKENS + 48) for token, count in ((7, WAITING_TOKENS), (8, 48))]
 
 
 def admitted(raw, *, replay=None, entry_ms=AT_MS, bases=BASES, enrolled=ENROLLED):
@@ -111,7 +114,7 @@ def test_a_clock_may_be_off_by_300_s_and_no_more(sign):
         {"gate": b"\1" * 32},
         {"crystals": b"no crystals"},
         {"crystals": encode(crystals([entry((), 7, count=1, total=1)]), VOCAB * 2)},
-        {"crystals": ngrams(((), 7, 48, 48)), "tokens": 2},
+        {"crystals": ngrams(*HEAVY), "tokens": 47},
     ],
 )
 def test_what_cannot_be_true_is_refused(change):
@@ -127,7 +130,8 @@ def test_what_cannot_be_true_is_refused(change):
         {"fresh_bytes": 10, "fresh_bits": 640.0},
         {"tokens": (1 << 24) - 1, "fresh_bytes": 1 << 28},
         {"crystals": b"", "tokens": 0},
-        {"crystals": ngrams(((), 7, 48, 48)), "tokens": 48 // WAITING_SLEEPS},
+        {"crystals": ngrams(*HEAVY), "tokens": 48},
+        {"crystals": ngrams(*HEAVY), "tokens": 49},
     ],
 )
 def test_what_may_just_be_true_is_taken(change):
