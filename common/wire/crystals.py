@@ -83,8 +83,13 @@ class Depth:
 
 
 def encode(found: Crystals, vocab_size: int) -> bytes:
-    """The plain form. Raises Rejected("bad_crystals") for crystals that break the rules of ngrams.py."""
-    check(found, vocab_size)
+    """The plain form. Raises Rejected: bad_crystals when they break the rules of ngrams.py, oversized above 192 KiB."""
+    blob = _encode(check(found, vocab_size), vocab_size)
+    _check_size(blob)
+    return blob
+
+
+def _encode(found: Crystals, vocab_size: int) -> bytes:
     depths = _trie(found)
     tokens = np.unique(np.concatenate([depth.paths & TOKEN_MASK for depth in depths]))
     places = tokens.astype(np.int64)
@@ -98,7 +103,7 @@ def encode(found: Crystals, vocab_size: int) -> bytes:
             columns.append(_kids(depth.paths, depths[n + 1].paths))
         columns.append(depth.totals)
     ks, unary_bits, data = pack(columns)
-    nibbles = bytes(low << 4 | high for low, high in zip(ks[::2], ks[1::2], strict=True))
+    nibbles = bytes(first << 4 | second for first, second in zip(ks[::2], ks[1::2], strict=True))
     sizes = b"".join(_varint(size) for size in (len(tokens), len(depths[0].paths), unary_bits))
     return _with_crc(vocab_size, sizes + nibbles + tables + data)
 
@@ -189,6 +194,11 @@ def decode(blob: bytes, vocab_size: int, max_entries: int, *, max_total: int = M
     return found
 
 
+def _check_size(blob: bytes) -> None:
+    if len(blob) > CRYSTALS_MAX_BYTES:
+        raise Rejected("oversized", f"crystals of {len(blob)} bytes; the limit is {CRYSTALS_MAX_BYTES}: send fewer")
+
+
 def _check_count(count: int, limit: int) -> None:
     if count > limit:
         raise Rejected("too_many_entries", f"crystals of {count} n-grams or nodes; {limit} are allowed: send fewer")
@@ -196,8 +206,7 @@ def _check_count(count: int, limit: int) -> None:
 
 def _checked(blob: bytes, vocab_size: int) -> bytes:
     """What follows the header, once size, form, crc and vocabulary hold."""
-    if len(blob) > CRYSTALS_MAX_BYTES:
-        raise Rejected("oversized", f"crystals of {len(blob)} bytes; the limit is {CRYSTALS_MAX_BYTES}: send fewer")
+    _check_size(blob)
     if len(blob) < HEADER.size:
         raise Rejected("bad_crystals", f"crystals of {len(blob)} bytes; the header alone takes {HEADER.size}")
     form, crc, vocab = HEADER.unpack_from(blob)
@@ -315,10 +324,11 @@ def fit(
     1 + log2(n) encodings. The size grows with the number of entries but for a few bytes, so that now and then a
     slightly longer beginning would have fitted too. Raises Rejected("packet_too_large") when not even the header fits.
     """
-    blob = _prefix(found, ranking[:0], vocab_size)
+    blob = _prefix(check(found, vocab_size), ranking[:0], vocab_size)
     if len(blob) > budget_bytes:
         raise Rejected("packet_too_large", f"{budget_bytes} bytes for crystals; none at all take {len(blob)}")
     fits, too_many = 0, min(len(ranking), 8 * budget_bytes // LEAST_BITS) + 1
+    budget_bytes = min(budget_bytes, CRYSTALS_MAX_BYTES)
     while too_many - fits > 1:
         trial = (fits + too_many) // 2
         attempt = _prefix(found, ranking[:trial], vocab_size)
@@ -332,4 +342,4 @@ def fit(
 def _prefix(found: Crystals, chosen: npt.NDArray[np.intp], vocab_size: int) -> bytes:
     mask = np.zeros(found.entries, np.bool_)
     mask[chosen] = True
-    return encode(take(found, mask), vocab_size)
+    return _encode(take(found, mask), vocab_size)

@@ -15,14 +15,14 @@ def angle(p, q):
     return float(4 * np.arcsin(np.linalg.norm(np.sqrt(p) - np.sqrt(q)) / 2))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(mass=masses)
 def test_a_packet_moves_a_basin_by_at_most_0_032_rad(mass):
     p = mass / mass.sum()
     assert angle(p, from_bytes8(to_bytes8(p))) <= 0.032
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(mass=masses)
 def test_a_message_moves_a_basin_by_less_than_0_005_rad(mass):
     p = mass / mass.sum()

@@ -103,14 +103,14 @@ def test_nested_lists_cannot_take_the_memory(head):
     tracemalloc.stop()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(body=st.binary(max_size=64) | st.binary(max_size=64).map(lambda b: b"{" + b))
 def test_arbitrary_bytes_only_ever_raise_rejected(body):
     for message in GOLDEN:
         assert code_of(type(message), body) in CODES
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     index=st.integers(0, len(GOLDEN) - 1),
     places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=4),
@@ -129,7 +129,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_message_with_any_field_replaced_by_anything_is_read_or_rejected(data):
     message = data.draw(st.sampled_from(GOLDEN))

@@ -1,5 +1,6 @@
 import re
 import tracemalloc
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,10 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import Rejected
+from common.wire import crystals as wire_crystals
 from common.wire import export
-from common.wire.crystals import ENTRY_BYTES, LEVELS, _with_crc, crystals, decode, encode, entry, fit, take
+from common.wire.crystals import (
+    ENTRY_BYTES,
+    LEVELS,
+    _with_crc,
+    crystals,
+    decode,
+    encode,
+    entry,
+    fit,
+    take,
+)
 from common.wire.messages import CRYSTALS_MAX_BYTES
 from common.wire.ngrams import MAX_TOTAL, check, empty
+from common.wire.rice import pack
 
 LICENSE = Path(__file__).resolve().parents[2] / "LICENSE"
 GOLDEN = export.golden_crystals()
@@ -54,7 +67,7 @@ def rounded_down(count):
     return max(int(level) for level in LEVELS if level <= count)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(case=some_crystals())
 def test_n_grams_come_back_with_counts_rounded_down_and_totals_to_the_nearest_doubling(case):
     vocab, found = case
@@ -71,7 +84,7 @@ def test_n_grams_come_back_with_counts_rounded_down_and_totals_to_the_nearest_do
             assert reached == min(doublings, key=lambda t: max(t / total, total / t))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(case=some_crystals())
 def test_decoding_and_encoding_again_gives_the_same_bytes(case):
     vocab, found = case
@@ -134,6 +147,23 @@ def test_a_blob_above_the_limit_is_refused_before_its_crc():
         decode(BLOB.ljust(CRYSTALS_MAX_BYTES, b"\0"), 2048, 100)
 
 
+def test_crystals_above_the_limit_are_not_encoded_but_the_best_of_them_fit(monkeypatch):
+    whole = len(encode(TEXT, 2048))
+    monkeypatch.setattr(wire_crystals, "CRYSTALS_MAX_BYTES", whole)
+    assert len(encode(TEXT, 2048)) == whole
+    monkeypatch.setattr(wire_crystals, "CRYSTALS_MAX_BYTES", whole - 1)
+    with pytest.raises(Rejected, match="oversized"):
+        encode(TEXT, 2048)
+    assert whole - 20 < len(fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=10**6)[1]) < whole
+
+
+@pytest.mark.parametrize("form", [0, 2, 255])
+def test_another_form_is_refused_even_with_the_right_crc(form):
+    crc = zlib.crc32(BLOB[5:], zlib.crc32(bytes([form])))
+    with pytest.raises(Rejected, match=f"crystals in form {form}"):
+        decode(bytes([form]) + crc.to_bytes(4, "little") + BLOB[5:], 2048, 100)
+
+
 def test_a_blob_cut_off_anywhere_or_with_any_bit_flipped_is_refused():
     for end in range(len(BLOB)):
         with pytest.raises(Rejected):
@@ -163,7 +193,7 @@ def read_or_rejected(blob, vocab=2048, limit=4096):
         assert decode(encode(found, vocab), vocab, limit).entries == found.entries
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(rest=st.binary(max_size=120), vocab=st.sampled_from([0, 1, 300, 2048, 32_768, 65_535]))
 def test_arbitrary_bytes_behind_a_right_crc_are_read_or_rejected(rest, vocab):
     read_or_rejected(rest)
@@ -171,7 +201,7 @@ def test_arbitrary_bytes_behind_a_right_crc_are_read_or_rejected(rest, vocab):
     read_or_rejected(_with_crc(2048, BLOB[7 : 7 + len(rest) % 30] + rest))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), flips=st.integers(1, 8), text=st.booleans())
 def test_mutations_behind_a_right_crc_are_read_or_rejected(seed, flips, text):
     rng = np.random.default_rng(seed)
@@ -179,6 +209,50 @@ def test_mutations_behind_a_right_crc_are_read_or_rejected(seed, flips, text):
     places = rng.integers(0, min(len(rest), rng.integers(1, len(rest) + 1)), flips)
     rest[places] = rng.integers(0, 256, flips)
     read_or_rejected(_with_crc(2048, rest.tobytes()))
+
+
+def forged(*, tokens=(3,), gaps=(0,), ranks=(0,), kids=(0,), totals=(0,), tables=(b"\1\1", b"\0", b"\0")):
+    """A blob behind a right crc whose columns of depth 1 say what we like."""
+    lists = [tokens, gaps, ranks, kids, totals, *[()] * 7]
+    ks, unary_bits, data = pack([np.array(numbers, np.int64) for numbers in lists])
+    nibbles = bytes(first << 4 | second for first, second in zip(ks[::2], ks[1::2], strict=True))
+    sizes = bytes([len(tokens), len(gaps), unary_bits & 127 | 128, unary_bits >> 7])
+    return _with_crc(16, sizes + nibbles + b"".join(tables) + data)
+
+
+def test_the_smallest_blob_by_hand_is_read():
+    found = decode(forged(), 16, 1)
+    assert [array.tolist() for array in (found.orders[0].keys, found.orders[0].counts, found.orders[0].totals)] == [
+        [3],
+        [1],
+        [1],
+    ]
+    assert encode(found, 16)[7:] == encode(crystals([entry((), 3, count=1, total=1)]), 16)[7:]
+
+
+@pytest.mark.parametrize(
+    ("at", "beyond", "reason"),
+    [
+        ({"tokens": (15,)}, {"tokens": (16,)}, "token 16 is not below"),
+        ({"gaps": (0,)}, {"gaps": (1,)}, "place 1 in a list of 1"),
+        ({"tables": (b"\2\1\2", b"\0", b"\0"), "ranks": (1,)}, {"ranks": (1,)}, "rank 1 in a table of 1"),
+        ({"tables": (b"\1\x3f", b"\0", b"\0")}, {"tables": (b"\1\x40", b"\0", b"\0")}, "level table of depth 1"),
+        (
+            {"tables": (b"\x40" + bytes([1] * 64), b"\0", b"\0")},
+            {"tables": (b"\x41" + bytes([1] * 65), b"\0", b"\0")},
+            "65 levels",
+        ),
+        ({"totals": (31,)}, {"totals": (32,)}, "more than 4294967295 times"),
+        ({"totals": (31,)}, {"totals": (64,)}, "more than 4294967295 times"),
+        ({}, {"tables": (b"\1\0", b"\0", b"\0"), "totals": ()}, "neither an entry nor the beginning"),
+        ({}, {"kids": (1,)}, "goes beyond"),
+        ({}, {"tokens": (3, 4, 5, 6)}, "4 n-grams or nodes; 3 are allowed"),
+    ],
+)
+def test_a_forged_blob_is_read_at_a_bound_and_refused_beyond(at, beyond, reason):
+    assert decode(forged(**at), 16, 1).entries == 1
+    with pytest.raises(Rejected, match=reason):
+        decode(forged(**beyond), 16, 1)
 
 
 HUGE = b"\xff\xff\xff\x7f"  # the largest size of four bytes
@@ -203,6 +277,15 @@ def test_memory_for_the_deepest_trie_is_at_most_10_times_the_input_plus_256_byte
     blob = encode(crystals(entry((n, 0), 0, count=1, total=1) for n in range(4096)), 32_768)
     tracemalloc.start()
     assert decode(blob, 32_768, 4096).entries == 4096
+    assert tracemalloc.get_traced_memory()[1] <= 10 * len(blob) + ENTRY_BYTES * 4096
+    tracemalloc.stop()
+
+
+def test_memory_for_more_entries_than_allowed_is_that_of_the_allowed_ones():
+    blob = encode(crystals(entry((n % 100,), n // 100, count=1, total=120) for n in range(12_000)), 2048)
+    tracemalloc.start()
+    with pytest.raises(Rejected, match="too_many_entries"):
+        decode(blob, 2048, 4096)
     assert tracemalloc.get_traced_memory()[1] <= 10 * len(blob) + ENTRY_BYTES * 4096
     tracemalloc.stop()
 

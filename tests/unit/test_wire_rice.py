@@ -13,7 +13,7 @@ def arrays(lists):
     return [np.array(column, np.int64) for column in lists]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(lists=columns)
 def test_columns_come_back_and_nothing_is_left(lists):
     ks, unary_bits, data = pack(arrays(lists))
