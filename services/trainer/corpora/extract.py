@@ -47,7 +47,7 @@ def extract(source: str, path: Path, domain: str) -> Iterator[Document]:
     try:
         for parent in READERS[source](path):
             yield from cut(parent, source, domain)
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, sqlite3.Error) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, sqlite3.Error) as error:
         raise Corrupt("corpus_archive", f"{path} does not read as {source} ({error}): fetch it again") from error
 
 

