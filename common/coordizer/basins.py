@@ -136,18 +136,21 @@ def _fit(
     Groups weigh the same. first: (V, 64), > 0, proportional to P(cell | token) before anything is known.
     """
     mixtures = [rng.uniform(0.5, 1.5, (len(part.starts) - 1, len(cells))).astype(np.float32) for part, cells in groups]
-    weight, counted = first, [np.empty(0)]
+    scales = [np.float32(1.0 / part.counts.sum(dtype=np.float64)) for part, _ in groups]
+    expected = [np.empty((len(first), len(cells)), np.float32) for _, cells in groups]
+    given = first.astype(np.float32)
     for iteration in range(iterations):
-        given = (weight / (weight.sum(axis=0) + _TINY)).astype(np.float32)
-        counted, weight = [], np.zeros_like(first)
-        for (part, cells), mixture in zip(groups, mixtures, strict=True):
-            expected = np.zeros((len(first), len(cells)), np.float32)
-            _expect(part, mixture, np.ascontiguousarray(given[:, cells]), expected)
-            counted.append(expected / part.counts.sum(dtype=np.float64))
-            weight[:, cells] += counted[-1]
+        given /= given.sum(axis=0) + _TINY
+        for (part, cells), mixture, counted in zip(groups, mixtures, expected, strict=True):
+            counted.fill(0.0)
+            _expect(part, mixture, np.ascontiguousarray(given[:, cells]), counted)
+        given.fill(0.0)
+        for (_, cells), scale, counted in zip(groups, scales, expected, strict=True):
+            np.multiply(counted, scale, out=counted)
+            given[:, cells] += counted
         if progress is not None:
             progress((iteration + 1) / iterations)
-    return counted
+    return [counted.astype(np.float64) for counted in expected]
 
 
 def floored(weights: Array) -> Array:

@@ -4,7 +4,7 @@ import pytest
 from common.constants import ROLES
 from common.coordizer.artifacts import FIRST_MERGE, from_parts, to_parts
 from common.coordizer.basins import salience, text_basin
-from common.coordizer.build import build
+from common.coordizer.build import build, sample
 from common.coordizer.encode import Encoder
 from common.errors import Rejected
 from common.geometry.simplex import distance
@@ -68,3 +68,12 @@ def test_progress_rises_to_one():
 def test_no_text_is_rejected(documents):
     with pytest.raises(Rejected, match="no_documents"):
         build(documents, vocab_size=300)
+
+
+@pytest.mark.parametrize(("limit", "length"), [(59_999, 1), (60_000, 2), (60_001, 2)])
+def test_a_long_corpus_gives_an_even_sample(limit, length):
+    texts = ["a" * 30_000, "b" * 30_000]
+    taken = sample(texts, limit)
+    assert (taken == texts) == (length == 2)
+    assert sum(map(len, taken)) <= limit
+    assert {piece[0] for piece in taken} == {"a", "b"}
