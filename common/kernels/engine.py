@@ -121,8 +121,8 @@ class State:
         scores = q @ keys[:, :, : positions.stop].transpose(0, 1, 3, 2)
         if tokens > 1:
             scores += _causal(tokens, positions.start)
-        seen: Array = (_softmax(scores) @ values[:, :, : positions.stop]).transpose(0, 2, 1, 3).reshape(batch, tokens, width)
-        x = x + seen @ w[name + "o"].T
+        seen: Array = (_softmax(scores) @ values[:, :, : positions.stop]).transpose(0, 2, 1, 3)
+        x = x + seen.reshape(batch, tokens, width) @ w[name + "o"].T
         inner: Array = np.square(np.maximum(_rms_norm(x) @ w[name + "up"].T, np.float32(0.0)))
         return x + inner @ w[name + "down"].T
 

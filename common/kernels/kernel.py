@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 SCORE_BATCH: Final = 8  # windows a forward pass: bounds the working set, and is as fast as more (numpy, one core)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
     """state: the decoder; memories: the role's first, the most specific last; gate: (BUCKETS, 1 + len(memories)) rows
     sum to one.
@@ -32,6 +32,17 @@ class Kernel:
     state: State
     memories: tuple[Memory, ...]
     gate: Floats
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both read every text alike: the same state, memories and gate."""
+        return isinstance(other, Kernel) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return id(self.state), *map(id, self.memories), self.gate.tobytes()
 
     def floors(self) -> list[Floats]:
         """Where each memory's recursion ends: the uniform distribution, then the unigrams of the memory before it."""

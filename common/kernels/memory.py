@@ -133,7 +133,9 @@ def subtract(memory: Memory, other: Memory) -> Memory:
     for table, less in zip(memory.tables, other.tables + (_EMPTY,) * ORDERS, strict=False):
         counts = _less(table.keys, table.counts, less.keys, less.counts)
         totals = _less(table.contexts, table.totals, less.contexts, less.totals)
-        keep, left = counts > 0, totals > 0
+        keep = counts > 0
+        # A total that was stated too high may fall to nothing before its followers do: `of` raises it to their sum.
+        left = (totals > 0) | np.isin(table.contexts, table.keys[keep] >> TOKEN_BITS)
         tables.append(Table.of(table.keys[keep], counts[keep], table.contexts[left], totals[left]))
     return Memory(tuple(tables))
 

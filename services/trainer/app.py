@@ -30,7 +30,7 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Part
 from services.trainer import folder, text
 from services.trainer.consolidate import consolidate
-from services.trainer.evaluate import instruments, scores
+from services.trainer.evaluate import Examiner, instruments
 from services.trainer.recipe import genesis
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Trainer:
         held_out = self._text.held_out
         figures = [
             Figure(name="bits_per_byte", domain=domain, before=None, after=score.bits_per_byte, unit="bit/B")
-            for domain, score in scores(constellation, held_out).items()
+            for domain, score in Examiner(held_out).scores(constellation).items()
         ]
         for role in ROLES:
             seen = instruments(constellation, role, held_out[role])

@@ -28,7 +28,7 @@ from common.kernels.engine import State
 from common.kernels.memory import Memory, Table
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, DomainUpdate, Figure
-from services.trainer.evaluate import Score, scores
+from services.trainer.evaluate import Examiner, Score
 from services.trainer.loop import Plan, train
 from services.trainer.model import StateModel, export, restore
 
@@ -41,7 +41,7 @@ REPLAY_SHARE: Final = 4  # replayed tokens for one dreamt: an old domain must no
 STATE_TOLERANCE: Final = (
     1.001  # an old domain's bits per byte may grow by a thousandth before the trained state is dropped
 )
-CONSOLIDATION_RATE: Final = 0.1  # of the genesis rate
+CONSOLIDATION_RATE: Final = 0.01  # of the genesis rate: 0.02 already costs the old domain (docs/experiments.md)
 MAX_CRYSTALS: Final = 1 << 16  # a batch's crystals of one domain
 
 
@@ -68,14 +68,14 @@ def consolidate(
     """
     current = bundle_parts.load(parts)
     merged, changed = _merge(current, batch)
-    before = scores(current, held_out)
-    after = scores(merged, held_out)
+    examiner = Examiner(held_out)
+    before, after = examiner.scores(current), examiner.scores(merged)
     said: list[str] = []
     for update in batch.domains if steps else ():
         trained, words = _train(merged, update, replay, steps, seed)
         said += words
         trial = replace(merged, states={**merged.states, update.kernel: trained[0]})
-        figures = scores(trial, held_out)
+        figures = examiner.scores(trial)
         if all(figures[d].bits_per_byte <= after[d].bits_per_byte * STATE_TOLERANCE for d in figures):
             merged, after = trial, figures
             changed |= bundle_parts.kernel_part(update.kernel, trained[0].spec, trained[1])
@@ -141,8 +141,8 @@ def _train(
     """The domain's state after `steps` guarded steps on replay and dreams, and what the guards said."""
     state = merged.states[update.kernel]
     dreams = dream(merged, update.name, np.random.default_rng([seed, update.packets, update.tokens]))
-    wanted = REPLAY_SHARE * len(dreams)
-    replayed = np.concatenate([merged.encoder.encode(text) for text in replay[update.kernel]])[:wanted]
+    replayed = np.concatenate([merged.encoder.encode(text) for text in replay[update.kernel]])
+    dreams = np.tile(dreams, max(1, len(replayed) // (REPLAY_SHARE * len(dreams))))
     model = StateModel(state.spec, state.sqrt_basins, torch.Generator().manual_seed(seed))
     restore(model, state.weights)
     text = np.concatenate([replayed, dreams])
@@ -157,15 +157,13 @@ def dream(constellation: Constellation, domain: str, rng: np.random.Generator) -
     """DREAMS texts of a window each, sampled from a domain's kernel, each begun with an n-gram of its most specific
     memory.
     """
-    known = constellation.memories[constellation.domains[domain].memories[-1]]
-    table = next(table for table in reversed(known.tables[:DREAM_SEED_TOKENS]) if len(table.keys))
+    known = constellation.memories[constellation.domains[domain].memories[-1]].tables[:DREAM_SEED_TOKENS]
+    order, table = next((n, known[n]) for n in reversed(range(len(known))) if len(known[n].keys))
     starts = rng.choice(table.keys, DREAMS, p=table.counts / table.counts.sum())
     length = constellation.states[constellation.domains[domain].role].spec.context
     dreams = []
     for start in starts:
-        prompt = np.array(
-            [int(start) >> shift & 0x7FFF for shift in (30, 15, 0)][-known.tables.index(table) - 1 :], np.int32
-        )
+        prompt = np.array([int(start) >> 15 * n & int(memory.TOKEN_MASK) for n in range(order, -1, -1)], np.int32)
         said = constellation.speak(prompt, {domain: 1.0}, max_tokens=length - len(prompt), temperature=1.0, rng=rng)
         dreams += [prompt, np.array([step.token for step in said], np.int32), np.array([EOS], np.int32)]
     return np.concatenate(dreams)

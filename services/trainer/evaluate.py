@@ -16,6 +16,7 @@ from common.constants import CELLS, KAPPA_WINDOW_TOKENS, Role
 from common.constellation.constellation import Constellation
 from common.geometry.concentration import directions, kappa
 from common.geometry.integration import Integration, faculties, integration, moments, rolled
+from common.kernels.kernel import Kernel, read
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
@@ -42,21 +43,35 @@ class Instruments:
     kappa: float
 
 
-def score(constellation: Constellation, passages: Sequence[str], domain: str) -> Score:
-    """passages: at least one, none empty."""
-    bits, size, hits = 0.0, 0, 0
-    for text in passages:
-        ids = constellation.encoder.encode(text)
-        chosen = constellation.route(constellation.basin(ids)).steps[0].name
-        bits += constellation.bits(ids, chosen)
-        size += len(text.encode())
-        hits += chosen == domain
-    return Score(bits / size, hits / len(passages))
+class Examiner:
+    """Scores constellations on the same passages, and reads none twice by the same kernel.
 
+    Candidates share most kernels with their parent; those passages cost nothing the second time.
+    """
 
-def scores(constellation: Constellation, passages: Mapping[str, Sequence[str]]) -> dict[str, Score]:
-    """`score` of every domain that has passages."""
-    return {domain: score(constellation, texts, domain) for domain, texts in passages.items()}
+    def __init__(self, passages: Mapping[str, Sequence[str]]) -> None:
+        self._passages = passages
+        self._bits: dict[tuple[Kernel, str], float] = {}
+
+    def scores(self, constellation: Constellation) -> dict[str, Score]:
+        """The score of every domain that has passages (at least one, none empty)."""
+        kernels = {name: constellation.kernel(name) for name in constellation.domains}
+        return {domain: self._score(constellation, kernels, domain) for domain in self._passages}
+
+    def _score(self, constellation: Constellation, kernels: Mapping[str, Kernel], domain: str) -> Score:
+        bits, size, hits = 0.0, 0, 0
+        for text in self._passages[domain]:
+            ids = constellation.encoder.encode(text)
+            chosen = constellation.route(constellation.basin(ids)).steps[0].name
+            bits += self._read(kernels[chosen], text, ids)
+            size += len(text.encode())
+            hits += chosen == domain
+        return Score(bits / size, hits / len(self._passages[domain]))
+
+    def _read(self, kernel: Kernel, text: str, ids: Ids) -> float:
+        if (kernel, text) not in self._bits:
+            self._bits[kernel, text] = float(read(kernel, ids).bits(kernel.gate).sum())
+        return self._bits[kernel, text]
 
 
 def instruments(constellation: Constellation, role: Role, texts: Sequence[str]) -> Instruments:

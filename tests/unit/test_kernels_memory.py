@@ -85,6 +85,19 @@ def test_an_ngram_alone_reads_as_it_does_inside_a_text(learned, read):
     assert np.allclose(alone.probability, m.predict(memory, read, FLOOR).probability[2:], rtol=1e-12)
 
 
+def test_a_context_whose_total_was_overstated_keeps_its_followers():
+    def table(counts, total):
+        return m.Table.of(
+            *(
+                np.array(x, t)
+                for x, t in (([5, 6], np.uint64), (counts, np.uint32), ([0], np.uint64), ([total], np.uint32))
+            )
+        )
+
+    left = m.subtract(m.Memory((table([3, 2], 5),)), m.Memory((table([1, 2], 9),))).tables[0]
+    assert (left.keys.tolist(), left.counts.tolist(), left.totals.tolist()) == ([5], [2], [2])
+
+
 def test_unsent_mass_backs_off_to_the_lower_order():
     table = m.Table.of(
         *(np.array(x, t) for x, t in (([5], np.uint64), ([2], np.uint32), ([0], np.uint64), ([10], np.uint32)))
