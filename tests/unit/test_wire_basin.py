@@ -49,7 +49,7 @@ def test_a_sum_beyond_the_tolerance_is_off_the_simplex(scale):
 @pytest.mark.parametrize("cell", [np.nan, np.inf, -np.inf, -0.01])
 def test_a_cell_that_is_no_share_is_off_the_simplex(cell):
     bad = FLAT.copy()
-    bad[3] = cell
+    bad[3], bad[4] = cell, 1 / 32 - (cell if np.isfinite(cell) else 0)
     for check in (lambda: from_bytes16(bad.astype("<f2").tobytes()), lambda: to_bytes8(bad), lambda: to_bytes16(bad)):
         with pytest.raises(Rejected, match="off_simplex"):
             check()

@@ -94,6 +94,14 @@ def test_a_packet_signed_by_another_key_under_this_key_s_name_is_corrupt():
         verify(open_envelope(canonical(tuple(forged))), KEY.verify_key)
 
 
+def test_a_packet_signed_by_this_key_under_another_s_name_is_corrupt():
+    fields = list(msgpack.unpackb(RAW))[:-1]
+    fields[1] = key_id(OTHER.verify_key)
+    signature = KEY.sign(b"qig/packet/1\0" + canonical(tuple(fields))).signature
+    with pytest.raises(Corrupt, match="held against key"):
+        verify(open_envelope(canonical((*fields, signature))), KEY.verify_key)
+
+
 def test_a_bundle_s_signature_is_no_packet_s():
     fields = msgpack.unpackb(RAW, use_list=False)
     elsewhere = KEY.sign(b"qig/bundle/1\0" + canonical(fields[:-1])).signature

@@ -53,8 +53,9 @@ def test_remainders_beyond_the_bits_are_not_there():
 
 
 def test_numbers_left_over_are_an_error():
-    k, reader = reader_of()
-    reader.take(2, k)
+    ks, unary_bits, data = pack(arrays([[0, 0, 0]]))
+    reader = Reader.of(data, unary_bits, max_numbers=3)
+    reader.take(2, ks[0])
     with pytest.raises(Rejected, match="left after"):
         reader.close()
 
