@@ -1,0 +1,177 @@
+"""Packets in, batches out, through a real broker: each packet once, each refusal with its reason."""
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from centre import NODES, Centre, ref_of
+from micro import MICRO
+
+from common.errors import Unavailable
+from common.runtime import keys, streams
+from common.wire import crystals
+from services.aggregator import app
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def centre(tmp_path, broker_url, broker, micro_parts, monkeypatch):
+    monkeypatch.setattr("services.aggregator.app.CUT_EVERY_S", 0.02)
+    keys.init(tmp_path, NODES)
+    return Centre(tmp_path, broker_url, broker, micro_parts)
+
+
+def grams(batches):
+    """All n-grams that the batches count, with how often."""
+    counts = {}
+    for update in (update for batch in batches for update in batch.domains):
+        order = crystals.decode(update.crystals, MICRO.vocab, 1 << 16).orders[1]
+        for key, count in zip(order.keys.tolist(), order.counts.tolist(), strict=True):
+            counts[divmod(key, 1 << 15)] = counts.get(divmod(key, 1 << 15), 0) + count
+    return counts
+
+
+def readiness(url):
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        return json.load(error)
+
+
+async def test_packets_of_several_edges_become_one_batch(centre, eventually):
+    bundle = await centre.release()
+    await centre.send(*[centre.packet(bundle, node, sequence) for node in range(4) for sequence in (1, 2)])
+    async with centre.running("aggregator", batch_packets=8):
+        await eventually(centre.batches)
+    (batch,) = await centre.batches()
+    assert (batch.base_version, len(batch.packets), batch.domains[0].packets) == (1, 8, 8)
+    assert grams([batch]) == {(node, sequence): 1 for node in range(4) for sequence in (1, 2)}
+
+
+async def test_what_waits_too_long_is_cut_before_there_are_enough(centre, eventually):
+    bundle = await centre.release()
+    await centre.send(centre.packet(bundle))
+    async with centre.running("aggregator", batch_packets=200, batch_age_s=0.2):
+        await eventually(centre.batches)
+    assert await centre.counted() == [ref_of(centre, 0, 1)]
+
+
+async def test_replays_count_once_in_any_order_and_are_told_so(centre, eventually):
+    bundle = await centre.release()
+    raws = [centre.packet(bundle, sequence=n) for n in (5, 3, 4)]
+    await centre.send(*raws, *raws, *raws[::-1])
+    async with centre.running("aggregator", batch_packets=3):
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        await eventually(centre.batches)
+    assert await centre.counted() == [ref_of(centre, 0, n) for n in (3, 4, 5)]
+    assert [letter.code for letter in await centre.letters(streams.PACKETS)] == ["replayed"] * 6
+
+
+async def drained(centre, stream):
+    return await centre.broker.redis.xlen(stream) == 0
+
+
+async def test_every_wrong_packet_ends_as_a_dead_letter_and_the_good_one_counts(centre, eventually):
+    bundle = await centre.release()
+    good = centre.packet(bundle)
+    stranger = good[:4] + b"\xff" * 8 + good[12:]
+    forged = bytearray(centre.packet(bundle, sequence=2))
+    forged[-1] ^= 1
+    wrong = {
+        "malformed": good[:-1],
+        "oversized": bytes(5000),
+        "unknown_key": stranger,
+        "bad_signature": bytes(forged),
+        "implausible": centre.packet(bundle, sequence=3, domain="nowhere"),
+    }
+    await centre.send(*wrong.values(), good)
+    async with centre.running("aggregator", batch_packets=1):
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        await eventually(centre.batches)
+    letters = await centre.letters(streams.PACKETS)
+    assert {letter.code: letter.body for letter in letters} == wrong
+    assert await centre.counted() == [ref_of(centre, 0, 1)]
+
+
+async def test_until_there_is_a_bundle_packets_wait_and_the_service_is_not_ready(centre, eventually):
+    async with centre.running("aggregator", batch_packets=1) as url:
+        await eventually(lambda: asyncio.to_thread(lambda: "no bundle was released" in str(readiness(url))))
+        bundle = await centre.release()
+        await centre.send(centre.packet(bundle))
+        await eventually(centre.batches)
+        await eventually(lambda: asyncio.to_thread(lambda: readiness(url)["ready"]))
+
+
+async def test_a_packet_on_a_bundle_that_the_aggregator_has_not_seen_yet_is_not_refused(centre, eventually):
+    bundle = await centre.release()
+    async with centre.running("aggregator", batch_packets=1):
+        for version in (2, 3, 4):
+            bundle = await centre.release(version, bundle)
+            await centre.send(centre.packet(bundle, sequence=version))
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        await eventually(lambda: counted_to(centre, 3))
+    assert await centre.letters(streams.PACKETS) == []
+
+
+async def counted_to(centre, number):
+    return len(await centre.counted()) == number
+
+
+async def test_after_a_restart_the_base_window_is_the_newest_three(centre, eventually):
+    bundles = [await centre.release()]
+    for version in (2, 3, 4):
+        bundles.append(await centre.release(version, bundles[-1]))
+    await centre.send(*[centre.packet(bundle, sequence=bundle.version) for bundle in bundles])
+    async with centre.running("aggregator", batch_packets=3):
+        await eventually(centre.batches)
+    assert await centre.counted() == [ref_of(centre, 0, n) for n in (2, 3, 4)]
+    assert [letter.code for letter in await centre.letters(streams.PACKETS)] == ["base_window"]
+
+
+async def test_an_edge_that_is_enrolled_while_the_aggregator_runs_is_heard(centre, eventually):
+    bundle = await centre.release()
+    late = keys.edges_dir(centre.home) / f"{NODES[3]}.pub"
+    hidden = late.read_text()
+    late.unlink()
+    async with centre.running("aggregator", batch_packets=1):
+        late.write_text(hidden)
+        await centre.send(centre.packet(bundle, node=3))
+        await eventually(centre.batches)
+
+
+async def test_two_aggregators_share_the_work_and_count_nothing_twice(centre, eventually):
+    bundle = await centre.release()
+    raws = [centre.packet(bundle, node, sequence) for sequence in range(1, 16) for node in range(4)]
+    given = {"batch_packets": 7, "batch_age_s": 0.3}
+    async with centre.running("aggregator", **given), centre.running("aggregator", **given):
+        await centre.send(*raws, *raws[::5])
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        await eventually(lambda: counted_to(centre, 60))
+    batches = await centre.batches()
+    assert grams(batches) == {(node, sequence): 1 for node in range(4) for sequence in range(1, 16)}
+    assert [letter.code for letter in await centre.letters(streams.PACKETS)] == ["replayed"] * 12
+
+
+async def test_new_territory_keeps_its_name_over_batches_until_a_bundle_brings_it(centre, eventually):
+    bundle = await centre.release()
+    async with centre.running("aggregator", batch_packets=2):
+        for sequence in (1, 2):
+            await centre.send(*[centre.packet(bundle, node, sequence, domain=None) for node in (0, 1)])
+            await eventually(lambda many=sequence: batches_to(centre, many))
+    first, second = [batch.domains[0] for batch in await centre.batches()]
+    assert (first.opened, second.opened) == (True, True)
+    assert first.name == second.name
+
+
+async def batches_to(centre, number):
+    return len(await centre.batches()) == number
+
+
+async def test_without_the_publishers_public_key_it_says_which_file_is_missing(centre):
+    keys.publisher_path(centre.home).unlink()
+    with pytest.raises(Unavailable, match=r"missing_key.*publisher\.pub"):
+        await app.build(centre.settings("aggregator"), centre.broker)
