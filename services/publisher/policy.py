@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.constants import DRIFT_LIMIT_RAD, ROLES, Role
+from common.constellation.domains import from_json
 from common.constellation.parts import COORDIZER, DOMAINS, HOMES, kernel_path, memory_path
 from common.wire.bundle import digest
 from common.wire.messages import Bundle, Candidate, Figure
@@ -60,6 +61,16 @@ def judge(candidate: Candidate, *, current: Bundle | None, limits: Limits) -> Ve
         *(_restored(candidate, current) if current is not None else ()),
     )
     return Verdict(not reasons, reasons)
+
+
+def missing_memories(candidate: Candidate, domains: bytes) -> tuple[str, ...]:
+    """A reason for each memory that the candidate's domains.json names and its parts do not hold.
+
+    Raises Rejected("bad_domains").
+    """
+    named = {name for domain in from_json(domains) for name in domain.memories}
+    missing = sorted(name for name in named if memory_path(name) not in candidate.parts)
+    return tuple(f"part {memory_path(name)} is missing, and {DOMAINS} names it" for name in missing)
 
 
 def _parent(candidate: Candidate, current: Bundle | None) -> Iterator[str]:

@@ -1,0 +1,197 @@
+"""Candidates in, signed bundles or kept refusals out, through a real broker."""
+
+import json
+import time
+
+import pytest
+from centre import NODES, Centre
+
+from common.constellation import parts as bundle_parts
+from common.errors import Unavailable
+from common.runtime import keys, metrics, streams
+from common.wire import bundle as bundles
+from common.wire.codec import pack, unpack
+from common.wire.messages import Applied, Bundle, Figure
+from services.publisher import app
+
+pytestmark = pytest.mark.anyio
+WORSE = Figure(name="bits_per_byte", domain="heart", before=2.0, after=2.1, unit="bit/B")
+
+
+@pytest.fixture
+def centre(tmp_path, broker_url, broker, micro_parts):
+    keys.init(tmp_path, NODES)
+    return Centre(tmp_path, broker_url, broker, micro_parts)
+
+
+async def drained(centre):
+    return await centre.broker.redis.xlen(streams.CANDIDATES) == 0
+
+
+async def decided(centre, eventually):
+    await eventually(lambda: drained(centre))
+    await eventually(lambda: carried(centre))
+
+
+async def carried(centre):
+    return await centre.broker.redis.xlen(streams.outbox(streams.CANDIDATES)) == 0
+
+
+async def refusal(centre, candidate):
+    return json.loads((await centre.broker.read_hash(app.REFUSED))[candidate.id])["reasons"]
+
+
+async def test_a_genesis_and_its_child_become_versions_one_and_two(centre, eventually):
+    async with centre.running("publisher"):
+        await centre.offer(await centre.candidate(id="genesis", figures=()))
+        await decided(centre, eventually)
+        (first,) = await centre.bundles()
+        await centre.offer(await centre.candidate(first, id="child"))
+        await decided(centre, eventually)
+    first, second = await centre.bundles()
+    assert (first.version, second.version, second.parent, second.id) == (1, 2, 1, "child")
+    assert second.parent_digest == bundles.digest(first)
+    bundles.verify(second, keys.load_public(keys.publisher_path(centre.home)))
+
+
+async def test_a_refused_candidate_is_kept_with_its_reasons_and_dead_lettered(centre, eventually):
+    parent = await centre.release()
+    worse = await centre.candidate(parent, figures=(WORSE,))
+    async with centre.running("publisher"):
+        await centre.offer(worse)
+        await decided(centre, eventually)
+    assert "5.00% worse" in (await refusal(centre, worse))[0]
+    (letter,) = await centre.letters(streams.CANDIDATES)
+    assert (letter.code, letter.body) == ("candidate_refused", pack(worse))
+    assert len(await centre.bundles()) == 1
+
+
+async def test_of_two_candidates_on_one_parent_the_second_is_out_of_date(centre, eventually):
+    parent = await centre.release()
+    one, two = await centre.candidate(parent, id="one"), await centre.candidate(parent, id="two")
+    async with centre.running("publisher"), centre.running("publisher"):
+        await centre.offer(one)
+        await centre.offer(two)
+        await decided(centre, eventually)
+    assert [bundle.version for bundle in await centre.bundles()] == [1, 2]
+    (loser,) = await centre.broker.read_hash(app.REFUSED)
+    assert "train on that one" in (await refusal(centre, {"one": one, "two": two}[loser]))[0]
+
+
+async def test_a_candidate_that_comes_again_after_its_release_is_neither_released_nor_refused(centre, eventually):
+    genesis = await centre.candidate(id="genesis")
+    async with centre.running("publisher"):
+        for attempt in range(3):
+            await centre.offer(genesis, f"attempt-{attempt}")
+        await decided(centre, eventually)
+    assert [bundle.version for bundle in await centre.bundles()] == [1]
+    assert await centre.letters(streams.CANDIDATES) == []
+    assert await centre.broker.read_hash(app.REFUSED) == {}
+
+
+async def test_after_a_restart_versions_go_on_even_when_the_notes_are_lost(centre, eventually):
+    async with centre.running("publisher"):
+        await centre.offer(await centre.candidate())
+        await decided(centre, eventually)
+    await centre.broker.redis.delete(app.CURRENT, app.RELEASED)
+    (first,) = await centre.bundles()
+    async with centre.running("publisher"):
+        await centre.offer(await centre.candidate(first))
+        await decided(centre, eventually)
+    assert [bundle.version for bundle in await centre.bundles()] == [1, 2]
+
+
+async def test_what_others_write_into_the_bundles_stream_does_not_count_as_a_release(centre, eventually):
+    parent = await centre.release()
+    forged = parent.model_copy(update={"version": 99})
+    await centre.broker.redis.xadd(streams.BUNDLES, {"__data__": pack(forged)})
+    await centre.broker.redis.xadd(streams.BUNDLES, {"__data__": b"garbage"})
+    async with centre.running("publisher"):
+        await centre.offer(await centre.candidate(parent))
+        await decided(centre, eventually)
+    newest = await centre.broker.latest(streams.BUNDLES)
+    assert unpack(Bundle, newest.fields[b"__data__"]).version == 2
+
+
+async def test_a_candidate_waits_for_a_part_that_is_late(centre, eventually):
+    candidate = await centre.candidate()
+    late = centre.parts["homes.npy"]
+    chunk = f"qig:blob:{candidate.parts['homes.npy'].digest}:0"
+    await centre.broker.redis.delete(chunk)
+    async with centre.running("publisher"):
+        await centre.offer(candidate)
+        await eventually(lambda: tried(centre))
+        assert await centre.bundles() == []
+        await centre.broker.put_blob(late)
+        await decided(centre, eventually)
+    assert len(await centre.bundles()) == 1
+
+
+async def tried(centre):
+    return any(group["pending"] for group in await centre.broker.redis.xinfo_groups(streams.CANDIDATES))
+
+
+async def test_a_part_that_never_comes_is_a_refusal_after_a_while(centre, eventually, monkeypatch):
+    monkeypatch.setattr(app, "PARTS_WAIT_S", 0.1)
+    candidate = await centre.candidate()
+    await centre.broker.redis.delete(f"qig:blob:{candidate.parts['homes.npy'].digest}:0")
+    async with centre.running("publisher"):
+        await centre.offer(candidate)
+        await decided(centre, eventually)
+    assert "blob_missing" in (await refusal(centre, candidate))[0]
+
+
+async def test_a_part_that_is_not_what_its_digest_says_is_never_signed(centre, eventually):
+    candidate = await centre.candidate()
+    part = candidate.parts["kernels/heart.safetensors"]
+    await centre.broker.redis.setrange(f"qig:blob:{part.digest}:0", 100, b"\0\1\2\3")
+    async with centre.running("publisher"):
+        await centre.offer(candidate)
+        await decided(centre, eventually)
+    assert [letter.code for letter in await centre.letters(streams.CANDIDATES)] == ["part_digest"]
+    assert "part_digest" in (await refusal(centre, candidate))[0]
+    assert await centre.bundles() == []
+
+
+async def test_a_memory_that_domains_name_and_parts_lack_is_a_refusal(centre, eventually):
+    lacking = await centre.candidate(change={bundle_parts.memory_path("heart"): None})
+    async with centre.running("publisher"):
+        await centre.offer(lacking)
+        await decided(centre, eventually)
+    assert await refusal(centre, lacking) == ["part memories/heart.bin is missing, and domains.json names it"]
+
+
+async def test_a_bug_met_again_and_again_is_a_refusal_too_so_that_the_trainer_goes_on(centre, eventually, monkeypatch):
+    def broken(*_args, **_given):
+        raise ZeroDivisionError("judge is broken")
+
+    monkeypatch.setattr(app, "judge", broken)
+    monkeypatch.setattr(app, "MAX_DELIVERIES", 2)
+    candidate = await centre.candidate()
+    async with centre.running("publisher"):
+        await centre.offer(candidate)
+        await decided(centre, eventually)
+    assert "judge is broken" in (await refusal(centre, candidate))[0]
+    assert [letter.code for letter in await centre.letters(streams.CANDIDATES)] == ["handler_failed"]
+
+
+def gauge(name, **labels):
+    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_verdicts_and_versions_are_counted(centre, broker, eventually):
+    before = gauge("qig_bundle_applied_total", verdict="applied")
+    report = Applied(node="edge-0", version=1, verdict="applied", at_s=time.time())
+    async with centre.running("publisher"):
+        await centre.offer(await centre.candidate())
+        for number in range(2):
+            await broker.produce(streams.APPLIED, pack(report), f"report-{number}")
+        await eventually(lambda: gauge("qig_bundle_applied_total", verdict="applied") == before + 1)
+        await eventually(lambda: gauge("qig_bundle_version") == 1)
+    assert gauge("qig_held_out_bits_per_byte", domain="heart") == 2.0
+
+
+async def test_without_the_private_key_it_says_which_file_is_missing(centre):
+    keys.private_path(centre.home, keys.PUBLISHER).unlink()
+    with pytest.raises(Unavailable, match=r"missing_key.*publisher\.key"):
+        await app.build(centre.settings("publisher"), centre.broker)
