@@ -42,10 +42,14 @@ PHI_HALF_LIFE: Final = 4096.0  # transitions after which a reading counts half: 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What answers now; a new bundle makes a new one, and the edge swaps its reference. bundle: its version, >= 1."""
+    """What answers now; a new bundle makes a new one, and the edge swaps its reference.
+
+    bundle, digest: version, >= 1, and digest of the bundle that the constellation was loaded from.
+    """
 
     constellation: Constellation
     bundle: int
+    digest: str
     node: str
 
 

@@ -17,7 +17,7 @@ TEXT = "The heron stood in the marsh and the sea was cold and grey. "
 
 @pytest.fixture(scope="module")
 def serving(micro):
-    return Serving(micro, 3, "node-1")
+    return Serving(micro, 3, "ab" * 32, "node-1")
 
 
 def ask(serving, text=TEXT, gauges=None, **fields):

@@ -1,0 +1,351 @@
+"""An edge: the shell around the pure rooms beside it. `python -m services.edge.app` starts one.
+
+    qig:queries ──▶ on_query   decode, answer, record ─────────────▶ qig:answers:CLIENT (with the acknowledgement)
+    qig:bundles ──▶ on_bundle  verify, fetch, try, swap, settle ───▶ qig:applied
+    tick sleep  ──▶ fold what is due, send what is pending ────────▶ qig:packets
+    tick heart  ──▶ how it goes ───────────────────────────────────▶ qig:heart
+
+State lies under HOME/edges/NODE: edge.db (record.py) and bundles/ (slots.py). Whatever computes runs in a thread, so
+that leases, health and metrics go on. `serving` is one reference: a query uses the one it began with to its end.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from nacl.signing import SigningKey, VerifyKey
+
+from common.constellation import parts as bundle_parts
+from common.constellation.constellation import Constellation
+from common.errors import Corrupt, QigError, Rejected, Unavailable
+from common.runtime import keys, metrics, streams
+from common.runtime.broker import Broker
+from common.runtime.consumer import Consumer
+from common.runtime.effects import Effect, Send
+from common.runtime.entries import Delivery, body_of
+from common.runtime.follower import FROM_START, Follower
+from common.runtime.service import Tick, Wiring, run
+from common.runtime.settings import EdgeSettings
+from common.wire.bundle import digest, verify
+from common.wire.codec import pack, unpack
+from common.wire.messages import REASON_MAX_CHARS, Answer, Applied, Bundle, Heartbeat, Query
+from common.wire.packet import PacketBody, key_id, seal
+from services.edge.answer import Answered, Gauges, Serving, answer, refusal
+from services.edge.learning import due_domains, fold_domain, give_up, settle_bundle
+from services.edge.record import Domain, Packet, Record
+from services.edge.sleep import Rhythm, is_probe
+from services.edge.slots import Slots
+from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
+
+log = logging.getLogger(__name__)
+
+SLEEP_CHECK_S: Final = 0.5
+HEART_EVERY_S: Final = 5.0
+PRUNE_EVERY_S: Final = 600.0
+PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
+NEW_TERRITORY: Final = "new"  # as a metric's label
+
+
+class Edge:
+    """One edge node while it runs. now: seconds since 1970."""
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        broker: Broker,
+        record: Record,
+        slots: Slots,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises Unavailable("missing_key"), Rejected("bad_key")."""
+        self._settings = settings
+        self._broker = broker
+        self._record = record
+        self._slots = slots
+        self._now = now
+        self._key: SigningKey = keys.load_private(settings.home, settings.node)
+        self._publisher: VerifyKey = keys.load_public(keys.publisher_path(settings.home))
+        self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
+        self._learning = asyncio.Lock()  # a fold and a settlement both read residues and write them back
+        self._gauges: Gauges = {}
+        self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
+        self._asked_s = 0.0
+        self._pruned_s = 0.0
+        self.serving: Serving | None = None
+        self.follow_from = FROM_START
+
+    # Queries
+
+    async def on_query(self, delivery: Delivery, query: Query) -> Sequence[Effect]:
+        """One query: its answer, computed once and sent once."""
+        self._asked_s = self._now()
+        query_id = query.id or delivery.entry_id
+        known = await asyncio.to_thread(self._record.answer_to, query.client, query_id)
+        body = known if known is not None else await self._compute(delivery.entry_id, query)
+        return [Send(streams.answers(query.client), body, query_id)]
+
+    async def _compute(self, entry_id: str, query: Query) -> bytes:
+        serving = self.serving
+        if serving is None:
+            raise Unavailable("no_bundle", "no bundle has come yet: the query waits")
+        try:
+            done = await asyncio.to_thread(
+                answer,
+                serving,
+                query,
+                entry_id=entry_id,
+                gauges=self._gauges,
+                at_s=self._now(),
+                clock=time.perf_counter,
+            )
+        except Rejected as error:
+            await self._refuse(serving, query, entry_id, error)
+            raise
+        self._gauges = done.gauges
+        self._last[done.answer.domain or NEW_TERRITORY] = done.answer
+        _show_answer(done.answer)
+        return await self._keep(done)
+
+    async def _keep(self, done: Answered) -> bytes:
+        """The packed answer, with its interaction on disk; an earlier computation's, if there was one."""
+        body, each = pack(done.answer), done.interaction
+        if each is None:
+            return body
+        probe = is_probe(each.client, each.query_id, self._settings.probe_share)
+        if await asyncio.to_thread(self._record.add, each, body, probe=probe):
+            return body
+        return await asyncio.to_thread(self._record.answer_to, each.client, each.query_id) or body
+
+    async def _refuse(self, serving: Serving, query: Query, entry_id: str, error: QigError) -> None:
+        """Tells the client; the consumer then buries the query with the same reason."""
+        told = refusal(serving, query, entry_id=entry_id, node=self._settings.node, error=error)
+        await self._broker.produce(streams.answers(query.client), pack(told), told.query_id)
+        metrics.QUERIES.labels("refused").inc()
+
+    # Bundles
+
+    async def start(self) -> None:
+        """Serve the last good slot, or nothing yet. After damage the bundles are followed from the start again."""
+        installed = await asyncio.to_thread(self._slots.load)
+        if installed is None:
+            return
+        try:
+            verify(installed.bundle, self._publisher)
+            constellation = await asyncio.to_thread(bundle_parts.load, installed.parts)
+        except (Rejected, Corrupt) as error:
+            log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
+            return
+        self._swap(installed.bundle, constellation)
+        if installed.passed_over:
+            log.error("damaged on disk, an older bundle serves: %s", "; ".join(installed.passed_over))
+        else:
+            self.follow_from = self._record.cursor or FROM_START
+
+    async def on_bundle(self, delivery: Delivery) -> None:
+        """A release: verified, tried and swapped in while queries are served; then its packets are settled."""
+        bundle = unpack(Bundle, delivery.body)
+        try:
+            verify(bundle, self._publisher)
+        except Corrupt as error:
+            await self._report(bundle, Trial("refused", str(error), None, None, None))
+            raise
+        if not await self._superseded(bundle):
+            await self._report(bundle, await self._adopt(bundle))
+        await self._settle(bundle, delivery.entry_id)
+
+    async def _superseded(self, bundle: Bundle) -> bool:
+        """Whether something newer serves already, or waits in the stream with the publisher's signature."""
+        if self.serving is not None and bundle.version < self.serving.bundle:
+            return True
+        newest = await self._broker.latest(streams.BUNDLES)
+        body = body_of(newest.fields) if newest else None
+        try:
+            later = unpack(Bundle, body or b"")
+            verify(later, self._publisher)
+        except (Rejected, Corrupt):
+            return False
+        return later.version > bundle.version
+
+    async def _adopt(self, bundle: Bundle) -> Trial:
+        serving = self.serving
+        if serving is not None and serving.digest == digest(bundle):
+            return Trial("applied", "was installed before", None, None, serving.constellation)
+        try:
+            parts = await self._fetch(bundle)
+            probes = await asyncio.to_thread(self._record.probes, PROBES_MAX)
+            current = None if serving is None else serving.constellation
+            trial = await asyncio.to_thread(try_bundle, current, parts, probes)
+        except (Rejected, Corrupt) as error:
+            return Trial("refused", str(error), None, None, None)
+        if trial.verdict == "applied" and trial.constellation is not None:
+            await asyncio.to_thread(self._slots.activate, bundle)
+            self._swap(bundle, trial.constellation)
+        return trial
+
+    async def _fetch(self, bundle: Bundle) -> dict[str, bytes]:
+        """All parts; only those that are not on disk come from the broker."""
+        for part in bundle.parts.values():
+            if not await asyncio.to_thread(self._slots.has, part):
+                data = await self._broker.get_blob(part.digest, part.size_bytes)
+                await asyncio.to_thread(self._slots.put, part, data)
+        return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
+
+    def _swap(self, bundle: Bundle, constellation: Constellation) -> None:
+        self.serving = Serving(constellation, bundle.version, digest(bundle), self._settings.node)
+        metrics.BUNDLE_VERSION.set(bundle.version)
+        log.info("bundle %d serves", bundle.version)
+
+    async def _settle(self, bundle: Bundle, entry_id: str) -> None:
+        """The centre has what our packets in this bundle carried, whether or not we use the bundle."""
+        serving, key = self.serving, key_id(self._key.verify_key)
+        if serving is None:
+            return
+        async with self._learning:
+            named = await asyncio.to_thread(
+                settle_bundle, self._record, serving, bundle, key=key, entry_id=entry_id, now_s=self._now()
+            )
+        metrics.PACKETS.labels("acknowledged", "").inc(len(named))
+
+    async def _report(self, bundle: Bundle, trial: Trial) -> None:
+        log.info("bundle %d %s: %s", bundle.version, trial.verdict, trial.reason)
+        metrics.BUNDLE_APPLIED.labels(trial.verdict).inc()
+        told = Applied(
+            node=self._settings.node,
+            version=bundle.version,
+            verdict=trial.verdict,
+            reason=trial.reason[:REASON_MAX_CHARS],
+            probe_before=trial.before,
+            probe_after=trial.after,
+            at_s=self._now(),
+        )
+        await self._broker.produce(streams.APPLIED, pack(told), f"{told.node}:{digest(bundle)}:{trial.verdict}")
+
+    # Sleep
+
+    async def sleep(self) -> None:
+        """One round of HEART's clock: fold each domain that is due, and send what is pending."""
+        record, serving = self._record, self.serving
+        if serving is None:
+            return
+        async with self._learning:
+            await asyncio.to_thread(self._forget_old)
+            wanted = await asyncio.to_thread(
+                due_domains, record, serving, self._rhythm, asked_s=self._asked_s, now_s=self._now()
+            )
+            for domain in wanted:
+                await asyncio.to_thread(self._fold, serving, domain)
+            for packet in await asyncio.to_thread(record.packets, "pending"):
+                await self._send(packet)
+
+    def _forget_old(self) -> None:
+        now_s = self._now()
+        lost = give_up(self._record, now_s=now_s)
+        if lost:
+            metrics.PACKETS.labels("lost", "").inc(len(lost))
+            log.warning("no bundle named packets %s: their counts go out again", lost)
+        if now_s - self._pruned_s >= PRUNE_EVERY_S:
+            self._pruned_s = now_s
+            self._record.prune(now_s=now_s)
+
+    def _fold(self, serving: Serving, domain: Domain) -> None:
+        limit = self._settings.crystal_bytes
+        body = fold_domain(self._record, serving, domain, gauges=self._gauges, crystal_bytes=limit, now_s=self._now())
+        figure = body.fresh_bits / max(body.fresh_bytes, 1)
+        metrics.BITS_PER_BYTE.labels(domain or NEW_TERRITORY).set(figure)
+
+    async def _send(self, packet: Packet) -> None:
+        """Sealed now, whenever it was folded: the centre's clock window is about the sending. The name stays."""
+        record, body = self._record, unpack(PacketBody, packet.body)
+        raw = seal(
+            body,
+            signing_key=self._key,
+            epoch=record.epoch,
+            sequence=packet.sequence,
+            base_version=packet.base_version,
+            base=packet.base,
+            at_s=self._now(),
+        )
+        name = f"{key_id(self._key.verify_key).hex()}:{record.epoch}:{packet.sequence}"
+        await self._broker.produce(streams.PACKETS, raw, name)
+        await asyncio.to_thread(record.sent, packet.sequence, raw, at_s=self._now())
+        metrics.PACKET_BYTES.observe(len(raw))
+        metrics.PACKETS.labels("sent", "").inc()
+        log.info("packet %d sent: %d bytes, %d interactions", packet.sequence, len(raw), body.interactions)
+
+    # Heart
+
+    async def beat(self) -> None:
+        """Says that this edge lives, and how its kernels are."""
+        last = dict(self._last)
+        fresh = await asyncio.to_thread(self._record.fresh)
+        told = Heartbeat(
+            node=self._settings.node,
+            service="edge",
+            at_s=self._now(),
+            bundle=self.serving.bundle if self.serving else 0,
+            ready=self.serving is not None,
+            phases={domain: each.phase for domain, each in last.items() if each.phase},
+            phi={domain: each.phi for domain, each in last.items()},
+            kappa={domain: each.kappa for domain, each in last.items()},
+            fresh_bytes=sum(each.size_bytes for each in fresh),
+        )
+        await self._broker.produce(streams.HEART, pack(told), f"{told.node}:edge:{told.at_s:.3f}")
+
+    def ready(self) -> str | None:
+        """None once a bundle serves."""
+        return None if self.serving else "waits for the first bundle"
+
+
+def _show_answer(made: Answer) -> None:
+    metrics.QUERIES.labels(made.finish).inc()
+    metrics.ANSWER_SECONDS.observe(made.seconds)
+    metrics.TOKENS.labels("read").inc(made.prompt_tokens)
+    metrics.TOKENS.labels("written").inc(made.completion_tokens)
+    if made.kernel is None:
+        return
+    metrics.DISTANCE.labels(made.kernel).observe(made.route[0].distance_rad)
+    if made.phi is not None and made.phi_p is not None:
+        metrics.PHI.labels(made.kernel).set(made.phi)
+        metrics.PHI_P_VALUE.labels(made.kernel).set(made.phi_p)
+    if made.kappa is not None and made.phase is not None:
+        metrics.KAPPA.labels(made.kernel).set(made.kappa)
+        metrics.show_phase(made.kernel, made.phase)
+
+
+def state_dir(home: Path, node: str) -> Path:
+    """Where a node keeps what it remembers."""
+    return home / "edges" / node
+
+
+async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
+    """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used."""
+    home = state_dir(settings.home, settings.node)
+    record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time())
+    edge = Edge(settings, broker, record, Slots(home / "bundles"))
+    await edge.start()
+
+    async def stop() -> None:
+        record.close()
+
+    return Wiring(
+        consumers=[
+            Consumer(streams.QUERIES, streams.GROUPS[streams.QUERIES], lambda body: unpack(Query, body), edge.on_query)
+        ],
+        followers=[Follower(streams.BUNDLES, edge.follow_from, edge.on_bundle)],
+        ticks=[Tick("sleep", SLEEP_CHECK_S, edge.sleep), Tick("heart", HEART_EVERY_S, edge.beat)],
+        ready=edge.ready,
+        stop=stop,
+    )
+
+
+def main() -> None:
+    """`python -m services.edge.app`: settings from the environment (docs/settings.md), until SIGTERM."""
+    run("edge", EdgeSettings, build)
+
+
+if __name__ == "__main__":
+    main()

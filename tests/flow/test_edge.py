@@ -1,0 +1,347 @@
+import contextlib
+import time
+
+import pytest
+from edge_fleet import (
+    NODE,
+    TEXT,
+    Publisher,
+    answers,
+    bundles_to,
+    delivery_of,
+    messages,
+    other_key,
+    read,
+    settings_of,
+    verdicts,
+)
+
+from common.constants import PACKET_MAX_BYTES
+from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import keys, streams
+from common.runtime.entries import body_of
+from common.wire.codec import unpack
+from common.wire.messages import Answer, Heartbeat, Query
+from common.wire.packet import open_envelope, verify
+from services.edge import app
+from services.edge.app import Edge, state_dir
+from services.edge.record import Record
+from services.edge.slots import Slots
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def clock():
+    """Seconds since 1970 that a test may move."""
+    return [time.time()]
+
+
+@pytest.fixture
+async def life(home, broker, broker_url, clock):
+    """Starts an edge on the same state again and again; the one before is gone as if killed: nothing is finished."""
+    with contextlib.ExitStack() as open_records:
+        records = []
+
+        async def begin(**fields):
+            settings = settings_of(home, broker_url, **fields)
+            for record in records:
+                record.close()
+            records[:] = [Record(state_dir(home, NODE) / "edge.db", now_s=clock[0])]
+            edge = Edge(settings, broker, records[0], Slots(state_dir(home, NODE) / "bundles"), now=lambda: clock[0])
+            await edge.start()
+            return edge
+
+        yield begin
+        for record in records:
+            open_records.callback(record.close)
+
+
+@pytest.fixture
+async def publisher(life, broker, home):
+    await life()  # makes the keys
+    return Publisher(broker, home)
+
+
+@pytest.fixture
+async def edge(life, publisher, micro_parts, redis):
+    await publisher.release(micro_parts)
+    started = await life()
+    await bundles_to(started, redis)
+    return started
+
+
+def tokens(edge):
+    return sum(memory.tokens for memory in edge._record.residues().values())
+
+
+async def packets(redis):
+    return [body_of(fields) for _, fields in await redis.xrange(streams.PACKETS)]
+
+
+# Bundles
+
+
+async def test_an_edge_without_a_bundle_is_not_ready_and_lets_queries_wait(life):
+    edge = await life()
+    assert edge.ready() == "waits for the first bundle"
+    with pytest.raises(Unavailable, match="no_bundle"):
+        await edge.on_query(delivery_of(), Query(text="hello"))
+
+
+async def test_the_first_bundle_makes_it_ready_and_is_reported(edge, redis):
+    assert edge.ready() is None
+    assert await verdicts(redis) == [(1, "applied")]
+
+
+async def test_a_restart_serves_the_last_good_slot_without_the_broker(edge, life, redis):
+    await redis.flushall()
+    again = await life()
+    assert again.serving.bundle == 1
+    assert again.follow_from != "0-0"
+
+
+async def test_only_the_parts_it_lacks_are_fetched(edge, publisher, micro_parts, redis):
+    newest = await publisher.release(micro_parts | {"notes.bin": b"new"})
+    for key in await redis.keys(f"{streams.BLOB}*"):
+        if newest.parts["notes.bin"].digest.encode() not in key:
+            await redis.delete(key)
+    await bundles_to(edge, redis)
+    assert edge.serving.bundle == 2
+
+
+async def test_an_edge_that_was_away_takes_only_the_newest(life, publisher, micro_parts, redis):
+    for number in range(3):
+        await publisher.release(micro_parts | {"notes.bin": b"%d" % number})
+    edge = await life()
+    await bundles_to(edge, redis)
+    assert await verdicts(redis) == [(3, "applied")]
+
+
+async def test_a_part_with_a_flipped_byte_is_refused_and_the_old_bundle_serves(edge, publisher, micro_parts, redis):
+    await publisher.release(micro_parts | {"notes.bin": b"0123456789"}, flip="notes.bin")
+    await bundles_to(edge, redis)
+    assert edge.serving.bundle == 1
+    assert await verdicts(redis) == [(1, "applied"), (2, "refused")]
+
+
+async def test_a_forged_bundle_is_refused_and_passed_over(edge, publisher, micro_parts, redis):
+    await publisher.release(micro_parts, key=other_key())
+    with pytest.raises(Corrupt, match="bad_signature"):
+        await bundles_to(edge, redis)
+    assert (edge.serving.bundle, (await verdicts(redis))[-1]) == (1, (2, "refused"))
+
+
+async def test_a_bundle_that_does_not_load_is_refused(edge, publisher, micro_parts, redis):
+    await publisher.release({path: data for path, data in micro_parts.items() if path != "domains.json"})
+    await bundles_to(edge, redis)
+    assert (edge.serving.bundle, (await verdicts(redis))[-1]) == (1, (2, "refused"))
+
+
+async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro_parts, redis):
+    await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
+    with pytest.raises(Unavailable, match="blob_missing"):
+        await bundles_to(edge, redis)
+
+
+async def test_a_replayed_old_bundle_changes_nothing(edge, publisher, micro_parts, redis):
+    _, old = (await redis.xrange(streams.BUNDLES))[0]
+    await publisher.release(micro_parts | {"notes.bin": b"2"})
+    await redis.xadd(streams.BUNDLES, old)
+    await bundles_to(edge, redis)
+    assert edge.serving.bundle == 2
+
+
+async def test_a_kill_between_the_swap_and_the_report_ends_with_one_report(edge, life, publisher, micro_parts, redis):
+    await publisher.release(micro_parts | {"notes.bin": b"2"})
+    edge._settle = killed
+    with pytest.raises(Killed):
+        await bundles_to(edge, redis)
+    again = await life()
+    assert again.serving.bundle == 2
+    await bundles_to(again, redis)
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied")]
+
+
+async def test_damage_on_disk_falls_back_and_the_newest_bundle_is_fetched_again(
+    edge, life, publisher, micro_parts, redis, home
+):
+    newest = await publisher.release(micro_parts | {"notes.bin": b"two"})
+    await bundles_to(edge, redis)
+    (state_dir(home, NODE) / "bundles" / "parts" / newest.parts["notes.bin"].digest).write_bytes(b"torn")
+    again = await life()
+    assert (again.serving.bundle, again.follow_from) == (1, "0-0")
+    await bundles_to(again, redis)
+    assert again.serving.bundle == 2
+
+
+# Queries
+
+
+async def test_a_query_is_answered_to_its_client_under_its_id(edge):
+    (sent,) = await edge.on_query(delivery_of("7-0"), Query(text=TEXT, client="kiosk", max_tokens=4))
+    made = unpack(Answer, sent.message)
+    assert (sent.stream, sent.id) == (streams.answers("kiosk"), "7-0")
+    assert (made.node, made.bundle, made.query_id) == (NODE, 1, "7-0")
+
+
+async def test_a_redelivered_query_gets_the_stored_answer_also_after_a_restart(edge, life):
+    query = Query(text=TEXT, max_tokens=4, temperature=2.0)
+    (first,) = await edge.on_query(delivery_of("7-0"), query)
+    (second,) = await (await life()).on_query(delivery_of("7-0"), query)
+    assert first == second
+
+
+async def test_what_may_not_be_stored_is_not(edge):
+    query = Query(text=TEXT, max_tokens=0, store=False)
+    (sent,) = await edge.on_query(delivery_of("7-0"), query)
+    assert unpack(Answer, sent.message).prompt_bits > 0
+    assert edge._record.answer_to("anonymous", "7-0") is None
+    assert edge._record.fresh() == []
+
+
+async def test_a_refused_query_is_told_why_and_buried(edge, monkeypatch, redis):
+    def refuse(*_, **__):
+        raise Rejected("lone_surrogate", "half a character")
+
+    monkeypatch.setattr(app, "answer", refuse)
+    with pytest.raises(Rejected):
+        await edge.on_query(delivery_of("7-0"), Query(text="x"))
+    (told,) = await answers(redis)
+    assert (told.finish, told.problem.code, told.query_id) == ("refused", "lone_surrogate", "7-0")
+
+
+# Sleep
+
+
+async def test_enough_fresh_text_becomes_one_signed_packet(edge, redis, home):
+    await read(edge, 8)
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    assert len(raw) <= PACKET_MAX_BYTES
+    envelope = open_envelope(raw)
+    body = verify(envelope, keys.load_private(home, NODE).verify_key)
+    assert (body.interactions, body.fresh_bytes, envelope.sequence) == (8, 8 * len(TEXT), 0)
+    assert body.crystals
+
+
+async def test_too_little_text_sends_nothing_until_the_longest_interval(edge, redis, clock):
+    await read(edge, 1)
+    await edge.sleep()
+    assert await packets(redis) == []
+    clock[0] += 3601
+    await edge.sleep()
+    assert len(await packets(redis)) == 1
+
+
+async def test_one_packet_of_a_domain_is_on_its_way_at_a_time(edge, redis):
+    await read(edge, 8)
+    await edge.sleep()
+    await read(edge, 8, first=8)
+    await edge.sleep()
+    assert len(await packets(redis)) == 1
+
+
+async def test_probe_text_is_never_counted(life, edge):
+    probing = await life(probe_share=2)
+    await read(probing, 20)
+    kept = sum(fresh.interactions for fresh in probing._record.fresh())
+    assert 0 < kept < 20
+    assert len(probing._record.probes(99)) == 20 - kept
+
+
+async def test_a_kill_after_the_fold_sends_the_packet_once_after_the_restart(edge, life, redis):
+    await read(edge, 8)
+    edge._send = killed
+    with pytest.raises(Killed):
+        await edge.sleep()
+    assert await packets(redis) == []
+    again = await life()
+    await again.sleep()
+    await again.sleep()
+    assert len(await packets(redis)) == 1
+
+
+async def test_a_kill_between_sending_and_noting_it_sends_nothing_twice(edge, life, redis, monkeypatch, clock):
+    await read(edge, 8)
+    monkeypatch.setattr(edge._record, "sent", raise_killed, raising=False)
+    with pytest.raises(Killed):
+        await edge.sleep()
+    clock[0] += 1000
+    again = await life()
+    await again.sleep()
+    assert len(await packets(redis)) == 1
+    assert [packet.status for packet in again._record.packets("pending", "sent")] == ["sent"]
+
+
+async def test_a_packet_that_waited_is_sealed_when_it_is_sent(edge, life, redis, clock):
+    await read(edge, 8)
+    edge._send = killed
+    with pytest.raises(Killed):
+        await edge.sleep()
+    clock[0] += 10_000
+    await (await life()).sleep()
+    (raw,) = await packets(redis)
+    assert open_envelope(raw).at_s == clock[0]
+
+
+async def test_a_bundle_that_names_the_packet_takes_its_counts_away_once(edge, publisher, micro_parts, redis, life):
+    await read(edge, 8)
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    before = tokens(edge)
+    bundle = await publisher.release(micro_parts | {"notes.bin": b"2"}, packets=[open_envelope(raw).ref])
+    await bundles_to(edge, redis)
+    after = tokens(edge)
+    assert after < before
+    assert [p.status for p in edge._record.packets("sent", "acknowledged")] == ["acknowledged"]
+    again = await life()
+    await again._settle(bundle, "9-9")
+    assert tokens(again) == after
+
+
+async def test_a_refused_bundle_still_acknowledges(edge, publisher, micro_parts, redis):
+    await read(edge, 8)
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    await publisher.release(micro_parts | {"domains.json": b"[]"}, packets=[open_envelope(raw).ref])
+    await bundles_to(edge, redis)
+    assert (await verdicts(redis))[-1] == (2, "refused")
+    assert [p.status for p in edge._record.packets("sent", "acknowledged")] == ["acknowledged"]
+
+
+async def test_a_packet_that_nobody_named_for_long_lets_the_next_one_go(edge, redis, clock):
+    await read(edge, 8)
+    await edge.sleep()
+    await read(edge, 8, first=8)
+    clock[0] += 1801
+    await edge.sleep()
+    assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1]
+
+
+# Heart
+
+
+async def test_a_heartbeat_tells_bundle_phases_and_fresh_text(edge, redis):
+    await read(edge, 2)
+    await edge.beat()
+    (told,) = await messages(redis, streams.HEART, Heartbeat)
+    assert (told.node, told.bundle, told.ready, told.fresh_bytes) == (NODE, 1, True, 2 * len(TEXT))
+    assert set(told.kappa) == set(told.phi) == set(edge._last) != set()
+
+
+class Killed(BaseException):
+    pass
+
+
+async def killed(*_, **__):
+    raise Killed
+
+
+def raise_killed(*_, **__):
+    raise Killed
