@@ -1,0 +1,251 @@
+"""`qig`: every command with its options, and nothing else. The work is in the module of the command's name.
+
+A command's module is imported when the command runs, and never for help: numpy, numba, torch and FastStream together
+take seconds, `qig --help` takes a fifth of one. Each has a function `run` whose parameters are the command's.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from common.errors import Corrupt, QigError, Rejected
+
+EXIT_FAILED: Final = 1  # a check or a gate failed: the command did its work, and the news is bad
+EXIT_USAGE: Final = 2  # an argument, a setting or some data is wrong
+EXIT_UNAVAILABLE: Final = 3  # something is not there: a broker, a port, a file, room on the disk
+EXIT_BUG: Final = 4
+EXIT_CORRUPT: Final = 70
+EXIT_INTERRUPTED: Final = 130
+EXIT_CODES: Final[dict[int, str]] = {
+    0: "done",
+    EXIT_FAILED: "a check or a gate failed; the output says which",
+    EXIT_USAGE: "an argument, a setting or some data is wrong",
+    EXIT_UNAVAILABLE: "something is not there (a broker, a port, a file, room on the disk); it may be later",
+    EXIT_BUG: "a bug: `qig --debug ...` shows the traceback",
+    EXIT_CORRUPT: "bytes are not what their digest or signature promised",
+    EXIT_INTERRUPTED: "interrupted (Ctrl-C)",
+}
+
+Home = Annotated[Path, typer.Option(envvar="QIG_HOME", help="Directory for state and keys.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs: JSON, one object a line.")]
+Data = Annotated[Path, typer.Option(help="Directory of the corpora, one DOMAIN.jsonl.gz each.")]
+Genesis = Annotated[
+    Path | None, typer.Option(help="Directory of a constellation's parts; HOME/genesis when not given.")
+]
+Cache = Annotated[Path, typer.Option(help="Directory of the downloaded archives.")]
+DEFAULT_HOME: Final = Path(".qig")
+DEFAULT_CACHE: Final = Path(".qig/corpora")
+
+app = typer.Typer(
+    name="qig",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fleets of small language models that learn from each other by signed 4 KB packets.",
+    epilog="First steps: `qig demo`, or `qig up` here and `qig ask` in another terminal. Exit codes: docs/cli.md.",
+)
+dead = typer.Typer(no_args_is_help=True, help="Messages that could not be handled, with the reason.")
+keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bundles.")
+corpus = typer.Typer(no_args_is_help=True, help="The text that kernels learn from.")
+app.add_typer(dead, name="dead")
+app.add_typer(keys, name="keys")
+app.add_typer(corpus, name="corpus")
+
+
+@app.callback()
+def qig(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """What stands before the command; `main` looks for --debug itself."""
+
+
+@app.command()
+def demo(home: Home = Path(".qig/demo"), as_json: Json = False) -> None:
+    """Show the whole story in under three minutes: start, answer, learn unseen text, apply the new bundle."""
+    _do("demo", home=home, json=as_json)
+
+
+@app.command()
+def up(
+    edges: Annotated[int, typer.Option(min=1, max=64, help="Edge nodes to run.")] = 2,
+    home: Home = DEFAULT_HOME,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_000, help="First of the ports used, one a process; 0 picks free ones.")
+    ] = 8000,
+) -> None:
+    """Run a constellation on this machine until Ctrl-C; starts a broker when QIG_BROKER_URL names none."""
+    _do("up", edges=edges, home=home, port=port)
+
+
+@app.command()
+def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
+    text: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    mode: Annotated[
+        str, typer.Option(help="routed, constellation, or a role: vocab, strategy, percept, heart.")
+    ] = "routed",
+    max_tokens: Annotated[
+        int, typer.Option(min=0, max=1024, help="0 reads and scores the text, and answers nothing.")
+    ] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.8,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None,
+    store: Annotated[bool, typer.Option("--store/--no-store", help="Whether the fleet may learn from it.")] = True,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 60.0,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Ask the fleet; show the answer, its route, Φ, κ and phase."""
+    fields = {"text": text, "mode": mode, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    _do("ask", fields=fields | {"store": store}, timeout_s=timeout, home=home, json=as_json)
+
+
+@app.command()
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="Show it once and end; so without a terminal.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Watch services, phases, and what waits in each stream."""
+    _do("watch", once=once, every_s=every, home=home, json=as_json)
+
+
+@app.command()
+def route(
+    text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
+    genesis: Genesis = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Show where a text lies: distance to every domain, margin, share of each faculty."""
+    _do("route", text=text, genesis=genesis or home / "genesis", json=as_json)
+
+
+@app.command()
+def train(
+    size: Annotated[str, typer.Option(help="The kernels' size: tiny, small, base.")] = "tiny",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Directory for the parts; HOME/genesis when not given.")] = None,
+    data: Data = Path("data"),
+    workers: Annotated[int, typer.Option(min=1, max=4, help="Processes for the four branches.")] = 2,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Train the first constellation from text alone. Needs torch."""
+    _do("train", size=size, seed=seed, out=out or home / "genesis", data=data, workers=workers)
+
+
+@app.command()
+def validate(
+    genesis: Genesis = None,
+    data: Data = Path("data"),
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Measure the gates on held-out text, with their controls; ends with 1 when one fails. Needs torch."""
+    _do("validate", genesis=genesis or home / "genesis", data=data, json=as_json)
+
+
+@app.command()
+def doctor(
+    home: Home = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(min=1, max=65_000, help="First of the ports `qig up` would use.")] = 8000,
+    as_json: Json = False,
+) -> None:
+    """Check this machine, the settings and the broker; each failure comes with what to do."""
+    _do("doctor", home=home, port=port, json=as_json)
+
+
+_STREAM: Final = "queries, packets, batches or candidates."
+Stream = Annotated[str | None, typer.Option(help=_STREAM)]
+
+
+@dead.command("list")
+def dead_list(stream: Stream = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List dead letters, of one stream or of all."""
+    _do("dead", "show", stream=stream, home=home, json=as_json)
+
+
+@dead.command("replay")
+def dead_replay(
+    stream: Annotated[str, typer.Option(help=_STREAM)],
+    letter: Annotated[str | None, typer.Argument(help="The letter's id, as `qig dead list` shows it.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every letter of the stream.")] = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Publish a dead letter's message again and remove the letter, in one step."""
+    _do("dead", "replay", stream=stream, letter=letter, everything=everything, home=home)
+
+
+@keys.command("init")
+def keys_init(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of the edges; edge-1, edge-2, ... when none.")
+    ] = None,
+    edges: Annotated[int, typer.Option(min=1, max=10_000, help="How many edges, when no names are given.")] = 2,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Make the keys that are missing, for the publisher and the edges; never replaces one, never shows a secret."""
+    _do("keyring", names=names or [f"edge-{number}" for number in range(1, edges + 1)], home=home)
+
+
+@corpus.command("fetch")
+def corpus_fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Sources of the lock file; all when none.")] = None,
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Download the pinned archives, checked by digest; nothing in them is run."""
+    _do("corpus", "fetch", names=names or [], cache=cache)
+
+
+@corpus.command("seed")
+def corpus_seed(
+    cache: Cache = DEFAULT_CACHE, out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("data")
+) -> None:
+    """Build the small slice of data/ from the archives; the same bytes every time."""
+    _do("corpus", "seed", cache=cache, out=out)
+
+
+@corpus.command("full")
+def corpus_full(
+    cache: Cache = DEFAULT_CACHE,
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path(".qig/corpora/full"),
+) -> None:
+    """Build the full corpora from the archives."""
+    _do("corpus", "full", cache=cache, out=out)
+
+
+def main() -> None:
+    """The entry of the console script: an error of ours is one line on standard error, and an exit code."""
+    try:
+        app()
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(f"error: {_line(error)}\n")
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: Exception) -> int:
+    """The code that a command which raised `error` ends with."""
+    if isinstance(error, Corrupt):
+        return EXIT_CORRUPT
+    if isinstance(error, Rejected):
+        return EXIT_USAGE
+    return EXIT_UNAVAILABLE if isinstance(error, QigError) else EXIT_BUG
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, QigError):
+        return f"{error.message} ({error.code})"
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{what} (bug): run it again as `qig --debug ...` and report the traceback"
+
+
+def _do(module: str, function: str = "run", **given: Any) -> None:
+    """Import the command's module, run it, end with its code."""
+    work = getattr(import_module(f"services.cli.{module}"), function)
+    raise typer.Exit(work(**given))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""`qig dead list` and `qig dead replay`: what could not be handled, why, and another try after the cause is mended."""
+
+import asyncio
+import json as json_text
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from rich.table import Table
+
+from common.errors import Rejected, Unavailable
+from common.runtime import streams
+from common.runtime.entries import body_of
+from common.wire.codec import unpack
+from common.wire.messages import DeadLetter
+from services.cli.broker import check_there, client, find_url
+from services.cli.show import console, plain
+
+PAGE: Final = 100
+NO_BODY: Final = "no_body"  # consumer.py's: an entry without a message; its letter holds the fields instead
+_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
+
+# KEYS: stream, its dead letters (one slot). ARGV: letter, body. The letter goes exactly when the message is back.
+_REPLAY: Final = """#!lua
+if redis.call('XDEL', KEYS[2], ARGV[1]) == 0 then return false end
+return redis.call('XADD', KEYS[1], '*', '__data__', ARGV[2])
+"""
+
+
+def show(stream: str | None, home: Path, *, json: bool) -> int:
+    """`qig dead list`."""
+    letters = asyncio.run(_list([stream_named(stream)] if stream else list(streams.GROUPS), find_url(home)))
+    out = console()
+    if json:
+        for name, letter in letters:
+            sys.stdout.write(json_text.dumps({"letter": name, **letter.model_dump(mode="json")}) + "\n")
+    elif letters:
+        out.print(_table(letters))
+    else:
+        out.print("no dead letters")
+    return 0
+
+
+def replay(stream: str, letter: str | None, home: Path, *, everything: bool) -> int:
+    """`qig dead replay`."""
+    if (letter is None) != everything:
+        raise Rejected("bad_argument", "name one letter (`qig dead list` shows their ids), or say --all")
+    if letter is not None and not _ID.fullmatch(letter):
+        raise Rejected("bad_argument", f"{letter[:80]!r} is no letter's id: `qig dead list` shows them, like 17-0")
+    done, left = asyncio.run(_replay(stream_named(stream), letter, find_url(home)))
+    out = console()
+    out.print(f"{done} published again on {stream_named(stream)}")
+    if left:
+        out.print(f"{left} stay: they came without a message, so there is nothing to publish")
+    return 0
+
+
+def stream_named(name: str) -> str:
+    """The work stream of that name, with or without its prefix. Raises Rejected("no_stream")."""
+    known = {stream.rpartition(":")[2]: stream for stream in streams.GROUPS}
+    found = known.get(name.removeprefix("qig:"))
+    if found is None:
+        raise Rejected("no_stream", f"no stream {name[:80]!r} has dead letters: choose from {', '.join(known)}")
+    return found
+
+
+async def _list(wanted: list[str], url: str) -> list[tuple[str, DeadLetter]]:
+    async with client(url) as redis:
+        await check_there(redis, url)
+        return [row for stream in wanted async for row in letters_of(redis, stream)]
+
+
+async def letters_of(redis: Redis, stream: str) -> AsyncIterator[tuple[str, DeadLetter]]:
+    """Every dead letter of a stream with its id, the oldest first."""
+    after = "-"
+    while page := cast("list[Any]", await redis.xrange(streams.dead(stream), min=after, count=PAGE)):
+        for entry, fields in page:
+            yield entry.decode(), unpack(DeadLetter, body_of(fields) or b"")
+        after = f"({page[-1][0].decode()}"
+
+
+async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int]:
+    """How many were published again, and how many have nothing to publish."""
+    async with client(url) as redis:
+        await check_there(redis, url)
+        rows = [row async for row in letters_of(redis, stream) if letter in (None, row[0])]
+        if letter is not None and not rows:
+            message = f"no dead letter {letter} of {stream}: `qig dead list` shows those that are there"
+            raise Unavailable("no_letter", message)
+        script = redis.register_script(_REPLAY)
+        done = 0
+        for name, found in rows:
+            if found.code != NO_BODY:
+                keys = [stream, streams.dead(stream)]
+                entry = await cast("Awaitable[Any]", script(keys=keys, args=[name, found.body]))
+                done += entry is not None
+        return done, sum(found.code == NO_BODY for _, found in rows)
+
+
+def _table(letters: list[tuple[str, DeadLetter]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("letter", "stream", "code", "tries", "bytes", "when", "reason"):
+        table.add_column(column, no_wrap=column == "letter", overflow="fold")
+    for name, letter in letters:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.at_s))
+        numbers = (str(letter.deliveries), str(len(letter.body)))
+        table.add_row(name, letter.stream, letter.code, *numbers, when, plain(letter.reason))
+    return table

@@ -1,0 +1,56 @@
+"""How the command line shows things: one look for all. Colours only on a terminal, and never with NO_COLOR (rich)."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+MISSING: Final = "not known"
+PIPED_WIDTH: Final = 200  # where there is no terminal to fit in, tables keep their columns
+
+
+def console() -> Console:
+    """Standard output."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def plain(text: str) -> str:
+    """Text of others, shown as it is: no markup of ours is read in it, no control character reaches the terminal."""
+    return escape("".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text))
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A figure, or that it is not known."""
+    return MISSING if value is None else format(value, form)
+
+
+def bar(share: float, width: int = 20) -> str:
+    """A share in [0, 1] as a bar."""
+    full = round(max(0.0, min(1.0, share)) * width)
+    return "█" * full + "·" * (width - full)
+
+
+@contextmanager
+def progress(stages: Sequence[str] = ()) -> Iterator[Callable[[str, float], None]]:
+    """Bars, one a stage, on a terminal; elsewhere a line when a stage is done. Yields its teller: (stage, share)."""
+    shown = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=shown, disable=not shown.is_terminal) as bars:
+        tasks = {stage: bars.add_task(plain(stage), total=1.0, start=False) for stage in stages}
+
+        def tell(stage: str, fraction: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(plain(stage), total=1.0, start=False)
+            task = tasks[stage]
+            if bars.tasks[task].start_time is None:
+                bars.start_task(task)
+            was_done = bars.tasks[task].finished
+            bars.update(task, completed=fraction)
+            if fraction >= 1.0 and not was_done and not shown.is_terminal:
+                shown.print(f"{plain(stage)}: done")
+
+        yield tell

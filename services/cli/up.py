@@ -1,0 +1,207 @@
+"""`qig up`: a broker, the three services of the centre and the edges, until Ctrl-C."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from common.errors import Unavailable
+from common.runtime import keys, streams
+from common.runtime.settings import redacted
+from services.cli import home as places
+from services.cli import probe
+from services.cli.broker import check_there, client, given_url
+from services.cli.fleet import HOST, Fleet
+from services.cli.show import console, plain
+
+LOOK_EVERY_S: Final = 0.5
+_CENTRE: Final = ("aggregator", "trainer", "publisher")
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of one member now. reason: None when it is ready. bundle: None where there is none (yet)."""
+
+    node: str
+    url: str
+    pid: int | None
+    reason: str | None
+    bundle: int | None
+
+
+def run(edges: int, home: Path, port: int) -> int:
+    """Returns 0 after a stop in good order; raises what keeps it from starting."""
+    return asyncio.run(_run(plan(edges, port), home.resolve()))
+
+
+def plan(edges: int, port: int) -> dict[str, tuple[str, int]]:
+    """Service and port by node: the first edge on `port`, then the centre, then the other edges; port 0 for any."""
+    nodes = [("edge-1", "edge"), *((name, name) for name in _CENTRE)]
+    nodes += [(f"edge-{number}", "edge") for number in range(2, edges + 1)]
+    return {node: (service, port and port + place) for place, (node, service) in enumerate(nodes)}
+
+
+async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
+    out = console()
+    stopping = asyncio.Event()
+    with _signals(stopping):
+        async with Fleet(home, broker_url=given_url()) as fleet:
+            _check_ports(members)
+            keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
+            out.print(f"broker  {_broker_line(fleet)}")
+            await _first_constellation(fleet, home, stopping)
+            for node, (service, port) in members.items():
+                extra = {"genesis": places.genesis_dir(home)} if service == "trainer" else {}
+                await fleet.start(service, node, port=port, **extra)
+            await _show(fleet, out, stopping)
+            out.print("stopping: every process finishes what is in flight ...")
+    out.print("stopped; the state is kept, and `qig up` goes on from it")
+    return 0
+
+
+def _check_ports(members: dict[str, tuple[str, int]]) -> None:
+    last = max(port for _, port in members.values())
+    for node, (_, port) in members.items():
+        if port:
+            probe.check_port(
+                HOST, port, f"{node} needs it: stop what uses it, or choose others: qig up --port {last + 1}"
+            )
+
+
+async def _first_constellation(fleet: Fleet, home: Path, stopping: asyncio.Event) -> None:
+    """Train the genesis, with progress bars, when there is neither a genesis nor a bundle."""
+    async with client(fleet.broker_url) as redis:
+        await check_there(redis, fleet.broker_url)
+        released = int(await redis.xlen(streams.BUNDLES))
+    if released or places.genesis_dir(home).is_dir():
+        return
+    command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(places.genesis_dir(home))]
+    process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+    done, stop = asyncio.create_task(process.wait()), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({done, stop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        if process.returncode is None:
+            process.kill()  # what it has written is no constellation before it is whole
+        code = await done
+    if code != 0 and not stopping.is_set():
+        raise Unavailable("no_genesis", "there is no first constellation, and training one failed: see the lines above")
+
+
+async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
+    """The live table on a terminal, a line a change elsewhere; until `stopping`, or a member that refuses to start."""
+    began_s, greeted = time.monotonic(), False
+    said: dict[str, str] = {}
+    with Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else _no_live() as live:
+        while not stopping.is_set():
+            rows = await asyncio.gather(*(_look(fleet, node) for node in fleet.members))
+            for node, member in fleet.members.items():
+                if member.state == "refused":
+                    reason = member.child.reason
+                    raise Unavailable("refused", f"{node} does not start: {reason} (log: {member.child.log})")
+            if live is not None:
+                live.update(_table(rows), refresh=True)
+            else:
+                _say(rows, said, out)
+            if not greeted and all(row.reason is None for row in rows):
+                greeted = True
+                out.print(_greeting(fleet, time.monotonic() - began_s))
+            await _pause(stopping, LOOK_EVERY_S)
+
+
+async def _look(fleet: Fleet, node: str) -> Row:
+    member = fleet.members[node]
+    reason = await fleet.why_not_ready(node)
+    bundle = None
+    if member.service == "edge" and reason is None:
+        try:
+            found = await probe.gauge(member.url, "qig_bundle_version")
+            bundle = None if found is None else int(found)
+        except Unavailable:
+            reason = "does not answer"
+    return Row(node, member.url, member.pid, reason and _short(reason), bundle)
+
+
+def _short(reason: str) -> str:
+    """Parts that have only not started yet are one word."""
+    telling = [part for part in reason.split("; ") if not part.endswith(": not started")]
+    return "; ".join(telling) or "starting"
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "process", "state", "bundle", "pid", "address"):
+        table.add_column(name, overflow="ellipsis", no_wrap=name != "state")
+    for row in rows:
+        mark = "[green]●[/]" if row.reason is None else "[yellow]○[/]"
+        state = "ready" if row.reason is None else plain(row.reason)
+        bundle, pid = ("" if value is None else str(value) for value in (row.bundle, row.pid))
+        table.add_row(mark, row.node, state, bundle, pid, row.url)
+    return table
+
+
+def _say(rows: list[Row], said: dict[str, str], out: Console) -> None:
+    for row in rows:
+        line = f"ready at {row.url}" if row.reason is None else row.reason
+        line += "" if row.bundle is None else f", bundle {row.bundle}"
+        if said.get(row.node) != line:
+            said[row.node] = line
+            out.print(f"{row.node}  {plain(line)}")
+
+
+def _greeting(fleet: Fleet, seconds: float) -> str:
+    first = next(iter(fleet.members.values()))
+    logs = plain(str(places.log_path(fleet.home, "NODE")))
+    return (
+        f"ready after {seconds:.1f} s; metrics at {first.url}/metrics, logs in {logs}\n"
+        'in another terminal: qig ask "Where does the river go?"   qig watch\nCtrl-C stops everything'
+    )
+
+
+def _broker_line(fleet: Fleet) -> str:
+    if fleet.broker is None:
+        return f"{plain(redacted(fleet.broker_url))}, from QIG_BROKER_URL"
+    return f"{fleet.broker_url}, embedded, durable, pid {fleet.broker.pid}"
+
+
+async def _pause(stopping: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        return
+
+
+@contextmanager
+def _no_live() -> Iterator[None]:
+    yield None
+
+
+@contextmanager
+def _signals(stopping: asyncio.Event) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM, or a closed terminal) stops in good order, the second at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopping.set()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,163 @@
+"""`qig watch`: services by their heartbeats, streams by what waits in them."""
+
+import asyncio
+import json as json_text
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from common.errors import Rejected, Unavailable
+from common.runtime import streams
+from common.runtime.entries import body_of
+from common.runtime.settings import redacted
+from common.wire.codec import unpack
+from common.wire.messages import Heartbeat
+from services.cli.broker import check_there, client, find_url
+from services.cli.show import console, number, plain
+
+BEATS_LOOKED_AT: Final = 1_000
+SILENT_S: Final = 30.0  # a beat this old is of a service that stopped, or hangs
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    """length: entries not finished. lag: of those, not given to anybody; None when the broker cannot tell."""
+
+    stream: str
+    length: int
+    lag: int | None
+    pending: int
+    oldest_idle_s: float
+    outbox: int
+    dead: int
+    consumers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The fleet at one moment: the newest beat of each service, and the work streams."""
+
+    at_s: float
+    services: tuple[Heartbeat, ...]
+    streams: tuple[StreamRow, ...]
+
+
+def run(*, once: bool, every_s: float, home: Path, json: bool) -> int:
+    """Until Ctrl-C on a terminal, once elsewhere; with json a line a look."""
+    asyncio.run(_watch(find_url(home), every_s, once=once, json=json))
+    return 0
+
+
+async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
+    out = console()
+    once = once or not (json or out.is_terminal)
+    async with client(url) as redis:
+        await check_there(redis, url)
+        if json or once:
+            while True:
+                seen = await _look_or_say(redis, url)
+                if json:
+                    sys.stdout.write(as_json(seen) + "\n")
+                    sys.stdout.flush()
+                else:
+                    out.print(view(seen))
+                if once:
+                    return
+                await asyncio.sleep(every_s)
+        with Live(console=out, auto_refresh=False, screen=False) as live:
+            while True:
+                try:
+                    live.update(view(await look(redis, time.time())), refresh=True)
+                except RedisError as error:  # a broker that restarts is something to watch, not a reason to end
+                    live.update(f"the broker at {plain(redacted(url))} is away: {plain(str(error))}", refresh=True)
+                await asyncio.sleep(every_s)
+
+
+async def _look_or_say(redis: Redis, url: str) -> Seen:
+    try:
+        return await look(redis, time.time())
+    except RedisError as error:
+        raise Unavailable("broker_away", f"the broker at {redacted(url)} went away: {error}; try again") from None
+
+
+async def look(redis: Redis, now_s: float) -> Seen:
+    """Read the heartbeats and the streams."""
+    newest: dict[tuple[str, str], Heartbeat] = {}
+    beats = cast("list[Any]", await redis.xrevrange(streams.HEART, count=BEATS_LOOKED_AT))
+    for _, fields in beats:
+        try:
+            beat = unpack(Heartbeat, body_of(fields) or b"")
+        except Rejected:
+            continue  # somebody else's entry: the services that beat are seen all the same
+        newest.setdefault((beat.service, beat.node), beat)
+    rows = [await _stream(redis, stream) for stream in streams.GROUPS]
+    return Seen(now_s, tuple(newest[name] for name in sorted(newest)), tuple(rows))
+
+
+async def _stream(redis: Redis, stream: str) -> StreamRow:
+    try:
+        groups = await redis.xinfo_groups(stream)
+        group: dict[str, Any] = next((g for g in groups if g["name"].decode() == streams.GROUPS[stream]), {})
+        consumers = await redis.xinfo_consumers(stream, streams.GROUPS[stream]) if group else []
+    except ResponseError:  # nothing was ever published there
+        group, consumers = {}, []
+    idle = [consumer["idle"] / 1000 for consumer in consumers if consumer["pending"]]
+    return StreamRow(
+        stream=stream,
+        length=int(await redis.xlen(stream)),
+        lag=group.get("lag", 0),
+        pending=group.get("pending", 0),
+        oldest_idle_s=max(idle, default=0.0),
+        outbox=int(await redis.xlen(streams.outbox(stream))),
+        dead=int(await redis.xlen(streams.dead(stream))),
+        consumers=len(consumers),
+    )
+
+
+def as_json(seen: Seen) -> str:
+    """One look as one line."""
+    services = [json_text.loads(beat.model_dump_json()) for beat in seen.services]
+    return json_text.dumps({"at_s": seen.at_s, "services": services, "streams": [asdict(row) for row in seen.streams]})
+
+
+def view(seen: Seen) -> Group:
+    """Both tables."""
+    return Group(_services(seen), "", _streams(seen))
+
+
+def _services(seen: Seen) -> Table:
+    table = Table(box=None, pad_edge=False, title_justify="left")
+    for column in ("", "service", "node", "bundle", "beat", "fresh", "domain", "Φ", "κ", "phase"):
+        table.add_column(column, no_wrap=True)
+    for beat in seen.services:
+        age_s = max(0.0, seen.at_s - beat.at_s)
+        mark = "[red]✗[/]" if age_s > SILENT_S else "[green]●[/]" if beat.ready else "[yellow]○[/]"
+        head = [mark, beat.service, beat.node, str(beat.bundle), f"{age_s:.0f} s ago", f"{beat.fresh_bytes} B"]
+        for domain in sorted({*beat.phi, *beat.kappa, *beat.phases}) or [""]:
+            phi, kappa = number(beat.phi.get(domain)), number(beat.kappa.get(domain), ".1f")
+            tail = (domain, phi, kappa, beat.phases.get(domain, "")) if domain else ("", "", "", "")
+            table.add_row(*head, *tail)
+            head = [""] * len(head)
+    if not seen.services:
+        table.add_row("", "no heartbeat yet")
+    return table
+
+
+def _streams(seen: Seen) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("stream", "waiting", "lag", "pending", "oldest idle", "outbox", "dead", "consumers"):
+        table.add_column(column, justify="left" if column == "stream" else "right", no_wrap=True)
+    for row in seen.streams:
+        lag = "?" if row.lag is None else str(row.lag)
+        dead = f"[red]{row.dead}[/]" if row.dead else "0"
+        counts = (str(row.length), lag, str(row.pending), f"{row.oldest_idle_s:.1f} s", str(row.outbox))
+        table.add_row(row.stream, *counts, dead, str(row.consumers))
+    return table
