@@ -137,18 +137,21 @@ def _fit(
     Groups weigh the same. first: (V, 64), > 0, proportional to P(cell | token) before anything is known.
     """
     mixtures = [rng.uniform(0.5, 1.5, (len(part.starts) - 1, len(cells))).astype(np.float32) for part, cells in groups]
-    scales = [np.float32(1.0 / part.counts.sum(dtype=np.float64)) for part, _ in groups]
+    scaled = [part._replace(counts=part.counts / part.counts.sum(dtype=np.float32)) for part, _ in groups]
     expected = [np.empty((len(first), len(cells)), np.float32) for _, cells in groups]
+    blocks = [cells[::CELLS_PER_FACULTY].tolist() for _, cells in groups]  # slices of a faculty copy faster than cells
     given = first.astype(np.float32)
     for iteration in range(iterations):
         given /= given.sum(axis=0) + _TINY
-        for (part, cells), mixture, counted in zip(groups, mixtures, expected, strict=True):
+        for part, starts, mixture, counted in zip(scaled, blocks, mixtures, expected, strict=True):
+            open_ = np.concatenate([given[:, at : at + CELLS_PER_FACULTY] for at in starts], axis=1)
             counted.fill(0.0)
-            _expect(part, mixture, np.ascontiguousarray(given[:, cells]), counted)
+            _expect(part, mixture, open_, counted)
         given.fill(0.0)
-        for (_, cells), scale, counted in zip(groups, scales, expected, strict=True):
-            np.multiply(counted, scale, out=counted)
-            given[:, cells] += counted
+        for starts, counted in zip(blocks, expected, strict=True):
+            for place, at in enumerate(starts):
+                own = slice(place * CELLS_PER_FACULTY, (place + 1) * CELLS_PER_FACULTY)
+                given[:, at : at + CELLS_PER_FACULTY] += counted[:, own]
         if progress is not None:
             progress((iteration + 1) / iterations)
     return [counted.astype(np.float64) for counted in expected]
@@ -215,7 +218,8 @@ def salience(basins: npt.NDArray[np.float16]) -> Array:
 def text_basin(ids: npt.NDArray[np.int32], basins: Floats, weights: npt.NDArray[np.float64] | None = None) -> Array:
     """The weighted Fréchet mean of the tokens' basins, (64,).
 
-    ids: (T,); basins: (V, 64); weights: (V,) >= 0, how much each token counts, 1 by default; `salience` routes best.
+    ids: (T,); basins: (V, 64); weights: (V,) >= 0, how much each token counts, 1 by default. `salience` routes short
+    texts better with 2,048 ids, and no better with 32,768, where rare words claim too much.
     Raises Rejected("no_tokens") for an empty text, which lies nowhere.
     """
     if len(ids) == 0:
