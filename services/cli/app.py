@@ -141,7 +141,7 @@ def validate(
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
-    """Measure the gates on held-out text, with their controls; ends with 1 when one fails. Needs torch."""
+    """Measure the gates on held-out text, with their controls; ends with 1 when one fails."""
     _do("validate", genesis=genesis or home / "genesis", data=data, json=as_json)
 
 

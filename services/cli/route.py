@@ -1,0 +1,69 @@
+"""`qig route`: where a text lies among the domains, and what it is made of."""
+
+import json as json_text
+import math
+import sys
+from pathlib import Path
+
+from rich.table import Table
+
+from common.constants import FACULTIES
+from common.errors import Rejected
+from common.geometry.routing import Route
+from services.cli import genesis as directory
+from services.cli.ask import given
+from services.cli.show import bar, console
+from services.cli.validate import faculty_mass
+
+
+def run(*, text: str, genesis: Path, json: bool) -> int:
+    """Coordize, route, show."""
+    constellation = directory.load(genesis)
+    ids = constellation.encoder.encode(given(text))
+    if not len(ids):
+        raise Rejected("no_text", "there is no text to route: give some, or - for standard input")
+    basin = constellation.basin(ids)
+    found = constellation.route(basin)
+    masses = {name: faculty_mass(basin, (name,)) for name in FACULTIES}
+    if json:
+        sys.stdout.write(as_json(found, masses, len(ids)) + "\n")
+        return 0
+    out = console()
+    out.print(_routes(found))
+    out.print(_verdict(found, len(ids)))
+    out.print(_masses(masses))
+    return 0
+
+
+def as_json(found: Route, masses: dict[str, float], tokens: int) -> str:
+    """One line."""
+    steps = [{"domain": s.name, "distance_rad": s.distance_rad, "weight": s.weight} for s in found.steps]
+    margin = found.margin_rad if math.isfinite(found.margin_rad) else None
+    whole = {"tokens": tokens, "route": steps, "margin_rad": margin, "abstained": found.abstained, "faculties": masses}
+    return json_text.dumps(whole)
+
+
+def _routes(found: Route) -> Table:
+    shown = Table(box=None, pad_edge=False)
+    for column in ("domain", "distance", "weight", ""):
+        shown.add_column(column, justify="left" if column in ("domain", "") else "right")
+    for step in found.steps:
+        shown.add_row(step.name, f"{step.distance_rad:.3f} rad", f"{step.weight:.2f}", bar(step.weight))
+    return shown
+
+
+def _verdict(found: Route, tokens: int) -> str:
+    nearest = found.steps[0].name
+    if not math.isfinite(found.margin_rad):
+        return f"{tokens} tokens, {nearest}: the only domain\n"
+    verdict = f"{nearest}, and near enough to {found.steps[1].name} to ask both" if found.abstained else nearest
+    return f"{tokens} tokens, margin {found.margin_rad:.3f} rad: {verdict}\n"
+
+
+def _masses(masses: dict[str, float]) -> Table:
+    shown = Table(box=None, pad_edge=False)
+    for column in ("faculty", "share", ""):
+        shown.add_column(column, justify="right" if column == "share" else "left")
+    for name, mass in masses.items():
+        shown.add_row(name, f"{mass:.3f}", bar(mass))
+    return shown
