@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from common.wire import export
+from services.cli import reference
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (("docs/wire", export.render),)
+GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
+    ("docs", reference.render),
+    ("docs/wire", export.render),
+)
 
 
 def rendered() -> dict[Path, bytes]:
