@@ -1,0 +1,144 @@
+"""kill -9 at any moment loses nothing and counts nothing twice: at every single write, and at random under load."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from centre import APPS, NODES, Centre, ref_of
+from centre_death import Death, dies, install
+
+from common.runtime import keys, streams
+from common.runtime.service import serve
+from common.wire.crystals import decode
+
+pytestmark = pytest.mark.anyio
+WRITES_MAX = 60  # more than any run below makes: the loop ends when a run is not hit any more
+
+
+@pytest.fixture
+def centre(tmp_path, broker_url, broker, micro_parts, monkeypatch):
+    monkeypatch.setattr("services.aggregator.app.CUT_EVERY_S", 0.02)
+    keys.init(tmp_path, NODES)
+    return Centre(tmp_path, broker_url, broker, micro_parts)
+
+
+def served(centre, service, **given):
+    """The service as its process runs it, but impatient: what a dead one held is claimed after 50 ms."""
+    settings = centre.settings(service, **given)
+
+    async def build(broker):
+        wiring = await APPS[service][0](settings, broker)
+        return replace(wiring, consumers=[replace(each, claim_after_s=0.05) for each in wiring.consumers])
+
+    return serve(settings, service=service, build=build, check_every_s=0.02)
+
+
+async def settled(centre, stream):
+    """Nothing waits in a work stream or its outbox."""
+    redis = centre.broker.redis
+    return await redis.xlen(stream) == 0 and await redis.xlen(streams.outbox(stream)) == 0
+
+
+async def outlived(centre, service, finished, nth, moment, **given):
+    """One life that ends at its nth write, then one that does not; whether the first was hit at all."""
+    died = await dies(Death(nth, moment), served(centre, service, **given), finished)
+    if died:
+        await dies(Death(10**9, moment), served(centre, service, **given), finished)
+    return died
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_an_aggregator_killed_at_any_write_counts_every_packet_once(centre, monkeypatch, moment):
+    install(monkeypatch)
+    expected = sorted(ref_of(centre, node, 1) for node in range(3))
+
+    async def finished():
+        return await settled(centre, streams.PACKETS) and len(await centre.counted()) >= 3
+
+    for nth in range(1, WRITES_MAX):
+        await centre.broker.redis.flushall()
+        bundle = await centre.release()
+        await centre.send(*[centre.packet(bundle, node) for node in range(3)])
+        async with asyncio.timeout(10):
+            died = await outlived(centre, "aggregator", finished, nth, moment, batch_packets=3)
+        assert await centre.counted() == expected, f"killed {moment} write {nth}"
+        assert [batch.domains[0].packets for batch in await centre.batches()] == [3]
+        if not died:
+            assert nth > 8  # three leases and commits, the cut, its relay
+            return
+    pytest.fail(f"more than {WRITES_MAX} writes for three packets")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_publisher_killed_at_any_write_releases_each_candidate_once(centre, monkeypatch, moment):
+    install(monkeypatch)
+
+    async def finished():
+        return await settled(centre, streams.CANDIDATES) and len(await centre.bundles()) >= 1
+
+    for nth in range(1, WRITES_MAX):
+        await centre.broker.redis.flushall()
+        await centre.offer(await centre.candidate(id="good"))
+        await centre.offer(await centre.candidate(id="bad", change={"homes.npy": None}))
+        async with asyncio.timeout(10):
+            died = await outlived(centre, "publisher", finished, nth, moment)
+        assert [(bundle.version, bundle.id) for bundle in await centre.bundles()] == [(1, "good")]
+        assert [letter.code for letter in await centre.letters(streams.CANDIDATES)] == ["candidate_refused"]
+        assert list(await centre.broker.read_hash("{qig:candidates}:refused")) == ["bad"]
+        if not died:
+            assert nth > 8
+            return
+    pytest.fail(f"more than {WRITES_MAX} writes for two candidates")
+
+
+@pytest.fixture
+def process(centre, broker_url):
+    """Starts a service as a process of its own."""
+    started = []
+
+    def start(service, **given):
+        environ = {"QIG_BROKER_URL": broker_url, "QIG_HOME": str(centre.home), "QIG_HTTP_PORT": "0"}
+        environ |= {f"QIG_{name.upper()}": str(value) for name, value in given.items()}
+        command = [sys.executable, "-m", f"services.{service}.app"]
+        started.append(subprocess.Popen(command, env=os.environ | environ, stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+@pytest.mark.live
+async def test_aggregators_killed_at_random_under_load_count_every_packet_once(centre, process, eventually):
+    bundle = await centre.release()
+    sent = [(node, sequence) for sequence in range(1, 41) for node in range(4)]
+    rng = random.Random(20160)
+    given = {"batch_packets": 16, "batch_age_s": 1.0}
+    victims = [process("aggregator", **given)]
+    for number, (node, sequence) in enumerate(sent):
+        await centre.send(centre.packet(bundle, node, sequence))
+        if number % 40 == 20:
+            victims.append(process("aggregator", **given))
+            await eventually(lambda: accepting(centre))
+            await asyncio.sleep(rng.uniform(0, 0.05))
+            victims.pop(0).send_signal(signal.SIGKILL)
+    await eventually(lambda: complete(centre, len(sent)), 40.0)
+    batches = await centre.batches()
+    counts = [decode(each.crystals, 320, 1 << 16).orders[1] for batch in batches for each in batch.domains]
+    assert await centre.counted() == sorted(ref_of(centre, *each) for each in sent)
+    assert sum(int(order.counts.sum()) for order in counts) == len(sent)
+
+
+async def accepting(centre):
+    groups = await centre.broker.redis.xinfo_groups(streams.PACKETS)
+    return any(group["consumers"] for group in groups)
+
+
+async def complete(centre, number):
+    return await settled(centre, streams.PACKETS) and len(await centre.counted()) >= number
