@@ -79,23 +79,33 @@ def _check_ports(members: dict[str, tuple[str, int]]) -> None:
 
 
 async def _first_constellation(fleet: Fleet, home: Path, stopping: asyncio.Event) -> None:
-    """Train the genesis, with progress bars, when there is neither a genesis nor a bundle."""
+    """Train the genesis when there is neither a genesis nor a bundle."""
     async with client(fleet.broker_url) as redis:
         await check_there(redis, fleet.broker_url)
         released = int(await redis.xlen(streams.BUNDLES))
-    if released or places.genesis_dir(home).is_dir():
+    if not released:
+        await train_first(home, stopping)
+
+
+async def train_first(home: Path, stopping: asyncio.Event | None = None) -> None:
+    """`qig train` into the home, with its progress bars, unless a genesis is there. Raises Unavailable("no_genesis").
+
+    In a process of its own, so that `stopping` ends it at once: what is written is no constellation before it is whole.
+    """
+    if places.genesis_dir(home).is_dir():
         return
     command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(places.genesis_dir(home))]
-    process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
-    done, stop = asyncio.create_task(process.wait()), asyncio.create_task(stopping.wait())
+    process = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdout=sys.stderr)
+    stopped = stopping or asyncio.Event()
+    done, stop = asyncio.create_task(process.wait()), asyncio.create_task(stopped.wait())
     try:
         await asyncio.wait({done, stop}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stop.cancel()
         if process.returncode is None:
-            process.kill()  # what it has written is no constellation before it is whole
+            process.kill()
         code = await done
-    if code != 0 and not stopping.is_set():
+    if code != 0 and not stopped.is_set():
         raise Unavailable("no_genesis", "there is no first constellation, and training one failed: see the lines above")
 
 
