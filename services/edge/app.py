@@ -34,7 +34,7 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Answer, Applied, Bundle, Heartbeat, Query
 from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Answered, Gauges, Serving, answer, refusal
-from services.edge.learning import due_domains, fold_domain, give_up, settle_bundle
+from services.edge.learning import due_domains, fold_domain, give_up, go_home, settle_bundle
 from services.edge.record import Domain, Packet, Record
 from services.edge.sleep import Rhythm, is_probe
 from services.edge.slots import Slots
@@ -252,6 +252,8 @@ class Edge:
             self._record.prune(now_s=now_s)
 
     def _fold(self, serving: Serving, domain: Domain) -> None:
+        if domain is None and go_home(self._record, serving, self._rhythm):
+            return
         limit = self._settings.crystal_bytes
         body = fold_domain(self._record, serving, domain, gauges=self._gauges, crystal_bytes=limit, now_s=self._now())
         figure = body.fresh_bits / max(body.fresh_bytes, 1)

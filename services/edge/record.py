@@ -37,7 +37,7 @@ APPLICATION_ID: Final = 0x51494745  # "QIGE"
 INTERACTIONS_MAX_AGE_S: Final = 30 * 86_400.0  # chosen: what a month has not needed goes
 INTERACTIONS_MAX_BYTES: Final = 256 << 20  # texts and answers; the oldest go first, folded or not
 PACKETS_MAX_AGE_S: Final = 30 * 86_400.0  # settled ones; a packet that waits is kept
-FOLD_MAX_INTERACTIONS: Final = 4096  # a fold takes the oldest of them; the rest waits for the next sleep
+FOLD_MAX_BYTES: Final = 1 << 20  # of text: a fold of about 15 s takes the oldest; the rest waits for the next sleep
 BUSY_TIMEOUT_S: Final = 5.0
 ORDERS: Final = 3  # of a residue: what crystals can carry
 
@@ -143,11 +143,12 @@ class Record:
         )
         return [Fresh(*row) for row in rows]
 
-    def unfolded(self, domain: Domain) -> list[tuple[int, Interaction]]:
-        """The oldest FOLD_MAX_INTERACTIONS that wait to be counted for a domain, with their row ids."""
+    def unfolded(self, domain: Domain, max_bytes: int = FOLD_MAX_BYTES) -> list[tuple[int, Interaction]]:
+        """The oldest texts that wait to be counted for a domain, with their row ids: until `max_bytes` are passed."""
         rows = self._all(
-            f"SELECT {_COLUMNS} FROM interactions WHERE folded = 0 AND probe = 0 AND domain IS ? ORDER BY id LIMIT ?",  # noqa: S608 -- a constant
-            (domain, FOLD_MAX_INTERACTIONS),
+            f"SELECT {_COLUMNS} FROM (SELECT *, sum(size_bytes) OVER (ORDER BY id) - size_bytes AS before"  # noqa: S608 -- a constant
+            " FROM interactions WHERE folded = 0 AND probe = 0 AND domain IS ?) WHERE before < ? ORDER BY id",
+            (domain, max_bytes),
         )
         return [(row[0], _interaction(row)) for row in rows]
 
@@ -223,7 +224,7 @@ class Record:
         self,
         acknowledged: Iterable[int],
         residues: Mapping[Domain, Memory],
-        moved: Mapping[int, str],
+        moved: Mapping[int, Domain],
         *,
         cursor: str,
         at_s: float,
@@ -239,16 +240,18 @@ class Record:
             )
             for domain, residue in residues.items():
                 _put_residue(db, domain, residue)
-            db.executemany(
-                "UPDATE interactions SET domain = ? WHERE id = ? AND folded = 0",
-                [(domain, row) for row, domain in moved.items()],
-            )
+            _move(db, moved)
             _set_meta(db, "cursor", cursor)
 
     @property
     def cursor(self) -> str | None:
         """The entry id of the last bundle that was dealt with."""
         return self._meta("cursor")
+
+    def move(self, moved: Mapping[int, Domain]) -> None:
+        """Rows of fresh text that belong to another domain than was thought."""
+        with self._write() as db:
+            _move(db, moved)
 
     # Bounds
 
@@ -326,6 +329,11 @@ def _meta(db: sqlite3.Connection, name: str) -> str | None:
 
 def _set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
     db.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value))
+
+
+def _move(db: sqlite3.Connection, moved: Mapping[int, Domain]) -> None:
+    rows = [(domain, row) for row, domain in moved.items()]
+    db.executemany("UPDATE interactions SET domain = ? WHERE id = ? AND folded = 0", rows)
 
 
 def _put_residue(db: sqlite3.Connection, domain: Domain, residue: Memory) -> None:

@@ -153,7 +153,7 @@ class Settled:
 
     acknowledged: tuple[int, ...]
     residues: dict[Domain, Memory]
-    moved: dict[int, str]
+    moved: dict[int, Domain]
 
 
 def settle(
@@ -182,7 +182,9 @@ def settle(
     if target is not None:
         there = left.get(target, residues.get(target, EMPTY))
         left |= {target: merge([there, left[None]]), None: EMPTY}
-    moved = {row: domain for row, each in waiting if (domain := _reaching(constellation, each)) is not None}
+    moved: dict[int, Domain] = {
+        row: domain for row, each in waiting if (domain := _reaching(constellation, each)) is not None
+    }
     return Settled(tuple(packet.sequence for packet in named), left, moved)
 
 

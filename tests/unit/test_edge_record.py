@@ -77,6 +77,14 @@ def test_an_interaction_comes_back_as_it_was(record):
     assert (found.text, found.bits, found.domain, found.kappa, found.phase) == ("hello", 9.5, None, None, None)
 
 
+@pytest.mark.parametrize(("max_bytes", "taken"), [(9, 2), (10, 2), (11, 3)])
+def test_a_fold_takes_the_oldest_until_enough(record, max_bytes, taken):
+    for number in range(4):
+        record.add(interaction(f"q{number}"), b"", probe=False)
+    found = [each.query_id for _, each in record.unfolded("heart", max_bytes)]
+    assert found == ["q0", "q1", "q2", "q3"][:taken]
+
+
 def test_a_sleep_is_on_disk_whole(record):
     record.add(interaction(), b"", probe=False)
     rows = [row for row, _ in record.unfolded("heart")]

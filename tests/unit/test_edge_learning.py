@@ -1,0 +1,110 @@
+import pytest
+from nacl.signing import SigningKey
+
+from common.wire.bundle import part_of, sign
+from common.wire.codec import unpack
+from common.wire.messages import Candidate, Evidence, PacketRef
+from common.wire.packet import PacketBody, base_prefix
+from services.edge.answer import Interaction, Serving
+from services.edge.learning import due_domains, fold_domain, give_up, go_home, settle_bundle
+from services.edge.record import Record
+from services.edge.sleep import Rhythm
+
+TEXT = "The king spake unto the people, and the people answered the king. " * 4
+RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
+KEY = b"k" * 8
+
+
+@pytest.fixture
+def record(tmp_path):
+    opened = Record(tmp_path / "edge.db", now_s=1000.0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def serving(micro):
+    return Serving(micro, 4, "cd" * 32, "node-1")
+
+
+def read(record, micro, domain, number, at_s=100.0):
+    ids = micro.encoder.encode(TEXT)
+    for n in range(number):
+        each = Interaction(
+            f"{domain}{n}", "c", TEXT, at_s, domain, micro.basin(ids), len(ids), len(TEXT), 9.0, None, None
+        )
+        record.add(each, b"", probe=False)
+
+
+def folded(record, serving, domain):
+    return fold_domain(record, serving, domain, gauges={}, crystal_bytes=300, now_s=200.0)
+
+
+def bundle_naming(*sequences, epoch=1000):
+    refs = tuple(PacketRef(key=KEY, epoch=epoch, sequence=sequence) for sequence in sequences)
+    candidate = Candidate(
+        id="c", parent=0, parent_digest="", parts={"p": part_of(b"")}, evidence=Evidence(), packets=refs
+    )
+    return sign(candidate, version=1, released_at_s=1.0, signing_key=SigningKey(bytes(32)))
+
+
+def settled(record, serving, bundle):
+    return settle_bundle(record, serving, bundle, key=KEY, entry_id="5-0", now_s=300.0)
+
+
+def test_each_domain_is_due_by_itself(record, serving, micro):
+    read(record, micro, "heart", 5)
+    read(record, micro, "vocab", 1)
+    assert due_domains(record, serving, RHYTHM, asked_s=0.0, now_s=106.0) == ["heart"]
+    assert due_domains(record, serving, RHYTHM, asked_s=0.0, now_s=3700.0) == ["heart", "vocab"]
+
+
+@pytest.mark.parametrize(("asked_s", "now_s", "due"), [(0.0, 104.0, []), (0.0, 105.0, ["heart"]), (104.0, 105.0, [])])
+def test_idle_counts_from_the_last_query_of_this_life_or_the_one_before(record, serving, micro, asked_s, now_s, due):
+    read(record, micro, "heart", 5)
+    assert due_domains(record, serving, RHYTHM, asked_s=asked_s, now_s=now_s) == due
+
+
+def test_a_domain_with_a_packet_away_or_that_no_bundle_knows_waits(record, serving, micro):
+    read(record, micro, "heart", 5)
+    read(record, micro, "atlantis", 5)
+    folded(record, serving, "heart")
+    read(record, micro, "heart", 9, at_s=101.0)
+    assert due_domains(record, serving, RHYTHM, asked_s=0.0, now_s=9e9) == []
+
+
+def test_a_fold_leaves_a_pending_packet_against_the_bundle_that_served(record, serving, micro):
+    read(record, micro, "heart", 3)
+    body = folded(record, serving, "heart")
+    (packet,) = record.packets("pending")
+    assert unpack(PacketBody, packet.body) == body
+    assert (packet.base_version, packet.base, packet.sequence) == (4, base_prefix("cd" * 32), 0)
+    assert record.fresh() == []
+
+
+def test_settling_twice_is_settling_once(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    assert settled(record, serving, bundle_naming(0)) == (0,)
+    tokens = record.residue("heart").tokens
+    assert settled(record, serving, bundle_naming(0)) == ()
+    assert record.residue("heart").tokens == tokens
+    assert record.cursor == "5-0"
+
+
+def test_a_packet_given_up_leaves_its_counts_to_the_next(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    record.sent(0, b"raw", at_s=200.0)
+    tokens = record.residue("heart").tokens
+    assert (give_up(record, now_s=1999.0), give_up(record, now_s=2000.0)) == ([], [0])
+    assert record.residue("heart").tokens == tokens
+    assert settled(record, serving, bundle_naming(0)) == (0,)
+
+
+@pytest.mark.parametrize(("number", "gone"), [(3, 3), (4, 0)])
+def test_a_handful_of_strange_texts_goes_home(record, serving, micro, number, gone):
+    read(record, micro, None, number)
+    assert go_home(record, serving, RHYTHM) == gone
+    nearest = micro.route(micro.basin(micro.encoder.encode(TEXT))).steps[0].name
+    assert [each.domain for each in record.fresh()] == [nearest if gone else None]
