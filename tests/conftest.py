@@ -8,7 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from common.runtime import embedded
-from common.runtime.broker import Broker, connect
+from common.runtime.broker import Broker
+from common.runtime.connection import connect
 
 pytest_plugins = ["micro"]
 DEADLINE_S = 10.0

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import metrics
-from common.runtime.broker import BACKOFF_FIRST_S, BACKOFF_MAX_S, label
+from common.runtime.connection import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.health import Health
 from common.runtime.logs import bound
@@ -52,11 +52,12 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
     name = f"follower {follower.stream}"
     health.expect(name, STALE_AFTER_S)
     position = follower.after
+    block_ms: int | None = None  # the first look, and the first after an outage, waits for nothing: it says "here I am"
     while True:
         try:
             if position == ONLY_NEW:  # made definite once: "$" in every read would miss what came between two reads
                 position = await newest(redis, follower.stream)
-            answer = cast("Any", await redis.xread({follower.stream: position}, FOLLOW_RECORDS, FOLLOW_BLOCK_MS))
+            answer = cast("Any", await redis.xread({follower.stream: position}, FOLLOW_RECORDS, block_ms))
             if not answer and _order(await newest(redis, follower.stream)) < _order(position):
                 log.warning("the stream %s was lost: reading it from its start", follower.stream)
                 position = FROM_START
@@ -65,7 +66,9 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
                 await _handle(follower, entry, health, name)
                 position = entry.id
             health.report(name)
+            block_ms = FOLLOW_BLOCK_MS
         except RedisError as error:
+            block_ms = None
             health.report(name, f"the broker is away: {error}")
             log.warning("cannot read %s, the broker is away: %s", follower.stream, error)
             await asyncio.sleep(BACKOFF_MAX_S)
@@ -102,7 +105,7 @@ async def _handle(follower: Follower, entry: Entry, health: Health, name: str) -
                 failures += 1
                 log.exception("the follower's handler failed, try %d of %d", failures, TRIES)
                 outcome = "again" if failures < TRIES else "failed"
-    metrics.FOLLOWED.labels(label(follower.stream), outcome).inc()
+    metrics.FOLLOWED.labels(metrics.stream_label(follower.stream), outcome).inc()
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -59,4 +59,7 @@ def configure(service: str, level: str, stream: TextIO = sys.stderr) -> None:
     handler.setFormatter(_Lines(service, as_json=not stream.isatty()))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _NOISY:  # a line a request or a message: the metrics count those
-        logging.getLogger(name).setLevel(logging.WARNING)
+        noisy = logging.getLogger(name)
+        noisy.setLevel(logging.WARNING)
+        noisy.handlers.clear()  # FastStream brings a handler of its own
+        noisy.propagate = True

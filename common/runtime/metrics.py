@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from common.constants import PACKET_MAX_BYTES, PHASES, Phase
+from common.runtime.streams import ANSWERS
 
 REGISTRY: Final = CollectorRegistry()
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -88,6 +89,11 @@ def show_phase(kernel: str, phase: Phase) -> None:
     """Set the state set of one kernel: exactly one phase reads 1."""
     for name in PHASES:
         PHASE.labels(kernel, name).set(1.0 if name == phase else 0.0)
+
+
+def stream_label(stream: str) -> str:
+    """A stream's name as a label: bounded, whatever the clients are called."""
+    return "qig:answers" if stream.startswith(ANSWERS) else stream
 
 
 def exposition() -> bytes:

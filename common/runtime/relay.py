@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.runtime import metrics, scripts, streams
-from common.runtime.broker import BACKOFF_MAX_S, label
+from common.runtime.connection import BACKOFF_MAX_S
 from common.runtime.health import Health
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ async def carry(redis: Redis, stream: str, *, block_ms: int | None = None) -> in
     for entry, fields in rows:
         target, message_id = fields[b"stream"].decode(), fields[b"id"].decode()
         if await scripts.publish(redis, target, fields[streams.DATA_FIELD.encode()], message_id) is None:
-            metrics.DUPLICATES.labels(label(target)).inc()
+            metrics.DUPLICATES.labels(metrics.stream_label(target)).inc()
         await redis.xdel(box, entry)
     return len(rows)
 
@@ -42,11 +42,14 @@ async def run_relay(redis: Redis, stream: str, health: Health) -> None:
     """Carry for ever; through outages, with readiness false meanwhile."""
     name = f"relay {stream}"
     health.expect(name, STALE_AFTER_S)
+    block_ms: int | None = None  # the first look, and the first after an outage, waits for nothing: it says "here I am"
     while True:
         try:
-            await carry(redis, stream, block_ms=RELAY_BLOCK_MS)
+            await carry(redis, stream, block_ms=block_ms)
             health.report(name)
+            block_ms = RELAY_BLOCK_MS
         except RedisError as error:
+            block_ms = None
             health.report(name, f"the broker is away: {error}")
             log.warning("the outbox of %s waits, the broker is away: %s", stream, error)
             await asyncio.sleep(BACKOFF_MAX_S)

@@ -26,14 +26,15 @@ from redis.exceptions import RedisError
 
 from common.errors import Corrupt, QigError, Unavailable
 from common.runtime import http, logs, metrics, settings
-from common.runtime.broker import Broker, connect, wait_until_there
+from common.runtime.broker import Broker
+from common.runtime.connection import connect, faststream_broker, wait_until_there
 from common.runtime.consumer import Consumer, Intake
 from common.runtime.follower import Follower, follow
 from common.runtime.health import Health
 from common.runtime.http import Route
 from common.runtime.relay import drain, run_relay
 from common.runtime.settings import CommonSettings
-from common.runtime.subscription import CHECK_EVERY_S, Subscription, faststream_broker
+from common.runtime.subscription import CHECK_EVERY_S, Subscription
 
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound=CommonSettings)
@@ -153,7 +154,7 @@ class _Process:
 
     def reasons(self) -> dict[str, str]:
         """Why the service is not ready; empty when it is."""
-        own = "starting: waits for the broker" if self._wiring is None else self._wiring.ready()
+        own = "starting: waits for the broker, or is being built" if self._wiring is None else self._wiring.ready()
         if self.stopping.is_set():
             own = "stopping"
         return self._health.reasons() | ({self._service: own} if own else {})
@@ -164,7 +165,6 @@ class _Process:
             return
         async with connect(self._loaded.broker_url) as redis:
             wiring = await self._build(Broker(redis))
-            self._wiring = wiring
             for path, route in wiring.routes:
                 mount(path, route)
             await self._run(redis, wiring)
@@ -189,6 +189,8 @@ class _Process:
                 *(group.create_task(run_relay(redis, box, self._health)) for box in boxes),
                 *(group.create_task(follow(redis, follower, self._health)) for follower in wiring.followers),
             ]
+            await asyncio.sleep(0)  # every part has begun, and is expected to report: from here on, readiness is theirs
+            self._wiring = wiring
             await self.stopping.wait()
             log.info("stopping: finishing what is in flight")
             await self._finish(reading, ticks)
@@ -198,10 +200,7 @@ class _Process:
         await faststream.stop()
 
     async def _finish(self, reading: Sequence[Subscription[Any]], ticks: Sequence["asyncio.Task[None]"]) -> None:
-        ends = await asyncio.gather(*(half.stop() for half in reading), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException):
-                log.warning("what was read is claimed later, not handed back: %r", end)
+        await asyncio.gather(*(half.stop() for half in reading))
         if ticks:
             await asyncio.wait(ticks)
 

@@ -165,8 +165,8 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
     known = known_variables()
     for name in sorted(given):
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "see docs/settings.md"
+            close = difflib.get_close_matches(name.removeprefix(PREFIX), [k.removeprefix(PREFIX) for k in known], n=1)
+            hint = f"did you mean {PREFIX}{close[0]}?" if close else "see docs/settings.md"
             raise Rejected("unknown_setting", f"{name} is no setting: {hint}")
 
 

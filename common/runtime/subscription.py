@@ -20,7 +20,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from common.runtime import metrics, scripts, streams
-from common.runtime.broker import retry
 from common.runtime.consumer import Intake
 from common.runtime.entries import Entry
 from common.runtime.health import Health
@@ -34,25 +33,7 @@ CHECK_EVERY_S: Final = 1.0
 STALE_CHECKS: Final = 5  # readiness is false when the group was not seen for this many checks
 START_TIMEOUT_S: Final = 10.0
 GONE_CONSUMER_S: Final = 3_600.0
-GRACEFUL_S: Final = 25.0  # below the 30 s that orchestrators grant between SIGTERM and SIGKILL
 PENDING_MAX: Final = 1_000  # handed back at a stop; a reader holds max_records, a claimer one
-
-
-def faststream_broker(url: str, graceful_s: float = GRACEFUL_S) -> RedisBroker:
-    """FastStream's broker, set so that it reconnects by itself and stays out of the way.
-
-    retry without end: an error that reaches FastStream's loop costs a fixed pause of 5 s. apply_types off: bodies are
-    decoded by the consumer, and a reason for a refusal belongs in a dead letter, not in a framework's log.
-    """
-    return RedisBroker(
-        url,
-        retry=retry(-1),
-        logger=logging.getLogger("faststream.consumer"),
-        log_level=logging.DEBUG,  # the level of its line a message, not a threshold
-        apply_types=False,
-        graceful_timeout=graceful_s,
-        socket_timeout=5.0,
-    )
 
 
 class Subscription(Generic[M]):
@@ -105,12 +86,18 @@ class Subscription(Generic[M]):
         """Finish the work in flight, then hand back what was read and not begun, to be claimed by others at once."""
         self._stopping = True
         await asyncio.gather(*(half.stop() for half in self._holders.values()))
-        consumer = self.consumer
+        try:
+            await self._hand_back()
+        except RedisError as error:  # the broker is away or has lost the group: what was read is claimed, or read anew
+            log.warning("what was read of %s is not handed back: %s", self.consumer.stream, error)
+
+    async def _hand_back(self) -> None:
+        stream, group = self.consumer.stream, self.consumer.group
         for holder in self._holders:
-            rows = await self._redis.xpending_range(consumer.stream, consumer.group, "-", "+", PENDING_MAX, holder)
+            rows = await self._redis.xpending_range(stream, group, "-", "+", PENDING_MAX, holder)
             for row in cast("list[dict[str, Any]]", rows):
-                entry, mine = row["message_id"].decode(), (consumer.group, holder)
-                await scripts.hold(self._redis, consumer.stream, mine, entry, idle_s=consumer.claim_after_s)
+                entry = row["message_id"].decode()
+                await scripts.hold(self._redis, stream, (group, holder), entry, idle_s=self.consumer.claim_after_s)
 
     def _subscribe(self, faststream: RedisBroker, holder: str, claim_ms: int | None, poll_ms: int) -> StreamSubscriber:
         consumer = self.consumer

@@ -1,0 +1,250 @@
+import asyncio
+
+import pytest
+from broker_node import CLAIM_AFTER_S, COUNTS, consumer, counted, finished, letters
+from faststream.redis import RedisBroker
+
+from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import streams
+from common.runtime.effects import Absent, HashSet, Send
+
+pytestmark = pytest.mark.anyio
+
+
+async def count(delivery, body):
+    return counted(body)
+
+
+def raising(error, *, then=99):
+    """A handler that raises `error` at its first `then` calls, and counts; with the calls it was given."""
+    calls = []
+
+    async def handle(delivery, body):
+        calls.append(delivery)
+        if len(calls) <= then:
+            raise error
+        return counted(body)
+
+    return handle, calls
+
+
+async def test_entries_published_before_the_first_start_are_handled(redis, broker, start_node, eventually):
+    for number in range(20):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(20)}
+
+
+async def test_a_handler_is_told_the_entry_its_time_and_its_delivery(redis, start_node, eventually):
+    handle, calls = raising(Unavailable("x", "x"), then=0)
+    entry = await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await start_node(consumer(handle))
+    await eventually(lambda: finished(redis))
+    assert (calls[0].entry_id, calls[0].deliveries, calls[0].body) == (entry.decode(), 1, b"q")
+    assert str(calls[0].at_ms) == entry.decode().partition("-")[0]
+
+
+@pytest.mark.parametrize("fields", [{"body": b"q"}, {"data": b"q"}, {"__data__": b"q", "colour": b"red"}])
+async def test_a_body_by_hand_is_taken(redis, start_node, eventually, fields):
+    await redis.xadd(streams.QUERIES, fields)
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    assert await redis.hget(COUNTS, "q") == b"1"
+
+
+async def test_a_message_from_a_plain_faststream_client_is_taken(redis, broker_url, start_node, eventually):
+    async with RedisBroker(broker_url, logger=None) as client:
+        await client.publish(b"q", stream=streams.QUERIES)
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    assert await redis.hgetall(COUNTS) == {b"q": b"1"}
+
+
+@pytest.mark.parametrize("error", [Rejected("off_simplex", "sums to 2"), Corrupt("bad_signature", "forged")])
+async def test_wrong_data_becomes_a_dead_letter_with_its_reason_and_is_never_retried(
+    redis, start_node, eventually, error
+):
+    handle, calls = raising(error)
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await start_node(consumer(handle))
+    await eventually(lambda: finished(redis))
+    (letter,) = await letters(redis)
+    assert (letter.code, letter.reason, letter.body, letter.deliveries) == (error.code, error.message, b"q", 1)
+    assert len(calls) == 1
+    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0
+
+
+async def test_an_undecodable_message_becomes_a_dead_letter(redis, start_node, eventually):
+    def decode(body):
+        raise Rejected("undecodable", "no msgpack map")
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"\x00\xff"})
+    await start_node(consumer(count, decode=decode))
+    await eventually(lambda: finished(redis))
+    assert [letter.code for letter in await letters(redis)] == ["undecodable"]
+
+
+@pytest.mark.parametrize("fields", [{"colour": b"red"}, {b"\xff\x00": b"\x89BIN"}, {"body": b"q", "data": b"r"}])
+async def test_an_entry_without_a_message_becomes_a_dead_letter_that_keeps_its_fields(
+    redis, start_node, eventually, fields
+):
+    await redis.xadd(streams.QUERIES, fields)
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    (letter,) = await letters(redis)
+    assert letter.code == "no_body"
+    assert all(value in letter.body for value in fields.values())
+
+
+async def test_a_bad_entry_does_not_hold_up_the_good_ones(redis, start_node, eventually):
+    for number in range(4):
+        await redis.xadd(streams.QUERIES, {"__data__": b"q%d" % number})
+        await redis.xadd(streams.QUERIES, {"colour": b"red"})
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    assert len(await redis.hgetall(COUNTS)) == len(await letters(redis)) == 4
+
+
+async def test_what_is_unavailable_is_retried_until_it_is_there_however_often(redis, start_node, eventually):
+    handle, calls = raising(Unavailable("model_loading", "not yet"), then=4)
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await start_node(consumer(handle, max_deliveries=2))
+    await eventually(lambda: finished(redis))
+    assert [delivery.deliveries for delivery in calls] == [1] * 5
+    assert (await redis.hget(COUNTS, "q"), await letters(redis)) == (b"1", [])
+
+
+async def test_what_stays_unavailable_beyond_the_limit_becomes_a_dead_letter(redis, start_node, eventually):
+    handle, _ = raising(Unavailable("model_loading", "not yet"))
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await start_node(consumer(handle, give_up_after_s=0.05))
+    await eventually(lambda: finished(redis))
+    assert [letter.code for letter in await letters(redis)] == ["model_loading"]
+
+
+async def test_a_bug_that_goes_away_is_survived(redis, start_node, eventually):
+    handle, calls = raising(ZeroDivisionError(), then=2)
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await start_node(consumer(handle, max_deliveries=3))
+    await eventually(lambda: finished(redis))
+    assert [delivery.deliveries for delivery in calls] == [1, 2, 3]
+    assert (await redis.hget(COUNTS, "q"), await letters(redis)) == (b"1", [])
+
+
+async def test_a_bug_that_stays_is_dead_after_exactly_max_deliveries(redis, start_node, eventually):
+    handle, calls = raising(ZeroDivisionError("by nought"))
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await start_node(consumer(handle, max_deliveries=3))
+    await eventually(lambda: finished(redis))
+    (letter,) = await letters(redis)
+    assert (letter.code, letter.deliveries, len(calls)) == ("handler_failed", 3, 3)
+    assert "by nought" in letter.reason
+
+
+@pytest.mark.parametrize(("before", "runs"), [(1, 1), (2, 0)])
+async def test_a_message_that_was_delivered_too_often_is_dead_before_its_handler_runs(
+    redis, start_node, eventually, before, runs
+):
+    """Its earlier deliveries ended with the process: only the broker's count knows of them. Limit 2: below, above."""
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    (entry, *_), *_ = (await redis.xreadgroup("edge", "ghost", {streams.QUERIES: ">"}))[0][1]
+    await redis.xclaim(streams.QUERIES, "edge", "ghost", 0, [entry], retrycount=before, justid=True)
+    handle, calls = raising(None, then=0)
+    await start_node(consumer(handle, max_deliveries=2))
+    await eventually(lambda: finished(redis))
+    assert len(calls) == runs
+    assert [letter.code for letter in await letters(redis)] == ["never_finished"] * (1 - runs)
+
+
+async def test_a_killed_consumers_entry_is_handled_by_another_and_counted_once(redis, start_node, eventually):
+    begun = asyncio.Event()
+
+    async def hang(delivery, body):
+        begun.set()
+        await asyncio.Event().wait()
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    first = await start_node(consumer(hang))
+    await asyncio.wait_for(begun.wait(), 5)
+    await first.kill()
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    assert await redis.hget(COUNTS, "q") == b"1"
+
+
+async def test_two_consumers_that_race_for_one_entry_count_it_once(redis, start_node, eventually, monkeypatch):
+    monkeypatch.setattr("common.runtime.consumer.LEASES_PER_CLAIM", 0.01)  # no lease: the second one takes it over
+    both, calls = asyncio.Event(), []
+
+    async def meet(delivery, body):
+        calls.append(delivery.entry_id)
+        if len(calls) > 1:
+            both.set()
+        await both.wait()
+        return counted(body)
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    for _ in range(2):
+        await start_node(consumer(meet))
+    await eventually(lambda: finished(redis))
+    assert len(calls) > 1
+    assert len(set(calls)) == 1
+    assert await redis.hget(COUNTS, "q") == b"1"
+
+
+async def test_a_lease_keeps_long_work_from_being_given_away(redis, start_node, eventually):
+    calls, release = [], asyncio.Event()
+
+    async def long(delivery, body):
+        calls.append(body)
+        await release.wait()
+        return counted(body)
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"long"})
+    for _ in range(2):
+        await start_node(consumer(long))
+    await eventually(lambda: calls)
+    asyncio.get_running_loop().call_later(4 * CLAIM_AFTER_S, release.set)
+    await eventually(lambda: finished(redis))
+    assert calls == [b"long"]
+
+
+async def test_a_condition_that_fails_runs_the_handler_again_on_what_is_there_now(redis, start_node, eventually):
+    taken, calls = streams.side_key(streams.QUERIES, "taken"), []
+
+    async def first_free(delivery, body):
+        names = {name.decode() for name in await redis.hkeys(taken)}
+        calls.append(len(names))
+        if not names:
+            await redis.hset(taken, "a", b"somebody else")  # between our look and our commit
+        free = "b" if "a" in names else "a"
+        return [Absent(taken, free), HashSet(taken, free, body)]
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await start_node(consumer(first_free))
+    await eventually(lambda: finished(redis))
+    assert calls == [0, 1]
+    assert await redis.hgetall(taken) == {b"a": b"somebody else", b"b": b"q"}
+
+
+async def test_one_id_in_two_entries_is_answered_once(redis, start_node, eventually):
+    async def answer(delivery, body):
+        return [*counted(body), Send(streams.answers("kiosk"), body, body.decode())]
+
+    for _ in range(2):
+        await redis.xadd(streams.QUERIES, {"__data__": b"q1"})
+    await start_node(consumer(answer))
+    await eventually(lambda: finished(redis, streams.outbox(streams.QUERIES)))
+    await eventually(lambda: finished(redis))
+    await eventually(lambda: finished(redis, streams.outbox(streams.QUERIES)))
+    assert [fields for _, fields in await redis.xrange(streams.answers("kiosk"))] == [{b"__data__": b"q1"}]
+
+
+async def test_a_stream_that_followers_read_keeps_its_finished_entries(redis, start_node, eventually):
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await start_node(consumer(count, keep=True))
+    await eventually(lambda: redis.hexists(COUNTS, "q"))
+    assert await redis.xlen(streams.QUERIES) == 1
+    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0

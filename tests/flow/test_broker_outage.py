@@ -1,0 +1,190 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from broker_node import COUNTS, consumer, counted, finished, letters
+
+from common.runtime import embedded, scripts, streams
+from common.runtime.broker import Broker
+from common.runtime.connection import connect
+from common.runtime.effects import Send
+
+pytestmark = pytest.mark.anyio
+VICTIM = Path(__file__).with_name("broker_victim.py")
+
+
+async def count(delivery, body):
+    return counted(body)
+
+
+@pytest.fixture
+def victim(broker_url):
+    started = []
+
+    def start(max_deliveries):
+        command = [sys.executable, str(VICTIM), broker_url, str(max_deliveries)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+async def test_kill_minus_9_amid_a_handler_loses_and_doubles_nothing(redis, victim, start_node, eventually):
+    for number in range(12):
+        await redis.xadd(streams.QUERIES, {"__data__": b"q%d" % number})
+    process = victim(5)
+    assert await asyncio.to_thread(process.stdout.readline) == b"taken\n"
+    process.send_signal(signal.SIGKILL)
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(12)}
+
+
+async def test_a_message_that_kills_its_process_is_dead_at_the_limit_and_kills_no_more(
+    redis, victim, start_node, eventually
+):
+    await redis.xadd(streams.QUERIES, {"__data__": b"poison"})
+    assert await asyncio.to_thread(victim(1).wait) == 9
+    calls = []
+
+    async def handle(delivery, body):
+        calls.append(body)
+        return []
+
+    await start_node(consumer(handle, max_deliveries=1))
+    await eventually(lambda: finished(redis))
+    (letter,) = await letters(redis)
+    assert (letter.code, letter.body, calls) == ("never_finished", b"poison", [])
+
+
+@pytest.mark.parametrize("harm", ["flushall", "destroy", "delete"])
+async def test_a_lost_group_is_made_anew_and_what_is_published_then_is_handled(
+    redis, broker, start_node, eventually, harm
+):
+    await broker.produce(streams.QUERIES, b"before", "before")
+    node = await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    harms = {
+        "flushall": redis.flushall,
+        "destroy": lambda: redis.xgroup_destroy(streams.QUERIES, "edge"),
+        "delete": lambda: redis.delete(streams.QUERIES),
+    }
+    await eventually(lambda: not node.health.reasons())
+    await harms[harm]()
+    await broker.produce(streams.QUERIES, b"after", "after")
+    await eventually(lambda: redis.hexists(COUNTS, "after"))
+    await eventually(lambda: not node.health.reasons())
+    assert await redis.hget(COUNTS, "before") == (None if harm == "flushall" else b"1")
+
+
+async def test_entries_that_wait_while_the_group_is_destroyed_are_handled_once_afterwards(
+    redis, start_node, eventually
+):
+    release, calls = asyncio.Event(), []
+
+    async def hold(delivery, body):
+        calls.append(body)
+        await release.wait()
+        return counted(body)
+
+    for number in range(20):
+        await redis.xadd(streams.QUERIES, {"__data__": b"q%d" % number})
+    await start_node(consumer(hold))
+    await eventually(lambda: calls)
+    await redis.xgroup_destroy(streams.QUERIES, "edge")
+    release.set()
+    await eventually(lambda: finished(redis))
+    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(20)}
+
+
+async def test_a_dead_reader_makes_the_consumer_not_ready_and_is_restarted(redis, start_node, eventually):
+    node = await start_node(consumer(count))
+    await eventually(lambda: not node.health.reasons())
+    for half in node.subscription._holders.values():
+        for task in half.tasks:
+            task.cancel()
+    await eventually(lambda: node.health.reasons() == {"consumer qig:queries": "dead"})
+    await eventually(lambda: not node.health.reasons())
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await eventually(lambda: redis.hexists(COUNTS, "q"))
+
+
+async def test_a_broker_killed_and_restarted_on_its_data_finishes_everything_once(tmp_path, start_node, eventually):
+    first = embedded.start(tmp_path)
+    port = int(first.url.rpartition(":")[2])
+    async with connect(first.url) as redis:
+        for number in range(60):
+            await Broker(redis).produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+
+        async def answer(delivery, body):
+            await asyncio.sleep(0.002)
+            return [*counted(body), Send(streams.answers("kiosk"), body, body.decode())]
+
+        node = await start_node(consumer(answer), url=first.url)
+        await eventually(lambda: redis.hlen(COUNTS))
+        os.kill(first.pid, signal.SIGKILL)
+        first.process.wait()
+        second = await asyncio.to_thread(embedded.start, tmp_path, port)
+        await eventually(lambda: finished(redis))
+        await eventually(lambda: finished(redis, streams.outbox(streams.QUERIES)))
+        assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(60)}
+        answers = [fields[b"__data__"] for _, fields in await redis.xrange(streams.answers("kiosk"))]
+        assert sorted(answers) == sorted(b"q%d" % number for number in range(60))
+        await node.stop()
+    second.stop()
+
+
+async def test_stopping_in_good_order_finishes_the_work_in_flight_and_hands_back_the_rest(
+    redis, start_node, eventually
+):
+    calls, release = [], asyncio.Event()
+
+    async def slow(delivery, body):
+        calls.append(body)
+        await release.wait()
+        return counted(body)
+
+    for number in range(5):
+        await redis.xadd(streams.QUERIES, {"__data__": b"q%d" % number})
+    node = await start_node(consumer(slow, claim_after_s=600.0))
+    await eventually(lambda: calls)
+    stopping = asyncio.create_task(node.stop())
+    await eventually(lambda: not node.subscription.alive())
+    release.set()
+    await stopping
+    assert await redis.hgetall(COUNTS) == {b"q0": b"1"}
+    await start_node(consumer(count, claim_after_s=600.0))  # had they not been handed back, ten minutes would pass
+    await eventually(lambda: finished(redis))
+    assert await redis.hlen(COUNTS) == 5
+
+
+async def test_consumers_that_are_gone_are_forgotten_unless_they_hold_something(redis):
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await redis.xreadgroup("edge", "holds", {streams.QUERIES: ">"})
+    await redis.xgroup_createconsumer(streams.QUERIES, "edge", "empty")
+    assert await scripts.sweep(redis, streams.QUERIES, "edge", idle_s=3600) == 0
+    assert await scripts.sweep(redis, streams.QUERIES, "edge", idle_s=-1) == 1
+    assert [row["name"] for row in await redis.xinfo_consumers(streams.QUERIES, "edge")] == [b"holds"]
+
+
+async def test_a_broker_that_is_full_refuses_a_commit_whole(redis, broker):
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    entry = await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await redis.xreadgroup("edge", "me", {streams.QUERIES: ">"})
+    await redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(Exception, match="maxmemory"):
+            await scripts.commit(redis, streams.QUERIES, counted(b"q"), entry=("edge", entry.decode()))
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 1
+    assert await redis.exists(COUNTS) == 0

@@ -1,0 +1,219 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+from broker_node import COUNTS, consumer, counted
+
+from common.errors import QigError, Rejected, Unavailable
+from common.runtime import embedded, streams
+from common.runtime.effects import Send
+from common.runtime.service import Tick, Wiring, serve
+from common.runtime.settings import EdgeSettings, load
+
+pytestmark = pytest.mark.anyio
+MAIN = """
+from common.runtime.service import Wiring, run
+from common.runtime.settings import EdgeSettings
+
+async def build(settings, broker):
+    await broker.redis.set("built", settings.node)
+    return Wiring()
+
+run("edge", EdgeSettings, build)
+"""
+
+
+def settings(url, **more):
+    return load(EdgeSettings, {"QIG_BROKER_URL": url, "QIG_HTTP_PORT": "0"} | more)
+
+
+async def fetch(url):
+    def get():
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    return await asyncio.to_thread(get)
+
+
+@pytest.fixture
+async def running():
+    """Start a service; its base URL, and how to stop it."""
+    begun = []
+
+    async def start(loaded, wiring):
+        url, stop = asyncio.get_running_loop().create_future(), asyncio.Event()
+
+        async def build(broker):
+            return wiring(broker) if callable(wiring) else wiring
+
+        work = serve(loaded, service="edge", build=build, check_every_s=0.05, stop=stop, on_start=url.set_result)
+        task = asyncio.create_task(work)
+        begun.append((task, stop))
+
+        async def end():
+            stop.set()
+            await task
+
+        return await url, end
+
+    yield start
+    for task, stop in begun:
+        stop.set()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def ready(url):
+    return (await fetch(url + "/readyz"))[0] == 200
+
+
+async def test_a_service_shows_health_readiness_and_metrics(redis, broker_url, running, eventually):
+    async def count(delivery, body):
+        return counted(body)
+
+    url, _ = await running(settings(broker_url, QIG_NODE="kiosk"), Wiring(consumers=[consumer(count)]))
+    await eventually(lambda: ready(url))
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await eventually(lambda: redis.hexists(COUNTS, "q"))
+    assert json.loads((await fetch(url + "/healthz"))[1]) == {"service": "edge", "node": "kiosk"}
+    assert 'qig_handled_total{outcome="done",stream="qig:queries"}' in (await fetch(url + "/metrics"))[1]
+    assert (await fetch(url + "/nowhere"))[0] == 404
+
+
+async def test_readiness_gives_the_services_own_reason(redis, broker_url, running, eventually):
+    url, _ = await running(settings(broker_url), Wiring(ready=lambda: "no bundle yet"))
+
+    async def says_so():
+        return await fetch(url + "/readyz") == (503, '{"ready": false, "reasons": {"edge": "no bundle yet"}}')
+
+    await eventually(says_so)
+
+
+async def test_a_service_waits_for_a_broker_that_is_not_there_yet(tmp_path, running, eventually):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, end = await running(settings(f"redis://127.0.0.1:{port}"), Wiring())
+    status, body = await fetch(url + "/readyz")
+    assert (status, "waits for the broker" in body) == (503, True)
+    late = await asyncio.to_thread(embedded.start, tmp_path, port)
+    await eventually(lambda: ready(url))
+    await end()
+    late.stop()
+
+
+async def test_a_service_whose_broker_goes_away_is_not_ready_and_recovers(tmp_path, running, eventually):
+    async def count(delivery, body):
+        return counted(body)
+
+    first = embedded.start(tmp_path)
+    url, end = await running(settings(first.url), Wiring(consumers=[consumer(count)]))
+    await eventually(lambda: ready(url))
+    first.stop()
+
+    async def not_ready():
+        return not await ready(url)
+
+    await eventually(not_ready)
+    second = await asyncio.to_thread(embedded.start, tmp_path, int(first.url.rpartition(":")[2]))
+    await eventually(lambda: ready(url))
+    await end()
+    second.stop()
+
+
+async def test_a_failing_tick_shows_in_readiness_and_runs_again(redis, broker_url, running, eventually):
+    errors = [ZeroDivisionError("by nought"), Unavailable("model_loading", "not yet")]
+    url, end = None, None
+
+    async def run():
+        if errors:
+            raise errors.pop(0)
+
+    url, end = await running(settings(broker_url), Wiring(ticks=[Tick("cut", 0.2, run)]))
+
+    async def shows(text):
+        return text in (await fetch(url + "/readyz"))[1]
+
+    await eventually(lambda: shows("by nought"))
+    await eventually(lambda: shows("model_loading"))
+    await eventually(lambda: ready(url))
+    await end()
+
+
+async def test_the_stop_finishes_a_tick_and_carries_the_outbox(redis, broker_url, running, eventually):
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    def wiring(broker):
+        async def cut():
+            begun.set()
+            await release.wait()
+            await broker.commit(streams.PACKETS, [Send(streams.BATCHES, b"b", "b1")])
+
+        return Wiring(ticks=[Tick("cut", 60.0, cut)], relays=[streams.PACKETS])
+
+    _, end = await running(settings(broker_url), wiring)
+    await begun.wait()
+    ending = asyncio.create_task(end())
+    await asyncio.sleep(0)
+    release.set()
+    await ending
+    assert await redis.xlen(streams.BATCHES) == 1
+
+
+async def test_a_taken_port_is_refused_by_name(broker_url):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        loaded = settings(broker_url, QIG_HTTP_PORT=str(taken.getsockname()[1]))
+        with pytest.raises(Unavailable, match=r"port_taken.*QIG_HTTP_PORT"):
+            await serve(loaded, service="edge", build=lambda _: asyncio.sleep(0, Wiring()))
+
+
+async def test_an_error_in_the_factory_ends_the_service_with_that_error(redis, broker_url):
+    async def build(broker):
+        raise Unavailable("missing_key", "no key at x")
+
+    with pytest.raises(QigError, match="missing_key"):
+        await serve(settings(broker_url), service="edge", build=build)
+
+
+async def test_a_broker_that_refuses_us_ends_the_start_without_showing_the_password(redis, broker_url):
+    await redis.config_set("requirepass", "secret")
+    try:
+        wrong = broker_url.replace("redis://", "redis://:guess@")
+        with pytest.raises(Rejected, match="broker_refused") as refused:
+            await serve(settings(wrong), service="edge", build=lambda _: asyncio.sleep(0, Wiring()))
+    finally:
+        await redis.execute_command("AUTH", "secret")
+        await redis.config_set("requirepass", "")
+    assert "guess" not in str(refused.value)
+
+
+async def test_a_process_ends_with_zero_on_sigterm(redis, broker_url, eventually):
+    environment = {"QIG_BROKER_URL": broker_url, "QIG_HTTP_PORT": "0", "PATH": os.environ["PATH"]}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MAIN, env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    await eventually(lambda: redis.exists("built"))
+    process.send_signal(signal.SIGTERM)
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors
+    assert all(json.loads(line)["service"] == "edge" for line in errors.splitlines())
+
+
+async def test_an_unknown_setting_is_one_line_and_exit_code_two():
+    environment = {"QIG_BROKER_URL": "redis://x", "QIG_SLEEP_MAXS": "1", "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", MAIN]
+    done = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "qig edge: unknown_setting: QIG_SLEEP_MAXS is no setting: did you mean QIG_SLEEP_MAX_S?\n"

@@ -1,0 +1,241 @@
+"""What is done outside a handler: produce, commit, the relay, blobs, followers."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import embedded, relay, scripts, store, streams
+from common.runtime.broker import Broker
+from common.runtime.connection import connect
+from common.runtime.effects import Absent, Equals, Exists, HashAdd, HashDelete, HashSet, Send
+from common.runtime.follower import FROM_START, ONLY_NEW, Follower, follow
+from common.runtime.health import Health
+
+pytestmark = pytest.mark.anyio
+LEDGER = streams.side_key(streams.PACKETS, "ledger")
+BOX = streams.outbox(streams.PACKETS)
+
+
+async def bodies(redis, stream):
+    return [fields[b"__data__"] for _, fields in await redis.xrange(stream)]
+
+
+async def test_publishing_an_id_twice_publishes_once(redis, broker):
+    assert [await broker.produce(streams.PACKETS, b"p", "a1:7") for _ in range(3)] == [True, False, False]
+    assert await broker.produce(streams.PACKETS, b"p", "a1:8")
+    assert await bodies(redis, streams.PACKETS) == [b"p", b"p"]
+
+
+async def test_a_hundred_at_once_with_one_id_publish_once(redis, broker):
+    answers = await asyncio.gather(*(broker.produce(streams.PACKETS, b"p", "a1:7") for _ in range(100)))
+    assert sum(answers) == await redis.xlen(streams.PACKETS) == 1
+
+
+async def test_the_memory_of_ids_is_bounded(redis, broker, monkeypatch):
+    monkeypatch.setattr(scripts, "SEEN_MAX_IDS", 3)
+    for number in range(5):
+        await broker.produce(streams.PACKETS, b"p", f"p{number}")
+    assert await redis.zcard(streams.seen(streams.PACKETS)) == 3
+
+
+async def test_an_answers_stream_goes_when_nobody_writes_to_it(redis, broker):
+    await broker.produce(streams.answers("kiosk"), b"a", "q1")
+    await broker.produce(streams.PACKETS, b"p", "p1")
+    assert 0 < await redis.ttl(streams.answers("kiosk")) <= 86_400
+    assert await redis.ttl(streams.PACKETS) == -1
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        (Exists(LEDGER, "a"), True),
+        (Exists(LEDGER, "b"), False),
+        (Absent(LEDGER, "b"), True),
+        (Absent(LEDGER, "a"), False),
+        (Equals(LEDGER, "a", b"1"), True),
+        (Equals(LEDGER, "a", b"2"), False),
+        (Equals(LEDGER, "b", b"1"), False),
+    ],
+)
+async def test_a_commit_happens_whole_or_not_at_all(redis, broker, condition, holds):
+    await redis.hset(LEDGER, "a", b"1")
+    effects = [HashSet(LEDGER, "c", b"3"), condition, HashAdd(LEDGER, "n", 2), Send(streams.BATCHES, b"b", "b1")]
+    assert await broker.commit(streams.PACKETS, effects) is holds
+    assert await broker.read_hash(LEDGER) == ({"a": b"1", "c": b"3", "n": b"2"} if holds else {"a": b"1"})
+    assert await redis.xlen(BOX) == holds
+
+
+async def test_of_two_ticks_that_cut_the_same_packets_one_succeeds(redis, broker):
+    await redis.hset(LEDGER, "a", b"1")
+    cut = [Exists(LEDGER, "a"), HashDelete(LEDGER, "a"), Send(streams.BATCHES, b"b", "b1")]
+    assert sorted(await asyncio.gather(*(broker.commit(streams.PACKETS, cut) for _ in range(2)))) == [False, True]
+    assert (await redis.xlen(BOX), await redis.hlen(LEDGER)) == (1, 0)
+
+
+async def test_a_key_outside_the_slot_is_refused_before_anything_is_written(redis, broker):
+    with pytest.raises(ValueError, match="side_key"):
+        await broker.commit(streams.PACKETS, [HashSet(LEDGER, "a", b"1"), HashSet("elsewhere", "a", b"1")])
+    assert not await redis.exists(LEDGER)
+
+
+async def test_the_relay_carries_in_order_and_empties_the_outbox(redis, broker):
+    sends = [Send(streams.BATCHES, b"b%d" % number, f"b{number}") for number in range(100)]
+    await broker.commit(streams.PACKETS, sends)
+    await relay.drain(redis, streams.PACKETS)
+    assert await bodies(redis, streams.BATCHES) == [send.message for send in sends]
+    assert await redis.xlen(BOX) == 0
+
+
+async def test_a_relay_killed_between_publishing_and_deleting_publishes_once(redis, broker, monkeypatch):
+    await broker.commit(streams.PACKETS, [Send(streams.BATCHES, b"b", "b1")])
+    with monkeypatch.context() as killed:
+
+        async def die(*_):
+            raise asyncio.CancelledError
+
+        killed.setattr(redis, "xdel", die)
+        with pytest.raises(asyncio.CancelledError):
+            await relay.carry(redis, streams.PACKETS)
+    assert (await redis.xlen(BOX), await bodies(redis, streams.BATCHES)) == (1, [b"b"])
+    await relay.drain(redis, streams.PACKETS)
+    assert (await redis.xlen(BOX), await bodies(redis, streams.BATCHES)) == (0, [b"b"])
+
+
+async def test_many_relays_of_one_outbox_publish_once(redis, broker):
+    await broker.commit(streams.PACKETS, [Send(streams.BATCHES, b"b%d" % n, f"b{n}") for n in range(50)])
+    await asyncio.gather(*(relay.drain(redis, streams.PACKETS) for _ in range(4)))
+    assert sorted(await bodies(redis, streams.BATCHES)) == sorted(b"b%d" % n for n in range(50))
+
+
+@pytest.mark.parametrize("size", [0, 1, store.CHUNK_BYTES - 1, store.CHUNK_BYTES, store.CHUNK_BYTES + 1])
+async def test_a_blob_comes_back_as_it_was(broker, size):
+    data = os.urandom(size)
+    assert await broker.get_blob(await broker.put_blob(data), size) == data
+
+
+async def test_a_blob_with_a_flipped_byte_is_corrupt(redis, broker):
+    digest = await broker.put_blob(bytes(store.CHUNK_BYTES + 9))
+    await redis.setrange(store.chunk_key(digest, 1), 3, b"\x01")
+    with pytest.raises(Corrupt, match="part_digest"):
+        await broker.get_blob(digest, store.CHUNK_BYTES + 9)
+
+
+async def test_a_blob_that_is_not_there_may_come_later(redis, broker):
+    digest = await broker.put_blob(bytes(store.CHUNK_BYTES + 9), ttl_s=60)
+    assert 0 < await redis.ttl(store.chunk_key(digest, 1)) <= 60
+    await redis.delete(store.chunk_key(digest, 0))
+    with pytest.raises(Unavailable, match="blob_missing"):
+        await broker.get_blob(digest, store.CHUNK_BYTES + 9)
+
+
+@pytest.mark.parametrize("size", [-1, store.BLOB_MAX_BYTES + 1])
+async def test_a_blob_of_an_absurd_size_is_not_asked_for(broker, size):
+    with pytest.raises(Rejected, match="blob_too_large"):
+        await broker.get_blob("0" * 64, size)
+
+
+async def test_the_latest_entry_is_the_newest_or_none(broker):
+    assert await broker.latest(streams.BUNDLES) is None
+    for number in (1, 2):
+        await broker.produce(streams.BUNDLES, b"%d" % number, f"{number}")
+    assert (await broker.latest(streams.BUNDLES)).fields == {b"__data__": b"2"}
+
+
+@pytest.fixture
+async def following(redis):
+    tasks = []
+
+    async def start(handle, after=FROM_START, client=redis):
+        health = Health()
+        tasks.append(asyncio.create_task(follow(client, Follower(streams.BUNDLES, after, handle), health)))
+        return health
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def collecting(errors=()):
+    seen, errors = [], list(errors)
+
+    async def handle(delivery):
+        if errors:
+            raise errors.pop(0)
+        seen.append(delivery.body)
+
+    return seen, handle
+
+
+async def test_every_follower_sees_every_entry_from_its_position(redis, broker, following, eventually):
+    first = (await redis.xadd(streams.BUNDLES, {"__data__": b"1"})).decode()
+    await redis.xadd(streams.BUNDLES, {"__data__": b"2"})
+    everything, all_of_it = collecting()
+    later, after_the_first = collecting()
+    await following(all_of_it)
+    await following(after_the_first, after=first)
+    await redis.xadd(streams.BUNDLES, {"__data__": b"3"})
+    await eventually(lambda: (everything, later) == ([b"1", b"2", b"3"], [b"2", b"3"]))
+
+
+async def test_a_follower_of_what_is_new_misses_nothing_from_then_on(redis, following, eventually):
+    await redis.xadd(streams.BUNDLES, {"__data__": b"old"})
+    seen, handle = collecting()
+    health = await following(handle, after=ONLY_NEW)
+
+    async def published_and_seen():
+        await redis.xadd(streams.BUNDLES, {"__data__": b"new"})
+        return seen
+
+    await eventually(published_and_seen)
+    assert set(seen) == {b"new"}
+    assert not health.reasons()
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([Unavailable("blob_missing", "not yet")] * 4, [b"1", b"2"]),
+        ([Rejected("old_version", "3")], [b"2"]),
+        ([Corrupt("bad_signature", "forged")], [b"2"]),
+        ([ZeroDivisionError()] * 2, [b"1", b"2"]),
+        ([ZeroDivisionError()] * 3, [b"2"]),
+    ],
+)
+async def test_a_followers_error_decides_whether_the_entry_is_tried_again(
+    redis, following, eventually, errors, expected
+):
+    for body in (b"1", b"2"):
+        await redis.xadd(streams.BUNDLES, {"__data__": body})
+    seen, handle = collecting(errors)
+    await following(handle)
+    await eventually(lambda: seen == expected)
+
+
+async def test_a_follower_reads_a_lost_stream_from_its_new_start(redis, following, eventually, monkeypatch):
+    monkeypatch.setattr("common.runtime.follower.FOLLOW_BLOCK_MS", 20)
+    seen, handle = collecting()
+    await redis.xadd(streams.BUNDLES, {"__data__": b"1"}, id="9999999999999-0")
+    await following(handle)
+    await eventually(lambda: seen == [b"1"])
+    await redis.flushall()
+    await redis.xadd(streams.BUNDLES, {"__data__": b"2"}, id="5-0")
+    await eventually(lambda: seen == [b"1", b"2"])
+
+
+async def test_a_follower_survives_the_broker_and_sees_every_entry(tmp_path, following, eventually):
+    first = embedded.start(tmp_path)
+    async with connect(first.url) as redis:
+        seen, handle = collecting()
+        await Broker(redis).produce(streams.BUNDLES, b"1", "1")
+        await following(handle, client=redis)
+        await eventually(lambda: seen == [b"1"])
+        os.kill(first.pid, signal.SIGKILL)
+        first.process.wait()
+        second = await asyncio.to_thread(embedded.start, tmp_path, int(first.url.rpartition(":")[2]))
+        await Broker(redis).produce(streams.BUNDLES, b"2", "2")
+        await eventually(lambda: seen == [b"1", b"2"])
+    second.stop()

@@ -1,0 +1,86 @@
+import pytest
+
+from common.errors import Rejected
+from common.runtime import settings
+from common.runtime.settings import SERVICES, AggregatorSettings, EdgeSettings, load
+
+URL = {"QIG_BROKER_URL": "redis://127.0.0.1:1"}
+
+
+@pytest.mark.parametrize("model", SERVICES.values())
+def test_every_service_starts_with_nothing_but_a_broker_and_has_few_settings(model):
+    assert load(model, URL).broker_url == URL["QIG_BROKER_URL"]
+    assert len(model.model_fields) <= 15
+
+
+def test_a_setting_comes_from_its_variable():
+    assert load(EdgeSettings, URL | {"QIG_CRYSTAL_BYTES": "2900"}).crystal_bytes == 2900
+
+
+def test_one_environment_may_serve_several_services():
+    assert load(EdgeSettings, URL | {"QIG_BATCH_PACKETS": "3"}).crystal_bytes == 1024
+
+
+def test_variables_of_others_are_none_of_our_business():
+    assert load(EdgeSettings, URL | {"HOME": "/", "QIGONG": "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("QIG_BATCH_PACKET", "did you mean QIG_BATCH_PACKETS"), ("QIG_ZZZ", "see docs/settings.md")]
+)
+def test_an_unknown_setting_is_refused_with_the_closest_name(name, hint):
+    with pytest.raises(Rejected, match=f"unknown_setting: {name} is no setting: {hint}"):
+        load(AggregatorSettings, URL | {name: "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("QIG_CRYSTAL_BYTES", "2901"), ("QIG_PROBE_SHARE", "1"), ("QIG_HTTP_PORT", "x"), ("QIG_NODE", "a/b")],
+)
+def test_a_bad_value_is_refused_by_name(name, value):
+    with pytest.raises(Rejected, match=f"bad_setting: {name}='{value}'"):
+        load(EdgeSettings, URL | {name: value})
+
+
+def test_a_missing_broker_says_how_to_get_one():
+    with pytest.raises(Rejected, match=r"no_broker.*qig up"):
+        load(EdgeSettings, {})
+
+
+def test_an_address_that_is_none_is_refused_without_showing_it():
+    with pytest.raises(Rejected, match="bad_setting") as refused:
+        load(EdgeSettings, {"QIG_BROKER_URL": "http://user:secret@x"})
+    assert "secret" not in str(refused.value)
+
+
+def test_the_address_may_come_from_a_file(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("redis://:secret@x:1\n")
+    assert load(EdgeSettings, {"QIG_BROKER_URL_FILE": str(file)}).broker_url == "redis://:secret@x:1"
+    with pytest.raises(Rejected, match="QIG_BROKER_URL_FILE"):
+        load(EdgeSettings, {"QIG_BROKER_URL_FILE": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://x:1/0", "redis://x:1/0"),
+        ("redis://:secret@x:1", "redis://:***@x:1"),
+        ("rediss://me:a@b@x", "rediss://me:***@x"),
+    ],
+)
+def test_a_password_is_never_shown(url, shown):
+    assert settings.redacted(url) == shown
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        load(EdgeSettings, URL).node = "other"
+
+
+def test_the_reference_names_every_variable_once_with_its_default():
+    text = settings.markdown()
+    for name in settings.known_variables() - {settings.BROKER_URL_FILE}:
+        assert f"| `{name}` |" in text
+    assert "| `QIG_CRYSTAL_BYTES` | `1024` |" in text
+    assert "None" not in text
