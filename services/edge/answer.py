@@ -57,8 +57,8 @@ class Serving:
 class Interaction:
     """What one query left to learn from. domain: where its text belongs, None for new territory.
 
-    basin: (64,); bits: the text's code length under the nearest domain's kernel, before it was learned; phi: of the
-    kernel that answered. The answer's own words are not learned: a kernel that learns what it says says it more often.
+    basin: (64,); bits: the text's code length under the nearest domain's kernel, before it was learned. The answer's
+    own words are not learned: a kernel that learns what it says says it more often.
     """
 
     query_id: str
@@ -92,48 +92,14 @@ def answer(
     """
     started = clock()
     constellation, query_id = serving.constellation, query.id or entry_id
-    ids = constellation.encoder.encode(query.text)
-    prompt = ids if len(ids) else np.array([EOS], np.int32)
-    basin = constellation.basin(prompt)
-    route = constellation.route(basin)
-    shares = voices(constellation, route, query.mode)
-    lead = next(iter(shares))
-    reading = constellation.read(prompt, lead)
-    bits = float(reading.bits(constellation.domains[lead].gate_array).sum())
-    rng = np.random.default_rng(seed_of(query_id) if query.seed is None else query.seed)
-    speech = constellation.speak(prompt, shares, max_tokens=query.max_tokens, temperature=query.temperature, rng=rng)
-    steps = list(speech) if query.max_tokens else []
-    role = constellation.domains[lead].role
-    gauge = combine_reading(constellation, role, gauges.get(role, NO_MOMENTS), reading, steps)
-    measured = _measure(constellation, role, reading, steps, integration(gauge))
-    size_bytes = len(query.text.encode())
-    made = Answer(
-        query_id=query_id,
-        client=query.client,
-        node=serving.node,
-        bundle=serving.bundle,
-        text=_text(constellation, steps),
-        finish=("stop" if len(steps) < query.max_tokens else "length") if query.max_tokens else "read",
-        prompt_tokens=len(ids),
-        completion_tokens=len(steps),
-        prompt_bytes=size_bytes,
-        prompt_bits=bits,
-        route=_steps(constellation, route),
-        margin_rad=route.margin_rad if math.isfinite(route.margin_rad) else None,
-        abstained=route.abstained,
-        kernel=role,
-        domain=lead,
-        phi=measured.phi.phi,
-        phi_p=measured.phi.p_value,
-        kappa=measured.kappa,
-        phase=measured.phase,
-        seconds=max(clock() - started, 0.0),
-    )
-    known = {lead: bits}
-    interaction = (
-        _interaction(constellation, made, query.text, prompt, basin, route, known, at_s) if query.store else None
-    )
-    return Answered(made, interaction, {**gauges, role: gauge})
+    heard = _hear(constellation, query)
+    steps = _speak(constellation, query, query_id, heard)
+    gauge = combine_reading(constellation, heard.role, gauges.get(heard.role, NO_MOMENTS), heard.reading, steps)
+    measured = _measure(constellation, heard, steps, integration(gauge))
+    made = _answer(serving, query, query_id, heard, steps, measured)
+    made = made.model_copy(update={"seconds": max(clock() - started, 0.0)})
+    interaction = _interaction(constellation, query, made, heard, at_s) if query.store else None
+    return Answered(made, interaction, {**gauges, heard.role: gauge})
 
 
 def refusal(serving: Serving | None, query: Query, *, entry_id: str, node: str, error: QigError) -> Answer:
@@ -184,6 +150,21 @@ def combine_reading(
     return combine(past, fresh, 0.5 ** (fresh.n / PHI_HALF_LIFE))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Heard:
+    """A prompt as its leader reads it. prompt: its ids, or the end of a text where it has none; bits: its length."""
+
+    ids: Ids
+    prompt: Ids
+    basin: Array
+    route: Route
+    shares: Mapping[str, float]
+    lead: str
+    role: Role
+    reading: Reading
+    bits: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Measured:
     phi: Integration
@@ -191,13 +172,62 @@ class _Measured:
     phase: Phase | None
 
 
-def _measure(
-    constellation: Constellation, role: Role, reading: Reading, steps: Sequence[Step], phi: Integration
-) -> _Measured:
+def _hear(constellation: Constellation, query: Query) -> _Heard:
+    ids = constellation.encoder.encode(query.text)
+    prompt = ids if len(ids) else np.array([EOS], np.int32)
+    basin = constellation.basin(prompt)
+    route = constellation.route(basin)
+    shares = voices(constellation, route, query.mode)
+    lead = next(iter(shares))
+    reading = constellation.read(prompt, lead)
+    bits = float(reading.bits(constellation.domains[lead].gate_array).sum())
+    return _Heard(ids, prompt, basin, route, shares, lead, constellation.domains[lead].role, reading, bits)
+
+
+def _speak(constellation: Constellation, query: Query, query_id: str, heard: _Heard) -> list[Step]:
+    if query.max_tokens == 0:
+        return []
+    rng = np.random.default_rng(seed_of(query_id) if query.seed is None else query.seed)
+    return list(
+        constellation.speak(
+            heard.prompt, heard.shares, max_tokens=query.max_tokens, temperature=query.temperature, rng=rng
+        )
+    )
+
+
+def _measure(constellation: Constellation, heard: _Heard, steps: Sequence[Step], phi: Integration) -> _Measured:
     """Kappa and phase at the end of the answer, or of the prompt where nothing was said."""
-    kappa = steps[-1].kappa if steps else measure_kappa(reading.basins, constellation.homes[role])
+    home = constellation.homes[heard.role]
+    kappa = steps[-1].kappa if steps else measure_kappa(heard.reading.basins, home)
     before = steps[-1].phase if steps else None
     return _Measured(phi, kappa, None if kappa is None else phase_of(kappa, phi.phi, before))
+
+
+def _answer(
+    serving: Serving, query: Query, query_id: str, heard: _Heard, steps: Sequence[Step], measured: _Measured
+) -> Answer:
+    route = heard.route
+    return Answer(
+        query_id=query_id,
+        client=query.client,
+        node=serving.node,
+        bundle=serving.bundle,
+        text=_text(serving.constellation, steps),
+        finish=("stop" if len(steps) < query.max_tokens else "length") if query.max_tokens else "read",
+        prompt_tokens=len(heard.ids),
+        completion_tokens=len(steps),
+        prompt_bytes=len(query.text.encode()),
+        prompt_bits=heard.bits,
+        route=_steps(serving.constellation, route),
+        margin_rad=route.margin_rad if math.isfinite(route.margin_rad) else None,
+        abstained=route.abstained,
+        kernel=heard.role,
+        domain=heard.lead,
+        phi=measured.phi.phi,
+        phi_p=measured.phi.p_value,
+        kappa=measured.kappa,
+        phase=measured.phase,
+    )
 
 
 def _shares(route: Route, names: set[str]) -> dict[str, float]:
@@ -225,26 +255,16 @@ def _text(constellation: Constellation, steps: Sequence[Step]) -> str:
     return spoken.decode("utf-8", "replace")[:ANSWER_MAX_CHARS]
 
 
-def _interaction(
-    constellation: Constellation,
-    made: Answer,
-    text: str,
-    prompt: Ids,
-    basin: Array,
-    route: Route,
-    known: Mapping[str, float],
-    at_s: float,
-) -> Interaction:
-    home = route.steps[0].name
-    bits = known[home] if home in known else constellation.bits(prompt, home)
-    domain = territory(route, constellation.domains, bits=bits, size_bytes=made.prompt_bytes)
+def _interaction(constellation: Constellation, query: Query, made: Answer, heard: _Heard, at_s: float) -> Interaction:
+    home = heard.route.steps[0].name
+    bits = heard.bits if home == heard.lead else constellation.bits(heard.prompt, home)
     return Interaction(
         query_id=made.query_id,
         client=made.client,
-        text=text,
+        text=query.text,
         at_s=at_s,
-        domain=domain,
-        basin=basin,
+        domain=territory(heard.route, constellation.domains, bits=bits, size_bytes=made.prompt_bytes),
+        basin=heard.basin,
         tokens=made.prompt_tokens,
         size_bytes=made.prompt_bytes,
         bits=bits,

@@ -196,6 +196,7 @@ class Edge:
 
     def _swap(self, bundle: Bundle, constellation: Constellation) -> None:
         self.serving = Serving(constellation, bundle.version, digest(bundle), self._settings.node)
+        self._last = {domain: each for domain, each in self._last.items() if domain in constellation.domains}
         metrics.BUNDLE_VERSION.set(bundle.version)
         log.info("bundle %d serves", bundle.version)
 
