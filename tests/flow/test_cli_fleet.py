@@ -1,3 +1,4 @@
+import asyncio
 import os
 import socket
 import sys
@@ -33,7 +34,8 @@ def is_alive(pid):
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return True
+    stat = Path(f"/proc/{pid}/stat")  # in a container nobody may collect an orphan: a zombie is dead
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 async def test_a_killed_service_is_started_again_at_its_address(alone):
@@ -90,6 +92,25 @@ async def test_no_process_is_left_behind_by_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError):
         await fail()
     assert not any(map(is_alive, pids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+async def test_a_killed_command_line_takes_its_services_with_it(tmp_path, broker_url, eventually):
+    code = f"""
+import asyncio, pathlib, sys
+from services.cli import fleet
+fleet.service_command = lambda mode: [sys.executable, {str(Path(__file__).with_name("cli_service.py"))!r}, mode]
+async def main():
+    async with fleet.Fleet(pathlib.Path({str(tmp_path)!r}), broker_url={broker_url!r}) as running:
+        print((await running.start("serve", "edge-1")).pid, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    pid = int(await process.stdout.readline())
+    process.kill()
+    await process.wait()
+    await eventually(lambda: not is_alive(pid))
 
 
 async def test_a_service_that_does_not_stop_is_killed_at_the_deadline(alone, monkeypatch):

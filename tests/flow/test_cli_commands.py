@@ -1,0 +1,197 @@
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+
+import pytest
+from rich.console import Console
+
+from common.errors import Rejected, Unavailable
+from common.runtime import streams
+from common.wire.codec import pack, unpack
+from common.wire.messages import Answer, DeadLetter, Heartbeat, Query, RouteStep
+from services.cli import ask, dead, route, watch
+from services.trainer import folder
+
+pytestmark = pytest.mark.anyio
+OUT = Console(width=120)
+QIG = [sys.executable, "-m", "services.cli.app"]
+
+
+def query(name="ask-1"):
+    return Query(id=name, client=name, text="hello")
+
+
+def letter(body=b"m", **changed):
+    fields = {"stream": streams.QUERIES, "entry": "1-1", "code": "garbage", "reason": "no map", "deliveries": 1}
+    return pack(DeadLetter(**(fields | {"body": body, "at_s": 1.0} | changed)))
+
+
+@asynccontextmanager
+async def edge(redis, react):
+    """Somebody who reads one query and reacts to it."""
+
+    async def work():
+        ((_, ((entry, fields),)),) = await redis.xread({streams.QUERIES: "0"}, block=5000)
+        await react(entry.decode(), unpack(Query, fields[b"__data__"]))
+
+    task = asyncio.create_task(work())
+    yield
+    await task
+
+
+async def test_a_question_is_answered_and_leaves_no_key_behind(redis, broker_url):
+    async def answer(_entry, asked):
+        found = Answer(query_id=asked.id, client=asked.client, node="e", bundle=3, text=asked.text, finish="stop")
+        await redis.xadd(streams.answers(asked.client), {"__data__": pack(found)})
+
+    async with edge(redis, answer):
+        found = await ask._ask(query(), broker_url, 5.0, OUT)
+    assert (found.text, found.bundle) == ("hello", 3)
+    assert await redis.keys("qig:answers:*") == []
+
+
+async def test_a_query_that_became_a_dead_letter_is_told_its_reason(redis, broker_url):
+    async def bury(entry, _asked):
+        await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter(entry=entry)})
+
+    async with edge(redis, bury):
+        with pytest.raises(Rejected, match=r"garbage: the query could not be handled: no map; see `qig dead list`"):
+            await ask._ask(query(), broker_url, 5.0, OUT)
+
+
+async def test_another_querys_dead_letter_is_not_ours(redis, broker_url):
+    await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})
+    with pytest.raises(Unavailable, match="no_answer"):
+        await ask._ask(query(), broker_url, 0.05, OUT)
+
+
+async def test_a_question_without_any_edge_says_that_nobody_reads_it(redis, broker_url):
+    with pytest.raises(Unavailable, match=r"no answer within 0\.05 s: no edge reads the queries; .*`qig up`"):
+        await ask._ask(query(), broker_url, 0.05, OUT)
+    assert await redis.xlen(streams.QUERIES) == 1
+
+
+async def test_a_question_that_waits_behind_others_says_how_many(redis, broker_url):
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    await redis.xgroup_createconsumer(streams.QUERIES, "edge", "busy")
+    with pytest.raises(Unavailable, match="1 queries are waiting or in work"):
+        await ask._ask(query(), broker_url, 0.05, OUT)
+
+
+async def test_a_question_to_no_broker_says_what_to_do():
+    with pytest.raises(Unavailable, match=r"broker_away: no broker answers at redis://127\.0\.0\.1:1 .*`qig up`"):
+        await ask._ask(query(), "redis://127.0.0.1:1", 0.05, OUT)
+
+
+def test_the_evidence_names_what_is_known_and_what_is_not():
+    steps = tuple(
+        RouteStep(domain=d, kernel=d, distance_rad=r, weight=0.5) for d, r in [("heart", 0.1), ("vocab", 0.2)]
+    )
+    known = {"query_id": "q", "client": "c", "node": "edge-1", "bundle": 7, "text": "t", "finish": "stop"}
+    found = Answer(**known, kernel="heart", domain="heart", route=steps, kappa=62.43, phase="CRYSTAL", seconds=0.5)
+    line = "HEART · route heart 0.10 < vocab 0.20 rad · Φ not known · κ 62.4 CRYSTAL · 0 tokens · 0.50 s"
+    assert ask.evidence(found) == f"{line} · bundle 7 · edge-1"
+
+
+async def test_a_replayed_letter_is_back_in_its_stream_and_gone_from_the_dead(redis, broker_url):
+    name = await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter(b"one")})
+    await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter(b"two")})
+    assert await dead._replay(streams.QUERIES, name.decode(), broker_url) == (1, 0)
+    assert [fields for _, fields in await redis.xrange(streams.QUERIES)] == [{b"__data__": b"one"}]
+    assert [found.body for _, found in await dead._list([streams.QUERIES], broker_url)] == [b"two"]
+
+
+async def test_two_who_replay_one_letter_publish_it_once(redis, broker_url):
+    name = (await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})).decode()
+    both = [dead._replay(streams.QUERIES, name, broker_url) for _ in range(2)]
+    await asyncio.gather(*both, return_exceptions=True)
+    assert await redis.xlen(streams.QUERIES) == 1
+
+
+async def test_all_letters_are_replayed_but_those_that_came_without_a_message(redis, broker_url, monkeypatch):
+    monkeypatch.setattr(dead, "PAGE", 2)
+    for number in range(5):
+        code = "no_body" if number == 3 else "garbage"
+        await redis.xadd(streams.dead(streams.PACKETS), {"__data__": letter(b"%d" % number, code=code)})
+    assert await dead._replay(streams.PACKETS, None, broker_url) == (4, 1)
+    assert [fields[b"__data__"] for _, fields in await redis.xrange(streams.PACKETS)] == [b"0", b"1", b"2", b"4"]
+    assert await redis.xlen(streams.dead(streams.PACKETS)) == 1
+
+
+async def test_a_letter_that_is_not_there_is_said(redis, broker_url):
+    with pytest.raises(Unavailable, match="no dead letter 1-1 of qig:queries"):
+        await dead._replay(streams.QUERIES, "1-1", broker_url)
+
+
+@pytest.mark.parametrize(("letter_id", "everything"), [(None, False), ("1-1", True), ("nonsense", False)])
+def test_a_replay_needs_one_letter_or_all(tmp_path, letter_id, everything):
+    with pytest.raises(Rejected, match="bad_argument"):
+        dead.replay("queries", letter_id, tmp_path, everything=everything)
+
+
+@pytest.mark.parametrize(("name", "ok"), [("queries", True), ("qig:queries", True), ("bundles", False), ("", False)])
+def test_a_stream_is_named_with_or_without_its_prefix(name, ok):
+    if ok:
+        assert dead.stream_named(name) == streams.QUERIES
+    else:
+        with pytest.raises(Rejected, match="queries, packets, batches, candidates"):
+            dead.stream_named(name)
+
+
+async def test_watch_counts_what_waits_what_is_held_and_what_is_dead(redis):
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    for number in range(3):
+        await redis.xadd(streams.QUERIES, {"__data__": b"%d" % number})
+    await redis.xreadgroup("edge", "e", {streams.QUERIES: ">"}, count=1)
+    await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})
+    row = (await watch.look(redis, 100.0)).streams[0]
+    assert (row.stream, row.length, row.lag, row.pending, row.dead, row.consumers) == ("qig:queries", 3, 2, 1, 1, 1)
+
+
+async def test_watch_shows_the_newest_beat_of_each_service_and_passes_what_is_none(redis):
+    for node, bundle in [("edge-1", 1), ("edge-2", 1), ("edge-1", 2)]:
+        beat = Heartbeat(node=node, service="edge", at_s=99.0, bundle=bundle, ready=True, phi={"heart": None})
+        await redis.xadd(streams.HEART, {"__data__": pack(beat)})
+    await redis.xadd(streams.HEART, {"__data__": b"garbage"})
+    seen = await watch.look(redis, 100.0)
+    assert [(beat.node, beat.bundle) for beat in seen.services] == [("edge-1", 2), ("edge-2", 1)]
+    assert len(json.loads(watch.as_json(seen))["streams"]) == 4
+    with OUT.capture() as shown:
+        OUT.print(watch.view(seen))
+    assert "not known" in shown.get()
+
+
+def qig(*line, **environ):
+    kept = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"} | environ
+    return subprocess.run([*QIG, *line], capture_output=True, text=True, check=False, env=kept, timeout=60)
+
+
+def test_a_route_is_shown_for_people_and_for_programs(tmp_path, micro_parts, capsys):
+    folder.write(micro_parts, tmp_path / "genesis")
+    assert route.run(text="the rain returns", genesis=tmp_path / "genesis", json=False) == 0
+    assert "HRT" in capsys.readouterr().out
+    route.run(text="the rain returns", genesis=tmp_path / "genesis", json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert sum(step["weight"] for step in told["route"]) == pytest.approx(1.0)
+
+
+def test_a_home_without_a_constellation_is_one_line_with_what_to_do(tmp_path):
+    done = qig("validate", "--home", str(tmp_path))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"error: no constellation at {tmp_path}/genesis: `qig train` makes one" in done.stderr
+
+
+@pytest.mark.live
+async def test_ctrl_c_stops_a_constellation_in_good_order(tmp_path, micro_parts, monkeypatch):
+    folder.write(micro_parts, tmp_path / "genesis")
+    line = [*QIG, "up", "--edges", "1", "--port", "0", "--home", str(tmp_path)]
+    process = await asyncio.create_subprocess_exec(*line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = b""
+    while b"ready at" not in said:
+        said += await asyncio.wait_for(process.stdout.readline(), 60)
+    process.send_signal(signal.SIGINT)
+    rest, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, b"stopped; the state is kept" in rest) == (0, True)

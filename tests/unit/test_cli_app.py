@@ -1,0 +1,116 @@
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+from typer.testing import CliRunner
+
+from common.errors import Corrupt, Rejected, Unavailable
+from services.cli import app as cli
+from services.cli import reference
+
+HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack")
+COMMANDS = {
+    "demo": ["demo"],
+    "up": ["up"],
+    "ask": ["ask", "hello"],
+    "watch": ["watch"],
+    "route": ["route", "hello"],
+    "train": ["train"],
+    "validate": ["validate"],
+    "doctor": ["doctor"],
+    "dead list": ["dead", "list"],
+    "dead replay": ["dead", "replay", "--stream", "queries", "--all"],
+    "keys init": ["keys", "init"],
+    "corpus fetch": ["corpus", "fetch"],
+    "corpus seed": ["corpus", "seed"],
+    "corpus full": ["corpus", "full"],
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a command would have called: module, function, arguments."""
+    calls = []
+    monkeypatch.setattr(cli, "_do", lambda module, function="run", **given: calls.append((module, function, given)))
+    return calls
+
+
+@pytest.fixture
+def end(monkeypatch):
+    """The exit code of a command that raises."""
+
+    def run(error, *arguments):
+        def fail():
+            raise error
+
+        monkeypatch.setattr(sys, "argv", ["qig", *arguments])
+        monkeypatch.setattr(cli, "app", fail)
+        with pytest.raises(SystemExit) as raised:
+            cli.main()
+        return raised.value.code
+
+    return run
+
+
+def test_help_loads_nothing_heavy():
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from services.cli.app import app
+assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+sys.exit(", ".join(name for name in {HEAVY} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize("line", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_gives_its_module_exactly_the_arguments_that_it_takes(asked, line):
+    assert CliRunner().invoke(cli.app, line).exit_code == 0
+    ((module, function, given),) = asked
+    inspect.signature(getattr(import_module(f"services.cli.{module}"), function)).bind(**given)
+
+
+def test_every_command_is_tried_above():
+    assert {name.removeprefix("## qig ") for name in headings()} == set(COMMANDS)
+
+
+def headings():
+    return [line for line in reference.render()["cli.md"].decode().splitlines() if line.startswith("## qig ")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(Rejected("a", "b: c"), 2), (Unavailable("a", "b: c"), 3), (Corrupt("a", "b: c"), 70)]
+)
+def test_an_error_of_ours_is_one_line_with_its_code_and_an_exit_code_of_its_kind(end, capsys, error, code):
+    assert end(error, "watch") == code
+    assert capsys.readouterr().err == "error: b: c (a)\n"
+
+
+def test_a_bug_is_one_line_without_a_traceback(end, capsys):
+    assert end(ZeroDivisionError("by\nnought"), "watch") == 4
+    assert capsys.readouterr().err.startswith("error: ZeroDivisionError: by (bug): run it again as `qig --debug ...`")
+
+
+def test_debug_shows_the_traceback(end):
+    with pytest.raises(ZeroDivisionError):
+        end(ZeroDivisionError(), "--debug", "watch")
+
+
+@pytest.mark.parametrize("line", [["ask"], ["up", "--edges", "0"], ["nonsense"], ["ask", "x", "--temperature", "2.1"]])
+def test_a_wrong_command_line_ends_with_2(asked, line):
+    assert CliRunner().invoke(cli.app, line).exit_code == 2
+    assert asked == []
+
+
+def test_the_home_may_come_from_the_environment(asked):
+    CliRunner().invoke(cli.app, ["watch"], env={"QIG_HOME": "/somewhere"})
+    assert str(asked[0][2]["home"]) == "/somewhere"
+
+
+def test_a_genesis_is_in_the_home_unless_it_is_named(asked):
+    CliRunner().invoke(cli.app, ["validate", "--home", "h"])
+    CliRunner().invoke(cli.app, ["validate", "--home", "h", "--genesis", "g"])
+    assert [str(given["genesis"]) for _, _, given in asked] == ["h/genesis", "g"]

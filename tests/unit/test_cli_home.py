@@ -1,0 +1,96 @@
+import pytest
+
+from common.errors import Rejected, Unavailable
+from services.cli import broker, home, keyring, probe, show, up
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    home.write_atomically(tmp_path / "a" / "file", b"old")
+
+    def fail(_handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(home.os, "fsync", fail)
+    with pytest.raises(Unavailable, match="No space left on device"):
+        home.write_atomically(tmp_path / "a" / "file", b"new")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+    assert (tmp_path / "a" / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("text", [None, "", "no json", "[]", '{"url": 5}'])
+def test_a_home_without_a_readable_broker_file_has_no_broker(tmp_path, text):
+    if text is not None:
+        (tmp_path / "broker.json").write_text(text)
+    with pytest.raises(Unavailable, match=r"no_broker: .*`qig up` starts one"):
+        broker.find_url(tmp_path, {})
+
+
+def test_the_broker_of_the_environment_comes_before_that_of_the_home(tmp_path):
+    home.write_broker(tmp_path, "redis://127.0.0.1:1", 17)
+    assert broker.find_url(tmp_path, {}) == "redis://127.0.0.1:1"
+    assert broker.find_url(tmp_path, {"QIG_BROKER_URL": "redis://127.0.0.1:2"}) == "redis://127.0.0.1:2"
+
+
+def test_a_broker_url_by_file_comes_first(tmp_path):
+    (tmp_path / "url").write_text("redis://127.0.0.1:3\n")
+    environ = {"QIG_BROKER_URL": "redis://127.0.0.1:2", "QIG_BROKER_URL_FILE": str(tmp_path / "url")}
+    assert broker.find_url(tmp_path, environ) == "redis://127.0.0.1:3"
+    with pytest.raises(Rejected, match="QIG_BROKER_URL_FILE=/nowhere: No such file"):
+        broker.find_url(tmp_path, {"QIG_BROKER_URL_FILE": "/nowhere"})
+
+
+def test_a_home_below_a_file_is_refused_with_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match=r"home_unwritable: cannot write to .*choose another with --home"):
+        home.lock(tmp_path / "file" / "home").__enter__()
+
+
+def test_keys_are_made_once_and_no_secret_is_shown(tmp_path, capsys):
+    keyring.run(["edge-1"], tmp_path)
+    first = capsys.readouterr().out
+    secrets = [path.read_text().strip() for path in tmp_path.glob("private/*.key")]
+    assert len(secrets) == 2
+    assert not any(secret in first for secret in secrets)
+    assert [path.name in first for path in tmp_path.glob("**/*.pub")] == [True, True]
+    keyring.run(["edge-1"], tmp_path)
+    assert "nothing was changed" in capsys.readouterr().out
+    assert [path.read_text().strip() for path in tmp_path.glob("private/*.key")] == secrets
+
+
+@pytest.mark.parametrize("name", ["../edge", "", "a b", "publisher", "x" * 65])
+def test_a_name_that_cannot_be_a_node_makes_no_key(tmp_path, name):
+    with pytest.raises(Rejected, match="bad_name"):
+        keyring.run(["edge-1", name], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("edges", [1, 2, 5])
+def test_every_process_has_a_port_of_its_own_and_the_first_edge_the_first(edges):
+    planned = up.plan(edges, 8000)
+    ports = [port for _, port in planned.values()]
+    assert planned["edge-1"] == ("edge", 8000)
+    assert sorted(ports) == list(range(8000, 8000 + edges + 3))
+    assert {port for _, port in up.plan(edges, 0).values()} == {0}
+
+
+def test_parts_that_have_only_not_started_are_one_word():
+    assert up._short("relay a: not started; edge: waits for the first bundle") == "edge: waits for the first bundle"
+    assert up._short("relay a: not started; follower b: not started") == "starting"
+
+
+def test_what_others_wrote_reaches_the_terminal_without_markup_or_control_characters():
+    assert show.plain("[red]a[/]\x1b[2J\nb") == "\\[red]a\\[/]\ufffd[2J\nb"
+
+
+@pytest.mark.parametrize(("share", "full"), [(-1.0, 0), (0.0, 0), (0.5, 5), (1.0, 10), (2.0, 10)])
+def test_a_bar_is_as_full_as_its_share(share, full):
+    assert show.bar(share, 10) == "█" * full + "·" * (10 - full)
+
+
+def test_a_figure_that_is_not_known_is_no_number():
+    assert (show.number(None), show.number(0.5), show.number(12.34, ".1f")) == ("not known", "0.50", "12.3")
+
+
+def test_a_port_beyond_all_ports_is_refused():
+    with pytest.raises(Unavailable, match=r"port_taken: port 70000 .*: do that"):
+        probe.check_port("127.0.0.1", 70_000, "do that")
