@@ -9,6 +9,10 @@ Mass cap: a packet's mass is the most that its totals add up to over the context
 is the number of tokens behind them. A packet heavier than `mass_cap` is scaled down to it, counts and totals alike, so
 that it says the same of every context with less weight; no n-gram of it can then count more than the cap either.
 Scaling rounds down, but never below a count of 1.
+
+The coder knows counts 1 2 3 4 6 8 12 ... and rounds down, which is right for an edge (what was not sent waits there) and
+would lose 9-16 % of the mass of a merge, where nothing waits. So merged counts go to the nearest level first; one in the
+middle goes up or down by its token's last bit, so that the mass of a few hundred n-grams stays within 2 % (measured).
 """
 
 from collections.abc import Sequence
@@ -22,8 +26,9 @@ from common.geometry.means import geodesic_median
 from common.geometry.simplex import to_float16
 from common.kernels import gate
 from common.wire import crystals
+from common.wire.crystals import LEVELS
 from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
-from common.wire.ngrams import Crystals, Order, context_starts, group_sums
+from common.wire.ngrams import MAX_TOTAL, Crystals, Order, context_starts, group_sums
 from services.aggregator.admit import read_crystals, read_gate
 from services.aggregator.territories import Place, Waiting
 
@@ -56,6 +61,22 @@ def _scaled(order: Order, share: int, of: int) -> Order:
     return Order(order.keys, counts, order.contexts, totals)
 
 
+def levelled(found: Crystals) -> Crystals:
+    """The crystals with each count at the nearest level of the coder: encoding changes no count of it."""
+    one, two, three = (_levelled(order) for order in found.orders)
+    return Crystals((one, two, three))
+
+
+def _levelled(order: Order) -> Order:
+    counts = order.counts.astype(np.uint64)
+    below = np.searchsorted(LEVELS, counts, side="right") - 1
+    low, high = LEVELS[below], LEVELS[np.minimum(below + 1, len(LEVELS) - 1)]
+    up = 2 * counts + (order.keys & np.uint64(1)) > low + high  # in the middle: up for an odd token
+    rounded = np.where(up & (high <= MAX_TOTAL), high, low).astype(np.uint32)
+    sums = group_sums(rounded, context_starts(order.keys))
+    return Order(order.keys, rounded, order.contexts, np.maximum(order.totals, sums).astype(np.uint32))
+
+
 def merged(
     place: Place, packets: Sequence[Waiting], *, mass_cap: int, vocab_size: int, room_bytes: int
 ) -> Merged | None:
@@ -66,7 +87,7 @@ def merged(
     light = [capped(read_crystals(packet.body, packet.base), mass_cap) for packet in packets]
     size = len(packets)
     while size:
-        found = crystals.merge(light[:size])
+        found = levelled(crystals.merge(light[:size]))
         blob = crystals.encode(found, vocab_size)
         if len(blob) <= min(room_bytes, CRYSTALS_MAX_BYTES) and found.entries <= MAX_DOMAIN_ENTRIES:
             return Merged(_update(place, packets[:size], blob), tuple(packets[:size]))

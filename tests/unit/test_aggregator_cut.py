@@ -15,7 +15,7 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
 from services.aggregator import cut as module
 from services.aggregator.cut import Limits, chosen, cut, due
-from services.aggregator.merge import capped
+from services.aggregator.merge import capped, levelled
 
 LIMITS = Limits(packets=8, age_s=60.0, mass_cap=100_000)
 
@@ -98,6 +98,32 @@ def test_capped_crystals_keep_the_rules_and_the_cap(cap, rows):
     found = crystals.check(capped(crystals.crystals(entries), cap), VOCAB)
     assert found.entries == len(rows)
     assert int(found.orders[1].totals.sum()) <= max(cap, len(rows))
+
+
+@pytest.mark.parametrize(
+    ("count", "even", "odd"), [(4, 4, 4), (5, 4, 6), (6, 6, 6), (7, 6, 8), (9, 8, 8), (11, 12, 12)]
+)
+def test_a_merged_count_goes_to_the_nearest_level_and_from_the_middle_either_way(count, even, odd):
+    entries = [crystals.entry((), token, count=count, total=60) for token in (8, 9)]
+    found = levelled(crystals.crystals(entries))
+    assert found.orders[0].counts.tolist() == [even, odd]
+
+
+@given(st.lists(st.integers(1, (1 << 32) - 1), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_encoding_changes_no_levelled_count(counts):
+    entries = [crystals.entry((n,), n, count=c, total=c) for n, c in enumerate(counts)]
+    found = crystals.check(levelled(crystals.crystals(entries)), VOCAB)
+    back = crystals.decode(crystals.encode(found, VOCAB), VOCAB, len(counts))
+    assert back.orders[1].counts.tolist() == found.orders[1].counts.tolist()
+
+
+@pytest.mark.parametrize("packets", [2, 4, 8, 32])
+def test_a_merge_keeps_its_mass(packets):
+    counts = np.random.default_rng(packets).geometric(0.5, (packets, 400)).sum(0) + packets
+    entries = [crystals.entry((), n, count=int(c), total=int(counts.sum())) for n, c in enumerate(counts)]
+    kept = int(levelled(crystals.crystals(entries)).orders[0].counts.sum()) / int(counts.sum())
+    assert kept == pytest.approx(1.0, abs=0.025)  # rounded down it would be 0.84-0.91
 
 
 def test_a_packet_whose_base_left_the_window_is_refused_alone():
