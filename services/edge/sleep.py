@@ -34,6 +34,7 @@ from services.edge.record import Domain, Fresh, Packet
 
 LOST_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take; a late bundle still counts
 OPENING_CHUNKS: Final = 8  # new territory is read in this many parts, each scored with a memory of the parts before it
+KAPPA_TOLD_MAX: Final = 1e6  # a perfect loop reads 6e10, which no centre believes; thousands are a loop already
 RESIDUE_MAX_ENTRIES: Final = 1 << 20  # n-grams of one domain, about 20 MB; above it, what was seen once goes
 
 EMPTY: Final = count([], ORDERS)
@@ -125,7 +126,7 @@ def fold(
         fresh_bytes=sum(each.size_bytes for each in interactions),
         fresh_bits=bits,
         phi=phi.get(role),
-        kappa=float(np.mean(kappas)) if kappas else None,
+        kappa=min(float(np.median(kappas)), KAPPA_TOLD_MAX) if kappas else None,
         phases=_phases(interactions),
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
         crystals=blob,

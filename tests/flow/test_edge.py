@@ -21,8 +21,11 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, streams
 from common.runtime.entries import body_of
 from common.wire.codec import unpack
-from common.wire.messages import Answer, Heartbeat, Query
+from common.wire.messages import Answer, Bundle, Heartbeat, Query
 from common.wire.packet import open_envelope, verify
+from services.aggregator.admit import admit, open_packet
+from services.aggregator.bases import base_of
+from services.aggregator.cut import Limits, cut
 from services.edge import app
 from services.edge.app import Edge, state_dir
 from services.edge.record import Record
@@ -228,6 +231,23 @@ async def test_enough_fresh_text_becomes_one_signed_packet(edge, redis, home):
     body = verify(envelope, keys.load_private(home, NODE).verify_key)
     assert (body.interactions, body.fresh_bytes, envelope.sequence) == (8, 8 * len(TEXT), 0)
     assert body.crystals
+
+
+@pytest.mark.parametrize("domain", ["heart", None])
+async def test_the_aggregator_counts_what_an_edge_sends(edge, redis, home, clock, domain, micro_parts, monkeypatch):
+    monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: domain)
+    (_, fields), *_ = await redis.xrange(streams.BUNDLES)
+    bundle = unpack(Bundle, body_of(fields))
+    bases = (base_of(bundle, domains=micro_parts["domains.json"], kernel=micro_parts["kernels/heart.safetensors"]),)
+    await read(edge, 8)
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    at_ms = int(clock[0] * 1000)
+    enrolled = keys.load_enrolled(home)
+    counted = admit(open_packet(raw), enrolled=enrolled, replay=None, entry_ms=at_ms, bases=bases)
+    batch = cut({counted.ref.packed: raw}, bases=bases, pending={}, limits=Limits(1, 0.0, 100_000)).batch
+    (update,) = batch.domains
+    assert (update.opened, update.packets, len(update.gate)) == (domain is None, 1, 99 if domain is None else 66)
 
 
 async def test_too_little_text_sends_nothing_until_the_longest_interval(edge, redis, clock):

@@ -153,6 +153,12 @@ def test_new_territory_s_gate_learns_to_trust_its_own_memory_as_text_repeats(mic
     assert known[2] > known[:2].sum()
 
 
+def test_one_loop_among_the_texts_does_not_decide_kappa_and_a_fleet_of_loops_is_capped(micro):
+    loops = [replace(interaction(micro, number=n), kappa=kappa) for n, kappa in enumerate([12.0, 13.0, 6e10])]
+    told = [fold(micro, "heart", some, EMPTY, crystal_bytes=100, phi={}).body.kappa for some in (loops, loops[2:])]
+    assert told == [13.0, 1e6]
+
+
 def test_a_text_of_one_odd_character_folds(micro):
     body = folded(micro, texts=("é",)).body
     assert (body.interactions, body.fresh_bytes) == (1, 1)
