@@ -15,7 +15,7 @@ LEVEL: Final = 9
 
 
 def to_bytes(memory: Memory) -> bytes:
-    """About 5 bytes an n-gram on English text at 2K tokens (benchmarks/memory.py)."""
+    """About 5 bytes an n-gram on English text at 2K tokens (docs/experiments.md)."""
     arrays = {}
     for order, table in enumerate(memory.tables):
         arrays[f"{order}.keys"] = np.diff(table.keys, prepend=np.uint64(0))

@@ -178,7 +178,9 @@ async def _learn(desk: Desk, watcher: Watcher, passages: Sequence[str], out: Con
 
 
 async def _read(desk: Desk, passages: Iterator[str]) -> int:
-    """Gives the edges ROUND_BYTES to read (max_tokens 0: nothing is generated), and waits until they have; the bytes."""
+    """Gives the edges ROUND_BYTES to read (max_tokens 0: nothing is generated), and waits until they have; the
+    bytes.
+    """
     size = 0
     for passage in passages:
         await desk.send(passage, max_tokens=0)
@@ -197,9 +199,7 @@ def _show_round(out: Console, packets: Sequence[SeenPacket], bundle: Bundle, ver
     for figure in bundle.evidence.figures:
         out.print(f"             {plain(_gate_line(figure))}", style="dim")
     for told in verdicts:
-        probe = (
-            "" if told.probe_after is None else f", own probe {told.probe_before:.2f} to {told.probe_after:.2f} bit/B"
-        )
+        probe = "" if told.probe_after is None else f", probe {told.probe_before:.2f} to {told.probe_after:.2f} bit/B"
         out.print(f"  bundle {bundle.version}   {told.verdict} on {told.node}{probe}")
 
 
