@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from common.runtime import metrics, settings
 from common.wire import export
 from services.cli import reference
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs", reference.render),
+    ("docs", lambda: {"settings.md": settings.markdown().encode()}),
+    ("docs", lambda: {"metrics.md": metrics.markdown().encode()}),
     ("docs/wire", export.render),
 )
 

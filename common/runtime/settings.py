@@ -23,6 +23,7 @@ from common.errors import Rejected
 PREFIX: Final = "QIG_"
 BROKER_URL_FILE: Final = "QIG_BROKER_URL_FILE"
 _SCHEMES: Final = ("redis://", "rediss://", "unix://")
+_PORT: Final = "Port of /healthz, /readyz and /metrics; 0 picks a free one"
 NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
 
@@ -35,7 +36,7 @@ class CommonSettings(BaseSettings):
     home: Path = Field(Path(".qig"), description="Directory for state and keys")
     node: NodeName = Field("node-1", description="This node's name in the fleet: letters, digits and . _ -")
     http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics")
-    http_port: int = Field(0, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    http_port: int = Field(0, ge=0, le=65_535, description=_PORT)
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
 
     @classmethod
@@ -54,7 +55,7 @@ class CommonSettings(BaseSettings):
 class EdgeSettings(CommonSettings):
     """An edge node: answers, learns, sleeps."""
 
-    http_port: int = Field(8000, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    http_port: int = Field(8000, ge=0, le=65_535, description=_PORT)
     sleep_after_bytes: int = Field(20_000, ge=1, description="Fresh text after which an edge wants to sleep, bytes")
     sleep_idle_s: float = Field(5.0, ge=0, description="Idle time before it may sleep, seconds")
     sleep_max_s: float = Field(3600.0, gt=0, description="The longest it stays awake with something learned, seconds")
@@ -65,7 +66,7 @@ class EdgeSettings(CommonSettings):
 class AggregatorSettings(CommonSettings):
     """The aggregator: validates packets and cuts batches."""
 
-    http_port: int = Field(8001, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    http_port: int = Field(8001, ge=0, le=65_535, description=_PORT)
     batch_packets: int = Field(8, ge=1, le=256, description="Packets that make a batch due")
     batch_age_s: float = Field(
         60.0, ge=0, description="Age of the oldest waiting packet that makes a batch due, seconds"
@@ -76,7 +77,7 @@ class AggregatorSettings(CommonSettings):
 class TrainerSettings(CommonSettings):
     """The trainer: turns batches into candidates."""
 
-    http_port: int = Field(8002, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    http_port: int = Field(8002, ge=0, le=65_535, description=_PORT)
     size: Literal["tiny", "small", "base"] = Field("tiny", description="The kernels' size")
     steps: int = Field(30, ge=0, description="Training steps a batch; 0 merges memories alone")
     data: Path = Field(Path("data"), description="Directory of the corpora, one DOMAIN.jsonl.gz each")
@@ -86,7 +87,7 @@ class TrainerSettings(CommonSettings):
 class PublisherSettings(CommonSettings):
     """The publisher: gates, signs and releases bundles."""
 
-    http_port: int = Field(8003, ge=0, le=65_535, description="Their port; 0 picks a free one")
+    http_port: int = Field(8003, ge=0, le=65_535, description=_PORT)
     regress_limit: float = Field(0.01, ge=0, description="How much worse an old domain may get, share of bits per byte")
 
 
@@ -153,9 +154,10 @@ def markdown() -> str:
     sections: dict[str, type[CommonSettings]] = {"every service": CommonSettings, **SERVICES}
     for title, model in sections.items():
         text += f"\n## {title}\n\n| variable | default | what |\n|---|---|---|\n"
-        for name, field in model.model_fields.items():
-            if model is not CommonSettings and name in CommonSettings.model_fields and name != "http_port":
-                continue
+        common = set() if model is CommonSettings else set(CommonSettings.model_fields)
+        shown = [name for name in model.model_fields if name not in common - {"http_port"}]  # each service has its port
+        for name in shown:
+            field = model.model_fields[name]
             default = "required" if field.is_required() else f"`{field.default}`"
             text += f"| `{variable(name)}` | {default} | {field.description} |\n"
     return text

@@ -60,6 +60,7 @@ class Subscription(Generic[M]):
         }
         self._seen = False
         self._stopping = False
+        self._upkeep = asyncio.Lock()  # a half that is being started while its stop is asked for would outlive it
 
     def alive(self) -> bool:
         """Both halves are reading."""
@@ -85,7 +86,8 @@ class Subscription(Generic[M]):
     async def stop(self) -> None:
         """Finish the work in flight, then hand back what was read and not begun, to be claimed by others at once."""
         self._stopping = True
-        await asyncio.gather(*(half.stop() for half in self._holders.values()))
+        async with self._upkeep:
+            await asyncio.gather(*(half.stop() for half in self._holders.values()))
         try:
             await self._hand_back()
         except RedisError as error:  # the broker is away or has lost the group: what was read is claimed, or read anew
@@ -124,8 +126,11 @@ class Subscription(Generic[M]):
         return half
 
     async def _ensure(self) -> None:
-        if self._stopping:
-            return
+        async with self._upkeep:
+            if not self._stopping:
+                await self._revive()
+
+    async def _revive(self) -> None:
         made = await self._make_group()
         if made and self._seen:
             metrics.GROUPS_REMADE.labels(self.consumer.stream).inc()
@@ -154,7 +159,9 @@ class Subscription(Generic[M]):
         stream, group = self.consumer.stream, self.consumer.group
         await scripts.sweep(self._redis, stream, group, idle_s=GONE_CONSUMER_S)
         groups = await self._redis.xinfo_groups(stream)
-        about = next(row for row in groups if row["name"].decode() == group)
+        about = next((row for row in groups if row["name"].decode() == group), None)
+        if about is None:  # lost just now: the next round makes it anew
+            return
         oldest = await self._redis.xpending_range(stream, group, "-", "+", 1)
         pending = about["pending"]
         length = await self._redis.xlen(stream)

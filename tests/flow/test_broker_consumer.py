@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from broker_node import CLAIM_AFTER_S, COUNTS, consumer, counted, finished, letters
+from broker_node import COUNTS, consumer, counted, finished, letters
 from faststream.redis import RedisBroker
 
 from common.errors import Corrupt, Rejected, Unavailable
@@ -204,9 +204,9 @@ async def test_a_lease_keeps_long_work_from_being_given_away(redis, start_node, 
 
     await redis.xadd(streams.QUERIES, {"__data__": b"long"})
     for _ in range(2):
-        await start_node(consumer(long))
+        await start_node(consumer(long, claim_after_s=0.5))
     await eventually(lambda: calls)
-    asyncio.get_running_loop().call_later(4 * CLAIM_AFTER_S, release.set)
+    asyncio.get_running_loop().call_later(1.3, release.set)  # two and a half claim times
     await eventually(lambda: finished(redis))
     assert calls == [b"long"]
 

@@ -155,7 +155,7 @@ async def test_stopping_in_good_order_finishes_the_work_in_flight_and_hands_back
     for number in range(5):
         await redis.xadd(streams.QUERIES, {"__data__": b"q%d" % number})
     node = await start_node(consumer(slow, claim_after_s=600.0))
-    await eventually(lambda: calls)
+    await eventually(lambda: calls and node.subscription.alive())
     stopping = asyncio.create_task(node.stop())
     await eventually(lambda: not node.subscription.alive())
     release.set()
@@ -188,3 +188,11 @@ async def test_a_broker_that_is_full_refuses_a_commit_whole(redis, broker):
         await redis.config_set("maxmemory", 0)
     assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 1
     assert await redis.exists(COUNTS) == 0
+
+
+async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, start_node, eventually):
+    for _ in range(10):
+        node = await start_node(consumer(count))
+        await node.subscription.stop()
+        await asyncio.gather(*(node.subscription._ensure() for _ in range(2)))
+        assert not node.subscription.alive()
