@@ -12,7 +12,9 @@ import pytest
 from centre import APPS, NODES, Centre, ref_of
 from centre_death import Death, dies, install
 
-from common.runtime import keys, streams
+from common.runtime import embedded, keys, streams
+from common.runtime.broker import Broker
+from common.runtime.connection import connect
 from common.runtime.service import serve
 from common.wire.crystals import decode
 
@@ -142,3 +144,38 @@ async def accepting(centre):
 
 async def complete(centre, number):
     return await settled(centre, streams.PACKETS) and len(await centre.counted()) >= number
+
+
+class Mortal:
+    """A broker of one's own, to be killed and started again on its data."""
+
+    def __init__(self, data_dir):
+        self.data_dir = data_dir
+        self.running = embedded.start(data_dir)
+
+    def die_and_rise(self):
+        port = int(self.running.url.rpartition(":")[2])
+        self.running.process.kill()
+        self.running.process.wait()
+        self.running = embedded.start(self.data_dir, port)
+
+
+@pytest.fixture
+def mortal(tmp_path):
+    broker = Mortal(tmp_path / "broker")
+    yield broker
+    broker.running.stop()
+
+
+@pytest.mark.live
+async def test_a_broker_killed_under_load_loses_no_packet_and_no_batch(centre, mortal, eventually):
+    async with connect(mortal.running.url) as redis:
+        mine = replace(centre, url=mortal.running.url, broker=Broker(redis))
+        bundle = await mine.release()
+        async with mine.running("aggregator", batch_packets=4, batch_age_s=0.5):
+            for sequence in range(1, 21):
+                await mine.send(*[mine.packet(bundle, node, sequence) for node in range(4)])
+                if sequence % 8 == 0:
+                    mortal.die_and_rise()
+            await eventually(lambda: complete(mine, 80), 30.0)
+        assert await mine.counted() == sorted(ref_of(mine, n, s) for s in range(1, 21) for n in range(4))
