@@ -127,10 +127,10 @@ async def test_aggregators_killed_at_random_under_load_count_every_packet_once(c
         await centre.send(centre.packet(bundle, node, sequence))
         if number % 40 == 20:
             victims.append(process("aggregator", **given))
-            await eventually(lambda: accepting(centre))
+            await eventually(lambda: accepting(centre), 60.0)
             await asyncio.sleep(rng.uniform(0, 0.05))
             victims.pop(0).send_signal(signal.SIGKILL)
-    await eventually(lambda: complete(centre, len(sent)), 40.0)
+    await eventually(lambda: complete(centre, len(sent)), 60.0)
     batches = await centre.batches()
     counts = [decode(each.crystals, 320, 1 << 16).orders[1] for batch in batches for each in batch.domains]
     assert await centre.counted() == sorted(ref_of(centre, *each) for each in sent)
