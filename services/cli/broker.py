@@ -7,6 +7,7 @@ starts it anew on the same data, so that it is supervised again.
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -81,6 +82,7 @@ class OwnBroker:
         self._port = 0
         self._held = False
         self._stopping = False
+        self._turn = threading.Lock()  # a start that a cancelled task left running is over before a stop begins
 
     @property
     def url(self) -> str:
@@ -94,16 +96,24 @@ class OwnBroker:
         return self._running.pid if self._running is not None and self._running.process.poll() is None else None
 
     async def start(self) -> None:
-        """Start it, and wait until it answers. Raises what embedded.start raises."""
+        """Start it unless it runs, and wait until it answers. Raises what embedded.start raises."""
         await asyncio.to_thread(self._start)
 
     def _start(self) -> None:
-        if self.starts == 0:
-            take_over(self._home)
-        self._running = embedded.start(self._data, self._port)
-        self._port = int(self._running.url.rpartition(":")[2])
-        self.starts += 1
-        places.write_broker(self._home, self._running.url, self._running.pid)
+        with self._turn:
+            if self._stopping or self.pid is not None:
+                return
+            if self.starts == 0:
+                take_over(self._home)
+            self._running = embedded.start(self._data, self._port)
+            self._port = int(self._running.url.rpartition(":")[2])
+            self.starts += 1
+            places.write_broker(self._home, self._running.url, self._running.pid)
+
+    def _stop(self) -> None:
+        with self._turn:
+            if self._running is not None:
+                self._running.stop()
 
     async def watch(self) -> None:
         """Start it again whenever it is down, until `stop`; 0.2 s after the death, then 0.5, 1, 2 ... 30 s apart."""
@@ -115,7 +125,7 @@ class OwnBroker:
                 continue
             try:
                 await self.start()
-            except Unavailable:  # the services say meanwhile that the broker is away
+            except (Unavailable, OSError):  # the services say meanwhile that the broker is away
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, BACKOFF_MAX_S)
 
@@ -129,16 +139,14 @@ class OwnBroker:
     async def restart(self) -> None:
         """Up at once, on the same data and port; a running one is stopped in good order first."""
         self._held = True
-        if self._running is not None:
-            await asyncio.to_thread(self._running.stop)
+        await asyncio.to_thread(self._stop)
         await self.start()
         self._held = False
 
     async def stop(self) -> None:
         """Stop it in good order, and keep it down."""
         self._stopping = True
-        if self._running is not None:
-            await asyncio.to_thread(self._running.stop)
+        await asyncio.to_thread(self._stop)
 
 
 def take_over(home: Path) -> None:

@@ -79,6 +79,8 @@ class Fleet:
                 await self.broker.start()
             await self._group.__aenter__()
         except BaseException:
+            if self.broker:
+                await self.broker.stop()
             self._held.close()
             raise
         if self.broker:

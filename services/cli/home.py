@@ -147,7 +147,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def unwritable(home: Path, error: OSError) -> Unavailable:
     """The one line for a directory that cannot be written."""
-    return Unavailable("home_unwritable", f"cannot write to {home}: {error.strerror}; choose another with --home")
+    return Unavailable("home_unwritable", f"cannot write to {home}: {error.strerror}; choose another directory")
 
 
 def _link(link: Path, target: Path) -> None:

@@ -1,11 +1,13 @@
 """`qig train`: the first constellation, from text alone."""
 
 import importlib.util
+import tempfile
 from pathlib import Path
 from typing import Final
 
 from common.errors import Rejected, Unavailable
 from common.kernels.spec import SIZES
+from services.cli.home import unwritable
 from services.cli.show import console, plain, progress
 from services.trainer import folder, text
 
@@ -18,6 +20,7 @@ def run(size: str, seed: int, out: Path, data: Path, workers: int) -> int:
         raise Rejected("bad_size", f"no size {size[:80]!r}: choose from {', '.join(SIZES)}")
     corpora = text.load(data).corpora
     check_torch()
+    check_writable(out)
     from services.trainer.recipe import genesis  # noqa: PLC0415 -- torch, which may be missing: the line above says so
 
     with progress(STAGES) as tell:
@@ -28,6 +31,16 @@ def run(size: str, seed: int, out: Path, data: Path, workers: int) -> int:
         f"{len(made.parts)} parts, {size_bytes / 1e6:.1f} MB, in {plain(str(out))}; `qig validate` measures them"
     )
     return 0
+
+
+def check_writable(out: Path) -> None:
+    """Raises Unavailable("home_unwritable") now rather than after minutes of training."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            return
+    except OSError as error:
+        raise unwritable(out.parent, error) from None
 
 
 def check_torch() -> None:

@@ -1,6 +1,7 @@
 """`qig up`: a broker, the three services of the centre and the edges, until Ctrl-C."""
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -15,8 +16,8 @@ from rich.live import Live
 from rich.table import Table
 
 from common.errors import Unavailable
-from common.runtime import keys, streams
-from common.runtime.settings import redacted
+from common.runtime import keys, settings, streams
+from common.runtime.settings import redacted, variable
 from services.cli import home as places
 from services.cli import probe
 from services.cli.broker import check_there, client, given_url
@@ -52,6 +53,7 @@ def plan(edges: int, port: int) -> dict[str, tuple[str, int]]:
 
 
 async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
+    _check_settings()
     out = console()
     stopping = asyncio.Event()
     with _signals(stopping):
@@ -67,6 +69,12 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
             out.print("stopping: every process finishes what is in flight ...")
     out.print("stopped; the state is kept, and `qig up` goes on from it")
     return 0
+
+
+def _check_settings() -> None:
+    """What a service would refuse to start with is refused here. Raises Rejected."""
+    for model in settings.SERVICES.values():
+        settings.load(model, {variable("broker_url"): "redis://127.0.0.1"} | dict(os.environ))
 
 
 def _check_ports(members: dict[str, tuple[str, int]]) -> None:

@@ -157,6 +157,36 @@ async def test_a_broker_that_is_held_is_back_after_its_restart(tmp_path):
             assert await redis.ping()
 
 
+async def test_no_broker_is_left_behind_when_its_address_cannot_be_written(tmp_path, monkeypatch):
+    def fail(_home, _url, pid):
+        pids.append(pid)
+        raise Unavailable("home_unwritable", "no room")
+
+    pids = []
+    monkeypatch.setattr(home, "write_broker", fail)
+    with pytest.raises(Unavailable, match="no room"):
+        await fleet.Fleet(tmp_path).__aenter__()
+    assert not is_alive(pids[0])
+    assert not home.is_locked(tmp_path)
+
+
+async def test_a_service_that_keeps_dying_is_started_after_pauses_that_double_up_to_a_limit(
+    alone, monkeypatch, eventually
+):
+    pauses = []
+
+    async def rest(self, state, reason, pause_s):
+        pauses.append(pause_s)
+        return False
+
+    monkeypatch.setattr(child.Child, "_rest", rest)
+    monkeypatch.setattr(child, "BACKOFF_MAX_S", 0.04)
+    async with alone:
+        await alone.start("die", "edge-1")
+        await eventually(lambda: len(pauses) >= 4)
+    assert pauses[:4] == [0.01, 0.02, 0.04, 0.04]
+
+
 async def test_a_broker_left_behind_by_a_killed_fleet_is_taken_over_with_its_data(tmp_path):
     orphan = fleet.Fleet(tmp_path).broker
     await orphan.start()

@@ -1,7 +1,7 @@
 import pytest
 
 from common.errors import Rejected, Unavailable
-from services.cli import broker, home, keyring, probe, show, up
+from services.cli import broker, home, keyring, probe, show, train, up
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -41,7 +41,7 @@ def test_a_broker_url_by_file_comes_first(tmp_path):
 
 def test_a_home_below_a_file_is_refused_with_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(Unavailable, match=r"home_unwritable: cannot write to .*choose another with --home"):
+    with pytest.raises(Unavailable, match=r"home_unwritable: cannot write to .*choose another directory"):
         home.lock(tmp_path / "file" / "home").__enter__()
 
 
@@ -94,3 +94,18 @@ def test_a_figure_that_is_not_known_is_no_number():
 def test_a_port_beyond_all_ports_is_refused():
     with pytest.raises(Unavailable, match=r"port_taken: port 70000 .*: do that"):
         probe.check_port("127.0.0.1", 70_000, "do that")
+
+
+def test_a_size_that_is_none_and_a_folder_that_cannot_be_written_are_refused_before_training(tmp_path):
+    with pytest.raises(Rejected, match="bad_size: no size 'huge': choose from tiny"):
+        train.run("huge", 0, tmp_path, tmp_path, 1)
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="home_unwritable"):
+        train.check_writable(tmp_path / "file" / "out")
+
+
+def test_a_setting_that_no_service_knows_stops_everything_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("QIG_STEPPS", "5")
+    with pytest.raises(Rejected, match=r"unknown_setting: QIG_STEPPS .* did you mean QIG_STEPS"):
+        up.run(1, tmp_path / "home", 0)
+    assert list(tmp_path.iterdir()) == []
