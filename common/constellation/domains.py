@@ -4,14 +4,16 @@ The four roles are the first domains. One that is opened later borrows its neare
 memory of its own.
 """
 
+from collections import Counter
 from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from common.constants import CELLS, Role
 from common.errors import Rejected
+from common.geometry.simplex import check_simplex
 from common.kernels.gate import BUCKETS
 
 Floats = npt.NDArray[np.float64]
@@ -35,6 +37,15 @@ class Domain(BaseModel):
     radius_rad: Annotated[float, Field(ge=0, le=3.1416)]
     bits_per_byte: Annotated[float, Field(ge=0, le=64)] | None
     gate: Annotated[tuple[tuple[float, ...], ...], Field(min_length=BUCKETS, max_length=BUCKETS)]
+
+    @field_validator("basin")
+    @classmethod
+    def _on_the_simplex(cls, basin: tuple[float, ...]) -> tuple[float, ...]:
+        try:
+            check_simplex(np.array(basin))
+        except Rejected as error:
+            raise ValueError(error.message) from error
+        return basin
 
     @model_validator(mode="after")
     def _rows_are_distributions(self) -> Self:
@@ -67,7 +78,10 @@ def to_json(domains: tuple[Domain, ...]) -> bytes:
 def from_json(data: bytes) -> tuple[Domain, ...]:
     """Raises Rejected("bad_domains") with the field that is wrong."""
     try:
-        return _DOMAINS.validate_json(data)
+        domains = _DOMAINS.validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         raise Rejected("bad_domains", f"domains.json: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if twice := [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]:
+        raise Rejected("bad_domains", f"domains.json: {', '.join(twice)} is there twice: a name is one domain's")
+    return domains

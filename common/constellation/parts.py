@@ -10,8 +10,8 @@ Every part is checked when it is read; a constellation that loads is one that ca
 """
 
 import io
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from common.kernels.spec import Spec
 from common.kernels.weights import Weights
 
 Parts = Mapping[str, bytes]
+T = TypeVar("T")
 
 COORDIZER: Final = "coordizer/"
 DOMAINS: Final = "domains.json"
@@ -79,11 +80,11 @@ def load(parts: Parts) -> Constellation:
     coordizer = artifacts.from_parts(
         {path.removeprefix(COORDIZER): data for path, data in parts.items() if path.startswith(COORDIZER)}
     )
-    domains = {domain.name: domain for domain in from_json(_part(parts, DOMAINS))}
+    domains = {domain.name: domain for domain in _read(parts, DOMAINS, from_json)}
     specs: dict[Role, Spec] = {}
     tensors: dict[Role, Weights] = {}
     for role in ROLES:
-        specs[role], tensors[role] = weights.from_bytes(_part(parts, kernel_path(role)))
+        specs[role], tensors[role] = _read(parts, kernel_path(role), weights.from_bytes)
     vocabularies = {spec.vocab for spec in specs.values()}
     if len(vocabularies) != 1:
         raise Rejected(
@@ -95,30 +96,35 @@ def load(parts: Parts) -> Constellation:
         coordizer=coordizer,
         encoder=Encoder(coordizer),
         states={role: State(specs[role], tensors[role], roots) for role in ROLES},
-        homes=_homes(_part(parts, HOMES)),
+        homes=_read(parts, HOMES, _homes),
         memories={
-            name: memory_file.from_bytes(_part(parts, memory_path(name)), coordizer.vocab_size)
+            name: _read(parts, memory_path(name), lambda data: memory_file.from_bytes(data, coordizer.vocab_size))
             for name in sorted({name for domain in domains.values() for name in domain.memories})
         },
         domains=domains,
     )
 
 
-def _part(parts: Parts, path: str) -> bytes:
+def _read(parts: Parts, path: str, reader: Callable[[bytes], T]) -> T:
+    """What a part holds; whatever is wrong with it, the error names it."""
     if path not in parts:
         raise Rejected("bad_constellation", f"part {path} is missing; the parts are {', '.join(sorted(parts))[:200]}")
-    return parts[path]
+    try:
+        return reader(parts[path])
+    except Rejected as error:
+        raise Rejected(error.code, f"part {path}: {error.message}") from error
 
 
 def _homes(data: bytes) -> dict[Role, npt.NDArray[np.float64]]:
+    """Read by header and length, so that a forged shape allocates nothing."""
+    stream = io.BytesIO(data)
     try:
-        rows = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise Rejected("bad_constellation", f"{HOMES}: {error}") from error
-    if rows.shape != (len(ROLES), CELLS) or rows.dtype != np.float64:
-        raise Rejected(
-            "bad_constellation",
-            f"{HOMES}: shape {rows.shape}, {rows.dtype}; it must be ({len(ROLES)}, {CELLS}) float64",
-        )
-    check_simplex(rows)
+        version = np.lib.format.read_magic(stream)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise Rejected("bad_constellation", f"no array: {error}") from error
+    rest, wanted = len(data) - stream.tell(), (len(ROLES), CELLS)
+    if version != (1, 0) or fortran or shape != wanted or dtype != np.float64 or rest != 8 * len(ROLES) * CELLS:
+        raise Rejected("bad_constellation", f"{dtype} {shape} in {rest} bytes; it must be {wanted} float64")
+    rows = check_simplex(np.frombuffer(data, np.float64, offset=stream.tell()).reshape(shape))
     return dict(zip(ROLES, rows, strict=True))

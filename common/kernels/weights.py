@@ -41,10 +41,13 @@ def shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
 
 
 def to_bytes(spec: Spec, weights: Weights) -> bytes:
-    """Safetensors with float16 tensors (relative rounding error 2^-11) and the spec in the metadata."""
+    """Safetensors with float16 tensors (relative rounding error 2^-11) and the spec in the metadata.
+
+    Deterministic: equal weights give equal bytes, in every process.
+    """
     check(spec, weights)
     metadata = {"size": spec.size} | {name: str(getattr(spec, name)) for name in _SPEC_FIELDS}
-    return safetensors.numpy.save({k: weights[k].astype(np.float16) for k in sorted(weights)}, metadata)
+    return _ordered(safetensors.numpy.save({k: weights[k].astype(np.float16) for k in sorted(weights)}, metadata))
 
 
 def from_bytes(data: bytes) -> tuple[Spec, dict[str, npt.NDArray[np.float32]]]:
@@ -72,6 +75,13 @@ def check(spec: Spec, weights: Weights) -> None:
             )
         if not np.isfinite(weights[name]).all():
             raise Rejected("bad_weights", f"tensor {name} holds NaN or infinity: the training that made it diverged")
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with its header's keys sorted: safetensors writes metadata in an order that changes by the call."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    return data[:8] + header.ljust(start - 8) + data[start:]
 
 
 def _metadata(data: bytes) -> dict[str, str]:
