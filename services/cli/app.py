@@ -217,7 +217,7 @@ def corpus_full(
 
 def main() -> None:
     """The entry of the console script: an error of ours is one line on standard error, and an exit code."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: two BLAS threads on a busy machine are 30 times slower
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: a second BLAS thread on a busy machine costs 30 times
     try:
         app()
     except Exception as error:
