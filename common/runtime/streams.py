@@ -73,8 +73,12 @@ def retention(stream: str) -> Retention:
 
 
 def side_key(stream: str, name: str) -> str:
-    """A key in the slot of `stream`: `{stream}:name`."""
-    return f"{{{stream}}}:{name}"
+    """A key in the slot of `stream`: `{stream}:name`; beside a key that has its tag already, `{tag}...:name`.
+
+    >>> side_key(dead(PACKETS), "seen")
+    '{qig:packets}:dead:seen'
+    """
+    return f"{stream}:{name}" if stream.startswith("{") else f"{{{stream}}}:{name}"
 
 
 def dead(stream: str) -> str:

@@ -164,3 +164,7 @@ def test_a_log_line_for_a_person_is_plain_and_carries_the_traceback(root_logger)
     except ZeroDivisionError:
         logging.getLogger("room").exception("broken")
     assert re.match(r"\d\d:\d\d:\d\d error   edge: broken\nTraceback", stream.getvalue())
+
+
+def test_a_key_beside_a_side_key_stays_in_its_slot():
+    assert streams.seen(streams.dead(streams.PACKETS)) == "{qig:packets}:dead:seen"
