@@ -28,8 +28,9 @@ from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
-from common.runtime.entries import Delivery, body_of
+from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START, Follower
+from common.runtime.releases import newest_release
 from common.runtime.service import Wiring, run
 from common.runtime.settings import PublisherSettings
 from common.wire import bundle as bundles
@@ -48,7 +49,6 @@ REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 BUNDLE: Final = "bundle"
 PARTS_WAIT_S: Final = 600.0  # chosen: a trainer stores every part before it sends the candidate
 MAX_DELIVERIES: Final = 5
-LOOK_BACK: Final = 16  # releases searched for one of ours
 
 
 class Publisher:
@@ -78,7 +78,7 @@ class Publisher:
             return []
         packed = await self._hget(CURRENT, BUNDLE)
         noted = None if packed is None else unpack(Bundle, packed)
-        current = newer(noted, await self._streamed())
+        current = newer(noted, await newest_release(self._broker.redis, self._key.verify_key))
         try:
             reasons = judge(candidate, current=current, limits=self._limits).reasons
             reasons = reasons or await self._vouch(delivery, candidate, current)
@@ -121,20 +121,6 @@ class Publisher:
         effects: list[Effect] = [HashDelete(REFUSED, name) for name in refusals.outdated(notes)]
         effects.append(HashSet(REFUSED, candidate.id, refusals.note(reasons, time.time())))
         await self._broker.commit(streams.CANDIDATES, effects)
-
-    async def _streamed(self) -> Bundle | None:
-        """The newest bundle in the stream that our key signed; what others may have put there does not stop us."""
-        rows = await self._broker.redis.xrevrange(streams.BUNDLES, count=LOOK_BACK)
-        for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", rows):
-            body = body_of(fields)
-            try:
-                if body is not None:
-                    bundle = unpack(Bundle, body)
-                    bundles.verify(bundle, self._key.verify_key)
-                    return bundle
-            except QigError as error:
-                log.warning("an entry of %s is no release of ours: %s", streams.BUNDLES, error)
-        return None
 
     async def _hget(self, key: str, field: str) -> bytes | None:
         return await cast("Awaitable[bytes | None]", self._broker.redis.hget(key, field))

@@ -11,18 +11,21 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, cast
+
+from nacl.signing import VerifyKey
 
 from common.constants import ROLES
 from common.constellation import parts as bundle_parts
 from common.errors import Unavailable
-from common.runtime import metrics, streams
+from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Effect, HashSet, Send
-from common.runtime.entries import Delivery, body_of
+from common.runtime.entries import Delivery
+from common.runtime.releases import newest_release
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import TrainerSettings
 from common.wire.bundle import digest
@@ -38,19 +41,23 @@ log = logging.getLogger(__name__)
 SEED: Final = 0
 GENESIS_EVERY_S: Final = 2.0
 BRANCH_WORKERS: Final = 2
-LAST: Final = "last"  # field of the batches' `candidate` hash: the id of the candidate sent last
+CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
+LAST: Final = "last"  # its field: the id of the candidate sent last
+# The publisher's words (services/publisher/app.py): candidate id to version, and to reasons.
+RELEASED: Final = streams.side_key(streams.CANDIDATES, "released")
+REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 
 
 class Trainer:
     """Holds what outlives a message: settings, broker, and the text."""
 
-    def __init__(self, settings: TrainerSettings, broker: Broker) -> None:
-        self._settings, self._broker = settings, broker
+    def __init__(self, settings: TrainerSettings, broker: Broker, publisher: VerifyKey) -> None:
+        self._settings, self._broker, self._publisher = settings, broker, publisher
         self._text = text.load(settings.data)
 
     async def make_genesis(self) -> None:
         """Sends the genesis as the first candidate, until a bundle is there. Idempotent: its id is its content's."""
-        if await self._broker.latest(streams.BUNDLES) is not None:
+        if await newest_release(self._broker.redis, self._publisher) is not None:
             return
         parts = folder.read(self._settings.genesis)
         if parts is None:
@@ -102,24 +109,27 @@ class Trainer:
         _show(evidence, self._settings.steps)
         log.info("batch %s of %d packets is candidate on bundle %d", batch.id[:12], len(batch.packets), current.version)
         return [
-            HashSet(streams.side_key(streams.BATCHES, "candidate"), LAST, candidate.id.encode()),
+            HashSet(CANDIDATE, LAST, candidate.id.encode()),
             Send(streams.CANDIDATES, pack(candidate), candidate.id),
         ]
 
     async def _current(self) -> Bundle:
-        """The newest bundle, once the last candidate is decided on."""
-        entry = await self._broker.latest(streams.BUNDLES)
-        body = body_of(entry.fields) if entry else None
-        if body is None:
+        """The newest release, once the last candidate is decided on and what came of it can be seen."""
+        bundle = await newest_release(self._broker.redis, self._publisher)
+        if bundle is None:
             raise Unavailable(
                 "no_bundle", "there is no bundle to train on yet; the publisher releases the genesis first"
             )
-        bundle = unpack(Bundle, body)
-        last = (await self._broker.read_hash(streams.side_key(streams.BATCHES, "candidate"))).get(LAST, b"").decode()
-        refused = await self._broker.read_hash(streams.side_key(streams.CANDIDATES, "refused"))
-        if last and last != bundle.id and last not in refused:
-            raise Unavailable("candidate_pending", f"the publisher has not decided on candidate {last[:12]} yet")
+        last = await self._hget(CANDIDATE, LAST)
+        if last and last.decode() != bundle.id and await self._hget(REFUSED, last.decode()) is None:
+            released = await self._hget(RELEASED, last.decode())
+            if released is None or int(released) > bundle.version:
+                message = f"the publisher has not decided on candidate {last.decode()[:12]} yet"
+                raise Unavailable("candidate_pending", message)
         return bundle
+
+    async def _hget(self, key: str, field: str) -> bytes | None:
+        return await cast("Awaitable[bytes | None]", self._broker.redis.hget(key, field))
 
     async def _store(self, parts: Mapping[str, bytes]) -> dict[str, Part]:
         return {
@@ -157,8 +167,8 @@ def _log_progress(stage: str, done: float) -> None:
 
 
 async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
-    """Raises Unavailable("missing_corpus") when there is no text to train on."""
-    trainer = Trainer(settings, broker)
+    """Raises Unavailable: "missing_key" without the publisher's public key, "missing_corpus" without text."""
+    trainer = Trainer(settings, broker, keys.load_public(keys.publisher_path(settings.home)))
     batches = Consumer(
         streams.BATCHES,
         streams.GROUPS[streams.BATCHES],
