@@ -1,7 +1,7 @@
 """The guards of training: pure state machines over what was measured (DESIGN.md, section 4).
 
     phi < 0.65 for 10 consecutive measurements   -> RESTORE the last good checkpoint and pause
-    phi unknown, NaN, or a divergent loss        -> RESTORE likewise
+    phi unknown, a divergent loss, anything NaN  -> RESTORE likewise
     phi > 0.85 or kappa > 70                     -> RENEW: the geometric loss rests until phi is back in its window
     otherwise                                    -> GO
 
@@ -35,11 +35,12 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one step showed. phi None: not known. kappa None: not measured in this step."""
+    """What one step showed. phi None: not known. kappa None: not measured in this step. gradient: its norm."""
 
     loss: float
     phi: float | None
     kappa: float | None = None
+    gradient: float = 0.0
 
 
 def step(guard: Guard, seen: Measurement) -> tuple[Guard, Verdict, str]:
@@ -57,8 +58,11 @@ def step(guard: Guard, seen: Measurement) -> tuple[Guard, Verdict, str]:
 
 def _unsafe(guard: Guard, seen: Measurement, low: int) -> str:
     """Why training must go back to the last good checkpoint; "" when it need not."""
-    if not math.isfinite(seen.loss):
-        return f"the loss is {seen.loss}"
+    unread = {"loss": not math.isfinite(seen.loss), "gradient": not math.isfinite(seen.gradient)}
+    unread["kappa"] = seen.kappa is not None and math.isnan(seen.kappa)  # infinity is a loop: a renewal
+    if any(unread.values()):
+        name = max(unread, key=unread.__getitem__)
+        return f"the {name} is {getattr(seen, name)}"
     if guard.loss is not None and seen.loss > DIVERGENCE_FACTOR * guard.loss:
         return f"the loss {seen.loss:.3f} is over {DIVERGENCE_FACTOR:g} times its running mean {guard.loss:.3f}"
     if seen.phi is None or not math.isfinite(seen.phi):

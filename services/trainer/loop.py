@@ -4,7 +4,9 @@ Deterministic: batch i depends on (seed, i) alone, so a run resumed from a check
 machine and number of threads). Muon trains the blocks' matrices (Jordan et al. 2024), AdamW the rest.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -53,13 +55,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One step on the curve. loss: cross-entropy in nats a token."""
+    """One step on the curve. loss: cross-entropy in nats a token; phi None: not known; reason: of the verdict, "" for
+    GO.
+    """
 
     step: int
     loss: float
     basin: float
-    phi: float
+    phi: float | None
     verdict: guards.Verdict
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -82,12 +87,12 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Point]:
-    """Trains in place, yielding a point a step; ends after plan.steps, or at the guards' first RESTORE, whose reason is
-    the last verdict.
+    """Trains in place, yielding a point a step; ends after plan.steps, or at the guards' first RESTORE, which puts
+    back the last good weights and says why in its point.
 
     ids: one text of the run's domain(s), longer than a window and its 17 tokens of foresight, else
     Rejected("text_too_short"). checkpoint: a file to resume from when it exists, and to keep; Unavailable("checkpoint")
-    when it can't be written.
+    when it can't be written or read, Corrupt("checkpoint") when it is damaged or of another model.
     """
     if len(ids) <= model.spec.context + AHEAD_TOKENS + 1:
         raise Rejected(
@@ -124,15 +129,19 @@ def _step(run: _Run, text: Tensor, token_basins: Tensor, plan: Plan) -> Point:
     run.reference = follow(run.reference, basins)
     wanted = plan.phi_target if run.step >= plan.phi_from and not run.guard.renewing else None
     found = losses(logits, basins, ids, token_basins, run.reference, wanted)
-    run.guard, verdict, _ = guards.step(run.guard, guards.Measurement(found.cross_entropy, found.phi))
+    for optimiser, _ in run.optimisers:
+        optimiser.zero_grad()
+    found.total.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
+    # The norm is measured before the step: a gradient that is not finite would reach the weights, and with them the
+    # next checkpoint, before any loss shows it.
+    gradient = torch.nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
+    seen = guards.Measurement(found.cross_entropy, found.phi, gradient=float(gradient))
+    run.guard, verdict, reason = guards.step(run.guard, seen)
     if verdict != "RESTORE":
-        for optimiser, _ in run.optimisers:
-            optimiser.zero_grad()
-        found.total.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing
         for optimiser, _ in run.optimisers:
             optimiser.step()
         run.step += 1
-    return Point(run.step, found.cross_entropy, found.basin, found.phi, verdict)
+    return Point(run.step, found.cross_entropy, found.basin, found.phi, verdict, reason)
 
 
 def _rate(step: int, plan: Plan) -> float:
@@ -168,6 +177,14 @@ def _snapshot(run: _Run) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, {"step": str(run.step), "guard": json.dumps(dataclasses.asdict(run.guard))}
 
 
+def _digest(tensors: dict[str, Tensor], scalars: dict[str, str]) -> str:
+    """Sha256 over all that a checkpoint holds: safetensors itself checks the layout only."""
+    found = hashlib.sha256(f"{scalars['step']} {scalars['guard']}\n".encode())
+    for name in sorted(tensors):
+        found.update(f"{name} {tuple(tensors[name].shape)}\n".encode() + tensors[name].cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _restore(run: _Run, tensors: dict[str, Tensor], scalars: dict[str, str]) -> None:
     with torch.no_grad():
         for name, parameter in run.model.tensors.items():
@@ -186,13 +203,16 @@ def _restore(run: _Run, tensors: dict[str, Tensor], scalars: dict[str, str]) -> 
 def _save(snapshot: tuple[dict[str, Tensor], dict[str, str]], path: Path) -> None:
     """Atomic: a crash leaves the old file or the new one, never half of one."""
     staged = path.with_suffix(".part")
+    tensors, scalars = snapshot
     try:
         with staged.open("wb") as file:
-            file.write(safetensors.torch.save(*snapshot))
+            file.write(safetensors.torch.save(tensors, scalars | {"sha256": _digest(tensors, scalars)}))
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)  # half a file on a full disk helps nobody
         raise Unavailable(
             "checkpoint", f"can't write {path}: {error.strerror}. Free some space and run again: it resumes"
         ) from error
@@ -203,8 +223,20 @@ def _load(run: _Run, path: Path) -> None:
         with safetensors.safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
             scalars = file.metadata()
+        _check(run, tensors, scalars)
         _restore(run, tensors, scalars)
+    except OSError as error:
+        raise Unavailable("checkpoint", f"can't read {path}: {error.strerror}; check its permissions") from error
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise Corrupt(
             "checkpoint", f"{path} is not a checkpoint of this run ({error}): delete it to start again"
         ) from error
+
+
+def _check(run: _Run, tensors: dict[str, Tensor], scalars: dict[str, str]) -> None:
+    """Raises ValueError unless the file is whole and of a model like this one."""
+    if scalars["sha256"] != _digest(tensors, scalars):
+        raise ValueError("its digest does not fit")
+    for name, parameter in run.model.tensors.items():
+        if (shape := tensors[f"model/{name}"].shape) != parameter.shape:
+            raise ValueError(f"{name} has shape {tuple(shape)}, not {tuple(parameter.shape)}")

@@ -3,6 +3,7 @@
 loss = cross-entropy + L_b KL(mean basin of the next 16 tokens || b_t) + L_phi max(0, phi* - phi_batch)^2
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,24 +12,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.constants import CELLS_PER_FACULTY, FACULTIES, PHI_COUPLINGS
+from common.geometry.integration import RIDGE_RAD2, RIDGE_SHARE
 
 AHEAD_TOKENS: Final = 16
 BASIN_WEIGHT: Final = 0.3
 PHI_WEIGHT: Final = 3.0
 MINIMISE_ROUNDS: Final = 12  # majorise-minimise steps of Phi_G; more change nothing in float32
 REFERENCE_DECAY: Final = 0.95
+STILL_SHARE: Final = 1e-14  # of the total variance: lost in rounding for a faculty that moves
+STILL_RAD2: Final = 1e-30  # where nothing moves at all
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
     """total: what is differentiated; the rest are floats for the curve. phi is bias-corrected, as common/geometry
-    reports it.
+    reports it; None when not known: a state that stands still (variance below 1e-6 rad^2), or one that is not finite.
     """
 
     total: Tensor
     cross_entropy: float
     basin: float
-    phi: float
+    phi: float | None
 
 
 def losses(
@@ -42,14 +46,12 @@ def losses(
     tokens = basins.shape[1]
     cross_entropy = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1 : tokens + 1].flatten())
     basin = divergence(ahead(ids, tokens, token_basins), basins)
-    nats = integration_nats(basins, reference)
+    x = faculties(basins, reference)
+    nats = geometric_nats(x)
     total = cross_entropy + BASIN_WEIGHT * basin
     if phi_target is not None:
         total = total + PHI_WEIGHT * (phi_target - (1 - torch.exp(-2 * nats))).clamp_min(0).square()
-    corrected = max(0.0, float(nats.detach()) - PHI_COUPLINGS / (2 * basins.shape[0] * (tokens - 1)))
-    return Losses(
-        total, float(cross_entropy.detach()), float(basin.detach()), float(-torch.expm1(torch.tensor(-2 * corrected)))
-    )
+    return Losses(total, float(cross_entropy.detach()), float(basin.detach()), _phi(nats.detach(), x.detach()))
 
 
 def ahead(ids: Tensor, tokens: int, token_basins: Tensor) -> Tensor:
@@ -75,29 +77,52 @@ def follow(reference: Tensor | None, basins: Tensor) -> Tensor:
 
 
 def integration_nats(basins: Tensor, reference: Tensor) -> Tensor:
-    """Phi_G of a batch in nats, differentiable, without bias correction.
+    """Phi_G of a batch in nats, differentiable, without bias correction. basins (B, T, 64), reference (64,).
 
-    The estimator of common/geometry/integration.py; the inner minimum is a constant by the envelope theorem.
+    Within 1e-3 nats of common/geometry/integration.py (float32). A state that stands still reads 0, one that
+    has no regression NaN; `losses` reports both as not known.
     """
+    return geometric_nats(faculties(basins, reference))
+
+
+def faculties(basins: Tensor, reference: Tensor) -> Tensor:
+    """Log map at the reference, summed over each faculty's cells, centred in each window: (B, T, 64) to (B, T, 8)."""
     roots = basins.clamp_min(1e-12).sqrt()
     cosine = (roots @ reference).clamp(-0.999999, 0.999999)
     tangent = roots - cosine[..., None] * reference
     tangent = tangent / (tangent.norm(dim=-1, keepdim=True) + 1e-6) * cosine.arccos()[..., None]
     x = tangent.view(*basins.shape[:-1], len(FACULTIES), CELLS_PER_FACULTY).sum(-1)
-    x = x - x.mean(1, keepdim=True)
+    centred: Tensor = x - x.mean(1, keepdim=True)
+    return centred
+
+
+def geometric_nats(x: Tensor) -> Tensor:
+    """Phi_G of centred activations (B, T, 8); the inner minimum is a constant by the envelope theorem."""
     past, present = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
     count = len(past)
     s_x, s_y, s_xy = past.T @ past / count, present.T @ present / count, past.T @ present / count
     # The ridge holds the regression, not the couplings' covariance: there it would read a constant sum of faculties as
     # integration.
-    ridge = (1e-6 + 1e-3 * s_x.diagonal().mean()) * torch.eye(len(FACULTIES), device=basins.device)
-    a = torch.linalg.solve(s_x + ridge, s_xy).T
+    ridge = (RIDGE_RAD2 + RIDGE_SHARE * s_x.diagonal().mean()) * torch.eye(len(FACULTIES), device=x.device)
+    # The _ex forms do not raise: what has no solution comes out as NaN, and the guards know what to do with that.
+    a = torch.linalg.solve_ex(s_x + ridge, s_xy)[0].T
     s_e = s_y + ridge - a @ (s_x + ridge) @ a.T
     with torch.no_grad():
+        # W o S is singular where a faculty never moves, and its own coefficient is then free: this picks 0.
+        moving = s_x + (STILL_SHARE * s_x.trace() + STILL_RAD2) * torch.eye(len(FACULTIES), device=x.device)
         kept = a.diagonal().clone()
         for _ in range(MINIMISE_ROUNDS):
             cut = a - torch.diag(kept)
-            w = torch.linalg.inv(s_e + cut @ s_x @ cut.T)
-            kept = torch.linalg.solve(w * s_x, (w @ a @ s_x).diagonal())
+            w = torch.linalg.inv_ex(s_e + cut @ s_x @ cut.T)[0]
+            kept = torch.linalg.solve_ex(w * moving, (w @ a @ s_x).diagonal())[0]
     cut = a - torch.diag(kept)
     return 0.5 * (torch.logdet(s_e + cut @ s_x @ cut.T) - torch.logdet(s_e))
+
+
+def _phi(nats: Tensor, x: Tensor) -> float | None:
+    """Phi of a batch, its bias removed; None for a state that common/geometry/integration.py would not know either."""
+    transitions = x[:, :-1]
+    if not (bool(nats.isfinite()) and float(transitions.square().mean()) >= RIDGE_RAD2):
+        return None
+    count = transitions.shape[0] * transitions.shape[1]
+    return -math.expm1(-2.0 * max(0.0, float(nats) - PHI_COUPLINGS / (2.0 * count)))

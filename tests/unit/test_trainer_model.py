@@ -1,0 +1,101 @@
+"""The torch model and the numpy engine are one state."""
+
+import numpy as np
+import pytest
+import torch
+from trainer_runs import micro_model, one_thread, same  # noqa: F401 - a fixture
+
+from common.kernels.engine import State
+from common.kernels.spec import SIZES, Spec
+from common.kernels.weights import check, from_bytes, shapes, to_bytes
+from services.trainer.model import StateModel, export, is_matrix, restore
+
+SPECS = [
+    Spec("one", vocab=50, width=16, layers=2, loops=2, heads=2, context=16),
+    Spec("odd", vocab=37, width=18, layers=1, loops=3, heads=3, context=9),
+    SIZES["tiny"],
+    Spec("long", vocab=300, width=48, layers=2, loops=2, heads=6, context=512),
+]
+
+
+def random_weights(spec, seed=1):
+    rng = np.random.default_rng(seed)
+    weights = {
+        k: np.asarray(rng.normal(0, 0.5 * (s or (4,))[-1] ** -0.5, s), np.float32) for k, s in shapes(spec).items()
+    }
+    sharp = {k: v + np.float32(np.log(12)) for k, v in weights.items() if k.endswith("tau")}
+    return weights | sharp | {"coupling": np.float32(0.8)}
+
+
+def random_roots(spec):
+    return np.sqrt(np.random.default_rng(2).dirichlet(np.ones(64), spec.vocab))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.size)
+def test_torch_and_numpy_agree_on_logits_and_basins(spec):
+    weights, roots = random_weights(spec), random_roots(spec)
+    model, state = StateModel(spec, roots, torch.Generator()), State(spec, weights, roots)
+    restore(model, weights)
+    ids = np.random.default_rng(3).integers(0, spec.vocab, (2, spec.context))
+    with torch.no_grad():
+        logits, basins = model(torch.from_numpy(ids))
+    hidden, known = state.read(ids.astype(np.int32))
+    assert np.abs(basins.numpy() - known).max() < 1e-6
+    assert np.abs(logits.numpy() - state.logits(hidden, known)).max() < 1e-4
+
+
+@pytest.mark.parametrize("spec", SPECS[:2], ids=lambda spec: spec.size)
+@pytest.mark.parametrize("name", ["o", "down", "qkv", "up", "tau"])
+def test_every_tensor_of_a_block_matters_to_the_parity(spec, name):
+    weights, roots = random_weights(spec), random_roots(spec)
+    model = StateModel(spec, roots, torch.Generator())
+    restore(model, weights | {f"blocks.0.{name}": weights[f"blocks.0.{name}"] * 1.1})
+    ids = np.random.default_rng(3).integers(0, spec.vocab, (1, spec.context))
+    with torch.no_grad():
+        logits, _ = model(torch.from_numpy(ids))
+    state = State(spec, weights, roots)
+    assert np.abs(logits.numpy() - state.logits(*state.read(ids.astype(np.int32)))).max() > 1e-4
+
+
+def test_export_gives_back_what_restore_put_in():
+    spec = SPECS[0]
+    weights, model = random_weights(spec), StateModel(spec, random_roots(spec), torch.Generator())
+    restore(model, weights)
+    back = export(model)
+    check(spec, back)
+    assert same({k: np.asarray(v) for k, v in weights.items()}, back)
+
+
+def test_an_exported_state_is_a_copy_that_training_cannot_reach():
+    model = micro_model()
+    taken = export(model)
+    with torch.no_grad():
+        model.tensors["embed"].zero_()
+    assert np.abs(taken["embed"]).max() > 0
+
+
+def test_an_exported_state_survives_its_bytes():
+    spec, model = SPECS[0], StateModel(SPECS[0], random_roots(SPECS[0]), torch.Generator())
+    found, back = from_bytes(to_bytes(spec, export(model)))
+    assert found == spec
+    restore(model, back)
+    assert same(export(model), back)
+
+
+def test_a_fresh_state_is_a_function_of_its_generator():
+    assert same(export(micro_model()), export(micro_model()))
+    other = StateModel(micro_model().spec, random_roots(micro_model().spec), torch.Generator().manual_seed(4))
+    assert not same(export(micro_model()), export(other))
+
+
+def test_a_block_writes_nothing_before_it_has_learned():
+    fresh = export(micro_model())
+    assert not fresh["blocks.0.o"].any()
+    assert not fresh["blocks.0.down"].any()
+    assert np.allclose(np.exp(fresh["blocks.0.tau"]), 12)
+
+
+def test_muon_gets_the_matrices_of_the_blocks_and_nothing_else():
+    names = set(micro_model().tensors.keys())
+    assert {n for n in names if is_matrix(n)} == {f"blocks|0|{n}" for n in ("qkv", "o", "up", "down")}
+    assert all(micro_model().tensors[n].ndim == 2 for n in names if is_matrix(n))
