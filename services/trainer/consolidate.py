@@ -1,7 +1,7 @@
 """Consolidation: a batch becomes a candidate.
 
     crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
-    merged kernel ──dreams──▶ its state trains on them beside replayed text, under the guards; kept only if no old
+    merged kernel ──dreams──▶ its state trains on them beside replayed text; kept only if no guard undid it and no old
     domain gets worse
 
 Dreams are samples of the merged kernel, seeded by its crystals: the only text of a new domain that the centre ever
@@ -15,20 +15,22 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 
 from common.constants import ROLES, Role
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.constellation.domains import Domain
 from common.coordizer.artifacts import EOS
+from common.errors import Rejected
 from common.geometry.means import drift
 from common.geometry.simplex import from_float16
-from common.kernels import gate, memory
+from common.kernels import gate, memory, weights
 from common.kernels.engine import State
 from common.kernels.memory import Memory, Table
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, DomainUpdate, Figure
-from services.trainer.evaluate import Examiner, Score
+from services.trainer.evaluate import Examiner, Score, home
 from services.trainer.loop import Plan, train
 from services.trainer.model import StateModel, export, restore
 
@@ -39,10 +41,9 @@ DREAMS: Final = 8
 DREAM_SEED_TOKENS: Final = 3
 REPLAY_SHARE: Final = 4  # replayed tokens for one dreamt: an old domain must not be forgotten for a new one's sake
 STATE_TOLERANCE: Final = (
-    1.001  # an old domain's bits per byte may grow by a thousandth before the trained state is dropped
+    1.001  # an old domain's bits per byte may grow by a thousandth, by all trained states of a batch together
 )
 CONSOLIDATION_RATE: Final = 0.01  # of the genesis rate: 0.02 already costs the old domain (docs/experiments.md)
-MAX_CRYSTALS: Final = 1 << 16  # a batch's crystals of one domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,21 @@ def consolidate(
     merged, changed = _merge(current, batch)
     examiner = Examiner(held_out)
     before, after = examiner.scores(current), examiner.scores(merged)
+    allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
     said: list[str] = []
     for update in batch.domains if steps else ():
-        trained, words = _train(merged, update, replay, steps, seed)
+        if not merged.memories[merged.domains[update.name].memories[-1]].entries:
+            continue  # opened without a crystal: nothing to dream of
+        state, words = _train(merged, update, replay, steps, seed)
         said += words
-        trial = replace(merged, states={**merged.states, update.kernel: trained[0]})
+        trial = _with_state(merged, update.kernel, state, replay)
         figures = examiner.scores(trial)
-        if all(figures[d].bits_per_byte <= after[d].bits_per_byte * STATE_TOLERANCE for d in figures):
-            merged, after = trial, figures
-            changed |= bundle_parts.kernel_part(update.kernel, trained[0].spec, trained[1])
-        else:
+        if f"restore-{update.kernel}" in words or any(figures[d].bits_per_byte > allowed[d] for d in figures):
             said.append(f"state-dropped-{update.kernel}")
+            continue
+        merged, after = trial, figures
+        changed |= bundle_parts.kernel_part(update.kernel, state.spec, state.weights)
+        changed |= bundle_parts.homes_part(merged.homes)
     return Consolidated(
         {**parts, **changed}, _figures(current, merged, before, after, batch), tuple(dict.fromkeys(said))
     )
@@ -114,20 +119,26 @@ def _opened(current: Constellation, update: DomainUpdate) -> Domain:
     text to measure.
     """
     basin = from_float16(np.frombuffer(update.basin, np.float16))
-    return Domain(
-        name=update.name,
-        role=update.kernel,
-        memories=(*current.domains[update.kernel].memories, update.name),
-        basin=tuple(basin.tolist()),
-        radius_rad=max(current.domains[role].radius_rad for role in ROLES),
-        bits_per_byte=update.fresh_bits / max(update.fresh_bytes, 1),
-        gate=tuple(map(tuple, gate.prior(3).tolist())),
-    )
+    memories = (*current.domains[update.kernel].memories, update.name)
+    try:
+        return Domain(
+            name=update.name,
+            role=update.kernel,
+            memories=memories,
+            basin=tuple(basin.tolist()),
+            radius_rad=max(current.domains[role].radius_rad for role in ROLES),
+            bits_per_byte=update.fresh_bits / max(update.fresh_bytes, 1),
+            gate=tuple(map(tuple, gate.prior(1 + len(memories)).tolist())),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise Rejected("bad_batch", f"domain {update.name} can't be opened: {where}: {first['msg']}") from error
 
 
 def crystals_of(update: DomainUpdate, current: Constellation) -> Memory:
     """The crystals of a domain as a memory: the same packed keys, orders 0 to 2."""
-    found = crystal_codec.decode(update.crystals, current.coordizer.vocab_size, MAX_CRYSTALS)
+    found = crystal_codec.decode(update.crystals, current.coordizer.vocab_size, crystal_codec.BATCH_MAX_ENTRIES)
     return Memory(tuple(Table.of(order.keys, order.counts, order.contexts, order.totals) for order in found.orders))
 
 
@@ -137,8 +148,10 @@ def _train(
     replay: Mapping[Role, Sequence[str]],
     steps: int,
     seed: int,
-) -> tuple[tuple[State, dict[str, npt.NDArray[np.float32]]], list[str]]:
-    """The domain's state after `steps` guarded steps on replay and dreams, and what the guards said."""
+) -> tuple[State, list[str]]:
+    """The domain's state after `steps` guarded steps on replay and dreams, as its part will hold it, and what the
+    guards said.
+    """
     state = merged.states[update.kernel]
     dreams = dream(merged, update.name, np.random.default_rng([seed, update.packets, update.tokens]))
     replayed = np.concatenate([merged.encoder.encode(text) for text in replay[update.kernel]])
@@ -148,9 +161,19 @@ def _train(
     text = np.concatenate([replayed, dreams])
     plan = Plan(steps, 8, seed, warmup=5, decay=1.0, rate=CONSOLIDATION_RATE, phi_from=0)
     points = list(train(model, text, np.square(state.sqrt_basins), plan))
-    tensors = export(model)
+    _, rounded = weights.from_bytes(weights.to_bytes(state.spec, export(model)))
     words = sorted({f"{point.verdict.lower()}-{update.kernel}" for point in points if point.verdict != "GO"})
-    return (State(state.spec, tensors, state.sqrt_basins), tensors), words
+    return State(state.spec, rounded, state.sqrt_basins), words
+
+
+def _with_state(merged: Constellation, role: Role, state: State, replay: Mapping[Role, Sequence[str]]) -> Constellation:
+    """The constellation with another state in a role, and the home that this state has over the role's text."""
+    documents = [np.append(merged.encoder.encode(text), np.int32(EOS)) for text in replay[role]]
+    return replace(
+        merged,
+        states={**merged.states, role: state},
+        homes={**merged.homes, role: home(state, documents)},
+    )
 
 
 def dream(constellation: Constellation, domain: str, rng: np.random.Generator) -> Ids:
@@ -176,8 +199,8 @@ def _figures(
     after: Mapping[str, Score],
     batch: Batch,
 ) -> tuple[Figure, ...]:
-    """Bits per byte and drift of every domain with text, and of the batch's domains how well the crystals themselves
-    are now known.
+    """Bits per byte of every domain with text, how far each state's home moved, and how well the batch's crystals
+    themselves are now known.
     """
     figures = [
         Figure(
@@ -188,13 +211,12 @@ def _figures(
     figures += [
         Figure(
             name="drift_rad",
-            domain=name,
+            domain=role,
             before=None,
-            after=drift(current.domains[name].basin_array, domain.basin_array),
+            after=drift(current.homes[role], merged.homes[role]),
             unit="rad",
         )
-        for name, domain in merged.domains.items()
-        if name in current.domains
+        for role in ROLES
     ]
     for update in batch.domains:
         known = crystals_of(update, current)
@@ -222,8 +244,8 @@ def _crystal_bits(constellation: Constellation, domain: Domain, known: Memory) -
             memory.predict_grams(m, table.keys, order, floor)
             for m, floor in zip(kernel.memories, kernel.floors(), strict=True)
         ]
-        weights = kernel.gate[gate.bucket(experts[-1].order, experts[-1].total)][:, 1:]
-        mixed = (weights * np.stack([e.probability for e in experts], 1)).sum(1) / weights.sum(1)
+        shares = kernel.gate[gate.bucket(experts[-1].order, experts[-1].total)][:, 1:]
+        mixed = (shares * np.stack([e.probability for e in experts], 1)).sum(1) / shares.sum(1)
         bits -= float((table.counts * np.log2(mixed)).sum())
         places += int(table.counts.sum())
     return bits / max(places, 1)

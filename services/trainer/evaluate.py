@@ -14,14 +14,18 @@ import numpy.typing as npt
 
 from common.constants import CELLS, KAPPA_WINDOW_TOKENS, Role
 from common.constellation.constellation import Constellation
+from common.errors import Rejected
 from common.geometry.concentration import directions, kappa
 from common.geometry.integration import Integration, faculties, integration, moments, rolled
+from common.geometry.means import frechet_mean
+from common.kernels.engine import State
 from common.kernels.kernel import Kernel, read
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
 
 CONTROL_SEED: Final = 20160
+HOME_WINDOWS: Final = 64  # of a role's own text: 8,192 basins at size tiny, enough for a mean within 0.01 rad
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +96,24 @@ def instruments(constellation: Constellation, role: Role, texts: Sequence[str]) 
     )
 
 
+def home(state: State, documents: Sequence[Ids]) -> Floats:
+    """The Fréchet mean of a state's own basins over its domain, (64,): from at most HOME_WINDOWS windows, evenly
+    spaced.
+    """
+    windows = whole_windows(documents, state.spec.context)
+    chosen = windows[np.linspace(0, len(windows) - 1, min(HOME_WINDOWS, len(windows))).astype(int)]
+    return frechet_mean(np.concatenate([state.read(w[None])[1] for w in chosen]).reshape(-1, CELLS).astype(np.float64))
+
+
 def whole_windows(texts: Sequence[Ids], context: int) -> Ids:
-    """The texts, one after the other, cut into (W, context) windows; what does not fill the last one is left out."""
+    """The texts, one after the other, cut into (W, context) windows; what does not fill the last one is left out.
+
+    Raises Rejected("text_too_short") when there is not one.
+    """
     joined = np.concatenate(texts)
     count = len(joined) // context
+    if not count:
+        raise Rejected("text_too_short", f"{len(joined)} tokens fill no window of {context}: give more text")
     return joined[: count * context].reshape(count, context)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from common.constants import CELLS, ROLES, Role
+from common.constants import ROLES, Role
 from common.constellation import parts as bundle_parts
 from common.constellation.domains import Domain
 from common.coordizer.artifacts import EOS
@@ -32,7 +32,7 @@ from common.kernels.engine import State
 from common.kernels.kernel import Kernel, read
 from common.kernels.spec import SIZES, Size, Spec
 from services.trainer.corpora.split import Split
-from services.trainer.evaluate import whole_windows
+from services.trainer.evaluate import home
 from services.trainer.loop import Plan, Point, train
 from services.trainer.model import StateModel, export, restore
 
@@ -42,7 +42,6 @@ Tensors = dict[str, npt.NDArray[np.float32]]
 Progress = Callable[[str, float], None]
 
 RADIUS_QUANTILE: Final = 0.95
-HOME_WINDOWS: Final = 64  # of a role's own text: 8,192 basins at size tiny, enough for a mean within 0.01 rad
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def genesis(corpora: Mapping[Role, Split], size: Size, *, seed: int, workers: in
     for role in ROLES:
         state = State(spec, tensors[role], np.sqrt(basins))
         domains[role] = _domain(role, Kernel(state, (memories[role],), gate.prior(2)), texts[role], basins)
-        homes[role] = _home(state, texts[role].train)
+        homes[role] = home(state, texts[role].train)
         parts |= bundle_parts.kernel_part(role, spec, tensors[role]) | bundle_parts.memory_part(role, memories[role])
         progress("gates", len(domains) / len(ROLES))
     return Genesis(parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(homes), curves)
@@ -190,10 +189,3 @@ def _domain(role: Role, kernel: Kernel, text: _Text, basins: Floats) -> Domain:
         bits_per_byte=bits / text.validation_bytes,
         gate=tuple(map(tuple, learned.tolist())),
     )
-
-
-def _home(state: State, documents: list[Ids]) -> Floats:
-    """The Fréchet mean of the state's own basins over its domain."""
-    windows = whole_windows(documents, state.spec.context)
-    chosen = windows[np.linspace(0, len(windows) - 1, min(HOME_WINDOWS, len(windows))).astype(int)]
-    return frechet_mean(np.concatenate([state.read(w[None])[1] for w in chosen]).reshape(-1, CELLS).astype(np.float64))

@@ -1,0 +1,281 @@
+"""A batch becomes a candidate: memories add, gates move, states train only where nobody is harmed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from micro import MICRO, SENTENCES
+from trainer_runs import one_thread  # noqa: F401 - a fixture
+
+from common.constants import ROLES
+from common.constellation.parts import load
+from common.coordizer.artifacts import EOS
+from common.errors import Rejected
+from common.geometry.means import drift
+from common.geometry.simplex import to_float16, uniform
+from common.kernels import gate, memory
+from common.wire import crystals as codec
+from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
+from common.wire.ngrams import Crystals, Order
+from services.trainer import consolidate as room
+from services.trainer.consolidate import STATE_TOLERANCE, consolidate, crystals_of, dream
+
+FRESH = "And it came to pass that the people went up unto the mountain, and the people saw the light. "
+HELD_OUT = {role: [SENTENCES[role] * 2] for role in ROLES}
+REPLAY = {role: [SENTENCES[role] * 12] for role in ROLES}
+
+
+def crystals_from(ids, vocab=MICRO.vocab):
+    """The plain form of a text's n-grams, orders 0 to 2."""
+    tables = memory.count([ids], orders=3).tables
+    return codec.encode(Crystals(tuple(Order(t.keys, t.counts, t.contexts, t.totals) for t in tables)), vocab)
+
+
+def update(micro, name="d-new", role="percept", text=FRESH * 6, **fields):
+    ids = micro.encoder.encode(text)
+    given = {
+        "name": name,
+        "kernel": role,
+        "opened": name not in micro.domains,
+        "basin": to_float16(micro.basin(ids)).tobytes(),
+        "crystals": crystals_from(ids),
+        "packets": 3,
+        "tokens": len(ids),
+        "fresh_bytes": len(text),
+        "fresh_bits": 4.0 * len(text),
+    }
+    return DomainUpdate(**(given | fields))
+
+
+def batch(*updates):
+    refs = (PacketRef(key=b"\x01" * 8, epoch=1, sequence=1),)
+    return Batch(id=batch_id(refs), base_version=1, base_digest="", domains=updates, packets=refs)
+
+
+def run(parts, *updates, steps=0, seed=1, held_out=HELD_OUT):
+    return consolidate(parts, batch(*updates), replay=REPLAY, held_out=held_out, steps=steps, seed=seed)
+
+
+def figures(made, name):
+    return {f.domain: (f.before, f.after) for f in made.figures if f.name == name}
+
+
+def test_a_new_domain_is_opened_beside_its_nearest_role(micro, micro_parts):
+    opened = load(run(micro_parts, update(micro)).parts).domains["d-new"]
+    assert (opened.role, opened.memories) == ("percept", ("percept", "d-new"))
+    assert opened.radius_rad == max(micro.domains[role].radius_rad for role in ROLES)
+    assert opened.bits_per_byte == 4.0
+    assert np.array_equal(opened.gate_array, gate.prior(3))
+
+
+def test_a_new_domain_s_text_is_routed_to_it_and_better_known(micro, micro_parts):
+    made = run(micro_parts, update(micro))
+    after = load(made.parts)
+    ids = after.encoder.encode(FRESH * 2)
+    assert after.route(after.basin(ids)).steps[0].name == "d-new"
+    assert after.bits(ids, "d-new") < 0.6 * micro.bits(ids, "percept")
+    before, now = figures(made, "crystal_bits")["d-new"]
+    assert now < 0.6 * before
+
+
+def test_a_new_domain_s_memory_holds_its_crystals_and_nothing_else(micro, micro_parts):
+    made = load(run(micro_parts, update(micro)).parts)
+    known = crystals_of(update(micro), micro)
+    assert all(
+        np.array_equal(a.keys, b.keys) and np.array_equal(a.counts, b.counts)
+        for a, b in zip(made.memories["d-new"].tables, known.tables, strict=True)
+    )
+
+
+def test_crystals_of_a_known_domain_are_added_to_its_memory(micro, micro_parts):
+    one = update(micro, "heart", "heart", SENTENCES["heart"] * 3)
+    after = load(run(micro_parts, one).parts)
+    wanted = memory.merge([micro.memories["heart"], crystals_of(one, micro)])
+    assert list(after.domains) == list(micro.domains)
+    for found, table in zip(after.memories["heart"].tables, wanted.tables, strict=True):
+        assert np.array_equal(found.counts, table.counts)
+        assert np.array_equal(found.totals, table.totals)
+    assert after.memories["heart"].tokens > micro.memories["heart"].tokens
+
+
+def test_a_batch_for_a_domain_opened_by_the_batch_before_is_added_to_it(micro, micro_parts):
+    first = run(micro_parts, update(micro)).parts
+    second = load(run(first, update(micro, opened=False)).parts)
+    twice = memory.merge([load(first).memories["d-new"], crystals_of(update(micro), micro)])
+    assert second.memories["d-new"].tokens == twice.tokens
+    assert list(second.domains).count("d-new") == 1
+
+
+def test_gate_statistics_are_one_step_of_em(micro, micro_parts):
+    sums = np.random.default_rng(1).uniform(0, 200, (gate.BUCKETS, 2))
+    packed = gate.to_bytes(sums)
+    after = load(run(micro_parts, update(micro, "heart", "heart", gate=packed)).parts)
+    wanted = gate.update(micro.domains["heart"].gate_array, gate.from_bytes(packed, 2))
+    assert np.allclose(after.domains["heart"].gate_array, wanted)
+    assert not np.allclose(wanted, micro.domains["heart"].gate_array)
+    assert np.array_equal(after.domains["vocab"].gate_array, micro.domains["vocab"].gate_array)
+
+
+def test_a_gate_of_another_number_of_experts_is_rejected(micro, micro_parts):
+    with pytest.raises(Rejected) as error:
+        run(micro_parts, update(micro, gate=gate.to_bytes(np.ones((gate.BUCKETS, 2)))))
+    assert error.value.code == "bad_gate"
+
+
+def test_without_steps_everything_but_memories_and_domains_stays_byte_for_byte(micro, micro_parts):
+    made = run(micro_parts, update(micro), update(micro, "heart", "heart"))
+    changed = {path for path, data in made.parts.items() if micro_parts.get(path) != data}
+    assert changed == {"memories/d-new.bin", "memories/heart.bin", "domains.json"}
+    assert made.guards == ()
+    assert set(figures(made, "drift_rad").values()) == {(None, 0.0)}
+
+
+@pytest.fixture(scope="module")
+def trained(micro, micro_parts):
+    """A batch consolidated with a few steps of state training, twice."""
+    return [run(micro_parts, update(micro), steps=3) for _ in range(2)]
+
+
+def test_a_batch_consolidated_twice_gives_the_same_bytes(trained):
+    assert trained[0] == trained[1]
+
+
+def test_a_trained_state_moves_and_its_home_with_it(micro, micro_parts, trained):
+    parts = trained[0].parts
+    assert trained[0].guards == ()
+    assert parts["kernels/percept.safetensors"] != micro_parts["kernels/percept.safetensors"]
+    assert parts["kernels/heart.safetensors"] == micro_parts["kernels/heart.safetensors"]
+    after = load(parts)
+    drifts = figures(trained[0], "drift_rad")
+    assert drifts["percept"] == (None, pytest.approx(drift(micro.homes["percept"], after.homes["percept"])))
+    assert drifts["percept"][1] > 0 == drifts["heart"][1]
+
+
+def test_the_figures_are_those_of_the_parts_that_are_released(trained):
+    found = room.Examiner(HELD_OUT).scores(load(trained[0].parts))
+    told = figures(trained[0], "bits_per_byte")
+    assert {domain: after for domain, (_, after) in told.items()} == {d: s.bits_per_byte for d, s in found.items()}
+
+
+def test_another_seed_dreams_and_trains_another_state(micro, micro_parts, trained):
+    path = "kernels/percept.safetensors"
+    assert run(micro_parts, update(micro), steps=3, seed=2).parts[path] != trained[0].parts[path]
+
+
+@pytest.fixture
+def harmful(monkeypatch):
+    """State training that teaches a state to say nothing but byte 0."""
+
+    def ruin(model, *_):
+        with torch.no_grad():
+            model.tensors["bias"][0] = 60.0
+        return iter(())
+
+    monkeypatch.setattr(room, "train", ruin)
+
+
+def test_a_state_that_harms_a_domain_is_dropped(micro, micro_parts, harmful):
+    made = run(micro_parts, update(micro), steps=3)
+    assert "state-dropped-percept" in made.guards
+    assert made.parts["kernels/percept.safetensors"] == micro_parts["kernels/percept.safetensors"]
+    assert made.parts["homes.npy"] == micro_parts["homes.npy"]
+    assert figures(made, "crystal_bits")["d-new"][1] < figures(made, "crystal_bits")["d-new"][0]
+
+
+class Scripted:
+    """An examiner whose figures are given, call by call."""
+
+    figures = ()
+
+    def __init__(self, _passages):
+        self._calls = iter(self.figures)
+
+    def scores(self, _constellation):
+        return {"heart": room.Score(next(self._calls), 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "dropped"),
+    [
+        (STATE_TOLERANCE, STATE_TOLERANCE, 0),
+        (STATE_TOLERANCE + 1e-9, 1.0, 1),
+        (STATE_TOLERANCE, STATE_TOLERANCE**2, 1),
+        (0.9, STATE_TOLERANCE + 1e-9, 1),
+    ],
+    ids=["at", "above", "compounded", "above what was merged"],
+)
+def test_all_states_of_a_batch_together_stay_in_the_tolerance(micro, micro_parts, monkeypatch, first, second, dropped):
+    monkeypatch.setattr(Scripted, "figures", (1.0, 1.0, first, second))
+    monkeypatch.setattr(room, "Examiner", Scripted)
+    monkeypatch.setattr(room, "_train", lambda merged, one, *_: (merged.states[one.kernel], []))
+    made = run(micro_parts, update(micro), update(micro, "heart", "heart"), steps=1)
+    assert sum(word.startswith("state-dropped") for word in made.guards) == dropped
+    assert figures(made, "bits_per_byte")["heart"][1] <= STATE_TOLERANCE
+
+
+def test_a_state_that_a_guard_put_back_is_dropped(micro, micro_parts, monkeypatch):
+    monkeypatch.setattr(room, "_train", lambda merged, one, *_: (merged.states[one.kernel], ["restore-percept"]))
+    made = run(micro_parts, update(micro), steps=1)
+    assert made.guards == ("restore-percept", "state-dropped-percept")
+    assert made.parts["kernels/percept.safetensors"] == micro_parts["kernels/percept.safetensors"]
+
+
+def test_a_token_id_outside_the_vocabulary_is_rejected(micro, micro_parts):
+    beyond = crystals_from(np.array([3, MICRO.vocab, 4], np.int32), MICRO.vocab + 1)
+    with pytest.raises(Rejected):
+        run(micro_parts, update(micro, crystals=beyond))
+    forged = beyond[:5] + MICRO.vocab.to_bytes(2, "little") + beyond[7:]
+    with pytest.raises(Rejected):
+        run(micro_parts, update(micro, crystals=forged))
+
+
+@pytest.mark.parametrize("crystals", [b"", b"\x01", b"\xff" * 64])
+def test_what_are_no_crystals_is_rejected(micro, micro_parts, crystals):
+    with pytest.raises(Rejected):
+        run(micro_parts, update(micro, crystals=crystals))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"name": "Sea.Stories"}, {"fresh_bits": 1e9}, {"basin": np.zeros(64, np.float16).tobytes()}],
+    ids=["name", "bits", "basin"],
+)
+def test_a_domain_that_cannot_be_opened_is_rejected(micro, micro_parts, fields):
+    with pytest.raises(Rejected):
+        run(micro_parts, update(micro, **({"name": "d-new"} | fields)))
+
+
+def test_a_domain_opened_without_a_crystal_has_nothing_to_dream_of(micro, micro_parts):
+    made = run(micro_parts, update(micro, crystals=crystals_from(np.empty(0, np.int32))), steps=1)
+    assert made.parts["kernels/percept.safetensors"] == micro_parts["kernels/percept.safetensors"]
+    assert load(made.parts).memories["d-new"].entries == 0
+
+
+def test_dreams_begin_with_the_domain_s_own_crystals(micro, micro_parts):
+    made = load(run(micro_parts, update(micro)).parts)
+    dreams = dream(made, "d-new", np.random.default_rng(1))
+    starts = np.concatenate([[-1], np.flatnonzero(dreams == EOS)[:-1]]) + 1
+    known = set(made.memories["d-new"].tables[2].keys.tolist())
+    assert {int(memory.pack(dreams[s : s + 3], 2)[0]) for s in starts} <= known
+    assert (len(starts), dreams[-1]) == (room.DREAMS, EOS)
+    assert np.array_equal(dreams, dream(made, "d-new", np.random.default_rng(1)))
+
+
+def test_a_domain_far_from_all_text_changes_no_old_figure(micro, micro_parts):
+    basin = to_float16(0.02 * uniform() + 0.98 * np.eye(64)[0]).tobytes()
+    made = run(micro_parts, update(micro, basin=basin))
+    assert all(before == after for before, after in figures(made, "bits_per_byte").values())
+
+
+def test_a_domain_that_draws_old_text_away_shows_in_the_old_figure(micro, micro_parts):
+    thief = update(micro, basin=to_float16(micro.basin(micro.encoder.encode(HELD_OUT["heart"][0]))).tobytes())
+    before, after = figures(run(micro_parts, thief), "bits_per_byte")["heart"]
+    assert after != before
+
+
+def test_the_constellation_that_was_given_is_not_touched(micro, micro_parts):
+    before = dict(micro_parts)
+    run(micro_parts, update(micro))
+    assert micro_parts == before
+    assert replace(micro).domains == load(micro_parts).domains

@@ -1,0 +1,160 @@
+"""Scores are what a user would meet, and a control behaves as a control."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from micro import MICRO, SENTENCES
+
+from common.constants import ROLES
+from common.errors import Rejected
+from common.geometry.integration import integration, moments
+from common.kernels import gate
+from services.trainer import evaluate
+from services.trainer.evaluate import Examiner, home, instruments, whole_windows
+
+PASSAGES = {role: [SENTENCES[role], SENTENCES[role] * 2 + "More of it."] for role in ROLES}
+
+
+def with_gate(constellation, domain, rows):
+    changed = constellation.domains[domain].model_copy(update={"gate": tuple(map(tuple, rows.tolist()))})
+    return replace(constellation, domains={**constellation.domains, domain: changed})
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The kernels that read a passage, in order."""
+    seen = []
+    real = evaluate.read
+
+    def spy(kernel, ids):
+        seen.append(kernel)
+        return real(kernel, ids)
+
+    monkeypatch.setattr(evaluate, "read", spy)
+    return seen
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_routed_bits_equal_those_of_the_constellation(micro, role):
+    found = Examiner({role: PASSAGES[role]}).scores(micro)[role]
+    texts = [(micro.encoder.encode(text), len(text.encode())) for text in PASSAGES[role]]
+    chosen = [micro.route(micro.basin(ids)).steps[0].name for ids, _ in texts]
+    bits = sum(micro.bits(ids, domain) for (ids, _), domain in zip(texts, chosen, strict=True))
+    assert found.bits_per_byte == pytest.approx(bits / sum(size for _, size in texts))
+    assert found.routed == chosen.count(role) / 2
+
+
+def test_a_passage_is_read_by_the_domain_it_is_routed_to_and_not_by_its_own(micro):
+    strange = Examiner({"heart": PASSAGES["strategy"]}).scores(micro)["heart"]
+    own = Examiner({"strategy": PASSAGES["strategy"]}).scores(micro)["strategy"]
+    assert strange.routed == 0.0
+    assert own.routed == 1.0
+    assert strange.bits_per_byte == own.bits_per_byte
+
+
+def test_bytes_are_counted_and_not_characters(micro):
+    found = Examiner({"heart": ["é" * 40]}).scores(micro)["heart"]
+    ids = micro.encoder.encode("é" * 40)
+    domain = micro.route(micro.basin(ids)).steps[0].name
+    assert found.bits_per_byte == pytest.approx(micro.bits(ids, domain) / 80)
+
+
+def test_no_passage_is_read_twice_and_the_figures_stay(micro, reads):
+    examiner = Examiner(PASSAGES)
+    first, after = examiner.scores(micro), len(reads)
+    assert examiner.scores(replace(micro)) == first
+    assert after == len(reads) == 8
+
+
+def test_a_changed_gate_is_read_again_and_only_it(micro, reads):
+    examiner = Examiner(PASSAGES)
+    before = examiner.scores(micro)
+    reads.clear()
+    changed = with_gate(micro, "heart", np.tile([0.9, 0.1], (gate.BUCKETS, 1)))
+    after = examiner.scores(changed)
+    assert len(reads) == 2
+    assert after == Examiner(PASSAGES).scores(changed)
+    assert after["heart"] != before["heart"]
+    assert all(after[role] == before[role] for role in ROLES if role != "heart")
+
+
+def test_going_back_to_an_old_gate_gives_the_old_figure(micro):
+    examiner = Examiner(PASSAGES)
+    before = examiner.scores(micro)
+    examiner.scores(with_gate(micro, "heart", np.tile([0.9, 0.1], (gate.BUCKETS, 1))))
+    assert examiner.scores(micro) == before
+
+
+@pytest.fixture(scope="module")
+def long_texts():
+    rng = np.random.default_rng(3)
+    return [" ".join(rng.permutation(SENTENCES["percept"].split() * 60)) for _ in range(3)]
+
+
+def test_instruments_measure_the_state_and_its_three_controls(micro, long_texts):
+    found = instruments(micro, "percept", long_texts)
+    windows = whole_windows([micro.encoder.encode(t) for t in long_texts], MICRO.context)
+    expected = windows.shape[0] * (MICRO.context - 1)
+    assert {found.phi.n, found.rolled.n, found.shuffled.n, found.noise.n} == {expected}
+    assert all(i.phi is not None for i in (found.phi, found.rolled, found.shuffled, found.noise))
+    assert found.kappa >= 0
+
+
+def test_instruments_repeat(micro, long_texts):
+    assert instruments(micro, "percept", long_texts) == instruments(micro, "percept", long_texts)
+
+
+def test_the_rolled_control_loses_what_couples_faculties(micro, long_texts, monkeypatch):
+    rng = np.random.default_rng(4)
+    coupled = rng.dirichlet(np.ones(64), (40, MICRO.context))
+    for t in range(1, MICRO.context):
+        coupled[:, t] = 0.7 * np.roll(coupled[:, t - 1], 8, -1) + 0.3 * coupled[:, t]
+    monkeypatch.setattr(evaluate, "_basins", lambda *_: coupled)
+    found = instruments(micro, "percept", long_texts)
+    assert found.phi.phi > 0.5
+    assert found.rolled.phi < 0.15
+
+
+def test_shuffled_and_random_tokens_are_really_shuffled_and_random(micro, long_texts, monkeypatch):
+    seen = []
+    real = evaluate._basins
+
+    def spy(constellation, role, windows):
+        seen.append(windows)
+        return real(constellation, role, windows)
+
+    monkeypatch.setattr(evaluate, "_basins", spy)
+    instruments(micro, "percept", long_texts)
+    text, shuffled, noise = seen
+    assert np.array_equal(np.sort(text, 1), np.sort(shuffled, 1))
+    assert (text != shuffled).mean() > 0.5
+    assert len(np.unique(noise)) > 0.9 * MICRO.vocab
+    assert text.shape == noise.shape
+
+
+def test_phi_of_too_little_text_is_not_known(micro):
+    found = instruments(micro, "percept", ["The sea was cold and grey. " * 8])
+    assert (found.phi.phi, found.phi.reason) == (None, "few_transitions")
+
+
+def test_text_that_fills_no_window_is_rejected(micro):
+    with pytest.raises(Rejected, match="fill no window of 32") as error:
+        instruments(micro, "percept", ["Sea."])
+    assert error.value.code == "text_too_short"
+
+
+@pytest.mark.parametrize(("lengths", "count"), [((32,), 1), ((31, 1), 1), ((63,), 1), ((40, 24), 2), ((70, 1), 2)])
+def test_windows_are_cut_from_the_joined_texts(lengths, count):
+    texts = np.split(np.arange(sum(lengths), dtype=np.int32), np.cumsum(lengths)[:-1])
+    windows = whole_windows(texts, 32)
+    assert np.array_equal(windows.ravel(), np.arange(32 * count))
+
+
+def test_a_home_is_a_basin_in_the_middle_of_the_state_s_own(micro):
+    ids = [micro.encoder.encode(SENTENCES["heart"] * 8)]
+    found = home(micro.states["heart"], ids)
+    _, basins = micro.states["heart"].read(whole_windows(ids, MICRO.context))
+    assert found.sum() == pytest.approx(1)
+    assert integration(moments(np.zeros((1, 2, 8)))).phi is None
+    assert basins.reshape(-1, 64).min(0)[found.argmax()] <= found.max() <= basins.max()
