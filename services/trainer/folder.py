@@ -8,18 +8,25 @@ from common.errors import Unavailable
 
 
 def write(parts: Mapping[str, bytes], folder: Path) -> None:
-    """Atomic: the folder is there whole or not at all; one that is there is replaced. Raises
-    Unavailable("unwritable").
+    """Atomic: the folder is there whole or not at all; one that is there is replaced, and stays when that fails.
+
+    Raises Unavailable("unwritable").
     """
-    staged = folder.with_name(f".{folder.name}.part")
+    staged, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
     try:
         shutil.rmtree(staged, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         for path, data in parts.items():
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
             (staged / path).write_bytes(data)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_dir():
+            folder.rename(old)
         staged.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         message = f"can't write {error.filename or folder}: {error.strerror}; free space there or choose another folder"
         raise Unavailable("unwritable", message) from error
 

@@ -1,0 +1,40 @@
+"""The trainer's text: what is trained on is never what is measured on."""
+
+import pytest
+
+from common.constants import ROLES
+from common.errors import Unavailable
+from services.trainer import text
+from services.trainer.corpora.document import compress, make, pack
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for role in ROLES:
+        rows = [make(role, "made", f"{role}-{n}", f"{role} speaks for the {n}th time") for n in range(60)]
+        (tmp_path / f"{role}.jsonl.gz").write_bytes(compress(pack(rows)))
+    return tmp_path
+
+
+def test_every_role_has_text_to_replay_and_other_text_to_be_measured_on(folder):
+    found = text.load(folder)
+    assert list(found.replay) == list(found.held_out) == list(ROLES)
+    for role in ROLES:
+        assert found.replay[role]
+        assert not set(found.replay[role]) & set(found.held_out[role])
+    assert any(found.held_out.values())
+
+
+def test_no_validation_text_is_replayed_or_held_out(folder):
+    found = text.load(folder)
+    for role in ROLES:
+        validation = {document.text for document in found.corpora[role].validation}
+        assert not validation & {*found.replay[role], *found.held_out[role]}
+        assert len(validation) + len(found.replay[role]) + len(found.held_out[role]) == 60
+
+
+def test_a_missing_corpus_is_unavailable(folder):
+    (folder / "heart.jsonl.gz").unlink()
+    with pytest.raises(Unavailable, match="heart") as error:
+        text.load(folder)
+    assert error.value.code == "missing_corpus"
