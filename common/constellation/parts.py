@@ -11,7 +11,7 @@ Every part is checked when it is read; a constellation that loads is one that ca
 
 import io
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from common.constants import CELLS, ROLES, Role
 from common.constellation.constellation import Constellation
 from common.constellation.domains import Domain, from_json, to_json
+from common.constellation.paths import COORDIZER, DOMAINS, HOMES, kernel_path, memory_path
 from common.coordizer import artifacts
 from common.coordizer.artifacts import Coordizer
 from common.coordizer.encode import Encoder
@@ -32,20 +33,6 @@ from common.kernels.weights import Weights
 
 Parts = Mapping[str, bytes]
 T = TypeVar("T")
-
-COORDIZER: Final = "coordizer/"
-DOMAINS: Final = "domains.json"
-HOMES: Final = "homes.npy"
-
-
-def kernel_path(role: Role) -> str:
-    """Where a role's weights lie."""
-    return f"kernels/{role}.safetensors"
-
-
-def memory_path(name: str) -> str:
-    """Where a memory lies."""
-    return f"memories/{name}.bin"
 
 
 def coordizer_parts(coordizer: Coordizer) -> dict[str, bytes]:

@@ -24,7 +24,7 @@ from typing import Final, cast
 from nacl.signing import VerifyKey
 
 from common.constants import ROLES
-from common.constellation.parts import DOMAINS, kernel_path
+from common.constellation.paths import DOMAINS, kernel_path
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker

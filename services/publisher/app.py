@@ -22,7 +22,7 @@ from typing import Final, cast
 
 from nacl.signing import SigningKey
 
-from common.constellation.parts import DOMAINS
+from common.constellation.paths import DOMAINS
 from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker

@@ -18,7 +18,7 @@ from typing import Final
 
 from common.constants import DRIFT_LIMIT_RAD, ROLES, Role
 from common.constellation.domains import from_json
-from common.constellation.parts import COORDIZER, DOMAINS, HOMES, kernel_path, memory_path
+from common.constellation.paths import COORDIZER, DOMAINS, HOMES, kernel_path, memory_path
 from common.wire.bundle import digest
 from common.wire.messages import Bundle, Candidate, Figure
 
