@@ -40,19 +40,21 @@ def edges_dir(home: Path) -> Path:
 def init(home: Path, nodes: Sequence[str]) -> list[Path]:
     """Make the keys that are not there yet, for the publisher and for `nodes`; returns the files written.
 
-    A key that exists is never replaced: what it signed must stay verifiable. Raises Unavailable("home_unwritable").
+    A key that exists is never replaced: what it signed must stay verifiable. So a public key alone gets no private one
+    beside it: whoever signs with that name is elsewhere, or has lost it. Raises Unavailable("home_unwritable").
     """
     written: list[Path] = []
     targets = {PUBLISHER: publisher_path(home), **{node: edges_dir(home) / f"{node}.pub" for node in nodes}}
     try:
         for name, public in targets.items():
             private = private_path(home, name)
+            if public.exists():
+                continue
             if not private.exists():
                 _write(private, SigningKey.generate().encode().hex(), 0o600)
                 written.append(private)
-            if not public.exists():
-                _write(public, load_private(home, name).verify_key.encode().hex(), 0o644)
-                written.append(public)
+            _write(public, load_private(home, name).verify_key.encode().hex(), 0o644)
+            written.append(public)
     except OSError as error:
         message = f"cannot write keys below {home}: {error.strerror}; choose another directory with QIG_HOME"
         raise Unavailable("home_unwritable", message) from None
@@ -82,7 +84,8 @@ def _read(path: Path) -> bytes:
     try:
         text = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        raise Unavailable("missing_key", f"no key at {path}: `qig keys init` makes the keys of a new fleet") from None
+        message = f"no key at {path}: bring it back, or make the keys of a new fleet with `qig keys init`"
+        raise Unavailable("missing_key", message) from None
     except (OSError, UnicodeDecodeError) as error:
         raise Rejected("bad_key", f"cannot read the key at {path}: {error}") from None
     try:

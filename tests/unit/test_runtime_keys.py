@@ -41,6 +41,14 @@ def test_a_lost_public_key_is_made_again_from_the_private_one(tmp_path):
     assert keys.load_public(keys.publisher_path(tmp_path)) == keys.load_private(tmp_path, keys.PUBLISHER).verify_key
 
 
+def test_a_public_key_gets_no_other_private_one(tmp_path):
+    keys.init(tmp_path, ["edge-1"])
+    keys.private_path(tmp_path, "edge-1").unlink()
+    assert keys.init(tmp_path, ["edge-1"]) == []
+    with pytest.raises(Unavailable, match="missing_key"):
+        keys.load_private(tmp_path, "edge-1")
+
+
 def test_a_missing_key_names_its_file_and_the_command_that_makes_it(tmp_path):
     with pytest.raises(Unavailable, match=r"missing_key.*edge-1\.key.*qig keys init"):
         keys.load_private(tmp_path, "edge-1")
