@@ -383,8 +383,10 @@ def _sql(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        code = getattr(error, "sqlite_errorcode", 0)
+        full = code == sqlite3.SQLITE_IOERR_SHMSIZE  # the log's index finds no room: SQLite calls that an I/O error
+        code &= 0xFF
+        if full or code == sqlite3.SQLITE_FULL:
             raise Unavailable("disk_full", f"no space left for {path}: free some, nothing was lost") from error
         if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR}:
             raise _refused(path, str(error)) from error
