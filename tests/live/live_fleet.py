@@ -1,0 +1,191 @@
+"""A whole constellation of real processes for the live tests: what clients see of it, and what must be left."""
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import sqlite3
+from pathlib import Path
+
+from common.constants import ROLES
+from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import keys, store, streams
+from common.runtime.connection import connect
+from common.runtime.entries import body_of
+from common.runtime.follower import newest
+from common.wire.bundle import verify
+from common.wire.codec import unpack
+from common.wire.messages import Answer, Bundle, DeadLetter
+from services.aggregator.app import LEDGER
+from services.cli import home as places
+from services.cli import probe
+from services.cli.desk import Desk as Desk  # noqa: PLC0414 -- the tests' client
+from services.cli.fleet import Fleet
+from services.trainer import folder
+from services.trainer.corpora import document
+from services.trainer.corpora.split import split
+
+DATA = Path("data")
+EDGES = ("edge-1", "edge-2")
+SLEEP_AFTER_BYTES = 3_000
+DEADLINE_S = 45.0
+LOOK_S = 0.02
+QUESTIONS = ("heron: a large wading bird", "Congress should", "The whale rose", "O sing to me of love")
+
+
+async def until(condition, what, deadline_s=DEADLINE_S):
+    """What the condition (plain or async) gave once it was true; fails at the deadline, and says what did not come."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            while True:
+                held = condition()
+                if held := await held if asyncio.iscoroutine(held) else held:
+                    return held
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError:
+        raise AssertionError(f"not within {deadline_s:g} s: {what}") from None
+
+
+def small_corpora(root):
+    """A few real documents of each role: a candidate is measured on them in tenths of a second."""
+    root.mkdir()
+    for role in ROLES:
+        parts = split(document.documents(role, root=DATA))
+        rows = [*parts.train[:2], *parts.validation[:1], *parts.held_out[:2]]
+        (root / f"{role}.jsonl.gz").write_bytes(document.compress(document.pack(rows)))
+    return root
+
+
+def passages():
+    """Text that no kernel has seen, without end."""
+    return itertools.cycle(each.text for each in split(document.documents("unseen/scripture", root=DATA)).train)
+
+
+@dataclasses.dataclass
+class Live:
+    """A running fleet, a client for what the test looks at, and text to read."""
+
+    fleet: Fleet
+    redis: object
+    passages: object
+
+    @property
+    def home(self):
+        return self.fleet.home
+
+    # What clients do
+
+    async def read(self, desk, number):
+        """The edges are given that many passages to learn from."""
+        return [await desk.send(next(self.passages), max_tokens=0) for _ in range(number)]
+
+    @contextlib.asynccontextmanager
+    async def traffic(self, desk, every_s=0.05):
+        """Ordinary questions the whole time; ends between two of them, so that each was really asked."""
+        stop = asyncio.Event()
+
+        async def ask():
+            for number in itertools.count():
+                await desk.send(QUESTIONS[number % len(QUESTIONS)], max_tokens=8, store=False)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), every_s)
+                    return
+
+        asking = asyncio.create_task(ask())
+        try:
+            yield
+        finally:
+            stop.set()
+            await asking
+
+    async def arrival(self, stream):
+        """Return as soon as the next entry comes to `stream`."""
+        position = await newest(self.redis, stream)
+        await until(lambda: self.redis.xread({stream: position}, block=1_000), f"an entry on {stream}")
+
+    # What the fleet says
+
+    async def messages(self, stream, cls):
+        return [unpack(cls, body_of(fields)) for _, fields in await self.redis.xrange(stream)]
+
+    async def bundles(self):
+        """The releases by version: what else lies in the stream was not signed, or is there again."""
+        publisher, found = keys.load_public(keys.publisher_path(self.home)), {}
+        for _, fields in await self.redis.xrange(streams.BUNDLES):
+            with contextlib.suppress(Rejected, Corrupt):
+                bundle = unpack(Bundle, body_of(fields))
+                verify(bundle, publisher)
+                found[bundle.version] = bundle
+        return [found[version] for version in sorted(found)]
+
+    async def letters(self, stream):
+        return await self.messages(streams.dead(stream), DeadLetter)
+
+    async def answers(self, desk):
+        return await self.messages(streams.answers(desk._client), Answer)
+
+    async def version(self, node):
+        """The bundle that an edge serves; None while it does not answer."""
+        with contextlib.suppress(Unavailable):
+            return await probe.gauge(self.fleet.members[node].url, "qig_bundle_version")
+
+    async def newest_on_both_edges(self, above):
+        """The newest bundle, once it is newer than `above` and both edges serve it."""
+
+        async def everywhere():
+            last = (await self.bundles())[-1]
+            served = {await self.version(node) for node in EDGES}
+            return last if last.version > above and served == {float(last.version)} else None
+
+        return await until(everywhere, f"a bundle after {above} on both edges")
+
+    async def parts(self, bundle):
+        return {path: await store.get(self.redis, p.digest, p.size_bytes) for path, p in bundle.parts.items()}
+
+    # What is left
+
+    def rows(self, node, sql):
+        """What an edge remembers; its file is only read."""
+        path = places.node_dir(self.home, node) / "edges" / node / "edge.db"
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return db.execute(sql).fetchall()
+
+    def sent(self):
+        """Every packet that an edge ever sealed, as its bytes, with what the edge believes of it."""
+        return [row for node in EDGES for row in self.rows(node, "SELECT raw, status FROM packets ORDER BY sequence")]
+
+    async def settled(self):
+        """Return when nothing is on its way: no text that is due, no packet, no batch, no candidate."""
+        await until(self._is_settled, "every packet in a bundle and every edge told")
+
+    async def _is_settled(self):
+        due = f"SELECT sum(size_bytes) FROM interactions WHERE NOT folded AND NOT probe GROUP BY domain \
+            HAVING sum(size_bytes) >= {SLEEP_AFTER_BYTES}"
+        if any(self.rows(node, due) for node in EDGES) or {status for _, status in self.sent()} - {"acknowledged"}:
+            return False
+        boxes = [name for stream in streams.GROUPS for name in (stream, streams.outbox(stream))]
+        return not any([await self.redis.hlen(LEDGER), *[await self.redis.xlen(box) for box in boxes]])
+
+
+@contextlib.asynccontextmanager
+async def live(home, genesis, *, enrolled=EDGES, **aggregator):
+    """Publisher, aggregator, trainer and two edges on an embedded broker, ready; small thresholds, no training."""
+    home.mkdir()
+    folder.write(genesis, places.genesis_dir(home))
+    keys.init(home, enrolled)
+    corpora = small_corpora(home / "corpora")
+    limits = {"batch_packets": 2, "batch_age_s": 1.0} | aggregator
+    edges = {"sleep_after_bytes": SLEEP_AFTER_BYTES, "sleep_idle_s": 0, "probe_share": 1_000_000}
+    async with Fleet(home) as fleet, connect(fleet.broker_url) as redis:
+        await fleet.start("publisher", "publisher", regress_limit=1.0)  # an untrained kernel's figures are noise
+        await fleet.start("aggregator", "aggregator", **limits)
+        await fleet.start("trainer", "trainer", genesis=places.genesis_dir(fleet.home), data=corpora, steps=0)
+        for node in EDGES:
+            await fleet.start("edge", node, **edges)
+        await fleet.wait_all_ready()
+        yield Live(fleet, redis, passages())
+
+
+def answered_once(desk, answers):
+    """Whether each query that was asked at this desk has exactly one answer, and nothing else has one."""
+    return sorted(answer.query_id for answer in answers) == sorted(desk._asked)

@@ -1,0 +1,143 @@
+"""kill -9 in the middle of the work: every query is answered once, every packet is counted once."""
+
+import numpy as np
+import pytest
+from live_fleet import Desk, answered_once, live, until
+
+from common.constellation import parts as bundle_parts
+from common.geometry.simplex import distance
+from common.kernels import memory
+from common.kernels.memory import Memory, Table
+from common.runtime import streams
+from common.wire import crystals, packet
+from services.aggregator.admit import read_crystals
+from services.aggregator.app import LEDGER
+from services.aggregator.bases import base_of
+from services.aggregator.merge import MAX_DOMAIN_ENTRIES, capped, levelled
+from services.aggregator.territories import read_basin
+
+pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(180)]
+
+MASS_CAP = 1_000  # below what a sleep counts: the cap is part of the sum
+
+
+@pytest.fixture(scope="module")
+async def lively(micro_parts, tmp_path_factory):
+    async with live(tmp_path_factory.mktemp("kills") / "home", micro_parts, mass_cap=MASS_CAP) as running:
+        yield running
+
+
+# The moment at which each is killed
+
+
+async def a_query_in_its_hands(lively):
+    async def held():
+        rows = await lively.redis.xpending_range(streams.QUERIES, streams.GROUPS[streams.QUERIES], "-", "+", 100)
+        return any(row["consumer"].startswith(b"edge-1.") for row in rows)
+
+    await until(held, "a query that edge-1 was given")
+
+
+async def a_packet_in_the_ledger(lively):
+    await until(lambda: lively.redis.hlen(LEDGER), "a packet in the ledger")
+
+
+async def a_batch_in_its_stream(lively):
+    await lively.arrival(streams.BATCHES)
+
+
+async def a_candidate_in_its_stream(lively):
+    await lively.arrival(streams.CANDIDATES)
+
+
+MOMENTS = {
+    "edge-1": a_query_in_its_hands,
+    "aggregator": a_packet_in_the_ledger,
+    "trainer": a_batch_in_its_stream,
+    "publisher": a_candidate_in_its_stream,
+    "broker": a_packet_in_the_ledger,
+}
+
+
+async def kill(fleet, victim):
+    await (fleet.kill_broker() if victim == "broker" else fleet.kill(victim))
+
+
+@pytest.mark.parametrize("victim", MOMENTS)
+async def test_after_a_kill_every_query_is_answered_once_and_every_packet_counted_once(lively, victim):
+    version = (await lively.bundles())[-1].version
+    async with Desk(lively.redis, victim) as desk:
+        async with lively.traffic(desk):
+            await lively.read(desk, 8)
+            await MOMENTS[victim](lively)
+            await kill(lively.fleet, victim)
+            await lively.newest_on_both_edges(above=version)
+        await desk.all_answered()
+        assert desk.lost == 0
+        assert answered_once(desk, await lively.answers(desk))
+    await lively.fleet.wait_all_ready()
+    await lively.settled()
+    await check_counts(lively)
+
+
+# What was counted
+
+
+async def check_counts(lively):
+    """Each packet is in exactly one bundle, and the newest memories hold what the packets carried and nothing else."""
+    bundles = await lively.bundles()
+    merged = [ref.packed for bundle in bundles for ref in bundle.packets]
+    raws = {packet.open_envelope(raw).ref.packed: raw for raw, _ in lively.sent()}
+    assert len(merged) == len(set(merged))
+    assert set(merged) == set(raws)
+    assert [await lively.letters(stream) for stream in streams.GROUPS] == [[]] * len(streams.GROUPS)
+    wanted = await expected_memories(lively, bundles, raws)
+    found = bundle_parts.load(await lively.parts(bundles[-1])).memories
+    assert set(found) > {"vocab", "strategy", "percept", "heart"}
+    assert {name: described(each) for name, each in found.items()} == {n: described(m) for n, m in wanted.items()}
+
+
+async def expected_memories(lively, bundles, raws):
+    """The genesis' memories and, bundle by bundle, what its packets carried: under the cap, added, rounded once."""
+    parts = await lively.parts(bundles[0])
+    wanted = dict(bundle_parts.load(parts).memories)
+    bases = {bundle.version: await base(lively, bundle) for bundle in bundles}
+    for bundle in bundles:
+        for name, group in members(bundle, raws, bases).items():
+            light = [capped(read_crystals(body, at), MASS_CAP) for body, at in group]
+            update = read_from_batch(levelled(crystals.merge(light)), bases[bundle.version].vocab_size)
+            wanted[name] = memory.merge([wanted[name], update] if name in wanted else [update])
+    return wanted
+
+
+async def base(lively, bundle):
+    parts = await lively.parts(bundle)
+    return base_of(bundle, domains=parts[bundle_parts.DOMAINS], kernel=parts[bundle_parts.kernel_path("vocab")])
+
+
+def members(bundle, raws, bases):
+    """The bodies that a bundle's packets carried, with their bases, by the domain whose memory took them."""
+    found = {}
+    for ref in bundle.packets:
+        envelope = packet.open_envelope(raws[ref.packed])
+        body, at = packet._from_row(packet.PacketBody, envelope.body), bases[envelope.base_version]
+        found.setdefault(body.domain or opened_near(body, at, bases[bundle.version]), []).append((body, at))
+    return found
+
+
+def opened_near(body, at, current):
+    """Where new territory went: the nearest domain that the packet's base did not know."""
+    new = [domain for name, domain in current.domains.items() if name not in at.domains]
+    return min(new, key=lambda domain: float(distance(read_basin(body), domain.basin_array))).name
+
+
+def read_from_batch(found, vocab_size):
+    """As the trainer has it: through the batch's coder."""
+    read = crystals.decode(crystals.encode(found, vocab_size), vocab_size, MAX_DOMAIN_ENTRIES)
+    return Memory(tuple(Table.of(each.keys, each.counts, each.contexts, each.totals) for each in read.orders))
+
+
+def described(found):
+    """Mass first, so that a difference reads well; then every count."""
+    tables = [t for t in found.tables if len(t.keys)]
+    return found.tokens, [tuple(map(np.ndarray.tolist, (t.keys, t.counts, t.contexts, t.totals))) for t in tables]
