@@ -80,7 +80,7 @@ class Live:
         return [await desk.send(next(self.passages), max_tokens=0) for _ in range(number)]
 
     @contextlib.asynccontextmanager
-    async def traffic(self, desk, every_s=0.05):
+    async def traffic(self, desk, every_s=0.15):
         """Ordinary questions the whole time; ends between two of them, so that each was really asked."""
         stop = asyncio.Event()
 
@@ -174,7 +174,7 @@ async def live(home, genesis, *, enrolled=EDGES, **aggregator):
     folder.write(genesis, places.genesis_dir(home))
     keys.init(home, enrolled)
     corpora = small_corpora(home / "corpora")
-    limits = {"batch_packets": 2, "batch_age_s": 1.0} | aggregator
+    limits = {"batch_packets": 2, "batch_age_s": 0.3} | aggregator
     edges = {"sleep_after_bytes": SLEEP_AFTER_BYTES, "sleep_idle_s": 0, "probe_share": 1_000_000}
     async with Fleet(home) as fleet, connect(fleet.broker_url) as redis:
         await fleet.start("publisher", "publisher", regress_limit=1.0)  # an untrained kernel's figures are noise
