@@ -55,7 +55,7 @@ def test_a_truncated_part_is_named(micro_parts, path, kept):
         load({**micro_parts, path: micro_parts[path][:kept]})
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.sampled_from(PATHS), st.floats(0, 0.999), st.integers(1, 255))
 def test_a_flipped_byte_loads_or_is_refused_but_never_crashes(micro_parts, path, where, flip):
     data = bytearray(micro_parts[path])

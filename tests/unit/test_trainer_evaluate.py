@@ -89,7 +89,7 @@ def test_going_back_to_an_old_gate_gives_the_old_figure(micro):
 @pytest.fixture(scope="module")
 def long_texts():
     rng = np.random.default_rng(3)
-    return [" ".join(rng.permutation(SENTENCES["percept"].split() * 60)) for _ in range(3)]
+    return [" ".join(rng.permutation(SENTENCES["percept"].split() * 25)) for _ in range(3)]
 
 
 def test_instruments_measure_the_state_and_its_three_controls(micro, long_texts):

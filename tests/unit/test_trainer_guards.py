@@ -146,7 +146,7 @@ guards = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(healthy, max_size=60))
 def test_no_sequence_of_healthy_measurements_leaves_go(sequence):
     guard, verdicts = run(Guard(), *sequence)
@@ -154,7 +154,7 @@ def test_no_sequence_of_healthy_measurements_leaves_go(sequence):
     assert not guard.renewing
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(guards, anything)
 def test_restore_never_advances_the_guard_and_only_go_is_silent(guard, seen):
     after, verdict, reason = step(guard, seen)
@@ -162,7 +162,7 @@ def test_restore_never_advances_the_guard_and_only_go_is_silent(guard, seen):
     assert (verdict == "GO") == (reason == "")
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(guards, anything)
 def test_a_guard_never_learns_from_what_is_not_a_number(guard, seen):
     after, verdict, _ = step(guard, seen)
