@@ -25,6 +25,8 @@ class Spec:
     context: int
 
     def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.loops, self.heads, self.context) < 1:
+            raise Rejected("bad_spec", f"a dimension below one in {self}: a state has at least one of each")
         if self.width % (2 * self.heads):
             msg = f"width {self.width} is no multiple of {2 * self.heads}: {self.heads} heads of even size need one"
             raise Rejected("bad_spec", msg)

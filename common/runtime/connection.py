@@ -21,7 +21,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004 -- redis-py's
+from redis.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError  # noqa: A004 -- redis-py's
 
 from common.errors import Rejected
 from common.runtime.settings import redacted
@@ -108,6 +108,9 @@ async def wait_until_there(url: str) -> None:
                     await client.ping()
                 except AuthenticationError as error:
                     message = f"{redacted(url)} refuses us: {error}; check user and password in QIG_BROKER_URL"
+                    raise Rejected("broker_refused", message) from None
+                except ResponseError as error:  # protected mode, a right that is missing: it will say so again
+                    message = f"{redacted(url)} refuses us: {error}; see QIG_BROKER_URL and the broker's own settings"
                     raise Rejected("broker_refused", message) from None
                 except AWAY as error:
                     log.warning("no broker at %s yet (%s); trying again", redacted(url), error)

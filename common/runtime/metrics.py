@@ -6,6 +6,7 @@ phases, streams, codes, outcomes, domains. Never a node, a client, an id or a te
 A stream label is one of streams.GROUPS or a broadcast's name, and an answers stream is "qig:answers".
 """
 
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -83,6 +84,16 @@ BUNDLE_APPLIED = _counter("qig_bundle_applied_total", "Bundles tried, by verdict
 HELD_OUT = _gauge("qig_held_out_bits_per_byte", "Bits per byte on a domain's held-out text", "domain")
 GUARD_EVENTS = _counter("qig_guard_events_total", "Guards that acted", "guard")
 TRAIN_STEPS = _counter("qig_train_steps_total", "Training steps made")
+
+
+def show_phi(kernel: str, phi: float | None, p_value: float | None) -> None:
+    """Set integration and its p-value of one kernel, or take both away: an unknown phi is no number."""
+    for gauge, value in ((PHI, phi), (PHI_P_VALUE, p_value)):
+        if value is None:
+            with suppress(KeyError):  # it was not shown
+                gauge.remove(kernel)
+        else:
+            gauge.labels(kernel).set(value)
 
 
 def show_phase(kernel: str, phase: Phase) -> None:

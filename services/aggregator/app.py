@@ -32,6 +32,7 @@ from common.runtime.consumer import Consumer
 from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.follower import FROM_START, Follower
+from common.runtime.heart import heart
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import AggregatorSettings
 from common.wire import bundle as bundles
@@ -65,6 +66,11 @@ class Aggregator:
         self._enrolled: Enrolled = keys.load_enrolled(settings.home)
         self._bases: Bases = ()
         self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
+
+    @property
+    def version(self) -> int:
+        """The newest bundle in the base window; 0 for none."""
+        return self._bases[-1].version if self._bases else 0
 
     def ready(self) -> str | None:
         """Packets wait in their stream until there is a bundle to hold them against."""
@@ -267,7 +273,10 @@ async def build(settings: AggregatorSettings, broker: Broker) -> Wiring:
     return Wiring(
         consumers=[packets],
         followers=[Follower(streams.BUNDLES, await aggregator.first_position(), aggregator.follow)],
-        ticks=[Tick("cut", CUT_EVERY_S, aggregator.cut_due)],
+        ticks=[
+            Tick("cut", CUT_EVERY_S, aggregator.cut_due),
+            heart(broker, "aggregator", settings.node, bundle=lambda: aggregator.version, ready=aggregator.ready),
+        ],
         ready=aggregator.ready,
     )
 

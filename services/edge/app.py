@@ -27,6 +27,7 @@ from common.runtime.consumer import Consumer
 from common.runtime.effects import Effect, Send
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import FROM_START, Follower
+from common.runtime.heart import HEART_EVERY_S
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import EdgeSettings
 from common.wire.bundle import digest, verify
@@ -43,7 +44,6 @@ from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 log = logging.getLogger(__name__)
 
 SLEEP_CHECK_S: Final = 0.5
-HEART_EVERY_S: Final = 5.0
 PRUNE_EVERY_S: Final = 600.0
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
 NEW_TERRITORY: Final = "new"  # as a metric's label
@@ -311,9 +311,7 @@ def _show_answer(made: Answer) -> None:
     if made.kernel is None:
         return
     metrics.DISTANCE.labels(made.kernel).observe(made.route[0].distance_rad)
-    if made.phi is not None and made.phi_p is not None:
-        metrics.PHI.labels(made.kernel).set(made.phi)
-        metrics.PHI_P_VALUE.labels(made.kernel).set(made.phi_p)
+    metrics.show_phi(made.kernel, made.phi, made.phi_p)
     if made.kappa is not None and made.phase is not None:
         metrics.KAPPA.labels(made.kernel).set(made.kappa)
         metrics.show_phase(made.kernel, made.phase)

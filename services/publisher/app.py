@@ -30,6 +30,7 @@ from common.runtime.consumer import Consumer
 from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START, Follower
+from common.runtime.heart import heart
 from common.runtime.releases import newest_release
 from common.runtime.service import Wiring, run
 from common.runtime.settings import PublisherSettings
@@ -58,6 +59,7 @@ class Publisher:
         self._broker, self._key = broker, signing_key
         self._limits = Limits(regress_limit=settings.regress_limit)
         self.fleet = Fleet()
+        self.version = 0  # of the newest release seen
 
     # Candidates
 
@@ -131,6 +133,7 @@ class Publisher:
         """A release, seen by all: its version and figures become gauges."""
         bundle = unpack(Bundle, delivery.body)
         bundles.verify(bundle, self._key.verify_key)
+        self.version = bundle.version
         metrics.BUNDLE_VERSION.set(bundle.version)
         for figure in bundle.evidence.figures:
             if figure.name == BITS_PER_BYTE and figure.domain:
@@ -179,6 +182,7 @@ async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
             Follower(streams.BUNDLES, FROM_START, publisher.show),
             Follower(streams.APPLIED, FROM_START, publisher.hear),
         ],
+        ticks=[heart(broker, "publisher", settings.node, bundle=lambda: publisher.version, ready=lambda: None)],
     )
 
 

@@ -25,6 +25,7 @@ from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Effect, HashSet, Send
 from common.runtime.entries import Delivery
+from common.runtime.heart import heart
 from common.runtime.releases import newest_release
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import TrainerSettings
@@ -54,10 +55,13 @@ class Trainer:
     def __init__(self, settings: TrainerSettings, broker: Broker, publisher: VerifyKey) -> None:
         self._settings, self._broker, self._publisher = settings, broker, publisher
         self._text = text.load(settings.data)
+        self.version = 0  # of the bundle trained on last, or found
 
     async def make_genesis(self) -> None:
         """Sends the genesis as the first candidate, until a bundle is there. Idempotent: its id is its content's."""
-        if await newest_release(self._broker.redis, self._publisher) is not None:
+        released = await newest_release(self._broker.redis, self._publisher)
+        if released is not None:
+            self.version = released.version
             return
         parts = folder.read(self._settings.genesis)
         if parts is None:
@@ -120,6 +124,7 @@ class Trainer:
             raise Unavailable(
                 "no_bundle", "there is no bundle to train on yet; the publisher releases the genesis first"
             )
+        self.version = bundle.version
         last = await self._hget(CANDIDATE, LAST)
         if last and last.decode() != bundle.id and await self._hget(REFUSED, last.decode()) is None:
             released = await self._hget(RELEASED, last.decode())
@@ -176,7 +181,13 @@ async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
         handle=trainer.take,
         max_records=1,
     )
-    return Wiring(consumers=[batches], ticks=[Tick("genesis", GENESIS_EVERY_S, trainer.make_genesis)])
+    return Wiring(
+        consumers=[batches],
+        ticks=[
+            Tick("genesis", GENESIS_EVERY_S, trainer.make_genesis),
+            heart(broker, "trainer", settings.node, bundle=lambda: trainer.version, ready=lambda: None),
+        ],
+    )
 
 
 def main() -> None:

@@ -106,6 +106,13 @@ def test_a_width_that_does_not_split_into_heads_is_rejected(width):
         Spec("odd", vocab=10, width=width, layers=1, loops=1, heads=4, context=8)
 
 
+@pytest.mark.parametrize("name", ["width", "layers", "loops", "heads", "context"])
+def test_a_dimension_of_zero_is_rejected(name):
+    dimensions = {"width": 16, "layers": 1, "loops": 1, "heads": 2, "context": 8} | {name: 0}
+    with pytest.raises(Rejected, match="below one"):
+        Spec("none", vocab=10, **dimensions)
+
+
 def test_vocabularies_stop_at_fifteen_bits():
     Spec("edge", vocab=32768, width=16, layers=1, loops=1, heads=2, context=8)
     with pytest.raises(Rejected, match="15 bits"):

@@ -168,3 +168,11 @@ def test_a_log_line_for_a_person_is_plain_and_carries_the_traceback(root_logger)
 
 def test_a_key_beside_a_side_key_stays_in_its_slot():
     assert streams.seen(streams.dead(streams.PACKETS)) == "{qig:packets}:dead:seen"
+
+
+def test_an_unknown_phi_is_no_number_on_the_metrics_page():
+    metrics.show_phi("heart", 0.8, 1e-9)
+    assert 'qig_phi_ratio{kernel="heart"} 0.8' in metrics.exposition().decode()
+    for _ in range(2):
+        metrics.show_phi("heart", None, None)
+        assert 'qig_phi_ratio{kernel="heart"}' not in metrics.exposition().decode()
