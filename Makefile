@@ -31,8 +31,8 @@ docs: .venv/ready
 
 # Needs uv (pip install uv). torch is left out: its CPU and CUDA builds share a version but not a hash.
 lock:
-	uv pip compile -q pyproject.toml --generate-hashes --no-annotate --no-header -o requirements.lock
-	uv pip compile -q pyproject.toml --group dev -c requirements.lock --generate-hashes --no-annotate --no-header -o requirements-dev.lock
+	uv pip compile -q pyproject.toml --universal --generate-hashes --no-annotate --no-header -o requirements.lock
+	uv pip compile -q pyproject.toml --group dev --universal -c requirements.lock --generate-hashes --no-annotate --no-header -o requirements-dev.lock
 
 .venv/ready: requirements-dev.lock pyproject.toml
 	@echo "installing into .venv (once, a minute or two) ..."
