@@ -4,6 +4,7 @@ Used by the demo; plain Redis streams throughout, as any client would use them.
 """
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Desk:
         self._redis = redis
         self._client = f"{client}-{secrets.token_hex(4)}"
         self._asked: dict[str, asyncio.Future[Answer]] = {}
+        self._names = itertools.count()
         self.lost = 0
 
     async def __aenter__(self) -> Self:
@@ -48,17 +50,28 @@ class Desk:
     async def send(
         self, text: str, *, max_tokens: int, seed: int | None = None, store: bool = True
     ) -> "asyncio.Future[Answer]":
-        """Publishes a query, exactly once whatever the broker does meanwhile; the answer comes into the future."""
-        name = f"q-{len(self._asked)}"
+        """Publishes a query, exactly once whatever the broker does meanwhile; the answer comes into the future.
+
+        Cancelled before it is known to be there, it counts as never asked: nobody waits for its answer.
+        """
+        name = f"q-{next(self._names)}"
         future = self._asked[name] = asyncio.get_running_loop().create_future()
         query = pack(Query(id=name, client=self._client, text=text, max_tokens=max_tokens, seed=seed, store=store))
+        try:
+            await self._publish(query, f"{self._client}:{name}")
+        except asyncio.CancelledError:
+            del self._asked[name]
+            raise
+        return future
+
+    async def _publish(self, query: bytes, name: str) -> None:
         while True:
             try:
-                await scripts.publish(self._redis, streams.QUERIES, query, f"{self._client}:{name}")
+                await scripts.publish(self._redis, streams.QUERIES, query, name)
             except RedisError:
                 await asyncio.sleep(RETRY_S)  # the same id again: a publication whose reply was lost is not repeated
             else:
-                return future
+                return
 
     async def ask(self, text: str, *, max_tokens: int, seed: int | None = None) -> Answer:
         """One answer. Raises Unavailable("no_answer")."""
