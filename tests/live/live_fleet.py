@@ -99,9 +99,15 @@ class Live:
             await asking
 
     async def arrival(self, stream):
-        """Return as soon as the next entry comes to `stream`."""
+        """Return as soon as the next entry comes to `stream`; also when it was finished between two looks."""
         position = await newest(self.redis, stream)
-        await until(lambda: self.redis.xread({stream: position}, block=1_000), f"an entry on {stream}")
+
+        async def came():
+            return (
+                await self.redis.xread({stream: position}, block=1_000) or await newest(self.redis, stream) != position
+            )
+
+        await until(came, f"an entry on {stream}")
 
     # What the fleet says
 

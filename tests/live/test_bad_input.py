@@ -330,13 +330,14 @@ async def is_empty(lively, stream):
 
 
 async def quiet(lively):
-    """Nothing is on its way: no packet waits, no batch, no candidate."""
+    """Nothing is on its way: no packet waits, no batch, no candidate, and both edges serve the newest release."""
 
     async def still():
         boxes = [name for stream in streams.GROUPS for name in (stream, streams.outbox(stream))]
         return not any([await lively.redis.hlen(LEDGER), *[await lively.redis.xlen(box) for box in boxes]])
 
     await until(still, "empty streams and an empty ledger")
+    await lively.newest_on_both_edges(above=0)
 
 
 async def qig(lively, *arguments):
