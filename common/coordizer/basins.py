@@ -9,13 +9,14 @@ The same pass, over bytes and their neighbours, with all cells open, gives bytes
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from common.constants import CELLS, CELLS_PER_FACULTY, FACULTIES, ROLE_FACULTIES, ROLES, SHARED_FACULTIES, Role
-from common.coordizer.merges import compiled
+from common.coordizer.compiled import compiled
 from common.errors import Rejected
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import Array, Floats, distance, from_float16, normalise, slerp, to_float16, uniform
@@ -23,7 +24,7 @@ from common.geometry.simplex import Array, Floats, distance, from_float16, norma
 WINDOW_TOKENS: Final = 256
 ITERATIONS: Final = 20  # chosen: 10 to 30 route alike within noise
 FLOOR: Final = 0.01  # chosen: share of the uniform basin in every token's, so that no cell is impossible
-BROADNESS: Final = 0.4  # chosen, measured: share of a role's part of a token that spreads over all of the role's cells
+BROADNESS: Final = 0.7  # chosen, measured: share of a role's part of a token that spreads over all of the role's cells
 PRIOR_TOKENS: Final = 1.0  # chosen: a token's midpoint weighs as much as one occurrence
 BYTE_FLOOR: Final = 0.5  # chosen: the same for bytes; without it most lie near π apart, and λ costs compression
 _BYTE_ITERATIONS: Final = 30
@@ -53,6 +54,11 @@ def windows(ids: npt.NDArray[np.int32], size: int = WINDOW_TOKENS) -> Windows:
 def _cells_of(faculties: Collection[str]) -> Cells:
     firsts = [CELLS_PER_FACULTY * place for place, faculty in enumerate(FACULTIES) if faculty in faculties]
     return np.concatenate([np.arange(first, first + CELLS_PER_FACULTY) for first in firsts])
+
+
+def own_cells(role: Role) -> Cells:
+    """The cells of the faculties that a role owns alone, ascending."""
+    return _cells_of(ROLE_FACULTIES[role])
 
 
 def role_cells(role: Role) -> Cells:
@@ -103,13 +109,14 @@ def plsa(
     *,
     seed: int,
     iterations: int = ITERATIONS,
+    threads: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> Array:
     """P(cell | token) = sum over roles of P(role | token) P(cell | token, role), from windows by role.
 
     data: token counts of each role's windows; start: (V, 64) first basins (midpoints): where EM starts, and what a rare
     token keeps leaning to; seed breaks the symmetry of the cells. Returns (V, 64) float64 rows on the simplex.
-    Deterministic. Raises Rejected("no_documents").
+    Deterministic, whatever the number of threads. Raises Rejected("no_documents").
     """
     groups = [(data[role], role_cells(role)) for role in ROLES if role in data and len(data[role].token)]
     if not groups:
@@ -117,7 +124,7 @@ def plsa(
     rng = np.random.default_rng(seed)
     first = start * rng.uniform(0.1, 1.1, start.shape)
     joint = np.zeros_like(start)
-    for (part, cells), counted in zip(groups, _fit(groups, first, rng, iterations, progress), strict=True):
+    for (part, cells), counted in zip(groups, _fit(groups, first, rng, iterations, threads, progress), strict=True):
         occurrence = 1.0 / part.counts.sum(dtype=np.float64)
         share = counted.sum(axis=1, keepdims=True) / len(cells)
         joint[:, cells] += (1.0 - BROADNESS) * counted + BROADNESS * share
@@ -130,6 +137,7 @@ def _fit(
     first: Array,
     rng: np.random.Generator,
     iterations: int,
+    threads: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> list[Array]:
     """Expectation maximisation: P(token, cell | group) as (V, K) for each group, whose windows mix its K cells only.
@@ -141,12 +149,16 @@ def _fit(
     expected = [np.empty((len(first), len(cells)), np.float32) for _, cells in groups]
     blocks = [cells[::CELLS_PER_FACULTY].tolist() for _, cells in groups]  # slices of a faculty copy faster than cells
     given = first.astype(np.float32)
+
+    def expect(number: int) -> None:
+        open_ = np.concatenate([given[:, at : at + CELLS_PER_FACULTY] for at in blocks[number]], axis=1)
+        expected[number].fill(0.0)
+        _expect(scaled[number], mixtures[number], open_, expected[number])
+
+    pool = ThreadPoolExecutor(threads)  # a group a thread: no sum is ever split, so any number gives the same bits
     for iteration in range(iterations):
         given /= given.sum(axis=0) + _TINY
-        for part, starts, mixture, counted in zip(scaled, blocks, mixtures, expected, strict=True):
-            open_ = np.concatenate([given[:, at : at + CELLS_PER_FACULTY] for at in starts], axis=1)
-            counted.fill(0.0)
-            _expect(part, mixture, open_, counted)
+        list(pool.map(expect, range(len(groups))))
         given.fill(0.0)
         for starts, counted in zip(blocks, expected, strict=True):
             for place, at in enumerate(starts):
@@ -154,6 +166,7 @@ def _fit(
                 given[:, at : at + CELLS_PER_FACULTY] += counted[:, own]
         if progress is not None:
             progress((iteration + 1) / iterations)
+    pool.shutdown()
     return [counted.astype(np.float64) for counted in expected]
 
 
@@ -210,8 +223,7 @@ def salience(basins: npt.NDArray[np.float16]) -> Array:
 
     basins: (V, 64). As `weights` of `text_basin` it makes words of one domain count and words of all domains not.
     """
-    own = [_cells_of(ROLE_FACULTIES[role]) for role in ROLES]
-    masses = np.stack([from_float16(basins)[:, cells].sum(axis=1) for cells in own], axis=1)
+    masses = np.stack([from_float16(basins)[:, own_cells(role)].sum(axis=1) for role in ROLES], axis=1)
     return distance(normalise(masses), uniform(len(ROLES)))
 
 

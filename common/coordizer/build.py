@@ -1,25 +1,33 @@
-"""The whole pipeline: documents in, coordizer out. Merges first, then the PLSA pass that gives its tokens meaning."""
+"""The whole pipeline: documents in, coordizer out.
+
+Merges first, then the PLSA pass that gives its tokens meaning, then the roles' shares from the routes themselves.
+"""
 
 import hashlib
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from common.constants import ROLES, Role
 from common.coordizer import basins as basins_
-from common.coordizer.artifacts import Coordizer, Provenance
-from common.coordizer.encode import Encoder
-from common.coordizer.train import LAMBDA, train
+from common.coordizer.artifacts import Coordizer, Provenance, check_vocab_size
+from common.coordizer.encode import Ids
+from common.coordizer.refine import Pieces, refined
+from common.coordizer.train import LAMBDA, Training, train_words
+from common.coordizer.words import Reader, Words
+from common.errors import Rejected
 
-SAMPLE_CHARACTERS: Final = 1 << 20  # of each role, for its basins; chosen: more moved routing by less than its noise
-_PIECE: Final = 1 << 12  # characters; a sample takes every n-th piece of this length, from all over the text
-_MERGING: Final = 0.6  # share of the progress bar; chosen from the measured times
+SAMPLE_TOKENS: Final = 1 << 18  # of each role, for its cells; chosen: more moved routing by less than its noise
+KEPT_WORDS: Final = 1 << 22  # of each role, for its shares of tokens; chosen: 20 MB of text
+_MERGING: Final = 0.5  # share of the progress bar; chosen from the measured times
+_LEARNING: Final = 0.8
 
 
 def build(
-    documents: Sequence[tuple[Role, str]],
+    documents: Iterable[tuple[Role, str]],
     *,
     vocab_size: int = 2048,
     lam: float = LAMBDA,
@@ -29,53 +37,95 @@ def build(
 ) -> Coordizer:
     """Learn merges from all documents and basins from their roles.
 
-    vocab_size: at most so many ids; the result has fewer when the text has no more patterns. threads only encode: the
-    result is the same for any number. progress is called with the share done, in [0, 1].
+    documents are streamed: memory holds the different words, and four million words a role of running text at most.
+    vocab_size: at most so many ids; the result has fewer when the text has no more patterns. threads: the result is the
+    same for any number. progress is called with the share done, in [0, 1].
     Raises Rejected("vocab_size"), Rejected("lone_surrogate"), Rejected("no_documents").
     """
+    check_vocab_size(vocab_size)
     report = progress or (lambda _: None)
-    training = train(
-        (text for _, text in documents),
-        vocab_size=vocab_size,
-        lam=lam,
-        seed=seed,
-        progress=lambda share: report(_MERGING * share),
+    corpus = read(documents, seed)
+    training = train_words(
+        corpus.words, vocab_size=vocab_size, lam=lam, seed=seed, checkpoint=lambda done, _: report(_MERGING * done)
     )
-    provenance = _provenance(documents, seed)
+    ids = {role: [_spelled(text, training) for text in texts] for role, texts in corpus.texts.items()}
     learned = basins_.plsa(
-        _windows(Encoder(training.merges), documents, threads),
+        {role: _windows(texts) for role, texts in ids.items() if texts},
         training.midpoints,
         seed=seed,
-        progress=lambda share: report(_MERGING + (1.0 - _MERGING) * share),
+        threads=threads,
+        progress=lambda done: report(_MERGING + (_LEARNING - _MERGING) * done),
     )
-    return Coordizer(training.merges, basins_.distinct(learned), lam, provenance)
+    settled = refined(learned, pieces(ids), seed)
+    report(1.0)
+    return Coordizer(training.merges, basins_.distinct(settled), lam, corpus.provenance)
 
 
-def _windows(encoder: Encoder, documents: Sequence[tuple[Role, str]], threads: int) -> dict[Role, basins_.Windows]:
-    """Each role's text, or an even sample of it, encoded and cut into windows."""
-    result: dict[Role, basins_.Windows] = {}
-    for role in ROLES:
-        encoded = encoder.encode_batch(sample([text for owner, text in documents if owner == role]), threads)
-        if encoded:
-            result[role] = basins_.windows(np.concatenate(encoded))
-    return result
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What one pass over the documents leaves: words, provenance, and each role's texts as numbers of words."""
+
+    words: Words
+    texts: Mapping[Role, Sequence[npt.NDArray[np.int32]]]
+    provenance: Provenance
 
 
-def sample(texts: Sequence[str], limit: int = SAMPLE_CHARACTERS) -> list[str]:
-    """The texts when they hold at most `limit` characters, else pieces of them, evenly spaced, of about that many."""
-    every = -(-sum(map(len, texts)) // limit)
-    if every <= 1:
-        return list(texts)
-    pieces = (text[at : at + _PIECE] for text in texts for at in range(0, len(text), _PIECE))
-    return list(itertools.islice(pieces, 0, None, every))
-
-
-def _provenance(documents: Sequence[tuple[Role, str]], seed: int) -> Provenance:
-    corpus = hashlib.sha256()
+def read(documents: Iterable[tuple[Role, str]], seed: int) -> Corpus:
+    """One pass. Of a role with more than KEPT_WORDS every second, fourth, ... document is kept."""
+    reader, digest = Reader(), hashlib.sha256()
     number, size_bytes = dict.fromkeys(ROLES, 0), dict.fromkeys(ROLES, 0)
-    for role, text in documents:
+    kept = {role: Kept() for role in ROLES}
+    for place, (role, text) in enumerate(documents):
+        found = reader.read(text, f"text {place}")
         body = text.encode()
-        corpus.update(f"{role} {len(body)}\n".encode() + body)
+        digest.update(f"{role} {len(body)}\n".encode() + body)
         number[role] += 1
         size_bytes[role] += len(body)
-    return Provenance(corpus.hexdigest(), number, size_bytes, seed)
+        kept[role].offer(found)
+    provenance = Provenance(digest.hexdigest(), number, size_bytes, seed)
+    return Corpus(reader.words(), {role: some.texts for role, some in kept.items()}, provenance)
+
+
+class Kept:
+    """An even choice from a stream of texts, of bounded size: when it is full, every second text goes."""
+
+    def __init__(self, limit: int = KEPT_WORDS) -> None:
+        self.texts: list[npt.NDArray[np.int32]] = []
+        self._limit, self._every, self._offered, self._size = limit, 1, 0, 0
+
+    def offer(self, text: npt.NDArray[np.int32]) -> None:
+        """Keep this text, or not."""
+        if self._offered % self._every == 0 and len(text):
+            self.texts.append(text[: self._limit])
+            self._size += len(self.texts[-1])
+        self._offered += 1
+        while self._size > self._limit:
+            self.texts = self.texts[::2] if len(self.texts) > 1 else []
+            self._every *= 2
+            self._size = sum(map(len, self.texts))
+
+
+def _spelled(text: npt.NDArray[np.int32], training: Training) -> Ids:
+    """The ids of a text that is given by the numbers of its words."""
+    first = training.bounds[text]
+    size = training.bounds[text + 1] - first
+    inside = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+    return np.asarray(training.tokens[np.repeat(first, size) + inside])
+
+
+def _windows(texts: Sequence[Ids]) -> basins_.Windows:
+    """A role's text in windows: all of them, or every n-th, for at most SAMPLE_TOKENS tokens."""
+    ids = np.concatenate(texts)
+    every = -(-len(ids) // SAMPLE_TOKENS)
+    window = np.arange(len(ids)) // basins_.WINDOW_TOKENS
+    return basins_.windows(ids[window % every == 0] if every > 1 else ids)
+
+
+def pieces(ids: Mapping[Role, Sequence[Ids]]) -> Pieces:
+    """The documents of all roles behind one another. Raises Rejected("no_documents")."""
+    texts = [text for role in ROLES for text in ids.get(role, ())]
+    if not texts:
+        raise Rejected("no_documents", "basins are learned from text: give at least one document that is not empty")
+    starts = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
+    roles = np.repeat(np.arange(len(ROLES)), [len(ids.get(role, ())) for role in ROLES])
+    return Pieces(np.concatenate(texts), starts, roles)

@@ -22,11 +22,11 @@ replacements, so there are at most 3n places, and never more pairs than places.
 
 from typing import Any, Final, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from common.constants import CELLS
+from common.coordizer.compiled import compiled
 
 BYTES: Final = 256
 NOTHING: Final = -1
@@ -108,11 +108,6 @@ def start(
         merges=np.empty((merges, 2), np.int32),
         used=np.zeros(4, np.int64),
     )
-
-
-def compiled(function: Any) -> Any:
-    """Compiled once and kept on disk; strict floating point, so that results do not depend on the machine's vectors."""
-    return numba.njit(cache=True, nogil=True)(function)
 
 
 @compiled
@@ -308,6 +303,38 @@ def _replace(s: Loop, pair: int, new: int) -> None:
 
 
 @compiled
+def _merge(s: Loop, left: int, right: int, digest: int, lam: float, min_count: int) -> None:
+    """Make the next symbol of this pair, which may not occur, and score the pairs it makes."""
+    new = BYTES + s.used[MERGES]
+    s.digest[new, 0] = digest
+    s.digest[new, 1] = s.digest[left, 1] * s.digest[right, 1]
+    s.merges[s.used[MERGES], 0] = left
+    s.merges[s.used[MERGES], 1] = right
+    born = s.used[_PAIRS]
+    _midpoint(s, left, right, new)
+    slot = s.slot[_find(s, (np.int64(left) << 32) | np.int64(right))]
+    if slot != 0:
+        _replace(s, slot - 1, new)
+    s.used[MERGES] += 1
+    _announce(s, born, lam, min_count)
+
+
+@compiled
+def _joined(s: Loop, left: int, right: int) -> Any:
+    """The digest of two symbols' bytes, one behind the other."""
+    return s.digest[left, 0] * s.digest[right, 1] + s.digest[right, 0]
+
+
+@compiled
+def replay(s: Loop, merges: Any, lam: float, min_count: int) -> None:
+    """Make merges that were chosen before, (K, 2) symbols; the state is then what it was when they were chosen here."""
+    for k in range(len(merges)):
+        digest = _joined(s, merges[k, 0], merges[k, 1])
+        _is_new(s, digest)
+        _merge(s, merges[k, 0], merges[k, 1], digest, lam, min_count)
+
+
+@compiled
 def advance(s: Loop, until: int, lam: float, min_count: int) -> bool:
     """Merge until there are `until` merges; False when no pair is left that occurs min_count times."""
     while s.used[MERGES] < until:
@@ -315,17 +342,7 @@ def advance(s: Loop, until: int, lam: float, min_count: int) -> bool:
         if pair == NOTHING:
             return False
         left, right = s.pair[pair] >> 32, s.pair[pair] & 0xFFFFFFFF
-        digest = s.digest[left, 0] * s.digest[right, 1] + s.digest[right, 0]
-        if not _is_new(s, digest):
-            continue  # a token with these bytes exists: two ids for one string would break every decoder
-        new = BYTES + s.used[MERGES]
-        s.digest[new, 0] = digest
-        s.digest[new, 1] = s.digest[left, 1] * s.digest[right, 1]
-        s.merges[s.used[MERGES], 0] = left
-        s.merges[s.used[MERGES], 1] = right
-        born = s.used[_PAIRS]
-        _midpoint(s, left, right, new)
-        _replace(s, pair, new)
-        s.used[MERGES] += 1
-        _announce(s, born, lam, min_count)
+        digest = _joined(s, left, right)
+        if _is_new(s, digest):  # else a token with these bytes exists: two ids for one string would break every decoder
+            _merge(s, left, right, digest, lam, min_count)
     return True

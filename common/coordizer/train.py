@@ -7,7 +7,7 @@ printable alphabet (the visible Latin-1 characters first, then all others) and m
 Ids in the result are those of the artifact: bytes 0..255, three special tokens, merges from FIRST_MERGE on.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from common.coordizer import merges
-from common.coordizer.artifacts import BYTE_ORDER, FIRST_MERGE, check_vocab_size
+from common.coordizer.artifacts import BYTE_ORDER, FIRST_MERGE, check_merges, check_vocab_size
 from common.coordizer.basins import byte_basins
-from common.coordizer.words import count_words
+from common.coordizer.words import Words, read_words
 
 LAMBDA: Final = 0.5  # settled, DESIGN.md section 3
 MIN_COUNT: Final = 2  # a pair seen once is no pattern
@@ -26,16 +26,21 @@ _SLICES: Final = 50  # how often a training reports its progress
 _ORDER: Final = np.array(BYTE_ORDER, np.uint8)
 _RANK_OF_BYTE: Final = np.argsort(_ORDER).astype(np.uint8)
 
+Snapshot = Callable[[], tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
     """What was learned: merges (M, 2) int32 in artifact ids, and a first basin a token, (FIRST_MERGE + M, 64) float64.
 
-    The basins are the bytes' own and the midpoints of the merges; special tokens have uniform ones.
+    The basins are the bytes' own and the midpoints of the merges; special tokens have uniform ones. Word i of the
+    training text is tokens[bounds[i]:bounds[i + 1]], so that no text need be encoded again.
     """
 
     merges: npt.NDArray[np.int32]
     midpoints: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int32]
+    bounds: npt.NDArray[np.int64]
 
 
 def train(
@@ -54,39 +59,64 @@ def train(
     Raises Rejected("vocab_size"), Rejected("lone_surrogate").
     """
     check_vocab_size(vocab_size)
-    return train_words(count_words(texts), vocab_size=vocab_size, lam=lam, seed=seed, progress=progress)
+    report = progress or (lambda _: None)
+    return train_words(
+        read_words(texts), vocab_size=vocab_size, lam=lam, seed=seed, checkpoint=lambda done, _: report(done)
+    )
 
 
 def train_words(
-    words: Mapping[str, int],
+    words: Words,
     *,
     vocab_size: int,
     lam: float = LAMBDA,
     seed: int = 0,
-    progress: Callable[[float], None] | None = None,
+    start: npt.NDArray[np.int32] | None = None,
+    checkpoint: Callable[[float, Snapshot], None] | None = None,
 ) -> Training:
-    """`train` from words already counted."""
+    """`train` from words already counted.
+
+    checkpoint is called fifty times, with the share done and a function that gives the merges so far and their
+    midpoints. start: merges that a checkpoint kept of the same words and parameters: training goes on behind them, to
+    the bits that it would have reached without a stop. Raises Rejected("bad_merges") for others.
+    """
     wanted = vocab_size - FIRST_MERGE
-    encoded = [word.encode() for word in words]
-    raw = np.frombuffer(b"".join(encoded), np.uint8)
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    counts = np.fromiter(words.values(), np.int64, len(encoded))
-    basins = byte_basins(raw, lengths, counts, seed=seed)
-    loop = merges.start(_RANK_OF_BYTE[raw], lengths, counts, np.sqrt(basins)[_ORDER], wanted)
+    basins = byte_basins(words.raw, words.lengths, words.counts, seed=seed)
+    loop = merges.start(_RANK_OF_BYTE[words.raw], words.lengths, words.counts, np.sqrt(basins)[_ORDER], wanted)
     merges.fill(loop, lam, MIN_COUNT)
+    if start is not None:
+        check_merges(start)
+        merges.replay(loop, symbols(start[:wanted]), lam, MIN_COUNT)
+    done = int(loop.used[merges.MERGES])
     for slice_ in range(1, _SLICES + 1):
-        more = merges.advance(loop, wanted * slice_ // _SLICES, lam, MIN_COUNT)
-        if progress is not None:
-            progress(slice_ / _SLICES if more else 1.0)
+        more = merges.advance(loop, max(done, wanted * slice_ // _SLICES), lam, MIN_COUNT)
+        if checkpoint is not None:
+            checkpoint(slice_ / _SLICES if more else 1.0, lambda: _learned(loop))
         if not more:
             break
-    return _result(loop)
+    present = loop.symbol != merges.NOTHING
+    inside = np.add.reduceat(present, np.cumsum(words.lengths) - words.lengths) if len(present) else present
+    bounds = np.concatenate([[0], np.cumsum(inside)]).astype(np.int64)
+    return Training(*_learned(loop), tokens=_ids(loop)[loop.symbol[present]], bounds=bounds)
 
 
-def _result(loop: merges.Loop) -> Training:
+def symbols(merges_: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Merges in artifact ids as the loop numbers its symbols: bytes by rank, no special tokens."""
+    ranks = np.concatenate([_RANK_OF_BYTE.astype(np.int32), np.zeros(FIRST_MERGE - len(_ORDER), np.int32)])
+    number = np.concatenate([ranks, np.arange(len(_ORDER), len(_ORDER) + len(merges_), dtype=np.int32)])
+    return np.asarray(number[merges_])
+
+
+def _ids(loop: merges.Loop) -> npt.NDArray[np.int32]:
+    """The artifact id of every symbol."""
     done = int(loop.used[merges.MERGES])
-    id_of = np.concatenate([_ORDER.astype(np.int32), np.arange(FIRST_MERGE, FIRST_MERGE + done, dtype=np.int32)])
+    return np.concatenate([_ORDER.astype(np.int32), np.arange(FIRST_MERGE, FIRST_MERGE + done, dtype=np.int32)])
+
+
+def _learned(loop: merges.Loop) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+    done = int(loop.used[merges.MERGES])
+    id_of = _ids(loop)
     midpoints = np.full((FIRST_MERGE + done, loop.amplitude.shape[1]), 1.0 / loop.amplitude.shape[1])
     basins = np.square(loop.amplitude[: merges.BYTES + done])
     midpoints[id_of] = basins / basins.sum(axis=1, keepdims=True)
-    return Training(merges=id_of[loop.merges[:done]], midpoints=midpoints)
+    return id_of[loop.merges[:done]], midpoints

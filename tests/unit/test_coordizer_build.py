@@ -4,8 +4,9 @@ import pytest
 from common.constants import ROLES
 from common.coordizer.artifacts import FIRST_MERGE, from_parts, to_parts
 from common.coordizer.basins import salience, text_basin
-from common.coordizer.build import build, sample
+from common.coordizer.build import Kept, _spelled, build, read
 from common.coordizer.encode import Encoder
+from common.coordizer.train import train_words
 from common.errors import Rejected
 from common.geometry.simplex import distance
 
@@ -70,10 +71,27 @@ def test_no_text_is_rejected(documents):
         build(documents, vocab_size=300)
 
 
-@pytest.mark.parametrize(("limit", "length"), [(59_999, 1), (60_000, 2), (60_001, 2)])
-def test_a_long_corpus_gives_an_even_sample(limit, length):
-    texts = ["a" * 30_000, "b" * 30_000]
-    taken = sample(texts, limit)
-    assert (taken == texts) == (length == 2)
-    assert sum(map(len, taken)) <= limit
-    assert {piece[0] for piece in taken} == {"a", "b"}
+def test_words_are_spelled_as_the_encoder_spells_them(built):
+    corpus = read(DOCUMENTS, 3)
+    training = train_words(corpus.words, vocab_size=400, seed=3)
+    for role, texts in corpus.texts.items():
+        assert _spelled(texts[0], training).tolist() == Encoder(built).encode(SENTENCES[role] * 6).tolist()
+
+
+def test_documents_may_be_a_stream(built):
+    assert to_parts(build(iter(DOCUMENTS), vocab_size=400, seed=3)) == to_parts(built)
+
+
+@pytest.mark.parametrize(("texts", "every"), [(10, 1), (11, 2), (20, 2), (21, 4)])
+def test_of_too_much_text_an_even_choice_is_kept(texts, every):
+    kept = Kept(limit=100)
+    for number in range(texts):
+        kept.offer(np.full(10, number, np.int32))
+    assert [text[0] for text in kept.texts] == list(range(0, texts, every))
+    assert sum(map(len, kept.texts)) <= 100
+
+
+def test_one_text_beyond_the_limit_is_cut():
+    kept = Kept(limit=100)
+    kept.offer(np.zeros(1000, np.int32))
+    assert [len(text) for text in kept.texts] == [100]

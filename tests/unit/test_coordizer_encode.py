@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import regex
 import tiktoken
 import tiktoken.load
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from common.coordizer.artifacts import BOS, EOS, PAD, Coordizer, Provenance, tok
 from common.coordizer.basins import distinct
 from common.coordizer.encode import Encoder, StreamDecoder
 from common.coordizer.train import train
-from common.coordizer.words import _WORDS, PATTERN
+from common.coordizer.words import PATTERN
 from common.errors import Rejected
 
 TEXT = (
@@ -39,7 +40,7 @@ def by_rank(text, merges):
     """The definition: in each word join the pair of the lowest rank, until there is none."""
     rank = {tuple(pair): number for number, pair in enumerate(merges.tolist())}
     ids = []
-    for word in _WORDS.findall(text):
+    for word in regex.findall(PATTERN, text):
         symbols = list(word.encode())
         while pairs := [(rank[p], i) for i, p in enumerate(pairwise(symbols)) if p in rank]:
             best, at = min(pairs)

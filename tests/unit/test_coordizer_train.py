@@ -8,8 +8,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from common.coordizer import merges as loop_
 from common.coordizer.artifacts import FIRST_MERGE, VOCAB_MAX, printable, token_bytes
-from common.coordizer.train import train
-from common.coordizer.words import PATTERN
+from common.coordizer.train import train, train_words
+from common.coordizer.words import PATTERN, read_words
 from common.errors import Rejected
 from common.geometry.simplex import slerp
 
@@ -193,6 +193,32 @@ def test_the_order_of_the_texts_changes_nothing():
     one, other = train(texts, vocab_size=500), train(texts[::-1], vocab_size=500)
     assert one.merges.tolist() == other.merges.tolist()
     assert one.midpoints.tolist() == other.midpoints.tolist()
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5])
+@pytest.mark.parametrize("kept", [0, 1, 37, 150])
+def test_training_resumed_from_a_checkpoint_ends_in_the_same_bits(lam, kept):
+    words = read_words(noise_texts())
+    whole = train_words(words, vocab_size=500, lam=lam)
+    resumed = train_words(words, vocab_size=500, lam=lam, start=whole.merges[:kept].copy())
+    assert resumed.merges.tolist() == whole.merges.tolist()
+    assert resumed.midpoints.tolist() == whole.midpoints.tolist()
+    assert resumed.tokens.tolist() == whole.tokens.tolist()
+
+
+def test_a_checkpoint_sees_a_prefix_of_the_merges_with_their_midpoints():
+    seen = []
+    words = read_words(noise_texts())
+    whole = train_words(words, vocab_size=500, checkpoint=lambda done, now: seen.append((done, *now())))
+    assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+    for _, merges, midpoints in seen[:: len(seen) // 4]:
+        assert merges.tolist() == whole.merges[: len(merges)].tolist()
+        assert midpoints.tolist() == whole.midpoints[: len(midpoints)].tolist()
+
+
+def test_merges_that_name_no_token_cannot_be_resumed_from():
+    with pytest.raises(Rejected, match="bad_merges"):
+        train_words(read_words(["a b"]), vocab_size=300, start=np.array([[300, 1]], np.int32))
 
 
 def test_training_stops_when_no_pair_occurs_twice():

@@ -1,24 +1,60 @@
+import sys
 from collections import Counter
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.coordizer import words
-from common.coordizer.words import RUN_LIMIT, count_words
+from common.coordizer.words import PATTERN, RUN_LIMIT, Reader, classes, count_words, read_words
 from common.errors import Rejected
 
 TEXTS = st.text(alphabet=st.sampled_from("ab1 \n\t.'sé日\x00"), max_size=80)
 
 
 def pieces(text):
-    return words._WORDS.findall(text)
+    return regex.findall(PATTERN, text)
 
 
 @settings(max_examples=100)
 @given(TEXTS)
 def test_the_words_of_a_text_join_to_the_text(text):
     assert "".join(pieces(text)) == text
+
+
+@settings(max_examples=300)
+@given(st.one_of(TEXTS, st.text(alphabet="' sdmtlrve\n\t \u00a0\u3000", max_size=200), st.text()))
+def test_the_scanner_finds_the_pieces_of_the_pattern_in_their_order(text):
+    reader = Reader()
+    numbers = reader.read(text)
+    found = reader.words()
+    ends = found.lengths.cumsum()
+    strings = [found.raw[end - size : end].tobytes().decode() for end, size in zip(ends, found.lengths, strict=True)]
+    assert [strings[number] for number in numbers] == pieces(text)
+
+
+@pytest.mark.parametrize("end", ["", "x", " x", "'s", "'", "'l"])
+@pytest.mark.parametrize("length", [RUN_LIMIT - 1, RUN_LIMIT, RUN_LIMIT + 1, 2 * RUN_LIMIT])
+def test_spaces_before_a_word_are_cut_as_the_pattern_says(length, end):
+    for space in " \n\u3000":
+        assert count_words([space * length + end]) == Counter(pieces(space * length + end))
+
+
+def test_every_character_has_the_class_that_the_pattern_gives_it():
+    table = classes()
+    for plane in range(0, sys.maxunicode + 1, 1 << 16):
+        codes = [code for code in range(plane, plane + (1 << 16)) if not 0xD800 <= code < 0xE000]
+        text = "".join(map(chr, codes))
+        for number, one in ((1, r"\p{L}"), (2, r"\p{N}"), (3, r"\s")):
+            assert [code for code in codes if table[code] == number] == [ord(c) for c in regex.findall(one, text)]
+
+
+def test_counts_by_array_are_those_of_the_counter():
+    texts = ["the cat's hat. é 日本 \U0001f600"] * 3 + ["the end"]
+    found = read_words(texts)
+    assert found.counts.sum() == sum(count_words(texts).values())
+    assert len(found.raw) == sum(len(word.encode()) for word in count_words(texts))
 
 
 @pytest.mark.parametrize("chunk", [RUN_LIMIT + 2, 100, 1000])
