@@ -82,7 +82,7 @@ def train_words(
     """
     wanted = vocab_size - FIRST_MERGE
     basins = byte_basins(words.raw, words.lengths, words.counts, seed=seed)
-    loop = merges.start(_RANK_OF_BYTE[words.raw], words.lengths, words.counts, np.sqrt(basins)[_ORDER], wanted)
+    loop = start_loop(words, basins, wanted)
     merges.fill(loop, lam, MIN_COUNT)
     if start is not None:
         check_merges(start)
@@ -98,6 +98,11 @@ def train_words(
     inside = np.add.reduceat(present, np.cumsum(words.lengths) - words.lengths) if len(present) else present
     bounds = np.concatenate([[0], np.cumsum(inside)]).astype(np.int64)
     return Training(*_learned(loop), tokens=_ids(loop)[loop.symbol[present]], bounds=bounds)
+
+
+def start_loop(words: Words, byte_basins_: npt.NDArray[np.float64], wanted: int) -> merges.Loop:
+    """The merge loop before its first merge, for these words; basins of the bytes (256, 64) by byte."""
+    return merges.start(_RANK_OF_BYTE[words.raw], words.lengths, words.counts, np.sqrt(byte_basins_)[_ORDER], wanted)
 
 
 def symbols(merges_: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
