@@ -35,6 +35,7 @@ FIRST_MERGE: Final = 259
 VOCAB_MAX: Final = 1 << 15  # settled: crystals and memories pack a token into 15 bits
 TOKEN_MAX_BYTES: Final = 1 + 4 * RUN_LIMIT  # what one run of the pattern can hold: a space and 64 UTF-8 characters
 PART_MAX_BYTES: Final = 8 << 20  # chosen: the largest part of the largest vocabulary has 4.2 MB
+TRACE_MAX: Final = 1000  # rows
 PARTS: Final = ("vocab.json", "merge_rules.json", "basin_coords.npy", "manifest.json")
 _FORMAT: Final = "qig-coordizer"
 _VERSION: Final = 1
@@ -44,6 +45,9 @@ BYTE_ORDER: Final = (*_VISIBLE, *(b for b in range(256) if b not in _VISIBLE))  
 _ALPHABET: Final = {
     byte: chr(byte if rank < len(_VISIBLE) else 256 + rank - len(_VISIBLE)) for rank, byte in enumerate(BYTE_ORDER)
 }
+
+
+Trace = tuple[tuple[int, float | None, float | None, float | None], ...]  # ids, Φ by midpoints, Φ in the end, its p
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ class Provenance:
 class Coordizer:
     """What gives text its ids, and ids their basins.
 
-    merges: (M, 2) int32; basins: (FIRST_MERGE + M, 64) float16, rows on the simplex, no two equal; lam: λ of the score.
+    merges: (M, 2) int32; basins: (FIRST_MERGE + M, 64) float16, rows on the simplex, no two equal; lam: λ of the score;
+    trace: Φ of the token stream while it was made, when that was watched.
     Checked when made: raises Rejected("bad_merges" or "bad_basins"), Rejected("off_simplex").
     """
 
@@ -69,6 +74,7 @@ class Coordizer:
     basins: npt.NDArray[np.float16]
     lam: float
     provenance: Provenance
+    trace: Trace = ()
 
     def __post_init__(self) -> None:
         check_merges(self.merges)
@@ -162,6 +168,7 @@ def prefix(coordizer: Coordizer, vocab_size: int) -> Coordizer:
         basins=coordizer.basins[:vocab_size].copy(),
         lam=coordizer.lam,
         provenance=replace(coordizer.provenance, parent=digest(coordizer)),
+        trace=tuple(look for look in coordizer.trace if look[0] <= vocab_size),
     )
 
 
@@ -182,6 +189,7 @@ def to_parts(coordizer: Coordizer) -> dict[str, bytes]:
         "pattern": PATTERN,
         "specials": SPECIALS,
         "provenance": asdict(coordizer.provenance),
+        "phi": coordizer.trace,
         "parts": {name: _sha256(body) for name, body in parts.items()},
     }
     return parts | {"manifest.json": _json(manifest)}
@@ -213,6 +221,7 @@ def from_parts(parts: Mapping[str, bytes]) -> Coordizer:
         basins=_basins(parts["basin_coords.npy"]),
         lam=_number(manifest, "lam"),
         provenance=_provenance(manifest["provenance"]),
+        trace=_trace(manifest.get("phi", [])),
     )
     if _parse("vocab.json", parts["vocab.json"]) != vocabulary(merges):
         raise Rejected("bad_artifact", "vocab.json does not list the tokens that merge_rules.json makes")
@@ -255,6 +264,18 @@ def _number(manifest: dict[str, Any], key: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 <= value < np.inf:
         raise Rejected("bad_artifact", f"manifest.json: {key} is {value!r}; expected a number, 0 or more")
     return float(value)
+
+
+def _trace(rows: object) -> Trace:
+    def share(value: object) -> bool:
+        return value is None or (type(value) is float and 0.0 <= value <= 1.0)
+
+    if not isinstance(rows, list) or len(rows) > TRACE_MAX:
+        raise Rejected("bad_artifact", f"manifest.json: phi is no list of at most {TRACE_MAX} rows")
+    for row in rows:
+        if not (isinstance(row, list) and len(row) == 4 and type(row[0]) is int and all(map(share, row[1:]))):
+            raise Rejected("bad_artifact", f"manifest.json: phi has the row {str(row)[:80]}: expected [ids, Φ, Φ, p]")
+    return tuple((ids, then, now, p_value) for ids, then, now, p_value in rows)
 
 
 def _provenance(fields: dict[str, Any]) -> Provenance:

@@ -16,14 +16,25 @@ from common.coordizer import basins as basins_
 from common.coordizer.artifacts import Coordizer, Provenance, check_vocab_size
 from common.coordizer.encode import Ids
 from common.coordizer.refine import Pieces, refined
+from common.coordizer.trace import Look, Watch, collapsed, spelled
 from common.coordizer.train import LAMBDA, Training, train_words
 from common.coordizer.words import Reader, Words
 from common.errors import Rejected
+from common.geometry.simplex import from_float16
 
 SAMPLE_TOKENS: Final = 1 << 18  # of each role, for its cells; chosen: more moved routing by less than its noise
 KEPT_WORDS: Final = 1 << 22  # of each role, for its shares of tokens; chosen: 20 MB of text
 _MERGING: Final = 0.5  # share of the progress bar; chosen from the measured times
 _LEARNING: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What one pass over the documents leaves: words, provenance, and each role's texts as numbers of words."""
+
+    words: Words
+    texts: Mapping[Role, Sequence[npt.NDArray[np.int32]]]
+    provenance: Provenance
 
 
 def build(
@@ -43,12 +54,40 @@ def build(
     Raises Rejected("vocab_size"), Rejected("lone_surrogate"), Rejected("no_documents").
     """
     check_vocab_size(vocab_size)
-    report = progress or (lambda _: None)
     corpus = read(documents, seed)
-    training = train_words(
-        corpus.words, vocab_size=vocab_size, lam=lam, seed=seed, checkpoint=lambda done, _: report(_MERGING * done)
-    )
-    ids = {role: [_spelled(text, training) for text in texts] for role, texts in corpus.texts.items()}
+    return built(corpus, vocab_size=vocab_size, lam=lam, threads=threads, progress=progress)
+
+
+def built(
+    corpus: Corpus,
+    *,
+    vocab_size: int,
+    lam: float = LAMBDA,
+    threads: int = 1,
+    start: npt.NDArray[np.int32] | None = None,
+    watch: bool = False,
+    progress: Callable[[float], None] | None = None,
+    keep: Callable[[npt.NDArray[np.int32]], None] | None = None,
+) -> Coordizer:
+    """`build` from a corpus that was read.
+
+    watch: follow Φ of the token stream, and put it in the manifest; raises Rejected("collapsed") when it collapsed.
+    keep: is given the merges so far now and then, and start is what it kept: a stopped training goes on from there.
+    """
+    report = progress or (lambda _: None)
+    seed = corpus.provenance.seed
+    seen = Watch([corpus.texts.get(role, ()) for role in ROLES] if watch else ())
+
+    def checkpoint(done: float, now: Callable[[], Training]) -> None:
+        report(_MERGING * done)
+        if seen.due(done) and (watch or keep is not None):
+            training = now()
+            seen.look(done, training)
+            if keep is not None:
+                keep(training.merges)
+
+    training = train_words(corpus.words, vocab_size=vocab_size, lam=lam, seed=seed, start=start, checkpoint=checkpoint)
+    ids = {role: [spelled(text, training) for text in texts] for role, texts in corpus.texts.items()}
     learned = basins_.plsa(
         {role: _windows(texts) for role, texts in ids.items() if texts},
         training.midpoints,
@@ -56,18 +95,16 @@ def build(
         threads=threads,
         progress=lambda done: report(_MERGING + (_LEARNING - _MERGING) * done),
     )
-    settled = refined(learned, pieces(ids), seed)
+    stored = basins_.distinct(refined(learned, pieces(ids), seed))
+    looks: tuple[Look, ...] = seen.looks(from_float16(stored)) if watch else ()
+    if collapsed(looks):
+        told = ", ".join(f"{look.phi} at {look.ids}" for look in looks)
+        raise Rejected(
+            "collapsed", f"Φ of the token stream can't be told from chance ({told}): another seed, or more text"
+        )
     report(1.0)
-    return Coordizer(training.merges, basins_.distinct(settled), lam, corpus.provenance)
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """What one pass over the documents leaves: words, provenance, and each role's texts as numbers of words."""
-
-    words: Words
-    texts: Mapping[Role, Sequence[npt.NDArray[np.int32]]]
-    provenance: Provenance
+    trace = tuple((look.ids, look.phi_midpoints, look.phi, look.p_value) for look in looks)
+    return Coordizer(training.merges, stored, lam, corpus.provenance, trace)
 
 
 def read(documents: Iterable[tuple[Role, str]], seed: int) -> Corpus:
@@ -103,14 +140,6 @@ class Kept:
             self.texts = self.texts[::2] if len(self.texts) > 1 else []
             self._every *= 2
             self._size = sum(map(len, self.texts))
-
-
-def _spelled(text: npt.NDArray[np.int32], training: Training) -> Ids:
-    """The ids of a text that is given by the numbers of its words."""
-    first = training.bounds[text]
-    size = training.bounds[text + 1] - first
-    inside = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-    return np.asarray(training.tokens[np.repeat(first, size) + inside])
 
 
 def _windows(texts: Sequence[Ids]) -> basins_.Windows:

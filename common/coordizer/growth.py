@@ -188,4 +188,5 @@ def _appended(coordizer: Coordizer, accepted: Sequence[tuple[int, int]], basins:
         basins=stored,
         lam=coordizer.lam,
         provenance=replace(coordizer.provenance, parent=digest(coordizer)),
+        trace=coordizer.trace,
     )

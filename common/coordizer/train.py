@@ -26,8 +26,6 @@ _SLICES: Final = 50  # how often a training reports its progress
 _ORDER: Final = np.array(BYTE_ORDER, np.uint8)
 _RANK_OF_BYTE: Final = np.argsort(_ORDER).astype(np.uint8)
 
-Snapshot = Callable[[], tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]
-
 
 @dataclass(frozen=True, slots=True)
 class Training:
@@ -72,32 +70,29 @@ def train_words(
     lam: float = LAMBDA,
     seed: int = 0,
     start: npt.NDArray[np.int32] | None = None,
-    checkpoint: Callable[[float, Snapshot], None] | None = None,
+    checkpoint: Callable[[float, Callable[[], Training]], None] | None = None,
 ) -> Training:
     """`train` from words already counted.
 
-    checkpoint is called fifty times, with the share done and a function that gives the merges so far and their
-    midpoints. start: merges that a checkpoint kept of the same words and parameters: training goes on behind them, to
-    the bits that it would have reached without a stop. Raises Rejected("bad_merges") for others.
+    checkpoint is called fifty times, with the share done and a function that gives the training so far. start: merges
+    that a checkpoint kept of the same words and parameters: training goes on behind them, to the bits that it would
+    have reached without a stop. Raises Rejected("bad_merges") for merges of unknown tokens.
     """
     wanted = vocab_size - FIRST_MERGE
     basins = byte_basins(words.raw, words.lengths, words.counts, seed=seed)
     loop = start_loop(words, basins, wanted)
     merges.fill(loop, lam, MIN_COUNT)
-    if start is not None:
-        check_merges(start)
-        merges.replay(loop, symbols(start[:wanted]), lam, MIN_COUNT)
-    done = int(loop.used[merges.MERGES])
+    kept = np.empty((0, 2), np.int32) if start is None else start[:wanted]
+    check_merges(kept)
     for slice_ in range(1, _SLICES + 1):
-        more = merges.advance(loop, max(done, wanted * slice_ // _SLICES), lam, MIN_COUNT)
+        until = wanted * slice_ // _SLICES
+        merges.replay(loop, symbols(kept)[int(loop.used[merges.MERGES]) : until], lam, MIN_COUNT)
+        more = merges.advance(loop, until, lam, MIN_COUNT)
         if checkpoint is not None:
-            checkpoint(slice_ / _SLICES if more else 1.0, lambda: _learned(loop))
+            checkpoint(slice_ / _SLICES if more else 1.0, lambda: _result(loop, words))
         if not more:
             break
-    present = loop.symbol != merges.NOTHING
-    inside = np.add.reduceat(present, np.cumsum(words.lengths) - words.lengths) if len(present) else present
-    bounds = np.concatenate([[0], np.cumsum(inside)]).astype(np.int64)
-    return Training(*_learned(loop), tokens=_ids(loop)[loop.symbol[present]], bounds=bounds)
+    return _result(loop, words)
 
 
 def start_loop(words: Words, byte_basins_: npt.NDArray[np.float64], wanted: int) -> merges.Loop:
@@ -118,10 +113,13 @@ def _ids(loop: merges.Loop) -> npt.NDArray[np.int32]:
     return np.concatenate([_ORDER.astype(np.int32), np.arange(FIRST_MERGE, FIRST_MERGE + done, dtype=np.int32)])
 
 
-def _learned(loop: merges.Loop) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+def _result(loop: merges.Loop, words: Words) -> Training:
     done = int(loop.used[merges.MERGES])
     id_of = _ids(loop)
     midpoints = np.full((FIRST_MERGE + done, loop.amplitude.shape[1]), 1.0 / loop.amplitude.shape[1])
     basins = np.square(loop.amplitude[: merges.BYTES + done])
     midpoints[id_of] = basins / basins.sum(axis=1, keepdims=True)
-    return id_of[loop.merges[:done]], midpoints
+    present = loop.symbol != merges.NOTHING
+    inside = np.add.reduceat(present, np.cumsum(words.lengths) - words.lengths) if len(present) else present
+    bounds = np.concatenate([[0], np.cumsum(inside)]).astype(np.int64)
+    return Training(id_of[loop.merges[:done]], midpoints, id_of[loop.symbol[present]], bounds)

@@ -4,8 +4,9 @@ import pytest
 from common.constants import ROLES
 from common.coordizer.artifacts import FIRST_MERGE, from_parts, to_parts
 from common.coordizer.basins import salience, text_basin
-from common.coordizer.build import Kept, _spelled, build, read
+from common.coordizer.build import Kept, build, built, read
 from common.coordizer.encode import Encoder
+from common.coordizer.trace import Look, spelled
 from common.coordizer.train import train_words
 from common.errors import Rejected
 from common.geometry.simplex import distance
@@ -20,42 +21,42 @@ DOCUMENTS = [(role, SENTENCES[role] * 6) for role in ROLES for _ in range(3)]
 
 
 @pytest.fixture(scope="module")
-def built():
+def made():
     return build(DOCUMENTS, vocab_size=400, seed=3)
 
 
-def test_the_whole_pipeline_makes_a_valid_coordizer(built):
-    assert FIRST_MERGE < built.vocab_size <= 400
-    assert to_parts(from_parts(to_parts(built))) == to_parts(built)
+def test_the_whole_pipeline_makes_a_valid_coordizer(made):
+    assert FIRST_MERGE < made.vocab_size <= 400
+    assert to_parts(from_parts(to_parts(made))) == to_parts(made)
 
 
-def test_sentences_lie_nearest_their_own_role(built):
-    encoder, weights = Encoder(built), salience(built.basins)
-    homes = {role: text_basin(encoder.encode(SENTENCES[role]), built.basins, weights) for role in ROLES}
+def test_sentences_lie_nearest_their_own_role(made):
+    encoder, weights = Encoder(made), salience(made.basins)
+    homes = {role: text_basin(encoder.encode(SENTENCES[role]), made.basins, weights) for role in ROLES}
     halves = {role: SENTENCES[role][40:] for role in ROLES}
     for role, half in halves.items():
-        basin = text_basin(encoder.encode(half), built.basins, weights)
+        basin = text_basin(encoder.encode(half), made.basins, weights)
         assert min(ROLES, key=lambda home, basin=basin: float(distance(basin, homes[home]))) == role
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_result_does_not_depend_on_the_threads(built, threads):
-    assert to_parts(build(DOCUMENTS, vocab_size=400, seed=3, threads=threads)) == to_parts(built)
+def test_the_result_does_not_depend_on_the_threads(made, threads):
+    assert to_parts(build(DOCUMENTS, vocab_size=400, seed=3, threads=threads)) == to_parts(made)
 
 
-def test_another_seed_gives_other_basins(built):
-    assert to_parts(build(DOCUMENTS, vocab_size=400, seed=4)) != to_parts(built)
+def test_another_seed_gives_other_basins(made):
+    assert to_parts(build(DOCUMENTS, vocab_size=400, seed=4)) != to_parts(made)
 
 
-def test_the_manifest_tells_where_it_comes_from(built):
-    assert built.provenance.documents == dict.fromkeys(ROLES, 3)
-    assert built.provenance.size_bytes == {role: 18 * len(SENTENCES[role]) for role in ROLES}
-    assert len(built.provenance.corpus_sha256) == 64
-    assert built.provenance.corpus_sha256 != build(DOCUMENTS[:-1], vocab_size=300).provenance.corpus_sha256
+def test_the_manifest_tells_where_it_comes_from(made):
+    assert made.provenance.documents == dict.fromkeys(ROLES, 3)
+    assert made.provenance.size_bytes == {role: 18 * len(SENTENCES[role]) for role in ROLES}
+    assert len(made.provenance.corpus_sha256) == 64
+    assert made.provenance.corpus_sha256 != build(DOCUMENTS[:-1], vocab_size=300).provenance.corpus_sha256
 
 
-def test_bytes_that_never_occur_have_basins_of_their_own(built):
-    assert len(np.unique(built.basins, axis=0)) == built.vocab_size
+def test_bytes_that_never_occur_have_basins_of_their_own(made):
+    assert len(np.unique(made.basins, axis=0)) == made.vocab_size
 
 
 def test_progress_rises_to_one():
@@ -71,15 +72,39 @@ def test_no_text_is_rejected(documents):
         build(documents, vocab_size=300)
 
 
-def test_words_are_spelled_as_the_encoder_spells_them(built):
+def test_words_are_spelled_as_the_encoder_spells_them(made):
     corpus = read(DOCUMENTS, 3)
     training = train_words(corpus.words, vocab_size=400, seed=3)
     for role, texts in corpus.texts.items():
-        assert _spelled(texts[0], training).tolist() == Encoder(built).encode(SENTENCES[role] * 6).tolist()
+        assert spelled(texts[0], training).tolist() == Encoder(made).encode(SENTENCES[role] * 6).tolist()
 
 
-def test_documents_may_be_a_stream(built):
-    assert to_parts(build(iter(DOCUMENTS), vocab_size=400, seed=3)) == to_parts(built)
+def test_a_watched_training_tells_phi_in_its_manifest_and_changes_nothing_else(made):
+    watched = built(read(DOCUMENTS, 3), vocab_size=400, watch=True)
+    assert (watched.basins == made.basins).all()
+    assert [ids for ids, *_ in watched.trace] == sorted({ids for ids, *_ in watched.trace})
+    assert watched.trace[-1][0] == watched.vocab_size
+    assert from_parts(to_parts(watched)).trace == watched.trace
+
+
+def test_a_collapsed_training_is_refused(monkeypatch):
+    looks = tuple(Look(300 + i, None, 0.1, 0.0 if i < 3 else 0.5) for i in range(6))
+    monkeypatch.setattr("common.coordizer.build.Watch.looks", lambda *_: looks)
+    with pytest.raises(Rejected, match="collapsed"):
+        built(read(DOCUMENTS, 3), vocab_size=300, watch=True)
+
+
+def test_a_stopped_build_goes_on_from_what_was_kept(made):
+    kept = []
+    whole = built(read(DOCUMENTS, 3), vocab_size=400, watch=True, keep=kept.append)
+    assert (whole.basins == made.basins).all()
+    for merges in kept[::4]:
+        again = built(read(DOCUMENTS, 3), vocab_size=400, watch=True, start=merges)
+        assert to_parts(again) == to_parts(whole)
+
+
+def test_documents_may_be_a_stream(made):
+    assert to_parts(build(iter(DOCUMENTS), vocab_size=400, seed=3)) == to_parts(made)
 
 
 @pytest.mark.parametrize(("texts", "every"), [(10, 1), (11, 2), (20, 2), (21, 4)])
