@@ -53,7 +53,9 @@ keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bu
 corpus = typer.Typer(no_args_is_help=True, help="The text that kernels learn from.")
 app.add_typer(dead, name="dead")
 app.add_typer(keys, name="keys")
+coordizer = typer.Typer(no_args_is_help=True, help="The tokenizer whose tokens have places among the 64 cells.")
 app.add_typer(corpus, name="corpus")
+app.add_typer(coordizer, name="coordizer")
 
 
 @app.callback()
@@ -115,11 +117,15 @@ def watch(
 def route(
     text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
     genesis: Genesis = None,
+    coordizer: Annotated[
+        Path | None, typer.Option(help="Directory of a coordizer: the four roles' text in --data gives the homes.")
+    ] = None,
+    data: Data = Path("data"),
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
     """Show where a text lies: distance to every domain, margin, share of each faculty."""
-    _do("route", text=text, genesis=genesis or home / "genesis", json=as_json)
+    _do("route", text=text, genesis=genesis or home / "genesis", coordizer=coordizer, data=data, json=as_json)
 
 
 @app.command()
@@ -213,6 +219,41 @@ def corpus_full(
 ) -> None:
     """Build the full corpora from the archives."""
     _do("corpus", "full", cache=cache, out=out)
+
+
+Folder = Annotated[Path, typer.Argument(help="Directory of a coordizer.")]
+SHIPPED: Final = Path("data/coordizer-32k")
+
+
+@coordizer.command("train")
+def coordizer_train(
+    corpora: Annotated[Path, typer.Option(help="Directory of the full corpora.")] = Path(".qig/corpora/full"),
+    vocab_size: Annotated[int, typer.Option(min=259, max=32768, help="At most so many ids.")] = 32768,
+    lam: Annotated[float, typer.Option(min=0.0, help="How much geometry weighs in the score; 0 is plain BPE.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    permissive: Annotated[bool, typer.Option("--permissive", help="Only text that may be copied on.")] = False,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="The result is the same for any number.")] = 1,
+    out: Annotated[Path, typer.Option(help="Directory for the artifact.")] = Path(".qig/coordizer"),
+) -> None:
+    """Train on a capped share of every source; goes on where a stopped run of the same command left off."""
+    given = {"vocab_size": vocab_size, "lam": lam, "seed": seed, "permissive": permissive, "threads": threads}
+    _do("coordizer", "train", corpora=corpora, out=out, **given)
+
+
+@coordizer.command("export")
+def coordizer_export(
+    out: Annotated[Path, typer.Option(help="Directory for the files.")],
+    folder: Folder = SHIPPED,
+    vocab_size: Annotated[int | None, typer.Option(min=259, max=32768, help="Only the first ids.")] = None,
+) -> None:
+    """Write Hugging Face's tokenizer.json, tiktoken's ranks, and the plot of Φ."""
+    _do("coordizer", "export", folder=folder, out=out, vocab_size=vocab_size)
+
+
+@coordizer.command("show")
+def coordizer_show(folder: Folder = SHIPPED, as_json: Json = False) -> None:
+    """Check an artifact and show what it is, where it comes from, and Φ of its token stream."""
+    _do("coordizer", "show", folder=folder, json=as_json)
 
 
 def main() -> None:

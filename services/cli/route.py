@@ -5,25 +5,38 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 
 from common.constants import FACULTIES
+from common.constellation.constellation import MARGIN_MIN_RAD
+from common.coordizer.artifacts import Coordizer
+from common.coordizer.basins import salience, text_basin
+from common.coordizer.encode import Encoder, Ids
 from common.errors import Rejected
-from common.geometry.routing import Route
+from common.geometry.means import frechet_mean
+from common.geometry.routing import Route, route
+from common.geometry.simplex import Floats
 from services.cli import genesis as directory
 from services.cli.ask import given
 from services.cli.show import bar, console
 from services.cli.validate import faculty_mass
+from services.trainer import coordizers
+from services.trainer.corpora import selection
 
 
-def run(*, text: str, genesis: Path, json: bool) -> int:
+def run(*, text: str, genesis: Path, json: bool, coordizer: Path | None = None, data: Path = Path("data")) -> int:
     """Coordize, route, show."""
-    constellation = directory.load(genesis)
-    ids = constellation.encoder.encode(given(text))
-    if not len(ids):
-        raise Rejected("no_text", "there is no text to route: give some, or - for standard input")
-    basin = constellation.basin(ids)
-    found = constellation.route(basin)
+    if coordizer is None:
+        constellation = directory.load(genesis)
+        ids = _some(constellation.encoder.encode(given(text)))
+        basin = constellation.basin(ids)
+        found = constellation.route(basin)
+    else:
+        made = coordizers.read(coordizer)
+        ids = _some(Encoder(made).encode(given(text)))
+        basin = text_basin(ids, made.basins, salience(made.basins))
+        found = route(basin, role_homes(made, data), margin_min_rad=MARGIN_MIN_RAD)
     masses = {name: faculty_mass(basin, (name,)) for name in FACULTIES}
     if json:
         sys.stdout.write(as_json(found, masses, len(ids)) + "\n")
@@ -33,6 +46,21 @@ def run(*, text: str, genesis: Path, json: bool) -> int:
     out.print(_verdict(found, len(ids)))
     out.print(_masses(masses))
     return 0
+
+
+def role_homes(made: Coordizer, data: Path) -> dict[str, Floats]:
+    """Where each role lies by this coordizer: the Fréchet mean of its training documents' basins."""
+    encoder, weights = Encoder(made), salience(made.basins)
+    return {
+        role: frechet_mean(np.stack([text_basin(encoder.encode(row.text), made.basins, weights) for row in rows]))
+        for role, rows in selection.load(data, part="train").items()
+    }
+
+
+def _some(ids: Ids) -> Ids:
+    if not len(ids):
+        raise Rejected("no_text", "there is no text to route: give some, or - for standard input")
+    return ids
 
 
 def as_json(found: Route, masses: dict[str, float], tokens: int) -> str:

@@ -26,6 +26,9 @@ COMMANDS = {
     "corpus fetch": ["corpus", "fetch"],
     "corpus seed": ["corpus", "seed"],
     "corpus full": ["corpus", "full"],
+    "coordizer train": ["coordizer", "train"],
+    "coordizer export": ["coordizer", "export", "--out", "there"],
+    "coordizer show": ["coordizer", "show"],
 }
 
 
