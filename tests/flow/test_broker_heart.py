@@ -6,15 +6,14 @@ from common.runtime.heart import heart
 from common.wire.codec import unpack
 from common.wire.messages import Heartbeat
 
-
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_heartbeat_says_who_lives_and_whether_it_is_ready(broker):
-    for reason in (None, "no bundle"):
-        await heart(broker, "trainer", "trainer-1", bundle=lambda: 7, ready=lambda why=reason: why).run()
+    for node, reason in (("one", None), ("two", "no bundle")):
+        await heart(broker, "trainer", node, bundle=lambda: 7, ready=lambda why=reason: why).run()
     beats = [unpack(Heartbeat, body_of(fields)) for _, fields in await broker.redis.xrange(streams.HEART)]
     assert [(b.service, b.node, b.bundle, b.ready) for b in beats] == [
-        ("trainer", "trainer-1", 7, True),
-        ("trainer", "trainer-1", 7, False),
+        ("trainer", "one", 7, True),
+        ("trainer", "two", 7, False),
     ]
