@@ -333,7 +333,7 @@ async def quiet(lively):
     """Nothing is on its way: no packet waits, no batch, no candidate, and both edges serve the newest release."""
 
     async def still():
-        # In the direction of the flow: looked at the other way, what moves on between two looks is seen in neither place.
+        # Along the flow: looked at the other way, what moves on between two looks is seen in neither place.
         for stream in streams.GROUPS:
             waiting = await lively.redis.xlen(stream) or await lively.redis.hlen(LEDGER)
             if waiting or await lively.redis.xlen(streams.outbox(stream)):

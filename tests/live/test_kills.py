@@ -5,6 +5,7 @@ import pytest
 from live_fleet import Desk, answered_once, live, until
 
 from common.constellation import parts as bundle_parts
+from common.constellation.domains import from_json
 from common.geometry.simplex import distance
 from common.kernels import memory
 from common.kernels.memory import Memory, Table
@@ -23,8 +24,16 @@ MASS_CAP = 1_000  # below what a sleep counts: the cap is part of the sum
 
 @pytest.fixture(scope="module")
 async def lively(micro_parts, tmp_path_factory):
-    async with live(tmp_path_factory.mktemp("kills") / "home", micro_parts, mass_cap=MASS_CAP) as running:
+    async with live(tmp_path_factory.mktemp("kills") / "home", narrow(micro_parts), mass_cap=MASS_CAP) as running:
         yield running
+
+
+def narrow(parts):
+    """The same constellation, whose domains reach less far: scripture is then new territory to them."""
+    domains = {
+        each.name: each.model_copy(update={"radius_rad": 0.4}) for each in from_json(parts[bundle_parts.DOMAINS])
+    }
+    return parts | bundle_parts.domains_part(domains)
 
 
 # The moment at which each is killed
