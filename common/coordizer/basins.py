@@ -232,10 +232,13 @@ def text_basin(ids: npt.NDArray[np.int32], basins: Floats, weights: npt.NDArray[
 
     ids: (T,); basins: (V, 64); weights: (V,) >= 0, how much each token counts, 1 by default. `salience` routes short
     texts better with 2,048 ids, and no better with 32,768, where rare words claim too much.
+    A text of tokens that all weigh nothing (a lone control byte) lies where their even mean lies.
     Raises Rejected("no_tokens") for an empty text, which lies nowhere.
     """
     if len(ids) == 0:
         raise Rejected("no_tokens", "an empty text has no basin: give at least one character")
     tokens, counts = np.unique(ids, return_counts=True)
     share = counts if weights is None else counts * weights[tokens]
+    if not share.any():
+        share = counts
     return frechet_mean(from_float16(basins[tokens]), share.astype(np.float64))

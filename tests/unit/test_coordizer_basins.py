@@ -153,3 +153,9 @@ def test_bytes_without_neighbours_have_basins_too(raw):
     array = np.frombuffer(raw, np.uint8)
     basins = byte_basins(array, np.full(len(raw), 1), np.full(len(raw), 5), seed=0)
     assert basins.sum(axis=1) == pytest.approx(np.ones(256))
+
+
+def test_a_text_of_tokens_that_weigh_nothing_lies_at_their_even_mean():
+    basins = to_float16(np.random.default_rng(0).dirichlet(np.ones(64), 4))
+    silent = text_basin(np.array([1, 3], np.int32), basins, np.zeros(4))
+    assert np.array_equal(silent, text_basin(np.array([1, 3], np.int32), basins))
