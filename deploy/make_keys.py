@@ -27,6 +27,12 @@ def make(to: Path, nodes: Sequence[str]) -> list[Path]:
     private |= {node: to / "edges" / f"{node}.key" for node in nodes}
     public = {keys.PUBLISHER: to / "trust" / "publisher.pub"}
     public |= {node: to / "trust" / "edges" / f"{node}.pub" for node in nodes}
+    for name, path in private.items():
+        if public[name].exists() and not path.exists():
+            message = (
+                f"{path} is lost, and {public[name]} still names it: restore it, or remove the public key to begin anew"
+            )
+            raise Unavailable("missing_key", message)
     with tempfile.TemporaryDirectory() as scratch:  # memory, in a container: no volume ever holds another one's key
         home = Path(scratch)
         for name, path in private.items():

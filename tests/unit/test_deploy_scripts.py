@@ -59,6 +59,14 @@ def test_a_run_that_was_cut_short_before_the_public_key_is_completed(tmp_path: P
     assert public.read_bytes() == was
 
 
+@pytest.mark.parametrize("lost", ["publisher/publisher.key", "edges/edge-1.key"])
+def test_a_lost_private_key_is_not_replaced_beside_its_public_one(tmp_path: Path, lost: str) -> None:
+    make_keys.make(tmp_path, ["edge-1"])
+    (tmp_path / lost).unlink()
+    with pytest.raises(Unavailable, match="is lost"):
+        make_keys.make(tmp_path, ["edge-1"])
+
+
 def test_keys_on_a_volume_of_somebody_else_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "publisher").write_text("a file where a directory belongs")
     with pytest.raises(Unavailable, match="cannot write"):
