@@ -92,17 +92,24 @@ def run(*, home: Path, json: bool) -> int:
     for reason in failures:
         out.print(f"[red]✗[/] {plain(reason)}")
     if not failures:
-        out.print(
-            "\n[green]✓[/] every promise kept. Try next:\n"
-            f"  qig up --home {plain(str(home))}         keep this constellation running; then, in another terminal:\n"
-            f'  qig ask --home {plain(str(home))} "And it came to pass"\n'
-            f"  qig watch --home {plain(str(home))}      qig validate --home {plain(str(home))}      qig doctor"
-        )
+        _show_next(out, f"{sys.argv[0]} ", f"--home {home}")
     if json:
         import json as codec  # noqa: PLC0415 - the parameter has its name
 
         sys.stdout.write(codec.dumps(asdict(story)) + "\n")
     return 1 if failures else 0
+
+
+def _show_next(out: Console, qig: str, where: str) -> None:
+    lines = (
+        f"{qig}up {where}     keeps this constellation running; then, in another terminal:",
+        f'{qig}ask {where} "And it came to pass"',
+        f"{qig}watch {where}",
+        f"{qig}validate {where}",
+    )
+    out.print("\n[green]✓[/] every promise kept. Try next:")
+    for line in lines:
+        out.print(f"  {plain(line)}", soft_wrap=True)
 
 
 async def _tell(home: Path, out: Console) -> Story:
