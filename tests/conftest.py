@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 
@@ -12,6 +13,9 @@ from common.runtime.broker import Broker
 from common.runtime.connection import connect
 
 pytest_plugins = ["micro"]
+# No deadline: the first example of a compiled function pays for its compilation. Derandomised: one seed, one verdict.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 DEADLINE_S = 10.0
 
 

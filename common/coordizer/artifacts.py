@@ -214,7 +214,7 @@ def from_parts(parts: Mapping[str, bytes]) -> Coordizer:
     manifest = _manifest(parts["manifest.json"])
     for name in PARTS[:3]:
         if _sha256(parts[name]) != manifest["parts"].get(name):
-            raise Corrupt("part_digest", f"{name} is not the file its manifest describes: fetch it again")
+            raise Corrupt("part_digest", f"{name} is not the file that manifest.json describes: fetch it again")
     merges = _merges(parts["merge_rules.json"])
     coordizer = Coordizer(
         merges=merges,
