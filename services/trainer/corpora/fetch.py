@@ -103,8 +103,9 @@ def _fetch_one(source: Source, cache: Path, progress: Progress) -> Path:
     target = cache / source.file
     progress(source.name, 0.0)
     if not _is_sound(target, source):
-        # Inside the cache, so that the final rename stays on one file system and is atomic.
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as folder:
+        # Inside the cache, so that the final rename stays on one file system and is atomic; absolute (Python 3.11 gives
+        # back what it was given), because the client runs in that folder.
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache.absolute()) as folder:
             _download(source, Path(folder), progress)
             loaded = Path(folder) / source.file
             if not loaded.is_file():
