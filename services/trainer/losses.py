@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from common.constants import CELLS_PER_FACULTY, FACULTIES, PHI_COUPLINGS
 from common.geometry.integration import RIDGE_RAD2, RIDGE_SHARE
+from services.trainer.team import ALONE, Team
 
 AHEAD_TOKENS: Final = 16
 BASIN_WEIGHT: Final = 0.3
@@ -36,22 +37,31 @@ class Losses:
 
 
 def losses(
-    logits: Tensor, basins: Tensor, ids: Tensor, token_basins: Tensor, reference: Tensor, phi_target: float | None
+    logits: Tensor,
+    basins: Tensor,
+    ids: Tensor,
+    token_basins: Tensor,
+    reference: Tensor,
+    phi_target: float | None,
+    team: Team = ALONE,
 ) -> Losses:
     """Logits (B, T, V), basins (B, T, 64) of the first T of ids (B, T + 17). reference (64,): the running unit mean of
     sqrt(b).
 
     phi_target None leaves integration out of the total (early training, renewal); it is measured all the same.
+    team: its processes hold equal shares of one batch; every figure is the whole batch's.
     """
     tokens = basins.shape[1]
     cross_entropy = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1 : tokens + 1].flatten())
     basin = divergence(ahead(ids, tokens, token_basins), basins)
-    x = faculties(basins, reference)
-    nats = geometric_nats(x)
+    seen = team.mean(second_moments(faculties(basins, reference)))
+    nats = geometric_nats(seen)
     total = cross_entropy + BASIN_WEIGHT * basin
     if phi_target is not None:
         total = total + PHI_WEIGHT * (phi_target - (1 - torch.exp(-2 * nats))).clamp_min(0).square()
-    return Losses(total, float(cross_entropy.detach()), float(basin.detach()), _phi(nats.detach(), x.detach()))
+    means = team.mean(torch.stack([cross_entropy.detach(), basin.detach()]))
+    transitions = team.size * len(basins) * (tokens - 1)
+    return Losses(total, float(means[0]), float(means[1]), _phi(nats.detach(), seen.detach(), transitions))
 
 
 def ahead(ids: Tensor, tokens: int, token_basins: Tensor) -> Tensor:
@@ -66,11 +76,11 @@ def divergence(target: Tensor, basins: Tensor) -> Tensor:
     return nats
 
 
-def follow(reference: Tensor | None, basins: Tensor) -> Tensor:
+def follow(reference: Tensor | None, basins: Tensor, team: Team = ALONE) -> Tensor:
     """The running unit mean of sqrt(b), about which the batch's tangent vectors are taken. No gradient passes through
     it.
     """
-    mean = basins.detach().clamp_min(1e-12).sqrt().mean((0, 1))
+    mean = team.mean(basins.detach().clamp_min(1e-12).sqrt().mean((0, 1)))
     moved = mean if reference is None else REFERENCE_DECAY * reference + (1 - REFERENCE_DECAY) * mean
     unit: Tensor = moved / moved.norm()
     return unit
@@ -82,7 +92,7 @@ def integration_nats(basins: Tensor, reference: Tensor) -> Tensor:
     Within 1e-3 nats of common/geometry/integration.py (float32). A state that stands still reads 0, one that
     has no regression NaN; `losses` reports both as not known.
     """
-    return geometric_nats(faculties(basins, reference))
+    return geometric_nats(second_moments(faculties(basins, reference)))
 
 
 def faculties(basins: Tensor, reference: Tensor) -> Tensor:
@@ -96,20 +106,24 @@ def faculties(basins: Tensor, reference: Tensor) -> Tensor:
     return centred
 
 
-def geometric_nats(x: Tensor) -> Tensor:
-    """Phi_G of centred activations (B, T, 8); the inner minimum is a constant by the envelope theorem."""
+def second_moments(x: Tensor) -> Tensor:
+    """Of centred activations (B, T, 8): past with past, present with present, past with present, (3, 8, 8)."""
     past, present = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
-    count = len(past)
-    s_x, s_y, s_xy = past.T @ past / count, present.T @ present / count, past.T @ present / count
+    return torch.stack([past.T @ past, present.T @ present, past.T @ present]) / len(past)
+
+
+def geometric_nats(seen: Tensor) -> Tensor:
+    """Phi_G of second moments (3, 8, 8); the inner minimum is a constant by the envelope theorem."""
+    s_x, s_y, s_xy = seen
     # The ridge holds the regression, not the couplings' covariance: there it would read a constant sum of faculties as
     # integration.
-    ridge = (RIDGE_RAD2 + RIDGE_SHARE * s_x.diagonal().mean()) * torch.eye(len(FACULTIES), device=x.device)
+    ridge = (RIDGE_RAD2 + RIDGE_SHARE * s_x.diagonal().mean()) * torch.eye(len(FACULTIES), device=seen.device)
     # The _ex forms do not raise: what has no solution comes out as NaN, and the guards know what to do with that.
     a = torch.linalg.solve_ex(s_x + ridge, s_xy)[0].T
     s_e = s_y + ridge - a @ (s_x + ridge) @ a.T
     with torch.no_grad():
         # W o S is singular where a faculty never moves, and its own coefficient is then free: this picks 0.
-        moving = s_x + (STILL_SHARE * s_x.trace() + STILL_RAD2) * torch.eye(len(FACULTIES), device=x.device)
+        moving = s_x + (STILL_SHARE * s_x.trace() + STILL_RAD2) * torch.eye(len(FACULTIES), device=seen.device)
         kept = a.diagonal().clone()
         for _ in range(MINIMISE_ROUNDS):
             cut = a - torch.diag(kept)
@@ -119,10 +133,8 @@ def geometric_nats(x: Tensor) -> Tensor:
     return 0.5 * (torch.logdet(s_e + cut @ s_x @ cut.T) - torch.logdet(s_e))
 
 
-def _phi(nats: Tensor, x: Tensor) -> float | None:
+def _phi(nats: Tensor, seen: Tensor, transitions: int) -> float | None:
     """Phi of a batch, its bias removed; None for a state that common/geometry/integration.py would not know either."""
-    transitions = x[:, :-1]
-    if not (bool(nats.isfinite()) and float(transitions.square().mean()) >= RIDGE_RAD2):
+    if not (bool(nats.isfinite()) and float(seen[0].diagonal().mean()) >= RIDGE_RAD2):
         return None
-    count = transitions.shape[0] * transitions.shape[1]
-    return -math.expm1(-2.0 * max(0.0, float(nats) - PHI_COUPLINGS / (2.0 * count)))
+    return -math.expm1(-2.0 * max(0.0, float(nats) - PHI_COUPLINGS / (2.0 * transitions)))

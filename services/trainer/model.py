@@ -18,7 +18,11 @@ TAU_START = math.log(12.0)  # chosen: attention logits in [-12, 12] at the start
 
 
 class StateModel(nn.Module):
-    """ids (B, T), T <= context, to logits (B, T, vocab) and basins (B, T, 64). sqrt_basins: (vocab, 64), fixed."""
+    """ids (B, T), T <= context, to logits (B, T, vocab) and basins (B, T, 64). sqrt_basins: (vocab, 64), fixed.
+
+    `mixed_precision`: whether `forward` multiplies in bfloat16. Weights, residual stream and basins stay float32 in any
+    case: phi is estimated from the basins' small differences.
+    """
 
     sqrt_basins: Tensor
     cos: Tensor
@@ -27,6 +31,7 @@ class StateModel(nn.Module):
     def __init__(self, spec: Spec, sqrt_basins: npt.NDArray[np.floating], generator: torch.Generator) -> None:
         super().__init__()
         self.spec = spec
+        self.mixed_precision = False
         self.tensors = nn.ParameterDict()
         for name, shape in shapes(spec).items():
             self.tensors[_key(name)] = nn.Parameter(_initial(name, shape, generator))
@@ -42,16 +47,16 @@ class StateModel(nn.Module):
         x = float(EMBED_GAIN) * w["embed"][ids] + float(BASIN_GAIN) * functional.linear(
             self.sqrt_basins[ids], w["enter"]
         )
-        for _ in range(self.spec.loops):
-            for layer in range(self.spec.layers):
-                x = self._block(x, f"blocks|{layer}|")
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            for _ in range(self.spec.loops):
+                for layer in range(self.spec.layers):
+                    x = self._block(x, f"blocks|{layer}|")
         hidden = functional.rms_norm(x, (self.spec.width,))
         basins = torch.softmax(functional.linear(hidden, w["basin|weight"], w["basin|bias"]), -1)
-        direct = functional.linear(functional.linear(hidden, w["leave"]), w["embed"], w["bias"])
-        pull = (
-            float(COUPLING_SCALE) * w["coupling"] * functional.linear(basins.clamp_min(1e-12).sqrt(), self.sqrt_basins)
-        )
-        return direct + pull, basins
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            direct = functional.linear(functional.linear(hidden, w["leave"]), w["embed"], w["bias"])
+            overlap = functional.linear(basins.clamp_min(1e-12).sqrt(), self.sqrt_basins)
+        return (direct + float(COUPLING_SCALE) * w["coupling"] * overlap).float(), basins
 
     def _block(self, x: Tensor, name: str) -> Tensor:
         w, (batch, tokens, width) = self.tensors, x.shape
@@ -71,6 +76,13 @@ class StateModel(nn.Module):
         a, b = z.chunk(2, -1)
         cos, sin = self.cos[: z.size(-2)], self.sin[: z.size(-2)]
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself; emulated it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool({"avx512_bf16", "amx_bf16"} & {name for name, there in torch.cpu.get_capabilities().items() if there})
 
 
 def export(model: StateModel) -> dict[str, npt.NDArray[np.float32]]:

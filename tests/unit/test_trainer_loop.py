@@ -13,7 +13,7 @@ from trainer_runs import BASINS, PLAN, SPEC, TEXT, micro_model, one_thread, same
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels.spec import Spec
-from services.trainer import loop
+from services.trainer import checkpoint, loop
 from services.trainer.loop import Plan, train
 from services.trainer.losses import AHEAD_TOKENS
 
@@ -99,8 +99,8 @@ def test_the_optimisers_state_is_restored_and_not_only_the_weights(tmp_path):
     file = tmp_path / "run.safetensors"
     list(itertools.islice(start(micro_model(), checkpoint=file), EVERY + 1))
     model = micro_model()
-    run = loop._Run(model, loop._optimisers(model), None, loop.guards.Guard(), 0)
-    loop._load(run, file)
+    run = checkpoint.Run(model, loop._optimisers(model))
+    checkpoint.load(run, file)
     muon, adam = (optimiser.state_dict()["state"] for optimiser, _ in run.optimisers)
     assert all(state["momentum_buffer"].abs().max() > 0 for state in muon.values())
     assert {float(state["step"]) for state in adam.values()} == {float(EVERY)}
@@ -164,7 +164,7 @@ def _full(_):
 
 def test_a_full_disk_stops_the_run_and_leaves_its_weights(tmp_path, monkeypatch):
     file, model, other = tmp_path / "run.safetensors", micro_model(), micro_model()
-    monkeypatch.setattr(loop.os, "fsync", _full)
+    monkeypatch.setattr(checkpoint.os, "fsync", _full)
     with pytest.raises(Unavailable, match=r"run.safetensors: No space left on device") as error:
         list(start(model, checkpoint=file))
     list(itertools.islice(start(other), EVERY))
@@ -177,7 +177,7 @@ def test_after_a_full_disk_the_run_resumes_from_the_checkpoint_before(undisturbe
     file, model = tmp_path / "run.safetensors", micro_model()
     run = start(micro_model(), checkpoint=file)
     list(itertools.islice(run, EVERY + 1))
-    monkeypatch.setattr(loop.os, "fsync", _full)
+    monkeypatch.setattr(checkpoint.os, "fsync", _full)
     with pytest.raises(Unavailable):
         list(run)
     monkeypatch.undo()
@@ -191,7 +191,7 @@ def test_a_folder_that_is_not_there_is_unavailable(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def saved(tmp_path_factory):
     torch.set_num_threads(1)
     file = tmp_path_factory.mktemp("saved") / "run.safetensors"
     list(start(micro_model(), Plan(1, 4, 0), checkpoint=file))
@@ -210,10 +210,10 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_checkpoint_is_corrupt_and_touches_nothing(tmp_path, checkpoint, how):
+def test_a_damaged_checkpoint_is_corrupt_and_touches_nothing(tmp_path, saved, how):
     file, model = tmp_path / "run.safetensors", micro_model()
-    damaged = DAMAGE[how](checkpoint)
-    assert damaged != checkpoint
+    damaged = DAMAGE[how](saved)
+    assert damaged != saved
     file.write_bytes(damaged)
     fresh = tensors_of(model)
     with pytest.raises(Corrupt, match=r"run.safetensors is not a checkpoint .* delete it") as error:
@@ -222,9 +222,9 @@ def test_a_damaged_checkpoint_is_corrupt_and_touches_nothing(tmp_path, checkpoin
     assert same(tensors_of(model), fresh)
 
 
-def test_a_checkpoint_of_another_size_is_corrupt(tmp_path, checkpoint):
+def test_a_checkpoint_of_another_size_is_corrupt(tmp_path, saved):
     file = tmp_path / "run.safetensors"
-    file.write_bytes(checkpoint)
+    file.write_bytes(saved)
     model = micro_model(Spec("wide", vocab=64, width=24, layers=1, loops=2, heads=2, context=32))
     with pytest.raises(Corrupt, match="has shape"):
         next(start(model, checkpoint=file))
@@ -265,7 +265,7 @@ def test_while_a_renewal_lasts_the_geometric_loss_rests(monkeypatch):
     wanted = []
 
     def spy(*arguments):
-        wanted.append(arguments[-1])
+        wanted.append(arguments[5])
         return found(*arguments)
 
     found = loop.losses
