@@ -1,0 +1,78 @@
+"""A memory made small keeps what it needs most, and stays an honest distribution."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.kernels import memory as m
+from services.trainer.prune import prune
+
+VOCAB = 24
+FLOOR = np.full(VOCAB, 1 / VOCAB)
+texts = st.lists(st.integers(0, VOCAB - 1), min_size=8, max_size=300).map(lambda ids: np.array(ids, np.int32))
+
+
+def repeats(seed=0, size=4000):
+    """A text with habits: the next token is mostly the last one plus one."""
+    rng = np.random.default_rng(seed)
+    ids = np.zeros(size, np.int32)
+    for t in range(1, size):
+        ids[t] = (ids[t - 1] + 1) % VOCAB if rng.random() < 0.8 else rng.integers(VOCAB)
+    return ids
+
+
+def bits(memory, ids):
+    return float(-np.log2(m.predict(memory, ids, FLOOR).probability).sum())
+
+
+@given(texts, st.floats(0, 20))
+def test_a_pruned_memory_is_a_part_of_the_whole_with_its_own_totals(ids, limit):
+    whole = m.count([ids])
+    small = prune(whole, FLOOR, limit)
+    assert len(small.tables) == len(whole.tables)
+    for kept, table in zip(small.tables, whole.tables, strict=True):
+        assert (m.look_up(table.keys, table.counts, kept.keys) == kept.counts).all()
+        assert (m.look_up(table.contexts, table.totals, kept.contexts) == kept.totals).all()
+        assert set(kept.contexts.tolist()) == set((kept.keys >> m.TOKEN_BITS).tolist())
+
+
+@given(texts, st.floats(0, 20))
+def test_every_prediction_of_a_pruned_memory_sums_to_one(ids, limit):
+    p, _, _ = m.distribution(prune(m.count([ids]), FLOOR, limit), ids[-3:].tolist(), FLOOR)
+    assert p.sum() == pytest.approx(1.0)
+    assert p.min() > 0
+
+
+def test_a_higher_price_keeps_fewer_ngrams_and_never_one_that_a_lower_price_threw_away_of_order_one():
+    whole = m.count([repeats()])
+    sizes = [prune(whole, FLOOR, limit).entries for limit in (0, 2, 8, 32)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 4
+    cheap, dear = (prune(whole, FLOOR, limit).tables[1].keys for limit in (2, 8))
+    assert np.isin(dear, cheap).all()
+
+
+def test_at_equal_size_what_is_kept_by_worth_predicts_better_than_what_is_kept_by_count():
+    whole, fresh = m.count([repeats(1)]), repeats(2)
+    small = prune(whole, FLOOR, 4.0)
+    by_count = []
+    for kept, table in zip(small.tables, whole.tables, strict=True):
+        top = np.sort(np.argsort(-table.counts.astype(np.int64), kind="stable")[: len(kept.keys)])
+        contexts = np.unique(table.keys[top] >> m.TOKEN_BITS)
+        totals = m.look_up(table.contexts, table.totals, contexts)
+        by_count.append(m.Table.of(table.keys[top], table.counts[top], contexts, totals))
+    assert bits(small, fresh) < bits(m.Memory(tuple(by_count)), fresh)
+
+
+def test_an_ngram_that_its_lower_order_predicts_as_well_is_thrown_away_and_the_habit_stays():
+    small = prune(m.count([repeats()]), FLOOR, 4.0)
+    # the habit needs one token of context; longer contexts add nothing but chance
+    assert {(k >> 15, k & 0x7FFF) for k in small.tables[1].keys.tolist()} >= {
+        (t, (t + 1) % VOCAB) for t in range(VOCAB)
+    }
+    assert len(small.tables[2].keys) + len(small.tables[3].keys) < 0.05 * m.count([repeats()]).entries
+
+
+def test_an_empty_memory_stays_empty():
+    assert prune(m.count([]), FLOOR, 1.0).entries == 0
