@@ -77,9 +77,16 @@ def faculties(basins_WTC: Floats, home_s: Floats) -> Array:
     """
     if np.ndim(basins_WTC) != 3 or np.shape(basins_WTC)[-1] != CELLS:
         raise Rejected("bad_shape", f"basins of shape {np.shape(basins_WTC)}; expected (windows, tokens, {CELLS})")
-    v_WTC = log_map(home_s, basins_WTC)
-    x_WTF = v_WTC.reshape(*v_WTC.shape[:-1], F, CELLS_PER_FACULTY).sum(-1)
-    return centred(x_WTF)
+    return centred(activations(basins_WTC, home_s))
+
+
+def activations(basins: Floats, home_s: Floats) -> Array:
+    """The log map at home, summed over each faculty's 8 cells and not centred: (..., 64) to (..., 8) rad.
+
+    Raises Rejected("off_simplex", "off_sphere").
+    """
+    v = log_map(home_s, basins)
+    return np.asarray(v.reshape(*v.shape[:-1], F, CELLS_PER_FACULTY).sum(-1))
 
 
 def centred(x_WTF: Floats) -> Array:
@@ -138,6 +145,18 @@ def integration(m: Moments) -> Integration:
         return _unknown(m, "degenerate")
     phi = -math.expm1(-2.0 * max(0.0, nats - PHI_COUPLINGS / (2.0 * m.n)))
     return Integration(phi, nats, chi2_survival(2.0 * m.n * nats, PHI_COUPLINGS), m.n, None)
+
+
+def participation(m: Moments) -> float | None:
+    """Participation ratio (tr C)^2 / tr C^2 of the activations' covariance C: how many dimensions a state moves in.
+
+    Returns a number in [1, 8]: 1 along one line, 8 alike in all; None under the rule for a known Phi (512 transitions,
+    finite, moving). n transitions read a share of about 8/n low. Source: Litwin-Kumar et al., Neuron 2017.
+    """
+    if integration(m).phi is None:
+        return None
+    covariance = m.second[:F, :F]
+    return float(np.trace(covariance) ** 2 / np.sum(covariance * covariance))
 
 
 def geometric_nats(past: Array, future: Array, cross: Array, ridge: float = 0.0) -> float:
