@@ -6,6 +6,7 @@ import pytest
 from common.constants import ROLES
 from common.constellation import parts as bundle_parts
 from common.constellation.domains import Domain
+from common.constellation.integrator import SHAPES, Integrator
 from common.coordizer.artifacts import EOS
 from common.coordizer.basins import salience, text_basin
 from common.coordizer.build import build
@@ -43,6 +44,8 @@ def micro_parts():
         domains[role] = Domain(
             name=role, role=role, memories=(role,), basin=basin, radius_rad=0.8, bits_per_byte=4.0, gate=rows
         )
+    mixed = Integrator({k: np.asarray(rng.normal(0, 0.1, s), np.float32) for k, s in SHAPES.items()}, uniform())
+    parts |= bundle_parts.integrator_part(mixed)
     return parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(dict.fromkeys(ROLES, uniform()))
 
 

@@ -13,10 +13,13 @@ import numpy.typing as npt
 
 from common.constants import ROLES, Role
 from common.constellation.domains import Domain
+from common.constellation.integrator import Integrator
+from common.constellation.together import Beat, beats, hear, window_tokens
 from common.coordizer.artifacts import EOS, Coordizer
 from common.coordizer.basins import salience, text_basin
 from common.coordizer.encode import Encoder
 from common.errors import Rejected
+from common.geometry.online import Stream
 from common.geometry.routing import Route, route
 from common.kernels.engine import State
 from common.kernels.generate import Step, Voice, generate
@@ -31,13 +34,15 @@ MARGIN_MIN_RAD: Final = 0.02  # chosen: under it the two nearest domains speak t
 @dataclass(frozen=True, slots=True)
 class Constellation:
     """coordizer: the prefix that all states speak; encoder: its. states and homes: by role, the decoder and the Fréchet
-    mean of its own basins over its domain (64,). domains: at least the roles.
+    mean of its own basins over its domain (64,). integrator: HEART's, of the four states' basins. domains: at least
+    the roles.
     """
 
     coordizer: Coordizer
     encoder: Encoder
     states: Mapping[Role, State]
     homes: Mapping[Role, Floats]
+    integrator: Integrator
     memories: Mapping[str, Memory]
     domains: Mapping[str, Domain]
     salience: Floats = field(init=False)
@@ -92,3 +97,30 @@ class Constellation:
         voices = [Voice(self.kernel(d), self.homes[self.domains[d].role], share) for d, share in shares.items()]
         stop = frozenset((EOS,))
         return generate(voices, prompt, max_tokens=max_tokens, temperature=temperature, stop=stop, rng=rng)
+
+    def together(
+        self,
+        prompt: Ids,
+        shares: Mapping[str, float],
+        stream: Stream,
+        *,
+        max_tokens: int,
+        temperature: float,
+        rng: np.random.Generator,
+    ) -> Iterator[Beat]:
+        """Constellation mode: as `speak`, from one domain of each role, with the constellation's basin and its Phi.
+
+        stream: the constellation's running moments so far; each beat has them with its own token in. At the end of a
+        conversation `close` them. Raises Rejected("bad_constellation") unless each role has exactly one domain.
+        """
+        roles = [self.domains[domain].role for domain in shares]
+        if sorted(roles) != sorted(ROLES):
+            raise Rejected(
+                "bad_constellation", f"domains {', '.join(shares)} speak together: there must be one of each role"
+            )
+        steps = self.speak(prompt, shares, max_tokens=max_tokens, temperature=temperature, rng=rng)
+        return beats(steps, self.integrator, [roles.index(r) for r in ROLES], window_tokens(self.states), stream)
+
+    def hear(self, ids: Ids) -> Floats:
+        """A text as all four states hold it together: the constellation's basins, (N, 64)."""
+        return hear(self.states, self.integrator, ids)

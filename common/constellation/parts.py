@@ -5,6 +5,7 @@
     memories/<name>.bin                 n-gram tables
     domains.json                        names, basins, gates
     homes.npy                           (4, 64) float64, the roles' home basins in the order of ROLES
+    integrator.safetensors              HEART's map from the four members' basins to the constellation's, float16
 
 Every part is checked when it is read; a constellation that loads is one that can answer.
 """
@@ -17,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from common.constants import CELLS, ROLES, Role
+from common.constellation import integrator as integrators
 from common.constellation.constellation import Constellation
 from common.constellation.domains import Domain, from_json, to_json
-from common.constellation.paths import COORDIZER, DOMAINS, HOMES, kernel_path, memory_path
+from common.constellation.integrator import Integrator
+from common.constellation.paths import COORDIZER, DOMAINS, HOMES, INTEGRATOR, kernel_path, memory_path
 from common.coordizer import artifacts
 from common.coordizer.artifacts import Coordizer
 from common.coordizer.encode import Encoder
@@ -62,6 +65,11 @@ def homes_part(homes: Mapping[Role, npt.NDArray[np.float64]]) -> dict[str, bytes
     return {HOMES: buffer.getvalue()}
 
 
+def integrator_part(integrator: Integrator) -> dict[str, bytes]:
+    """The constellation's integrator."""
+    return {INTEGRATOR: integrators.to_bytes(integrator)}
+
+
 def load(parts: Parts) -> Constellation:
     """Raises Rejected with the part that is missing or wrong, Corrupt where a coordizer digest fails."""
     coordizer = artifacts.from_parts(
@@ -84,6 +92,7 @@ def load(parts: Parts) -> Constellation:
         encoder=Encoder(coordizer),
         states={role: State(specs[role], tensors[role], roots) for role in ROLES},
         homes=_read(parts, HOMES, _homes),
+        integrator=_read(parts, INTEGRATOR, integrators.from_bytes),
         memories={
             name: _read(parts, memory_path(name), lambda data: memory_file.from_bytes(data, coordizer.vocab_size))
             for name in sorted({name for domain in domains.values() for name in domain.memories})

@@ -7,6 +7,7 @@ from common.constants import Role
 COORDIZER: Final = "coordizer/"
 DOMAINS: Final = "domains.json"
 HOMES: Final = "homes.npy"
+INTEGRATOR: Final = "integrator.safetensors"
 
 
 def kernel_path(role: Role) -> str:

@@ -32,11 +32,12 @@ class Voice:
 @dataclass(frozen=True, slots=True)
 class Step:
     """One generated token, and what was measured after it. kappa and phase are None while fewer than KAPPA_MIN_TOKENS
-    were read.
+    were read. basin: the first voice's, (64,); basins: every voice's, in their order.
     """
 
     token: int
     basin: Array
+    basins: tuple[Array, ...]
     kappa: float | None
     phase: Phase | None
     helm: Helm
@@ -87,7 +88,7 @@ def generate(
         if value is not None:
             phase = phase_of(value, None, phase)
             helm = steer(helm, value, phase)
-        yield Step(token, lead.basins[-1], value, phase, helm)
+        yield Step(token, lead.basins[-1], tuple(r.basins[-1] for r in readers), value, phase, helm)
 
 
 def measure_kappa(basins: Array, home: Floats) -> float | None:

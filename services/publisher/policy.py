@@ -1,7 +1,7 @@
 """The gate: whether a candidate may become the next bundle. It judges figures; it measures nothing itself.
 
     parent      the current bundle, by version and digest; parent 0 only while there is none
-    parts       a whole constellation: coordizer, four kernels, homes, domains, a memory
+    parts       a whole constellation: coordizer, four kernels, homes, integrator, domains, a memory
     figures     finite; no domain's held-out bits per byte worse by more than regress_limit; no role's home drifted;
                 something better than before, unless there was no before
     guards      a kernel that was RESTOREd in training carries its parent's weights
@@ -18,7 +18,7 @@ from typing import Final
 
 from common.constants import DRIFT_LIMIT_RAD, ROLES, Role
 from common.constellation.domains import from_json
-from common.constellation.paths import COORDIZER, DOMAINS, HOMES, kernel_path, memory_path
+from common.constellation.paths import COORDIZER, DOMAINS, HOMES, INTEGRATOR, kernel_path, memory_path
 from common.wire.bundle import digest
 from common.wire.messages import Bundle, Candidate, Figure
 
@@ -28,7 +28,13 @@ BETTER_WHEN_LOWER: Final = frozenset({BITS_PER_BYTE, "crystal_bits"})
 RESTORED: Final = "restore"  # the guard's name, alone or with the kernel's role: restore-heart
 ROUNDING: Final = 1e-9  # of a figure, relative: a limit met exactly in decimals is met
 COORDIZER_FILES: Final = ("basin_coords.npy", "manifest.json", "merge_rules.json", "vocab.json")
-REQUIRED: Final = (*(COORDIZER + name for name in COORDIZER_FILES), *map(kernel_path, ROLES), HOMES, DOMAINS)
+REQUIRED: Final = (
+    *(COORDIZER + name for name in COORDIZER_FILES),
+    *map(kernel_path, ROLES),
+    HOMES,
+    INTEGRATOR,
+    DOMAINS,
+)
 _MEMORIES: Final = memory_path("").rpartition("/")[0] + "/"
 
 

@@ -10,7 +10,7 @@ from micro import MICRO
 
 from common.constants import ROLES
 from common.constellation import parts as room
-from common.constellation.parts import HOMES, domains_part, homes_part, kernel_part, load, memory_part
+from common.constellation.parts import HOMES, domains_part, homes_part, integrator_part, kernel_part, load, memory_part
 from common.errors import Corrupt, QigError, Rejected
 from common.geometry.simplex import uniform
 from common.kernels import memory, weights
@@ -22,6 +22,7 @@ PATHS = [
     *(f"memories/{role}.bin" for role in ROLES),
     "domains.json",
     "homes.npy",
+    "integrator.safetensors",
 ]
 
 
@@ -122,6 +123,7 @@ def test_a_memory_with_a_token_outside_the_vocabulary_is_rejected_by_name(micro_
 
 def test_loading_and_writing_again_gives_the_same_bytes(micro, micro_parts):
     again = room.coordizer_parts(micro.coordizer) | domains_part(micro.domains) | homes_part(micro.homes)
+    again |= integrator_part(micro.integrator)
     for role in ROLES:
         again |= kernel_part(role, micro.states[role].spec, micro.states[role].weights)
         again |= memory_part(role, micro.memories[role])

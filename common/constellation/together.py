@@ -1,0 +1,75 @@
+"""Constellation mode: what the four members hold together, token by token.
+
+The members are the four roles' states, reading the same tokens; the integrator makes one basin of theirs. Knows nothing
+of memories, routes or services; the constellation's Phi is `common.geometry.online` on that basin.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.constants import CELLS, ROLES, Role
+from common.constellation.integrator import Integrator
+from common.geometry import online
+from common.geometry.integration import Integration, activations
+from common.geometry.online import Stream
+from common.geometry.simplex import normalise
+from common.kernels.engine import State
+from common.kernels.generate import Step
+from common.kernels.memory import Ids
+
+Floats = npt.NDArray[np.float64]
+
+READ_BATCH = 8  # windows a forward pass: bounds the working set, and is as fast as more
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Beat:
+    """One token said together: the step; the constellation's basin (64,) after it; its running moments, with it."""
+
+    step: Step
+    basin: Floats
+    stream: Stream
+
+    @property
+    def phi(self) -> Integration:
+        """The constellation's Phi up to here, fading: not known below 512 transitions."""
+        return online.read(self.stream)
+
+
+def members(states: Mapping[Role, State], windows_WT: Ids) -> Floats:
+    """What the four states hold over the same windows (W, T), T <= context, each from its start: (W, T, 4, 64)."""
+    found = np.empty((*windows_WT.shape, len(ROLES), CELLS))
+    for start in range(0, len(windows_WT), READ_BATCH):
+        some = slice(start, start + READ_BATCH)
+        for place, role in enumerate(ROLES):
+            found[some, :, place] = states[role].read(windows_WT[some])[1]
+    return normalise(found)
+
+
+def hear(states: Mapping[Role, State], integrator: Integrator, ids: Ids) -> Floats:
+    """A text as the constellation holds it: its basins (N, 64), read in windows of the members' shortest context."""
+    context = window_tokens(states)
+    whole = len(ids) // context * context
+    parts = [members(states, ids[:whole].reshape(-1, context)).reshape(-1, len(ROLES), CELLS)]
+    if whole < len(ids):
+        parts.append(members(states, ids[None, whole:])[0])
+    return integrator.basin(np.concatenate(parts))
+
+
+def window_tokens(states: Mapping[Role, State]) -> int:
+    """The tokens that every member sees at once: the window of the constellation's Phi."""
+    return min(state.spec.context for state in states.values())
+
+
+def beats(
+    steps: Iterable[Step], integrator: Integrator, places: Sequence[int], window: int, stream: Stream
+) -> Iterator[Beat]:
+    """Follows a generation by four voices. places: where each role's voice is among them, in the order of ROLES."""
+    home_s = np.sqrt(integrator.home)
+    for step in steps:
+        basin = integrator.basin(normalise(np.stack([step.basins[place] for place in places])))
+        stream = online.push(stream, activations(basin[None], home_s), window=window)
+        yield Beat(step, basin, stream)
