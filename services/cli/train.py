@@ -11,7 +11,7 @@ from services.cli.home import unwritable
 from services.cli.show import console, plain, progress
 from services.trainer import folder, text
 
-STAGES: Final = ("coordizer", "memories", "seed state", "branches", "gates")
+STAGES: Final = ("coordizer", "memories", "seed state", "branches", "gates", "integrator")
 
 
 def run(size: str, seed: int, out: Path, data: Path, workers: int) -> int:

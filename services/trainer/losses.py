@@ -61,7 +61,7 @@ def losses(
         total = total + PHI_WEIGHT * (phi_target - (1 - torch.exp(-2 * nats))).clamp_min(0).square()
     means = team.mean(torch.stack([cross_entropy.detach(), basin.detach()]))
     transitions = team.size * len(basins) * (tokens - 1)
-    return Losses(total, float(means[0]), float(means[1]), _phi(nats.detach(), seen.detach(), transitions))
+    return Losses(total, float(means[0]), float(means[1]), known_phi(nats.detach(), seen.detach(), transitions))
 
 
 def ahead(ids: Tensor, tokens: int, token_basins: Tensor) -> Tensor:
@@ -133,8 +133,11 @@ def geometric_nats(seen: Tensor) -> Tensor:
     return 0.5 * (torch.logdet(s_e + cut @ s_x @ cut.T) - torch.logdet(s_e))
 
 
-def _phi(nats: Tensor, seen: Tensor, transitions: int) -> float | None:
-    """Phi of a batch, its bias removed; None for a state that common/geometry/integration.py would not know either."""
+def known_phi(nats: Tensor, seen: Tensor, transitions: int) -> float | None:
+    """Phi of a batch, its bias removed, from its Phi_G and the second moments (3, 8, 8) of so many transitions.
+
+    None for a state that common/geometry/integration.py would not know either: still, or not finite.
+    """
     if not (bool(nats.isfinite()) and float(seen[0].diagonal().mean()) >= RIDGE_RAD2):
         return None
     return -math.expm1(-2.0 * max(0.0, float(nats) - PHI_COUPLINGS / (2.0 * transitions)))

@@ -1,8 +1,8 @@
 """Genesis: from text to the first constellation.
 
     documents ─ coordizer ─ ids ─┬─ seed state on all domains ─ four branches, one a domain ─┐
-                                 └─ one memory a domain ────────────────────────────────────┴─ gates, basins, homes ─
-                                 parts
+                                 └─ one memory a domain ────────────────────────────────────┴─ gates, basins, homes,
+                                                                                               integrator ─ parts
 
 One seed takes two thirds of the budget because a young kernel learns more from all text than from its own; the branches
 then cost a sixth of it each in parallel (Branch-Train-Merge, Li et al. 2022).
@@ -31,6 +31,7 @@ from common.kernels import gate, memory
 from common.kernels.engine import State
 from common.kernels.kernel import Kernel, read
 from common.kernels.spec import SIZES, Size, Spec
+from services.trainer import integrator
 from services.trainer.corpora.split import Split
 from services.trainer.evaluate import home
 from services.trainer.loop import Plan, Point, train
@@ -62,7 +63,7 @@ BUDGETS: Final[dict[Size, Budget]] = {
 
 @dataclass(frozen=True, slots=True)
 class Genesis:
-    """parts of the first bundle, and each state's curve by name ("seed" and the roles)."""
+    """parts of the first bundle, and each curve by name ("seed", the roles, "integrator")."""
 
     parts: dict[str, bytes]
     curves: dict[str, list[Point]]
@@ -92,12 +93,17 @@ def genesis(corpora: Mapping[Role, Split], size: Size, *, seed: int, workers: in
     parts = bundle_parts.coordizer_parts(coordizer)
     domains: dict[str, Domain] = {}
     homes: dict[Role, Floats] = {}
-    for role in ROLES:
-        state = State(spec, tensors[role], np.sqrt(basins))
+    states = {role: State(spec, tensors[role], np.sqrt(basins)) for role in ROLES}
+    for role, state in states.items():
         domains[role] = _domain(role, Kernel(state, (memories[role],), gate.prior(2)), texts[role], basins)
         homes[role] = home(state, texts[role].train)
         parts |= bundle_parts.kernel_part(role, spec, tensors[role]) | bundle_parts.memory_part(role, memories[role])
         progress("gates", len(domains) / len(ROLES))
+    heard = integrator.streams(states, basins, {role: texts[role].train for role in ROLES})
+    whole, curves["integrator"] = integrator.fit(
+        heard, seed=seed, steps=integrator.STEPS, progress=lambda done: progress("integrator", done)
+    )
+    parts |= bundle_parts.integrator_part(whole)
     return Genesis(parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(homes), curves)
 
 

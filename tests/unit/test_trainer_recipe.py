@@ -33,6 +33,7 @@ def made():
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "SIZES", {"tiny": MICRO})
+        patch.setattr(recipe.integrator, "STEPS", 5)
         patch.setattr(recipe, "BUDGETS", {"tiny": Budget(seed_steps=6, branch_steps=3, windows=4)})
         first = genesis(CORPORA, "tiny", seed=1, workers=2, progress=lambda stage, done: said.append((stage, done)))
         # A third interpreter that imports torch would cost more than all the training here.
@@ -61,9 +62,10 @@ def test_the_gates_of_a_genesis_are_distributions_that_were_learned(made):
         assert not np.allclose(domain.gate_array, gate.prior(2))
 
 
-def test_a_genesis_has_a_curve_for_the_seed_and_for_every_branch(made):
+def test_a_genesis_has_a_curve_for_the_seed_for_every_branch_and_for_the_integrator(made):
     curves = made[0].curves
-    assert {name: len(points) for name, points in curves.items()} == {"seed": 6, **dict.fromkeys(ROLES, 3)}
+    expected = {"seed": 6, **dict.fromkeys(ROLES, 3), "integrator": 5}
+    assert {name: len(points) for name, points in curves.items()} == expected
     assert len({curves[role][0].loss for role in ROLES}) == len(ROLES)
 
 
@@ -79,6 +81,7 @@ def test_every_stage_reports_that_it_is_done(made):
         "seed state",
         "branches",
         "gates",
+        "integrator",
     }
 
 
