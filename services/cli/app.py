@@ -134,11 +134,15 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Directory for the parts; HOME/genesis when not given.")] = None,
     data: Data = Path("data"),
+    coordizer: Annotated[
+        Path | None, typer.Option(help="Directory of a coordizer whose first ids to use; else one is trained.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=4, help="Processes for the four branches.")] = 2,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Train the first constellation from text alone. Needs torch."""
-    _do("train", size=size, seed=seed, out=out or home / "genesis", data=data, workers=workers)
+    """Train the first constellation from text alone; go on with one that was killed. Needs torch."""
+    out = out or home / "genesis"
+    _do("train", size=size, seed=seed, out=out, data=data, coordizer=coordizer, workers=workers)
 
 
 @app.command()

@@ -1,7 +1,10 @@
 """`qig train`: the first constellation, from text alone."""
 
 import importlib.util
+import os
 import tempfile
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -9,28 +12,42 @@ from common.errors import Rejected, Unavailable
 from common.kernels.spec import SIZES
 from services.cli.home import unwritable
 from services.cli.show import console, plain, progress
-from services.trainer import folder, text
+from services.trainer import coordizers, folder, text
 
 STAGES: Final = ("coordizer", "memories", "seed state", "branches", "gates", "integrator")
 
 
-def run(size: str, seed: int, out: Path, data: Path, workers: int) -> int:
-    """Train, then write the parts, whole or not at all."""
+def run(*, size: str, seed: int, out: Path, data: Path, coordizer: Path | None, workers: int) -> int:
+    """Train, then write the parts, whole or not at all. Under torchrun every process trains, the first one speaks."""
     if size not in SIZES:
         raise Rejected("bad_size", f"no size {size[:80]!r}: choose from {', '.join(SIZES)}")
     corpora = text.load(data).corpora
+    given = None if coordizer is None else coordizers.read(coordizer)
     check_torch()
     check_writable(out)
-    from services.trainer.recipe import genesis  # noqa: PLC0415 -- torch, which may be missing: the line above says so
+    from services.trainer import curves  # noqa: PLC0415 -- torch, which may be missing: the line above says so
+    from services.trainer.recipe import genesis  # noqa: PLC0415
+    from services.trainer.team import join  # noqa: PLC0415
 
-    with progress(STAGES) as tell:
-        made = genesis(corpora, size, seed=seed, workers=workers, progress=tell)
-    folder.write(made.parts, out)
-    size_bytes = sum(map(len, made.parts.values()))
-    console().print(
-        f"{len(made.parts)} parts, {size_bytes / 1e6:.1f} MB, in {plain(str(out))}; `qig validate` measures them"
-    )
+    began, kept = time.monotonic(), out.with_name(f"{out.name}-run")
+    with join(os.environ) as team, progress(STAGES) if team.rank == 0 else nullcontext(_silent) as tell:
+        parts = genesis(
+            corpora, size, folder=kept, seed=seed, workers=workers, progress=tell, coordizer=given, team=team
+        )
+    if team.rank:
+        return 0
+    folder.write(parts, out)
+    for checkpoint in kept.glob("*.safetensors"):
+        checkpoint.unlink()  # a genesis that is whole resumes from nothing
+    drawn = curves.draw(curves.read(kept), kept / curves.PICTURE)
+    told = f"{sum(map(len, parts.values())) / 1e6:.1f} MB in {plain(str(out))}, {time.monotonic() - began:.0f} s"
+    picture = f", drawn in {curves.PICTURE}" if drawn else " (pip install matplotlib draws them)"
+    console().print(f"{len(parts)} parts, {told}; curves in {plain(str(kept))}{picture}\n`qig validate` measures them")
     return 0
+
+
+def _silent(_stage: str, _done: float) -> None:
+    """What the other processes of a team report."""
 
 
 def check_writable(out: Path) -> None:

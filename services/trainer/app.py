@@ -66,16 +66,17 @@ class Trainer:
         parts = folder.read(self._settings.genesis)
         if parts is None:
             log.info("training the genesis; this takes a minute")
-            made = await asyncio.to_thread(
+            where = self._settings.genesis
+            parts = await asyncio.to_thread(
                 genesis,
                 self._text.corpora,
                 self._settings.size,
+                folder=where.with_name(f"{where.name}-run"),
                 seed=SEED,
                 workers=BRANCH_WORKERS,
                 progress=_log_progress,
             )
-            parts = made.parts
-            await asyncio.to_thread(folder.write, parts, self._settings.genesis)
+            await asyncio.to_thread(folder.write, parts, where)
         evidence = await asyncio.to_thread(self._examine, parts)
         listed = await self._store(parts)
         name = hashlib.sha256(

@@ -27,6 +27,7 @@ MUON_RATE: Final = 0.02
 ADAM_RATE: Final = 4e-3
 FINAL_RATE: Final = 0.05  # of the peak, at the end of a decaying run
 CHECKPOINT_STEPS: Final = 50
+STRETCH_WINDOWS: Final = 64  # chosen: several documents of one source
 
 Progress = Callable[[float], None]
 
@@ -143,9 +144,18 @@ def _rate(step: int, plan: Plan) -> float:
 
 
 def _draw(text: Tensor, plan: Plan, step: int, context: int) -> Tensor:
+    """Windows from anywhere in even steps, from one stretch of the text in odd ones.
+
+    Integration is asked of a batch: from batches of all sources at once it may come from what tells them apart, and be
+    missing in each (docs/experiments.md).
+    """
     length = context + AHEAD_TOKENS + 1
-    starts = np.random.default_rng([plan.seed, step]).integers(0, len(text) - length, plan.windows)
-    return torch.stack([text[start : start + length] for start in starts])
+    rng = np.random.default_rng([plan.seed, step])
+    first, last = 0, len(text) - length
+    if step % 2:
+        first = int(rng.integers(0, max(1, last - STRETCH_WINDOWS * length)))
+        last = min(last, first + STRETCH_WINDOWS * length)
+    return torch.stack([text[start : start + length] for start in rng.integers(first, last, plan.windows)])
 
 
 def _optimisers(model: StateModel) -> list[tuple[torch.optim.Optimizer, float]]:

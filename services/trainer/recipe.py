@@ -1,17 +1,23 @@
 """Genesis: from text to the first constellation.
 
-    documents ─ coordizer ─ ids ─┬─ seed state on all domains ─ four branches, one a domain ─┐
-                                 └─ one memory a domain ────────────────────────────────────┴─ gates, basins, homes,
-                                                                                               integrator ─ parts
+    documents ─ coordizer ─ ids ─┬─ seed state on all domains ─ four branches, one a domain ─┬─ integrator ─┐
+                                 └─ one memory a domain, pruned ─────────────────────────────┴──────────────┴─ gates,
+                                 basins, homes ─ parts
 
 One seed takes two thirds of the budget because a young kernel learns more from all text than from its own; the branches
 then cost a sixth of it each in parallel (Branch-Train-Merge, Li et al. 2022).
+
+Every run of a state keeps a checkpoint and its curve in a folder; a genesis that was killed goes on from there, to the
+same bytes.
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -21,21 +27,27 @@ import torch
 from common.constants import ROLES, Role
 from common.constellation import parts as bundle_parts
 from common.constellation.domains import Domain
-from common.coordizer.artifacts import EOS
+from common.coordizer.artifacts import EOS, Coordizer, digest, prefix
 from common.coordizer.basins import salience, text_basin
 from common.coordizer.build import build
 from common.coordizer.encode import Encoder
+from common.errors import Rejected, Unavailable
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance, from_float16
 from common.kernels import gate, memory
 from common.kernels.engine import State
 from common.kernels.kernel import Kernel, read
+from common.kernels.memory import Memory
 from common.kernels.spec import SIZES, Size, Spec
 from services.trainer import integrator
+from services.trainer.corpora.document import Document
 from services.trainer.corpora.split import Split
+from services.trainer.curves import Recorder
 from services.trainer.evaluate import home
 from services.trainer.loop import Plan, Point, train
-from services.trainer.model import StateModel, export, restore
+from services.trainer.model import StateModel, export, has_bfloat16, restore
+from services.trainer.prune import prune
+from services.trainer.team import ALONE, Team
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -47,26 +59,25 @@ RADIUS_QUANTILE: Final = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Steps of the seed and of each branch, and windows a step."""
+    """What a genesis of one size spends.
+
+    seed_steps, branch_steps; windows: of text a step; text_bytes: the most that is read of each role; saved_bits: what
+    an n-gram must save over that text to stay in the memory.
+    """
 
     seed_steps: int
     branch_steps: int
     windows: int
+    text_bytes: int
+    saved_bits: float
 
 
 BUDGETS: Final[dict[Size, Budget]] = {
-    "tiny": Budget(seed_steps=320, branch_steps=140, windows=8),
-    "small": Budget(seed_steps=2400, branch_steps=600, windows=8),
-    "base": Budget(seed_steps=20000, branch_steps=5000, windows=32),
+    "tiny": Budget(seed_steps=320, branch_steps=140, windows=8, text_bytes=4 << 20, saved_bits=0.0),
+    "small": Budget(seed_steps=2400, branch_steps=600, windows=8, text_bytes=24 << 20, saved_bits=3.0),
+    "base": Budget(seed_steps=20000, branch_steps=5000, windows=32, text_bytes=128 << 20, saved_bits=1.0),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Genesis:
-    """parts of the first bundle, and each curve by name ("seed", the roles, "integrator")."""
-
-    parts: dict[str, bytes]
-    curves: dict[str, list[Point]]
+_IDENTITY: Final = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,99 +89,202 @@ class _Text:
     validation_bytes: int
 
 
-def genesis(corpora: Mapping[Role, Split], size: Size, *, seed: int, workers: int, progress: Progress) -> Genesis:
-    """Trains everything from text alone. workers: processes for the branches. Deterministic, whatever their number."""
-    spec = SIZES[size]
-    budget = BUDGETS[size]
-    documents = [(role, document.text) for role in ROLES for document in corpora[role].train]
-    coordizer = build(documents, vocab_size=spec.vocab, seed=seed, progress=lambda done: progress("coordizer", done))
-    encoder = Encoder(coordizer)
-    texts = {role: _encoded(encoder, corpora[role]) for role in ROLES}
-    basins = from_float16(coordizer.basins)
-    memories = {role: memory.count(texts[role].train) for role in ROLES}
-    progress("memories", 1.0)
-    tensors, curves = _states(spec, budget, basins, texts, seed, workers, progress)
+def genesis(
+    corpora: Mapping[Role, Split],
+    size: Size,
+    *,
+    folder: Path,
+    seed: int,
+    workers: int,
+    progress: Progress,
+    coordizer: Coordizer | None = None,
+    team: Team = ALONE,
+) -> dict[str, bytes]:
+    """The parts of the first bundle, from text alone; deterministic, whatever the number of workers.
+
+    coordizer: its first ids are taken; trained on the corpora when not given. folder: for checkpoints and curves;
+    Rejected("other_run") when it holds those of another genesis. workers: processes for the branches. team: processes
+    that train each state together; only the first gets parts, the others {}.
+    """
+    spec, budget = SIZES[size], BUDGETS[size]
+    torch.set_num_threads(1)  # two gain a third on an idle machine and lose tenfold on a busy one (docs/experiments.md)
+    used = {role: even(corpora[role].train, budget.text_bytes) for role in ROLES}
+    if coordizer is None:
+        documents = [(role, document.text) for role in ROLES for document in used[role]]
+        coordizer = build(
+            documents, vocab_size=spec.vocab, seed=seed, progress=lambda done: progress("coordizer", done)
+        )
+    coordizer = prefix(coordizer, spec.vocab)
+    _claim(folder, {"size": size, "seed": seed, "coordizer": digest(coordizer), "text": _names(used), **asdict(budget)})
+    texts = {role: _encoded(Encoder(coordizer), used[role], corpora[role].validation) for role in ROLES}
+    job = _Job(spec, from_float16(coordizer.basins), folder, has_bfloat16(team.device))
+    tensors = _states(job, budget, texts, seed, workers, team, progress)
+    if team.rank:
+        return {}
     parts = bundle_parts.coordizer_parts(coordizer)
+    return parts | _kernels(job, budget, texts, tensors, seed, progress)
+
+
+def even(documents: Sequence[Document], limit_bytes: int) -> list[Document]:
+    """All documents, or as many as the limit holds, evenly spaced over the whole."""
+    total = sum(document.size_bytes for document in documents)
+    count = min(len(documents), len(documents) * limit_bytes // max(total, 1))
+    return [documents[place] for place in np.linspace(0, len(documents) - 1, count).astype(int)]
+
+
+def _names(used: Mapping[Role, Sequence[Document]]) -> str:
+    """One digest over the ids of all documents."""
+    return hashlib.sha256("\n".join(d.id for role in ROLES for d in used[role]).encode()).hexdigest()
+
+
+def _claim(folder: Path, identity: Mapping[str, object]) -> None:
+    """The folder is this genesis's from now on. Raises Rejected("other_run"), Unavailable("run_folder")."""
+    path = folder / _IDENTITY
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if json.loads(path.read_text()) != identity:
+                message = f"{folder} holds another genesis (other text, size, seed or budget): delete it to train anew"
+                raise Rejected("other_run", message)
+            return
+        path.write_text(json.dumps(identity) + "\n")
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            "run_folder", f"can't use {folder} for checkpoints ({error}): delete it or name another"
+        ) from error
+
+
+def _kernels(
+    job: "_Job",
+    budget: Budget,
+    texts: Mapping[Role, _Text],
+    tensors: Mapping[Role, Tensors],
+    seed: int,
+    progress: Progress,
+) -> dict[str, bytes]:
+    """Memories, gates, homes and the integrator: all that is made once the states are trained."""
+    parts: dict[str, bytes] = {}
     domains: dict[str, Domain] = {}
     homes: dict[Role, Floats] = {}
-    states = {role: State(spec, tensors[role], np.sqrt(basins)) for role in ROLES}
+    states = {role: State(job.spec, tensors[role], np.sqrt(job.basins)) for role in ROLES}
     for role, state in states.items():
-        domains[role] = _domain(role, Kernel(state, (memories[role],), gate.prior(2)), texts[role], basins)
+        known = _memory(texts[role].train, job.spec.vocab, budget.saved_bits)
+        progress("memories", (len(homes) + 1) / len(ROLES))
+        domains[role] = _domain(role, Kernel(state, (known,), gate.prior(2)), texts[role], job.basins)
         homes[role] = home(state, texts[role].train)
-        parts |= bundle_parts.kernel_part(role, spec, tensors[role]) | bundle_parts.memory_part(role, memories[role])
+        parts |= bundle_parts.kernel_part(role, job.spec, tensors[role]) | bundle_parts.memory_part(role, known)
         progress("gates", len(domains) / len(ROLES))
-    heard = integrator.streams(states, basins, {role: texts[role].train for role in ROLES})
-    whole, curves["integrator"] = integrator.fit(
+    heard = integrator.streams(states, job.basins, {role: texts[role].train for role in ROLES})
+    whole, curve = integrator.fit(
         heard, seed=seed, steps=integrator.STEPS, progress=lambda done: progress("integrator", done)
     )
+    with Recorder(job.folder, "integrator") as recorder:
+        list(recorder.follow(curve))
     parts |= bundle_parts.integrator_part(whole)
-    return Genesis(parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(homes), curves)
+    return parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(homes)
 
 
-def _encoded(encoder: Encoder, split: Split) -> _Text:
+def _memory(documents: Sequence[Ids], vocab: int, saved_bits: float) -> Memory:
+    return prune(memory.count(documents), np.full(vocab, 1 / vocab), saved_bits)
+
+
+def _encoded(encoder: Encoder, known: Sequence[Document], validation: Sequence[Document]) -> _Text:
     def encode(text: str) -> Ids:
         return np.append(encoder.encode(text), np.int32(EOS))
 
     return _Text(
-        [encode(document.text) for document in split.train],
-        [encode(document.text) for document in split.validation],
-        sum(document.size_bytes for document in split.validation),
+        [encode(document.text) for document in known],
+        [encode(document.text) for document in validation],
+        sum(document.size_bytes for document in validation),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all states of a genesis share. basins: (vocab, 64); folder: for checkpoints and curves."""
+
+    spec: Spec
+    basins: Floats
+    folder: Path
+    mixed_precision: bool
+
+
 def _states(
-    spec: Spec,
+    job: _Job,
     budget: Budget,
-    basins: Floats,
     texts: Mapping[Role, _Text],
     seed: int,
     workers: int,
+    team: Team,
     progress: Progress,
-) -> tuple[dict[Role, Tensors], dict[str, list[Point]]]:
-    """The seed, then the branches side by side."""
-    torch.set_num_threads(
-        1
-    )  # two threads gain a third on an idle machine and lose tenfold on a busy one (docs/experiments.md)
-    model = StateModel(spec, np.sqrt(basins), torch.Generator().manual_seed(seed))
+) -> dict[Role, Tensors]:
+    """The seed, then the branches: side by side in processes of their own, or one after the other by the whole team."""
     everything = np.concatenate([ids for role in ROLES for ids in texts[role].train])
     # The whole run's rate would decay only in the branches: the seed stays on its plateau (warm-up, stable, decay).
-    plan = Plan(budget.seed_steps, budget.windows, seed, decay=0.0)
-    curves = {"seed": list(train(model, everything, basins, plan, progress=lambda done: progress("seed state", done)))}
-    start = export(model)
+    plan = Plan(budget.seed_steps, budget.windows, seed, decay=0.0, mixed_precision=job.mixed_precision)
+    start = run(job, "seed", None, everything, plan, team, lambda done: progress("seed state", done))
+    plans = {
+        role: Plan(
+            budget.branch_steps,
+            budget.windows,
+            seed + 1 + number,
+            decay=1.0,
+            rate=0.5,
+            warmup=10,
+            phi_from=0,
+            mixed_precision=job.mixed_precision,
+        )
+        for number, role in enumerate(ROLES)
+    }
+    own = {role: np.concatenate(texts[role].train) for role in ROLES}
     tensors: dict[Role, Tensors] = {}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        branches = [
-            pool.submit(
-                branch,
-                spec,
-                start,
-                np.concatenate(texts[role].train),
-                basins,
-                Plan(
-                    budget.branch_steps,
-                    budget.windows,
-                    seed + 1 + number,
-                    decay=1.0,
-                    rate=0.5,
-                    warmup=10,
-                    phi_from=0,
-                ),
-            )
-            for number, role in enumerate(ROLES)
-        ]
-        for role, future in zip(ROLES, branches, strict=True):
-            tensors[role], curves[role] = future.result()
+    if team.size > 1 or team.device.type != "cpu":
+        for role in ROLES:
+            tensors[role] = run(job, role, start, own[role], plans[role], team)
             progress("branches", len(tensors) / len(ROLES))
-    return tensors, curves
+        return tensors
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        branches = {role: pool.submit(run, job, role, start, own[role], plans[role]) for role in ROLES}
+        for role, future in branches.items():
+            tensors[role] = future.result()
+            progress("branches", len(tensors) / len(ROLES))
+    return tensors
 
 
-def branch(spec: Spec, start: Tensors, ids: Ids, basins: Floats, plan: Plan) -> tuple[Tensors, list[Point]]:
-    """One run from given weights, on one thread: what a worker process does."""
+def run(
+    job: _Job,
+    name: str,
+    start: Tensors | None,
+    ids: Ids,
+    plan: Plan,
+    team: Team = ALONE,
+    progress: Callable[[float], None] | None = None,
+) -> Tensors:
+    """One state, from given weights or from the plan's seed: the weights it ends with. What a worker process does.
+
+    Raises Rejected("guard_stopped") when the guards end it before its last step.
+    """
     torch.set_num_threads(1)
-    model = StateModel(spec, np.sqrt(basins), torch.Generator().manual_seed(plan.seed))
-    restore(model, start)
-    points = list(train(model, ids, basins, plan))
-    return export(model), points
+    model = StateModel(job.spec, np.sqrt(job.basins), torch.Generator().manual_seed(plan.seed))
+    if start is not None:
+        restore(model, start)
+    points: Iterable[Point] = train(
+        model.to(team.device),
+        ids,
+        job.basins,
+        plan,
+        team=team,
+        checkpoint=job.folder / f"{name}.safetensors",
+        progress=progress,
+    )
+    if team.rank == 0:
+        with Recorder(job.folder, name) as recorder:
+            points = [*recorder.follow(points)]
+    for point in points:
+        if point.verdict == "RESTORE":
+            message = f"training of {name} ended at step {point.step}: {point.reason}. The last good weights are in"
+            raise Rejected("guard_stopped", f"{message} {job.folder}; another seed or a smaller rate may get past it")
+    return export(model)
 
 
 def _domain(role: Role, kernel: Kernel, text: _Text, basins: Floats) -> Domain:
