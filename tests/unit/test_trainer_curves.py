@@ -56,7 +56,7 @@ def test_a_run_that_goes_on_after_a_torn_line_keeps_its_own_lines_whole(tmp_path
 
 
 def test_a_folder_that_is_not_there_is_unavailable(tmp_path):
-    with pytest.raises(Unavailable, match="can't write .*seed.jsonl"):
+    with pytest.raises(Unavailable, match=r"can't write .*seed.jsonl"):
         curves.Recorder(tmp_path / "gone", "seed")
 
 

@@ -141,7 +141,7 @@ def test_a_folder_of_another_genesis_is_refused(made, tmp_path, changed):
         texts = [(role, document.text) for role in ROLES for document in CORPORA[role].validation]
         changed = {"coordizer": build(texts, vocab_size=MICRO.vocab, seed=1)}
     (tmp_path / "run.json").write_bytes((made[3][0] / "run.json").read_bytes())
-    with pytest.raises(Rejected, match="holds another genesis .* delete it to train anew") as error:
+    with pytest.raises(Rejected, match=r"holds another genesis .* delete it to train anew") as error:
         start(tmp_path, **changed)
     assert error.value.code == "other_run"
 
@@ -162,7 +162,7 @@ def test_a_given_coordizer_is_cut_to_the_size_and_kept(tmp_path, monkeypatch):
 
 def test_a_run_that_the_guards_end_stops_the_genesis_and_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(guards, "DIVERGENCE_FACTOR", 0.1)
-    with pytest.raises(Rejected, match="training of seed ended at step 1: the loss .* is over") as error:
+    with pytest.raises(Rejected, match=r"training of seed ended at step 1: the loss .* is over") as error:
         start(tmp_path)
     assert error.value.code == "guard_stopped"
     assert curves.read(tmp_path)["seed"][-1].verdict == "RESTORE"
