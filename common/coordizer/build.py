@@ -6,14 +6,16 @@ Merges first, then the PLSA pass that gives its tokens meaning, then the roles' 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from common.constants import ROLES, Role
 from common.coordizer import basins as basins_
-from common.coordizer.artifacts import Coordizer, Provenance, check_vocab_size
+from common.coordizer.artifacts import FIRST_MERGE, Coordizer, Provenance, check_vocab_size
+from common.coordizer.compiled import compiled
 from common.coordizer.encode import Ids
 from common.coordizer.refine import Pieces, refined
 from common.coordizer.trace import Look, Watch, collapsed, spelled
@@ -24,6 +26,7 @@ from common.geometry.simplex import from_float16
 
 SAMPLE_TOKENS: Final = 1 << 18  # of each role, for its cells; chosen: more moved routing by less than its noise
 KEPT_WORDS: Final = 1 << 22  # of each role, for its shares of tokens; chosen: 20 MB of text
+PREFIX: Final = 2048  # ids of the second spelling; chosen: the smallest kernel's, and sizes between inherit
 _MERGING: Final = 0.5  # share of the progress bar; chosen from the measured times
 _LEARNING: Final = 0.8
 
@@ -95,7 +98,7 @@ def built(
         threads=threads,
         progress=lambda done: report(_MERGING + (_LEARNING - _MERGING) * done),
     )
-    stored = basins_.distinct(refined(learned, pieces(ids), seed))
+    stored = basins_.distinct(refined(learned, _spellings(pieces(ids), training.merges), seed))
     looks: tuple[Look, ...] = seen.looks(from_float16(stored)) if watch else ()
     if collapsed(looks):
         told = ", ".join(f"{look.phi} at {look.ids}" for look in looks)
@@ -158,3 +161,34 @@ def pieces(ids: Mapping[Role, Sequence[Ids]]) -> Pieces:
     starts = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
     roles = np.repeat(np.arange(len(ROLES)), [len(ids.get(role, ())) for role in ROLES])
     return Pieces(np.concatenate(texts), starts, roles)
+
+
+def _spellings(text: Pieces, merges: npt.NDArray[np.int32]) -> list[Pieces]:
+    """The text as it is, and in the first PREFIX ids where there are more."""
+    return [text] if FIRST_MERGE + len(merges) <= PREFIX else [text, narrowed(text, merges, PREFIX)]
+
+
+def narrowed(text: Pieces, merges: npt.NDArray[np.int32], vocab_size: int) -> Pieces:
+    """The same text as the first `vocab_size` ids spell it: later merges are taken apart again, and nothing else is.
+
+    For a merge only ever joins what stood there, a token's parts are what stood there before it.
+    """
+    parts = [[number] for number in range(vocab_size)]
+    for left, right in merges[vocab_size - FIRST_MERGE :].tolist():
+        parts.append(parts[left] + parts[right])
+    sizes = np.array([len(part) for part in parts])
+    table = np.fromiter(chain.from_iterable(parts), np.int32)
+    starts = np.concatenate([[0], np.cumsum(sizes[text.ids])])[text.starts]
+    return Pieces(_expanded(text.ids, np.cumsum(sizes) - sizes, sizes, table, starts[-1]), starts, text.role)
+
+
+@compiled
+def _expanded(ids: Any, first: Any, sizes: Any, table: Any, total: int) -> Any:
+    """Each id replaced by sizes[id] entries of the table, from first[id] on."""
+    out = np.empty(total, np.int32)
+    at = 0
+    for i in ids:
+        for k in range(sizes[i]):
+            out[at] = table[first[i] + k]
+            at += 1
+    return out

@@ -9,9 +9,14 @@ shares start from counts and follow the gradient of the routing loss over short 
 which orders the homes h_r as the Fisher-Rao distance from the text's mean does. Homes move with the basins: every few
 steps they are the mean of the documents again. It changes shares among roles only; cells within a role keep PLSA's.
 
+The same documents come in several spellings, which take turns, each with homes of its own: what a short token says is
+learned where it stands, in the text of a smaller vocabulary, and so a prefix of the ids routes as well.
+
     shapes: V tokens, 4 roles, 64 cells; shares p (V, 4): a token's mass in each role's own faculties, scaled to one
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -22,18 +27,18 @@ from common.coordizer.basins import own_cells
 from common.coordizer.compiled import compiled
 from common.geometry.simplex import Array, normalise
 
-STEPS: Final = 60
+STEPS: Final = 96  # of all spellings together
 PIECES_MAX: Final = 8192  # of text, a step
 PIECES_MIN: Final = 64
-TOKENS_A_PIECE: Final = 600  # chosen: all steps together read a text about three times, however long it is
+TOKENS_A_PIECE: Final = 600  # chosen: all steps together read a text about five times, however long it is
 PIECE_TOKENS: Final = (8, 16, 64)  # chosen: 32, 64 and 256 bytes at 4 bytes a token
 TAU: Final = 12.0  # chosen on validation text, with the next two (docs/experiments.md)
 RATE: Final = 0.6
 EASE: Final = 2.0  # how much gradient a token gathers before its steps shrink (AdaGrad)
 SHARED_MAX: Final = 0.3  # most of a token's mass that its shared cells may keep
 SHARE_MIN: Final = 0.0025  # no token rules a role out
-_HOMES_EVERY: Final = 6  # steps
-HOME_TOKENS: Final = 1 << 20  # chosen: an even choice of documents of about this size shows where a role lies
+_HOMES_EVERY: Final = 12  # steps
+HOME_TOKENS: Final = 1 << 18  # chosen: an even choice of documents of about this size shows where a role lies
 _SPREAD_MIN: Final = 0.05  # sin of half the salience: bounds the slope where a token says nothing
 _N: Final = len(ROLES)
 _TINY: Final = 1e-30
@@ -58,14 +63,14 @@ class Parts(NamedTuple):
     own: npt.NDArray[np.float32]  # (V,) √(1 − shared mass)
 
 
-def refined(basins: Array, text: Pieces, seed: int) -> Array:
+def refined(basins: Array, spellings: Sequence[Pieces], seed: int) -> Array:
     """The same basins with their mass among the roles divided anew, (V, 64) rows on the simplex.
 
-    basins: (V, 64), rows on the simplex, > 0, as PLSA gives them; text: of at least one role, not empty.
-    Deterministic for a seed.
+    basins: (V, 64), rows on the simplex, > 0, as PLSA gives them; spellings: at least one, of text of at least one
+    role, not empty. Deterministic for a seed.
     """
     parts = _parts(basins)
-    shares = refine(parts, text, seed)
+    shares = refine(parts, spellings, seed)
     mass = np.square(parts.inner, dtype=np.float64)
     for number in range(_N):
         mass[:, parts.role_of == number] *= (np.square(parts.own) * shares[:, number])[:, None]
@@ -85,28 +90,35 @@ def _parts(basins: Array) -> Parts:
     return Parts(inner, role_of, np.sqrt(1.0 - shared[:, 0]).astype(np.float32))
 
 
-def refine(parts: Parts, text: Pieces, seed: int) -> Array:
+def refine(parts: Parts, spellings: Sequence[Pieces], seed: int) -> Array:
     """Shares (V, 4), rows on the simplex, each at least SHARE_MIN, by stochastic descent of the routing loss."""
     rng = np.random.default_rng(seed)
-    logits = np.log(_counted(text, len(parts.inner)))
+    logits = np.log(_counted(spellings, len(parts.inner)))
     gathered, pull = np.zeros_like(logits), np.empty_like(logits)
-    every = -(-len(text.ids) // HOME_TOKENS)
+    known = [_known(parts, text) for text in spellings]
+    seen: dict[int, Any] = {}
     for step in range(STEPS):
-        shares = shares_of(logits)
-        if step % _HOMES_EVERY == 0:
-            homes = _homes(text, parts, shares, every)
-            seen = _seen(parts.inner, parts.role_of, homes)
-        evidence = TAU * _evidence(seen, parts.own, shares)
+        turn = step % len(spellings)
+        text, (inner, role_of, own) = spellings[turn], known[turn]
+        shares = shares_of(logits[: len(own)])
+        if step % _HOMES_EVERY < len(spellings):
+            seen[turn] = _seen(inner, role_of, _homes(text, known[turn], shares))
+        evidence = TAU * _evidence(seen[turn], own, shares)
         pull.fill(0.0)
         _gather(text.ids, *_draw(text, rng), evidence, TAU, pull)
-        _move(logits, gathered, pull, seen, parts.own, shares, RATE * (1.0 - step / STEPS))
+        _move(logits, gathered, pull, seen[turn], own, shares, RATE * (1.0 - step / STEPS))
     return shares_of(logits)
+
+
+def _known(parts: Parts, text: Pieces) -> Parts:
+    """Of the tokens up to the last that this spelling has."""
+    size = int(text.ids.max()) + 1
+    return Parts(parts.inner[:size], parts.role_of, parts.own[:size])
 
 
 def _draw(text: Pieces, rng: np.random.Generator) -> tuple[Places, Places, Places]:
     """First places, places behind the last, roles: roles alike often, places anywhere, inside one document each."""
-    bounds = np.searchsorted(text.role, np.arange(_N + 1))
-    first, last = text.starts[bounds[:-1]], text.starts[bounds[1:]]
+    first, last = (bounds := _bounds(text))[:-1], bounds[1:]
     present = np.flatnonzero(last > first)
     number = min(PIECES_MAX, max(PIECES_MIN, len(text.ids) // TOKENS_A_PIECE))
     role = present[rng.integers(0, len(present), number)]
@@ -116,16 +128,23 @@ def _draw(text: Pieces, rng: np.random.Generator) -> tuple[Places, Places, Place
     return at, np.minimum(at + length, end), role
 
 
+def _bounds(text: Pieces) -> Places:
+    """(5,) where each role's ids begin, and the end of all."""
+    return text.starts[np.searchsorted(text.role, np.arange(_N + 1))]
+
+
 def shares_of(logits: Array) -> Array:
     """softmax, then at least SHARE_MIN each."""
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray((1.0 - _N * SHARE_MIN) * weights / weights.sum(axis=1, keepdims=True) + SHARE_MIN)
 
 
-def _counted(text: Pieces, tokens: int) -> Array:
+def _counted(spellings: Sequence[Pieces], tokens: int) -> Array:
     """P(role | token) from counts, every role counting the same, one occurrence of an even token added."""
-    role = np.repeat(text.role, np.diff(text.starts))
-    counts = np.bincount(role * tokens + text.ids, minlength=_N * tokens).reshape(_N, tokens).T.astype(np.float64)
+    counts = np.zeros((tokens, _N))
+    for text in spellings:
+        for number, (first, last) in enumerate(pairwise(_bounds(text))):
+            counts[:, number] += np.bincount(text.ids[first:last], minlength=tokens)
     total = counts.sum(axis=0)
     even = counts / np.maximum(total, 1.0) * total.sum() / _N + 1.0
     return np.asarray(even / even.sum(axis=1, keepdims=True))
@@ -140,8 +159,9 @@ def _weigh(share: Any) -> float:
     return float(2.0 * np.arccos(min(1.0, 0.5 * total)))
 
 
-def _homes(text: Pieces, parts: Parts, shares: Array, every: int) -> Array:
+def _homes(text: Pieces, parts: Parts, shares: Array) -> Array:
     """Unit mean of the unit means of each role's documents, (4, 64) amplitudes; every n-th document counts."""
+    every = -(-len(text.ids) // HOME_TOKENS)
     weight = 2.0 * np.arccos(np.minimum(1.0, 0.5 * np.sqrt(shares).sum(axis=1)))
     amplitude = np.concatenate([parts.own[:, None] * np.sqrt(shares), np.ones((len(shares), 1))], axis=1)
     rows = parts.inner * (weight[:, None] * amplitude).astype(np.float32)[:, parts.role_of]

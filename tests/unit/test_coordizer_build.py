@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from common.constants import ROLES
-from common.coordizer.artifacts import FIRST_MERGE, from_parts, to_parts
+from common.coordizer.artifacts import FIRST_MERGE, from_parts, prefix, to_parts
 from common.coordizer.basins import salience, text_basin
-from common.coordizer.build import Kept, build, built, read
+from common.coordizer.build import Kept, build, built, narrowed, pieces, read
 from common.coordizer.encode import Encoder
 from common.coordizer.trace import Look, spelled
 from common.coordizer.train import train_words
@@ -77,6 +77,19 @@ def test_words_are_spelled_as_the_encoder_spells_them(made):
     training = train_words(corpus.words, vocab_size=400, seed=3)
     for role, texts in corpus.texts.items():
         assert spelled(texts[0], training).tolist() == Encoder(made).encode(SENTENCES[role] * 6).tolist()
+
+
+@pytest.mark.parametrize("vocab_size", [FIRST_MERGE, 300, 399])
+def test_narrowed_text_is_what_the_prefix_s_own_encoder_spells(made, vocab_size):
+    whole, small = Encoder(made), Encoder(prefix(made, vocab_size))
+    text = pieces(
+        {role: [whole.encode(sentence), whole.encode(sentence[::-1])] for role, sentence in SENTENCES.items()}
+    )
+    found = narrowed(text, made.merges, vocab_size)
+    expected = [small.encode(piece) for s in SENTENCES.values() for piece in (s, s[::-1])]
+    assert np.split(found.ids, found.starts[1:-1])[3].tolist() == expected[3].tolist()
+    assert found.ids.tolist() == np.concatenate(expected).tolist()
+    assert found.role.tolist() == text.role.tolist()
 
 
 def test_a_watched_training_tells_phi_in_its_manifest_and_changes_nothing_else(made):

@@ -28,7 +28,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def learned(start):
-    return refined(start, pieces(texts()), seed=1)
+    return refined(start, [pieces(texts())], seed=1)
 
 
 def routed(basins, held_out):
@@ -85,12 +85,24 @@ def test_no_share_falls_below_its_minimum():
 
 
 def test_refining_is_deterministic_and_its_seed_matters(start, learned):
-    assert (refined(start, pieces(texts()), seed=1) == learned).all()
-    assert (refined(start, pieces(texts()), seed=2) != learned).any()
+    assert (refined(start, [pieces(texts())], seed=1) == learned).all()
+    assert (refined(start, [pieces(texts())], seed=2) != learned).any()
 
 
 def test_roles_without_text_are_left_out(start):
     some = {role: ids for role, ids in texts().items() if role in ("vocab", "heart")}
-    shares = refine(_parts(start), pieces(some), seed=0)
+    shares = refine(_parts(start), [pieces(some)], seed=0)
     assert np.isfinite(shares).all()
     assert shares[:10, 0].min() > shares[:10, 3].max()
+
+
+def test_tokens_of_another_spelling_learn_their_roles_where_they_stand(start):
+    """Ids 0-39 never occur in the second spelling, where 50-53 stand for a role each; both are learned."""
+    narrow = {
+        role: [np.where(ids < 40, 50 + ids // 10, ids).astype(np.int32) for ids in some]
+        for role, some in texts().items()
+    }
+    shares = refine(_parts(start), [pieces(texts()), pieces(narrow)], seed=0)
+    assert shares[50:54].argmax(axis=1).tolist() == [0, 1, 2, 3]
+    assert shares[50:54].max(axis=1).min() > 0.5
+    assert shares[:40].argmax(axis=1).tolist() == [token // 10 for token in range(40)]
