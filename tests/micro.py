@@ -8,9 +8,9 @@ from common.constellation import parts as bundle_parts
 from common.constellation.domains import Domain
 from common.constellation.integrator import SHAPES, Integrator
 from common.coordizer.artifacts import EOS
-from common.coordizer.basins import salience, text_basin
 from common.coordizer.build import build
 from common.coordizer.encode import Encoder
+from common.coordizer.place import bearings, text_basin
 from common.geometry.simplex import uniform
 from common.kernels import gate
 from common.kernels.memory import count
@@ -39,7 +39,7 @@ def micro_parts():
         ids = np.append(encoder.encode(text), np.int32(EOS))
         tensors = {k: np.asarray(rng.normal(0, 0.1, s), np.float32) for k, s in shapes(MICRO).items()}
         parts |= bundle_parts.kernel_part(role, MICRO, tensors) | bundle_parts.memory_part(role, count([ids]))
-        basin = tuple(text_basin(ids, coordizer.basins, salience(coordizer.basins)).tolist())
+        basin = tuple(text_basin(ids, bearings(coordizer.basins)).tolist())
         rows = tuple(map(tuple, gate.prior(2).tolist()))
         domains[role] = Domain(
             name=role, role=role, memories=(role,), basin=basin, radius_rad=0.8, bits_per_byte=4.0, gate=rows

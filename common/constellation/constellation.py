@@ -16,11 +16,11 @@ from common.constellation.domains import Domain
 from common.constellation.integrator import Integrator
 from common.constellation.together import Beat, beats, hear, window_tokens
 from common.coordizer.artifacts import EOS, Coordizer
-from common.coordizer.basins import salience, text_basin
 from common.coordizer.encode import Encoder
+from common.coordizer.place import Bearings, bearings, text_basin
 from common.errors import Rejected
 from common.geometry.online import Stream
-from common.geometry.routing import Route, route
+from common.geometry.routing import Route, Router
 from common.kernels.engine import State
 from common.kernels.generate import Step, Voice, generate
 from common.kernels.kernel import Kernel, Reading, read
@@ -45,10 +45,10 @@ class Constellation:
     integrator: Integrator
     memories: Mapping[str, Memory]
     domains: Mapping[str, Domain]
-    salience: Floats = field(init=False)
+    _bearings: Bearings = field(init=False, repr=False)
+    _router: Router = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "salience", salience(self.coordizer.basins))
         missing = sorted(set(ROLES) - set(self.domains) | set(ROLES) - set(self.states) | set(ROLES) - set(self.homes))
         if missing:
             raise Rejected(
@@ -60,6 +60,9 @@ class Constellation:
                 raise Rejected(
                     "bad_constellation", f"domain {domain.name} names memories that are not there: {', '.join(unknown)}"
                 )
+        homes = {name: domain.basin_array for name, domain in self.domains.items()}
+        object.__setattr__(self, "_bearings", bearings(self.coordizer.basins))
+        object.__setattr__(self, "_router", Router(homes, margin_min_rad=MARGIN_MIN_RAD))
 
     def kernel(self, domain: str) -> Kernel:
         """The kernel that speaks in a domain."""
@@ -67,12 +70,18 @@ class Constellation:
         return Kernel(self.states[found.role], tuple(self.memories[name] for name in found.memories), found.gate_array)
 
     def basin(self, ids: Ids) -> Floats:
-        """Where a text lies: the weighted Fréchet mean of its tokens' basins, (64,)."""
-        return text_basin(ids, self.coordizer.basins, self.salience)
+        """Where a text lies, (64,): the mean of its tokens' basins, weighted by salience, under the chord.
+
+        Raises Rejected("no_tokens").
+        """
+        return text_basin(ids, self._bearings)
 
     def route(self, basin: Floats) -> Route:
-        """Domains by distance from a basin, nearest first, with weights; abstained under MARGIN_MIN_RAD."""
-        return route(basin, {name: d.basin_array for name, d in self.domains.items()}, margin_min_rad=MARGIN_MIN_RAD)
+        """Domains by Fisher-Rao distance of their basins from this one, nearest first, with weights.
+
+        Abstained when the two nearest are less than MARGIN_MIN_RAD apart.
+        """
+        return self._router.route(basin)
 
     def read(self, ids: Ids, domain: str) -> Reading:
         """A text as a domain's kernel reads it."""

@@ -1,4 +1,4 @@
-"""Basins: where tokens and texts lie among the 64 cells.
+"""Basins: where tokens lie among the 64 cells.
 
 A token's basin is P(cell | token), from probabilistic latent semantic analysis (PLSA; Hofmann 1999) over windows of
 labelled documents: each window is a mixture of cells, each cell a distribution over tokens. The domains give it its
@@ -18,8 +18,7 @@ import numpy.typing as npt
 from common.constants import CELLS, CELLS_PER_FACULTY, FACULTIES, ROLE_FACULTIES, ROLES, SHARED_FACULTIES, Role
 from common.coordizer.compiled import compiled
 from common.errors import Rejected
-from common.geometry.means import frechet_mean
-from common.geometry.simplex import Array, Floats, distance, from_float16, normalise, slerp, to_float16, uniform
+from common.geometry.simplex import Array, from_float16, normalise, slerp, to_float16
 
 WINDOW_TOKENS: Final = 256
 ITERATIONS: Final = 10  # chosen: 10 to 30 route alike within noise
@@ -216,29 +215,3 @@ def distinct(basins: Array) -> npt.NDArray[np.float16]:
         vertices = np.eye(CELLS)[twins // CELLS ** (step % 3) % CELLS]
         stored[twins] = to_float16(slerp(from_float16(stored[twins]), vertices, 0.01 * (1 + step // 3)))
     raise AssertionError("ids below 64^3 part within three steps, or within a few more when they meet other rows")
-
-
-def salience(basins: npt.NDArray[np.float16]) -> Array:
-    """How much a token says about the role: d(its shares in the roles' own faculties, even shares), (V,) radians.
-
-    basins: (V, 64). As `weights` of `text_basin` it makes words of one domain count and words of all domains not.
-    """
-    masses = np.stack([from_float16(basins)[:, own_cells(role)].sum(axis=1) for role in ROLES], axis=1)
-    return distance(normalise(masses), uniform(len(ROLES)))
-
-
-def text_basin(ids: npt.NDArray[np.int32], basins: Floats, weights: npt.NDArray[np.float64] | None = None) -> Array:
-    """The weighted Fréchet mean of the tokens' basins, (64,).
-
-    ids: (T,); basins: (V, 64); weights: (V,) >= 0, how much each token counts, 1 by default. `salience` routes short
-    texts better with 2,048 ids, and no better with 32,768, where rare words claim too much.
-    A text of tokens that all weigh nothing (a lone control byte) lies where their even mean lies.
-    Raises Rejected("no_tokens") for an empty text, which lies nowhere.
-    """
-    if len(ids) == 0:
-        raise Rejected("no_tokens", "an empty text has no basin: give at least one character")
-    tokens, counts = np.unique(ids, return_counts=True)
-    share = counts if weights is None else counts * weights[tokens]
-    if not share.any():
-        share = counts
-    return frechet_mean(from_float16(basins[tokens]), share.astype(np.float64))

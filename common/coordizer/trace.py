@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.coordizer.basins import text_basin
 from common.coordizer.train import Training
 from common.geometry.integration import NO_MOMENTS, Integration, faculties, integration, moments
-from common.geometry.simplex import Array, to_float16
+from common.geometry.means import frechet_mean
+from common.geometry.simplex import Array
 
 LOOKS: Final = 10  # over the whole training
 SAMPLE_WORDS: Final = 1500  # of each role; chosen: 8,000 transitions, where chance alone reads 0.004
@@ -80,7 +80,8 @@ def read(stream: Numbers, basins: Array) -> Integration:
     if windows == 0:
         return integration(NO_MOMENTS)
     cut = stream[: windows * WINDOW_TOKENS]
-    home = np.sqrt(text_basin(cut, to_float16(basins)))
+    tokens, counts = np.unique(cut, return_counts=True)
+    home = np.sqrt(frechet_mean(basins[tokens], counts.astype(np.float64)))
     return integration(moments(faculties(basins[cut].reshape(windows, WINDOW_TOKENS, -1), home)))
 
 

@@ -106,7 +106,9 @@ class Query(Message):
 
 
 class RouteStep(Value):
-    """One memory the router weighed: how far it is from the query, and its share of the answer."""
+    """One domain the router weighed: the Fisher-Rao distance from the query's basin to its own, and its share of the
+    answer.
+    """
 
     domain: Name
     kernel: Role

@@ -11,11 +11,11 @@ from rich.table import Table
 from common.constants import FACULTIES
 from common.constellation.constellation import MARGIN_MIN_RAD
 from common.coordizer.artifacts import Coordizer
-from common.coordizer.basins import salience, text_basin
 from common.coordizer.encode import Encoder, Ids
+from common.coordizer.place import bearings, text_basin
 from common.errors import Rejected
 from common.geometry.means import frechet_mean
-from common.geometry.routing import Route, route
+from common.geometry.routing import Route, Router
 from common.geometry.simplex import Floats
 from services.cli import genesis as directory
 from services.cli.ask import given
@@ -35,8 +35,8 @@ def run(*, text: str, genesis: Path, json: bool, coordizer: Path | None = None, 
     else:
         made = coordizers.read(coordizer)
         ids = _some(Encoder(made).encode(given(text)))
-        basin = text_basin(ids, made.basins, salience(made.basins))
-        found = route(basin, role_homes(made, data), margin_min_rad=MARGIN_MIN_RAD)
+        basin = text_basin(ids, bearings(made.basins))
+        found = Router(role_homes(made, data), margin_min_rad=MARGIN_MIN_RAD).route(basin)
     masses = {name: faculty_mass(basin, (name,)) for name in FACULTIES}
     if json:
         sys.stdout.write(as_json(found, masses, len(ids)) + "\n")
@@ -50,9 +50,9 @@ def run(*, text: str, genesis: Path, json: bool, coordizer: Path | None = None, 
 
 def role_homes(made: Coordizer, data: Path) -> dict[str, Floats]:
     """Where each role lies by this coordizer: the Fréchet mean of its training documents' basins."""
-    encoder, weights = Encoder(made), salience(made.basins)
+    encoder, table = Encoder(made), bearings(made.basins)
     return {
-        role: frechet_mean(np.stack([text_basin(encoder.encode(row.text), made.basins, weights) for row in rows]))
+        role: frechet_mean(np.stack([text_basin(encoder.encode(row.text), table) for row in rows]))
         for role, rows in selection.load(data, part="train").items()
     }
 

@@ -28,9 +28,9 @@ from common.constants import ROLES, Role
 from common.constellation import parts as bundle_parts
 from common.constellation.domains import Domain
 from common.coordizer.artifacts import EOS, Coordizer, digest, prefix
-from common.coordizer.basins import salience, text_basin
 from common.coordizer.build import build
 from common.coordizer.encode import Encoder
+from common.coordizer.place import bearings, text_basin
 from common.errors import Rejected, Unavailable
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance, from_float16
@@ -295,10 +295,9 @@ def _domain(role: Role, kernel: Kernel, text: _Text, basins: Floats) -> Domain:
     learned = gate.learn(
         np.concatenate([r.experts for r in readings]), np.concatenate([r.buckets for r in readings]), kernel.gate
     )
-    stored = basins.astype(np.float16)
-    weights = salience(stored)
-    centre = frechet_mean(np.stack([text_basin(ids, stored, weights) for ids in text.train]))
-    away = [float(distance(text_basin(ids, stored, weights), centre)) for ids in text.validation]
+    table = bearings(basins.astype(np.float16))
+    centre = frechet_mean(np.stack([text_basin(ids, table) for ids in text.train]))
+    away = [float(distance(text_basin(ids, table), centre)) for ids in text.validation]
     bits = sum(float(r.bits(learned).sum()) for r in readings)
     return Domain(
         name=role,

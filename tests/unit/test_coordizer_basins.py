@@ -9,12 +9,9 @@ from common.coordizer.basins import (
     distinct,
     plsa,
     role_cells,
-    salience,
-    text_basin,
     windows,
 )
 from common.errors import Rejected
-from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance, from_float16, to_float16
 
 V = 60  # ids 0-9 belong to the first role, 10-19 to the second, ...; 40-49 to all; 50-59 to none
@@ -94,11 +91,6 @@ def test_roles_without_text_are_left_out_and_no_text_at_all_is_rejected():
         plsa({"vocab": windows(stream("vocab", 0))}, start(), seed=0)
 
 
-def test_salience_is_high_for_words_of_one_role_and_low_for_words_of_all(learned):
-    says = salience(to_float16(learned))
-    assert says[:40].min() > 2 * says[40:50].max()
-
-
 def test_equal_basins_are_moved_apart_and_no_further_than_needed():
     rows = start()
     rows[10:30] = rows[9]
@@ -119,27 +111,6 @@ def test_many_tokens_at_a_vertex_are_moved_apart():
     assert count_distinct(distinct(rows)) == 700
 
 
-def test_a_text_s_basin_is_the_weighted_mean_of_its_tokens_basins():
-    basins = to_float16(start())
-    ids = np.array([3, 3, 3, 7, 50], np.int32)
-    expected = frechet_mean(from_float16(basins)[ids])
-    assert distance(text_basin(ids, basins), expected) < 1e-6
-    alone = np.zeros(V)
-    alone[7] = 2.0
-    assert distance(text_basin(ids, basins, alone), from_float16(basins)[7]) < 1e-6
-
-
-def test_the_order_of_a_text_s_tokens_does_not_move_its_basin():
-    ids = stream("percept", 50)
-    basins = to_float16(start())
-    assert (text_basin(ids, basins) == text_basin(ids[::-1], basins)).all()
-
-
-def test_an_empty_text_has_no_basin():
-    with pytest.raises(Rejected, match="no_tokens"):
-        text_basin(np.empty(0, np.int32), to_float16(start()))
-
-
 def test_byte_basins_are_near_for_bytes_in_the_same_places():
     words = [b"ba", b"ca", b"be", b"ce", b"bi", b"ci", b"19", b"28"]
     raw = np.frombuffer(b"".join(words), np.uint8)
@@ -153,9 +124,3 @@ def test_bytes_without_neighbours_have_basins_too(raw):
     array = np.frombuffer(raw, np.uint8)
     basins = byte_basins(array, np.full(len(raw), 1), np.full(len(raw), 5), seed=0)
     assert basins.sum(axis=1) == pytest.approx(np.ones(256))
-
-
-def test_a_text_of_tokens_that_weigh_nothing_lies_at_their_even_mean():
-    basins = to_float16(np.random.default_rng(0).dirichlet(np.ones(64), 4))
-    silent = text_basin(np.array([1, 3], np.int32), basins, np.zeros(4))
-    assert np.array_equal(silent, text_basin(np.array([1, 3], np.int32), basins))

@@ -3,9 +3,9 @@ import pytest
 
 from common.constants import ROLES
 from common.coordizer.artifacts import FIRST_MERGE, from_parts, prefix, to_parts
-from common.coordizer.basins import salience, text_basin
 from common.coordizer.build import Kept, build, built, narrowed, pieces, read
 from common.coordizer.encode import Encoder
+from common.coordizer.place import bearings, text_basin
 from common.coordizer.trace import Look, spelled
 from common.coordizer.train import train_words
 from common.errors import Rejected
@@ -31,11 +31,11 @@ def test_the_whole_pipeline_makes_a_valid_coordizer(made):
 
 
 def test_sentences_lie_nearest_their_own_role(made):
-    encoder, weights = Encoder(made), salience(made.basins)
-    homes = {role: text_basin(encoder.encode(SENTENCES[role]), made.basins, weights) for role in ROLES}
+    encoder, table = Encoder(made), bearings(made.basins)
+    homes = {role: text_basin(encoder.encode(SENTENCES[role]), table) for role in ROLES}
     halves = {role: SENTENCES[role][40:] for role in ROLES}
     for role, half in halves.items():
-        basin = text_basin(encoder.encode(half), made.basins, weights)
+        basin = text_basin(encoder.encode(half), table)
         assert min(ROLES, key=lambda home, basin=basin: float(distance(basin, homes[home]))) == role
 
 

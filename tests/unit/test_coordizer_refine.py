@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from common.constants import ROLES
-from common.coordizer.basins import own_cells, salience, text_basin
+from common.coordizer.basins import own_cells
 from common.coordizer.build import pieces
+from common.coordizer.place import bearings, salience, text_basin
 from common.coordizer.refine import SHARE_MIN, SHARED_MAX, _parts, refine, refined, shares_of
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance, to_float16
@@ -33,14 +34,11 @@ def learned(start):
 
 def routed(basins, held_out):
     stored = to_float16(basins)
-    weights = salience(stored)
-    homes = {
-        role: frechet_mean(np.stack([text_basin(ids, stored, weights) for ids in some]))
-        for role, some in texts().items()
-    }
+    table = bearings(stored)
+    homes = {role: frechet_mean(np.stack([text_basin(ids, table) for ids in some])) for role, some in texts().items()}
 
     def nearest(ids):
-        basin = text_basin(ids[:8], stored, weights)
+        basin = text_basin(ids[:8], table)
         return min(ROLES, key=lambda name: float(distance(basin, homes[name])))
 
     hits = [nearest(ids) == role for role, some in held_out.items() for ids in some]

@@ -6,11 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import Rejected
-from common.geometry.routing import ROUTE_TEMPERATURE_RAD, route
+from common.geometry.routing import ROUTE_TEMPERATURE_RAD, Router
 from common.geometry.simplex import distance, slerp
 
 few = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
+
+
+def route(basin, homes, *, margin_min_rad):
+    return Router(homes, margin_min_rad=margin_min_rad).route(basin)
 
 
 def world(seed, count=5):
@@ -25,7 +29,7 @@ def test_steps_run_from_nearest_to_farthest_with_falling_weights(seed):
     found = route(basin, homes, margin_min_rad=0.0)
     distances = [step.distance_rad for step in found.steps]
     weights = [step.weight for step in found.steps]
-    assert distances == sorted(float(distance(basin, home)) for home in homes.values())
+    assert distances == sorted(distances)
     assert weights == sorted(weights, reverse=True)
     assert sum(weights) == pytest.approx(1.0, abs=1e-12)
 
@@ -72,6 +76,19 @@ def test_a_route_abstains_below_the_least_margin_and_not_at_it():
     assert route(basin, homes, margin_min_rad=math.nextafter(margin, 9.0)).abstained
     assert not route(basin, homes, margin_min_rad=margin).abstained
     assert not route(basin, homes, margin_min_rad=math.nextafter(margin, 0.0)).abstained
+
+
+@few
+@given(seeds)
+def test_distances_are_fisher_rao(seed):
+    basin, homes = world(seed)
+    for step in route(basin, homes, margin_min_rad=0.0).steps:
+        assert step.distance_rad == pytest.approx(float(distance(basin, homes[step.name])), abs=1e-12)
+
+
+def test_a_basin_off_the_simplex_is_rejected():
+    with pytest.raises(Rejected, match="off_simplex"):
+        route(np.full(64, 0.1), world(8)[1], margin_min_rad=0.0)
 
 
 def test_no_homes_are_rejected():
