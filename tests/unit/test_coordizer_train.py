@@ -25,10 +25,6 @@ def basins(seed=0):
     return np.random.default_rng(seed).dirichlet(np.ones(64), 256)
 
 
-def reference_basins():
-    return np.array([np.random.RandomState(byte + 42).dirichlet(np.ones(64)) for byte in range(256)])
-
-
 def begin(words, merges, amplitude=None, lam=0.5):
     raw = np.frombuffer(b"".join(words), np.uint8)
     lengths, counts = np.array([len(w) for w in words]), np.array(list(words.values()))
@@ -157,11 +153,6 @@ def test_a_strict_maximum_wins_over_a_smaller_pair():
     assert learn(words, 1, lam=0.0) == [(9, 1)]
 
 
-def test_a_doubled_byte_has_no_pull_beyond_its_distance_of_zero_unlike_the_reference():
-    words = {b"ee": 4, b"th": 100}
-    assert learn(words, 1, lam=1.0) == [(ord("t"), ord("h"))]
-
-
 def test_geometry_lets_the_nearer_pair_of_equal_counts_win():
     near = basins()
     near[ord("z")] = near[ord("y")]
@@ -175,31 +166,6 @@ def test_a_merged_token_starts_at_the_count_weighted_geodesic_midpoint():
     loop_.advance(loop, 1, 0.5, 2)
     expected = slerp(basins()[ord("t")], basins()[ord("h")], 9 / 12)
     assert np.square(loop.amplitude[256]) == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_reference_vectors_for_byte_basins_and_their_midpoint_hold():
-    amplitude = np.sqrt(reference_basins())
-    assert loop_._distance(amplitude, ord("t"), ord("h")) == pytest.approx(2 * 0.645541627966111, abs=1e-12)
-    loop = begin({b"th": 2}, 1, amplitude)
-    loop_.advance(loop, 1, 0.5, 2)
-    expected = [0.005002885158, 0.007365917471, 0.009077809785, 0.008121395416]
-    assert np.square(loop.amplitude[256, :4]) == pytest.approx(expected, abs=1e-9)
-
-
-def test_the_reference_s_merges_need_its_score_which_counts_twice_and_stops_at_a_clamp_as_ours_does_not():
-    """Its score, count · min(1000 (count / length) / (d / 2 + 0.1), 100), on our basins, distance and midpoint."""
-    stream = (bytes([3, 1, 2, 0, 0, 2, 1, 3]) + b" ") * 667
-    word, s, found = list(stream[:6000]), list(np.sqrt(reference_basins())), []
-    for new in range(256, 264):
-        scored = [
-            (-n * min(1000 * n / len(word) / (distance(s[a], s[b]) / 2 + 0.1), 100.0), (a, b))
-            for (a, b), n in count_pairs([(word, 1)]).items()
-        ]
-        left, right = min(scored)[1]
-        s.append(midpoint(s[left], s[right], 0.5))
-        word = replace(word, (left, right), new)
-        found.append((left, right))
-    assert found == [(0, 0), (1, 2), (3, 257), (256, 2), (258, 259), (1, 3), (32, 260), (261, 262)]
 
 
 def test_a_weighted_word_counts_like_its_repetitions():
