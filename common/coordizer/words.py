@@ -6,13 +6,12 @@ speed of a regular expression; a second process would gain nothing worth its sta
 The pattern is GPT-2's with every run bounded to 64 characters, so that no piece of text, 10 MB without a space
 included, costs more than linear time. It is part of the artifact: other tokenizers get the same ids only with it.
 
->>> count_words(["the cat, the hat"])["the"], count_words(["the cat, the hat"])[" the"]
-(1, 1)
+>>> read_words(["the cat the cat"]).raw.tobytes(), read_words(["the cat the cat"]).counts.tolist()
+(b'the cat the', [1, 2, 1])
 """
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -136,31 +135,14 @@ def check_text(text: str, where: str) -> None:
         raise Rejected("lone_surrogate", f"{message} properly or replace it") from None
 
 
-def count_words(texts: Iterable[str], progress: Callable[[int], None] | None = None) -> Counter[str]:
+def read_words(texts: Iterable[str]) -> Words:
     """How often each word occurs; memory grows with the number of different words only.
 
-    texts are streamed; progress is told the characters read so far. Raises Rejected("lone_surrogate").
+    texts are streamed. Raises Rejected("lone_surrogate").
     """
-    found = read_words(texts, progress)
-    ends = np.cumsum(found.lengths).tolist()
-    raw = found.raw.tobytes()
-    return Counter(
-        {
-            raw[end - size : end].decode(): count
-            for end, size, count in zip(ends, found.lengths.tolist(), found.counts.tolist(), strict=True)
-        }
-    )
-
-
-def read_words(texts: Iterable[str], progress: Callable[[int], None] | None = None) -> Words:
-    """`count_words` as arrays."""
     reader = Reader()
-    read = 0
     for number, text in enumerate(texts):
         reader.read(text, f"text {number}")
-        read += len(text)
-        if progress is not None:
-            progress(read)
     return reader.words()
 
 
