@@ -235,12 +235,11 @@ def coordizer_train(
     vocab_size: Annotated[int, typer.Option(min=259, max=32768, help="At most so many ids.")] = 32768,
     lam: Annotated[float, typer.Option(min=0.0, help="How much geometry weighs in the score; 0 is plain BPE.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
-    permissive: Annotated[bool, typer.Option("--permissive", help="Only text that may be copied on.")] = False,
     threads: Annotated[int, typer.Option(min=1, max=64, help="The result is the same for any number.")] = 1,
     out: Annotated[Path, typer.Option(help="Directory for the artifact.")] = Path(".qig/coordizer"),
 ) -> None:
     """Train on a capped share of every source; goes on where a stopped run of the same command left off."""
-    given = {"vocab_size": vocab_size, "lam": lam, "seed": seed, "permissive": permissive, "threads": threads}
+    given = {"vocab_size": vocab_size, "lam": lam, "seed": seed, "threads": threads}
     _do("coordizer", "train", corpora=corpora, out=out, **given)
 
 

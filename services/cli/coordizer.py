@@ -27,11 +27,11 @@ STAGES: Final = ("text", "coordizer")
 CHECKPOINT_MAX_BYTES: Final = 1 << 20  # 32,509 merges take 260 KB
 
 
-def train(*, corpora: Path, out: Path, vocab_size: int, lam: float, seed: int, permissive: bool, threads: int) -> int:
+def train(*, corpora: Path, out: Path, vocab_size: int, lam: float, seed: int, threads: int) -> int:
     """Read, train under watch, write; merges of a stopped run are taken up again."""
     check_writable(out)
     with progress(STAGES) as tell:
-        owned = selection.load(corpora, part="train", permissive=permissive)
+        owned = selection.load(corpora, part="train")
         chosen = selection.select(owned)
         corpus = build.read(_told(chosen, tell), seed)
         kept = Checkpoint(out, f"{corpus.provenance.corpus_sha256}-{seed}-{lam}")

@@ -51,12 +51,6 @@ def test_a_load_holds_one_part_only():
         assert all(owned.values())
 
 
-def test_permissive_sources_leave_out_what_may_not_be_copied(tmp_path):
-    (tmp_path / "x").mkdir()
-    kept = {row.source for rows in load(DATA, part="train", permissive=True).values() for row in rows}
-    assert all(lock()[name].may_be_committed for name in kept)
-
-
 @pytest.mark.parametrize("size", [32, 64, 256])
 def test_prompts_begin_with_a_word_and_have_their_size(size):
     found = prompts(OWNED["heart"], size_bytes=size, number=50, seed=0)

@@ -15,7 +15,6 @@ import numpy as np
 from common.constants import ROLES, Role
 from common.errors import Unavailable
 from services.trainer.corpora.document import Document, documents
-from services.trainer.corpora.fetch import lock
 from services.trainer.corpora.seed import spread
 from services.trainer.corpora.split import Part, part_of
 
@@ -31,16 +30,9 @@ _ATTEMPTS: Final = 50  # a start is drawn this often before the document's own i
 _WORD_START: Final = re.compile(r"(?<!\S)\S")
 
 
-def load(root: Path, *, part: Part, permissive: bool = False) -> dict[Role, list[Document]]:
-    """Each role's documents of one part, from `<root>/<role>.jsonl.gz`.
-
-    permissive: only of sources whose text may be copied on. Raises as `document.documents`.
-    """
-    sources = {name for name, source in lock().items() if source.may_be_committed or not permissive}
-    return {
-        role: [row for row in documents(role, root=root) if row.source in sources and part_of(row.parent) == part]
-        for role in ROLES
-    }
+def load(root: Path, *, part: Part) -> dict[Role, list[Document]]:
+    """Each role's documents of one part, from `<root>/<role>.jsonl.gz`. Raises as `document.documents`."""
+    return {role: [row for row in documents(role, root=root) if part_of(row.parent) == part] for role in ROLES}
 
 
 def select(
