@@ -1,4 +1,4 @@
-"""The state of a kernel, run with numpy: token ids in, next-token logits and a basin out.
+"""The state of a kernel: token ids in, next-token logits and a basin out.
 
 Nothing outside this room may assume more of a state than that, so that a pretrained model can take its place later.
 
@@ -7,7 +7,8 @@ times with the same weights. Attention is Fisher-Rao: after rotary positions (Su
 normalised to unit vectors, points of the sphere picture up to sign, and the logit is tau * <q, k> with one learned tau
 a head. The basin is softmax(W h); it pulls the next token by coupling * <sqrt(b), sqrt(b_token)> (Bhattacharyya).
 
-The torch twin in services/trainer/model.py holds to the same numbers (parity test, 1e-4 on logits in float32).
+Blocks of tokens run through BLAS, single tokens through decode.py; both hold to the same numbers as the torch twin in
+services/trainer/model.py (parity tests, 1e-4 on logits in float32).
 """
 
 from dataclasses import dataclass
@@ -16,30 +17,26 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.memory import Ids
+from common.kernels.decode import NORM_EPSILON, UNIT_EPSILON, Array, Ids, Packed, advance
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights
-
-Array = npt.NDArray[np.float32]
 
 EMBED_GAIN: Final = np.float32(0.5)  # chosen: puts the two inputs of a token on one scale at the start of training
 BASIN_GAIN: Final = np.float32(2.0)
 COUPLING_SCALE: Final = np.float32(10.0)  # <sqrt(b), sqrt(b_token)> lies in [0, 1]; logits span about ten
 ROTARY_BASE: Final = 10_000.0
-NORM_EPSILON: Final = np.float32(np.finfo(np.float32).eps)
-UNIT_EPSILON: Final = np.float32(1e-12)
 
 
 @dataclass(slots=True)
 class Cache:
-    """Unit keys and values of the tokens read so far: (depth, B, heads, context, head_width), the first `length`
-    filled.
+    """What was read of S texts, one a slot: unit keys and values (S, depth, heads, head_width, context), filled up to
+    `lengths` (S,), and the ids there, (S, context).
     """
 
     keys: Array
     values: Array
-    length: int
-    ids: list[int]
+    lengths: npt.NDArray[np.int64]
+    ids: Ids
 
 
 class State:
@@ -50,81 +47,126 @@ class State:
         self.spec = spec
         self.sqrt_basins: Array = np.ascontiguousarray(sqrt_basins, np.float32)
         self.weights: Final = weights
-        self._inputs: Array = EMBED_GAIN * weights["embed"] + BASIN_GAIN * (self.sqrt_basins @ weights["enter"].T)
-        self._cos, self._sin = _rotary(spec)
+        self._packed = _pack(spec, weights, self.sqrt_basins)
+        self._direct: Array = np.ascontiguousarray(weights["leave"].T @ weights["embed"].T)
+        self._pull: Array = np.ascontiguousarray(self.sqrt_basins.T * (COUPLING_SCALE * weights["coupling"]))
 
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
-        return self._run(ids_BT, self._empty(len(ids_BT), ids_BT.shape[1]))
+        cache = self._empty(len(ids_BT), ids_BT.shape[1])
+        return self._run(ids_BT, cache.keys, cache.values, 0)
 
-    def start(self) -> Cache:
-        """A cache for one text, read with `extend`."""
-        return self._empty(1, self.spec.context)
+    def start(self, slots: int = 1) -> Cache:
+        """An empty cache for as many texts, each read with `extend`, all read on with `step`."""
+        return self._empty(slots, self.spec.context)
 
-    def extend(self, cache: Cache, ids: Ids) -> tuple[Array, Array]:
-        """Reads on: hidden states (T, width) and basins (T, 64) of `ids`, T >= 1.
+    def extend(self, cache: Cache, ids: Ids, slot: int = 0) -> tuple[Array, Array]:
+        """Reads one text on: hidden states (T, width) and basins (T, 64) of `ids`, T >= 1.
 
         When the window is full, its newer half is read again from position 0 and the older half is forgotten: every
         token is then seen at positions, and with a context, that training knew.
         """
         hidden, basins = [], []
         for chunk in _chunks(ids, self.spec.context // 2):
-            if cache.length + len(chunk) > self.spec.context:
-                kept = np.asarray(cache.ids[-(self.spec.context // 2) :], np.int32)
-                cache.length, cache.ids = 0, []
-                self._advance(cache, kept)
-            h, b = self._advance(cache, chunk)
+            if cache.lengths[slot] + len(chunk) > self.spec.context:
+                self._forget(cache, slot)
+            h, b = self._append(cache, slot, chunk)
             hidden.append(h)
             basins.append(b)
         return np.concatenate(hidden), np.concatenate(basins)
 
+    def step(self, cache: Cache, ids: Ids, slots: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+        """Reads one token on in each of B texts: ids (B,) into slots (B,), all different, whatever their lengths.
+
+        Returns hidden states (B, width) and basins (B, 64), as `extend` would of each alone (1e-5).
+        """
+        for slot in slots[cache.lengths[slots] == self.spec.context]:
+            self._forget(cache, int(slot))
+        cache.ids[slots, cache.lengths[slots]] = ids
+        found: tuple[Array, Array] = advance(
+            self._packed, self.spec.loops, cache.keys, cache.values, cache.lengths, slots, ids
+        )
+        return found
+
     def logits(self, hidden: Array, basins: Array) -> Array:
         """Next-token logits (..., vocab), the coupling at gain 1 included."""
-        w = self.weights
-        direct = (hidden @ w["leave"].T) @ w["embed"].T + w["bias"]
-        return (direct + self.pull(basins)).astype(np.float32, copy=False)
+        found: Array = hidden @ self._direct + self.weights["bias"] + self.pull(basins)
+        return found
 
     def pull(self, basins: Array) -> Array:
         """The coupling term alone, (..., vocab): what tacking amplifies or weakens."""
-        overlap: Array = np.sqrt(basins) @ self.sqrt_basins.T
-        return overlap * np.float32(COUPLING_SCALE * self.weights["coupling"])
+        overlap: Array = np.sqrt(basins) @ self._pull
+        return overlap
 
-    def _advance(self, cache: Cache, ids: Ids) -> tuple[Array, Array]:
-        hidden, basins = self._run(ids[None], cache)
-        cache.ids.extend(int(i) for i in ids)
+    def _forget(self, cache: Cache, slot: int) -> None:
+        """Makes room: the newer half of the window, read again as if it were all."""
+        length = int(cache.lengths[slot])
+        kept = cache.ids[slot, length - self.spec.context // 2 : length].copy()
+        cache.lengths[slot] = 0
+        self._append(cache, slot, kept)
+
+    def _append(self, cache: Cache, slot: int, ids: Ids) -> tuple[Array, Array]:
+        if len(ids) == 1:
+            return self.step(cache, ids, np.array([slot]))
+        start, row = int(cache.lengths[slot]), slice(slot, slot + 1)
+        hidden, basins = self._run(ids[None], cache.keys[row], cache.values[row], start)
+        cache.ids[slot, start : start + len(ids)] = ids
+        cache.lengths[slot] += len(ids)
         return hidden[0], basins[0]
 
-    def _empty(self, batch: int, tokens: int) -> Cache:
-        shape = (self.spec.depth, batch, self.spec.heads, tokens, self.spec.head_width)
-        return Cache(np.empty(shape, np.float32), np.empty(shape, np.float32), 0, [])
+    def _empty(self, slots: int, tokens: int) -> Cache:
+        spec = self.spec
+        shape = (slots, spec.depth, spec.heads, spec.head_width, tokens)
+        return Cache(
+            np.empty(shape, np.float32),
+            np.empty(shape, np.float32),
+            np.zeros(slots, np.int64),
+            np.zeros((slots, tokens), np.int32),
+        )
 
-    def _run(self, ids_BT: Ids, cache: Cache) -> tuple[Array, Array]:
-        x = self._inputs[ids_BT]
-        positions = slice(cache.length, cache.length + ids_BT.shape[1])
-        depth = 0
-        for _ in range(self.spec.loops):
-            for layer in range(self.spec.layers):
-                x = self._block(x, f"blocks.{layer}.", cache.keys[depth], cache.values[depth], positions)
-                depth += 1
-        cache.length = positions.stop
+    def _run(self, ids_BT: Ids, keys: Array, values: Array, start: int) -> tuple[Array, Array]:
+        """Many tokens at once, from place `start` of every row: matrix products on whole blocks."""
+        x = self._packed.inputs[ids_BT]
+        for depth in range(self.spec.depth):
+            x = self._block(x, depth % self.spec.layers, keys[:, depth], values[:, depth], start)
         hidden = _rms_norm(x)
-        return hidden, _softmax(hidden @ self.weights["basin.weight"].T + self.weights["basin.bias"])
+        basins: Array = _softmax(hidden @ self._packed.basin + self._packed.basin_bias)
+        return hidden, basins
 
-    def _block(self, x: Array, name: str, keys: Array, values: Array, positions: slice) -> Array:
-        w, (batch, tokens, width) = self.weights, x.shape
-        qkv = (_rms_norm(x) @ w[name + "qkv"].T).reshape(batch, tokens, 3, self.spec.heads, self.spec.head_width)
+    def _block(self, x: Array, layer: int, keys: Array, values: Array, start: int) -> Array:
+        w, (batch, tokens, width) = self._packed, x.shape
+        stop = start + tokens
+        qkv = (_rms_norm(x) @ w.qkv[layer]).reshape(batch, tokens, 3, self.spec.heads, self.spec.head_width)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)
-        cos, sin = self._cos[positions], self._sin[positions]
-        keys[:, :, positions] = _unit(_rotate(k, cos, sin))
-        values[:, :, positions] = v
-        q = _unit(_rotate(q, cos, sin)) * np.exp(w[name + "tau"])[:, None, None]
-        scores = q @ keys[:, :, : positions.stop].transpose(0, 1, 3, 2)
-        if tokens > 1:
-            scores += _causal(tokens, positions.start)
-        seen: Array = (_softmax(scores) @ values[:, :, : positions.stop]).transpose(0, 2, 1, 3)
-        x = x + seen.reshape(batch, tokens, width) @ w[name + "o"].T
-        inner: Array = np.square(np.maximum(_rms_norm(x) @ w[name + "up"].T, np.float32(0.0)))
-        return x + inner @ w[name + "down"].T
+        cos, sin = w.cos[start:stop], w.sin[start:stop]
+        keys[..., start:stop] = _unit(_rotate(k, cos, sin)).swapaxes(-1, -2)
+        values[..., start:stop] = v.swapaxes(-1, -2)
+        q = _unit(_rotate(q, cos, sin)) * w.tau[layer][:, None, None]
+        scores = q @ keys[..., :stop] + _causal(tokens, start)
+        seen: Array = (_softmax(scores) @ values[..., :stop].swapaxes(-1, -2)).swapaxes(1, 2)
+        x = x + seen.reshape(batch, tokens, width) @ w.out[layer]
+        inner: Array = np.square(np.maximum(_rms_norm(x) @ w.up[layer], np.float32(0.0)))
+        out: Array = x + inner @ w.down[layer]
+        return out
+
+
+def _pack(spec: Spec, weights: Weights, sqrt_basins: Array) -> Packed:
+    def stacked(name: str) -> Array:
+        return np.ascontiguousarray(np.stack([weights[f"blocks.{i}.{name}"].T for i in range(spec.layers)]))
+
+    cos, sin = _rotary(spec)
+    return Packed(
+        EMBED_GAIN * weights["embed"] + BASIN_GAIN * (sqrt_basins @ weights["enter"].T),
+        cos,
+        sin,
+        stacked("qkv"),
+        np.exp(stacked("tau")),
+        stacked("o"),
+        stacked("up"),
+        stacked("down"),
+        np.ascontiguousarray(weights["basin.weight"].T),
+        np.ascontiguousarray(weights["basin.bias"]),
+    )
 
 
 def _chunks(ids: Ids, size: int) -> list[Ids]:

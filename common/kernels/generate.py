@@ -9,7 +9,8 @@ import numpy as np
 from common.constants import KAPPA_WINDOW_TOKENS, Phase
 from common.geometry.concentration import directions, kappa
 from common.geometry.phases import phase_of
-from common.kernels.engine import Array, Cache
+from common.kernels.decode import Array
+from common.kernels.engine import Cache
 from common.kernels.kernel import Floats, Kernel, next_token
 from common.kernels.memory import Ids
 from common.kernels.tacking import Helm, steer

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from common.kernels import gate as gates
 from common.kernels import memory as memories
-from common.kernels.engine import Array, State
+from common.kernels.decode import Array
+from common.kernels.engine import State
 from common.kernels.memory import Ids, Memory
 
 Floats = npt.NDArray[np.float64]

@@ -1,8 +1,12 @@
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.errors import Rejected
 from common.kernels import weights as w
+from common.kernels.compiled import exp32, log32
 from common.kernels.engine import State
 from common.kernels.kernel import read
 from common.kernels.spec import SIZES, Spec
@@ -54,8 +58,9 @@ def test_a_text_longer_than_the_window_is_read_to_its_end(state, ids, length):
     cache = state.start()
     hidden, _ = state.extend(cache, ids[:length])
     assert len(hidden) == length
-    assert cache.length <= SPEC.context
-    assert cache.ids == ids[length - cache.length : length].tolist()
+    kept = int(cache.lengths[0])
+    assert kept <= SPEC.context
+    assert cache.ids[0, :kept].tolist() == ids[length - kept : length].tolist()
 
 
 def test_after_sliding_the_state_equals_one_that_read_only_the_kept_half(state, ids):
@@ -65,6 +70,42 @@ def test_after_sliding_the_state_equals_one_that_read_only_the_kept_half(state, 
     fresh = state.start()
     expected, _ = state.extend(fresh, ids[8:17])
     assert np.allclose(after[-1], expected[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_read_on_together_equal_each_text_alone(state, seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.permutation([1, 7, 15, 16, 12])  # two of them roll over on the way
+    texts = [rng.integers(0, SPEC.vocab, n + 3).astype(np.int32) for n in lengths]
+    cache = state.start(len(texts))
+    for slot, (text, n) in enumerate(zip(texts, lengths, strict=True)):
+        state.extend(cache, text[:n], slot)
+    slots = rng.permutation(len(texts))
+    steps = [state.step(cache, np.array([texts[s][lengths[s] + i] for s in slots], np.int32), slots) for i in range(3)]
+    for row, slot in enumerate(slots):
+        alone, basins = state.extend(state.start(), texts[slot])
+        assert np.allclose([h[row] for h, _ in steps], alone[-3:], atol=1e-5)
+        assert np.allclose([b[row] for _, b in steps], basins[-3:], atol=1e-6)
+
+
+def test_a_step_touches_no_other_text(state, ids):
+    cache = state.start(2)
+    state.extend(cache, ids[:5], 0)
+    state.extend(cache, ids[:5], 1)
+    before = cache.keys[1, ..., :5].copy()
+    state.step(cache, ids[5:6], np.array([0]))
+    assert cache.lengths.tolist() == [6, 5]
+    assert np.array_equal(cache.keys[1, ..., :5], before)
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 70), elements=st.floats(-87, 88, width=32)))
+def test_the_compiled_exponential_is_exact_to_single_precision(x):
+    assert np.allclose([exp32(v) for v in x], np.exp(x.astype(np.float64)), rtol=3e-7, atol=0)
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 70), elements=st.floats(2**-126, 2**127, width=32)))
+def test_the_compiled_logarithm_is_exact_to_single_precision(x):
+    assert np.allclose([log32(v) for v in x], np.log(x.astype(np.float64)), rtol=2e-7, atol=2e-7)
 
 
 def test_gain_one_of_the_pull_is_part_of_the_logits(state, ids):

@@ -44,6 +44,23 @@ def test_torch_and_numpy_agree_on_logits_and_basins(spec):
     assert np.abs(logits.numpy() - state.logits(hidden, known)).max() < 1e-4
 
 
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.size)
+def test_torch_and_one_token_at_a_time_agree_past_the_window(spec):
+    weights, roots = random_weights(spec), random_roots(spec)
+    model, state = StateModel(spec, roots, torch.Generator()), State(spec, weights, roots)
+    restore(model, weights)
+    ids = np.random.default_rng(4).integers(0, spec.vocab, spec.context + 3).astype(np.int32)
+    kept = spec.context - spec.context // 2  # of the window when it is full, the newer half is read again
+    with torch.no_grad():
+        before, _ = model(torch.from_numpy(ids[None, : spec.context]))
+        after, _ = model(torch.from_numpy(ids[None, kept:]))
+    expected = np.concatenate([before.numpy()[0], after.numpy()[0, -3:]])
+    cache = state.start()
+    steps = [state.extend(cache, ids[i : i + 1]) for i in range(len(ids))]
+    found = state.logits(np.concatenate([h for h, _ in steps]), np.concatenate([b for _, b in steps]))
+    assert np.abs(expected - found).max() < 1e-4
+
+
 @pytest.mark.parametrize("spec", SPECS[:2], ids=lambda spec: spec.size)
 @pytest.mark.parametrize("name", ["o", "down", "qkv", "up", "tau"])
 def test_every_tensor_of_a_block_matters_to_the_parity(spec, name):

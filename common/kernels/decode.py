@@ -1,0 +1,211 @@
+"""One token further in every text of a batch: the state's decoder as one compiled function.
+
+    input row -> [ attention over the cache -> MLP ] x depth -> hidden, basin
+
+Knows plain arrays only; engine.py lays them out. Each matrix is stored (in, out), so that a product adds scaled rows:
+vector code without a reduction, and an input that is zero (most of a squared-ReLU layer) costs nothing. Keys and
+values lie (head_width, context): long rows, whatever the width of a head.
+Shapes: B rows (texts), D width, S slots of a cache.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from common.kernels.compiled import compiled_fast, exp32
+
+Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int32]
+
+NORM_EPSILON: Final = np.float32(np.finfo(np.float32).eps)
+UNIT_EPSILON: Final = np.float32(1e-12)
+
+
+class Packed(NamedTuple):
+    """A state's weights, contiguous float32 (L layers, V vocab, H heads, W head_width, T context)."""
+
+    inputs: Array  # (V, D) embedding and basin projection of each token, added up
+    cos: Array  # (T, W/2)
+    sin: Array
+    qkv: Array  # (L, D, 3D)
+    tau: Array  # (L, H), exponentiated
+    out: Array  # (L, D, D)
+    up: Array  # (L, D, 4D)
+    down: Array  # (L, 4D, D)
+    basin: Array  # (D, 64)
+    basin_bias: Array  # (64,)
+
+
+@compiled_fast
+def advance(
+    w: Packed, loops: int, keys: Array, values: Array, lengths: Indices, slots: Indices, ids: Ids
+) -> tuple[Array, Array]:
+    """Reads ids (B,) into the cache's slots (B,), each at its own length, which grows by one; all must have room.
+
+    keys, values: (S, depth, H, W, T); lengths: (S,). Returns hidden (B, D) and basins (B, 64).
+    """
+    rows, width = len(ids), w.inputs.shape[1]
+    x, normal = np.empty((rows, width), np.float32), np.empty((rows, width), np.float32)
+    qkv, seen = np.empty((rows, 3 * width), np.float32), np.empty((rows, width), np.float32)
+    inner = np.empty((rows, 4 * width), np.float32)
+    positive, every = np.empty(4 * width, np.int64), np.arange(max(4 * width, keys.shape[4]))
+    for b in range(rows):
+        x[b] = w.inputs[ids[b]]
+    for depth in range(loops * len(w.qkv)):
+        layer = depth % len(w.qkv)
+        _rms_norm(x, normal)
+        qkv[:] = 0
+        _add_product(normal, w.qkv[layer], qkv, every)
+        for b in range(rows):
+            s = slots[b]
+            _attend(w, w.tau[layer], qkv[b], keys[s, depth], values[s, depth], lengths[s], seen[b], every)
+        _add_product(seen, w.out[layer], x, every)
+        _rms_norm(x, normal)
+        inner[:] = 0
+        _add_product(normal, w.up[layer], inner, every)
+        for b in range(rows):
+            count = _square_positive(inner[b], positive)
+            add_rows(inner[b, :count], positive, w.down[layer], x[b])
+    for b in range(rows):
+        lengths[slots[b]] += 1
+    _rms_norm(x, normal)
+    basins = np.empty((rows, w.basin.shape[1]), np.float32)
+    for b in range(rows):
+        basins[b] = w.basin_bias
+    _add_product(normal, w.basin, basins, every)
+    for b in range(rows):
+        softmax(basins[b], basins[b])
+    return normal, basins
+
+
+@compiled_fast
+def _attend(
+    w: Packed,
+    tau: Array,
+    qkv: Array,
+    keys: Array,
+    values: Array,
+    length: int,
+    seen: Array,
+    every: Indices,
+) -> None:
+    """One text's attention in one block: writes key and value at place `length`, what its heads saw to seen (D,)."""
+    heads, head_width = keys.shape[0], keys.shape[1]
+    width, half, stop = heads * head_width, head_width // 2, length + 1
+    q, k, past = np.empty(head_width, np.float32), np.empty(head_width, np.float32), np.empty(stop, np.float32)
+    for head in range(heads):
+        at = head * head_width
+        for i in range(half):
+            c, s = w.cos[length, i], w.sin[length, i]
+            a, b = qkv[at + i], qkv[at + half + i]
+            q[i], q[half + i] = a * c - b * s, b * c + a * s
+            a, b = qkv[width + at + i], qkv[width + at + half + i]
+            k[i], k[half + i] = a * c - b * s, b * c + a * s
+        scale_q, scale_k = tau[head] / _length(q), np.float32(1.0) / _length(k)
+        for i in range(head_width):
+            q[i] *= scale_q
+            keys[head, i, length] = k[i] * scale_k
+            values[head, i, length] = qkv[2 * width + at + i]
+        past[:] = 0
+        add_rows(q, every, keys[head, :, :stop], past)
+        softmax(past, past)
+        _weigh(past, values[head], seen[at : at + head_width])
+
+
+@compiled_fast
+def _length(z: Array) -> np.float32:
+    total = np.float32(0.0)
+    for i in range(len(z)):
+        total += z[i] * z[i]
+    return max(np.sqrt(total), UNIT_EPSILON)
+
+
+@compiled_fast
+def _rms_norm(x: Array, out: Array) -> None:
+    for b in range(len(x)):
+        total = np.float32(0.0)
+        for i in range(x.shape[1]):
+            total += x[b, i] * x[b, i]
+        scale = np.float32(1.0) / np.sqrt(total / np.float32(x.shape[1]) + NORM_EPSILON)
+        for i in range(x.shape[1]):
+            out[b, i] = x[b, i] * scale
+
+
+@compiled_fast
+def softmax(x: Array, out: Array) -> None:
+    """Writes the softmax of x (N,) to out (N,), which may be the same array."""
+    peak = x[0]
+    for i in range(len(x)):
+        peak = max(peak, x[i])
+    total = np.float32(0.0)
+    for i in range(len(x)):
+        e = exp32(x[i] - peak)
+        out[i] = e
+        total += e
+    scale = np.float32(1.0) / total
+    for i in range(len(x)):
+        out[i] *= scale
+
+
+@compiled_fast
+def _add_product(x: Array, m: Array, y: Array, every: Indices) -> None:
+    """Adds x (B, K) @ m (K, N) to y (B, N), text by text: at these widths m stays in the cache meanwhile."""
+    for b in range(len(x)):
+        add_rows(x[b], every, m, y[b])
+
+
+@compiled_fast
+def _weigh(x: Array, m: Array, y: Array) -> None:
+    """Writes m (N, >= K) @ x (K,) to y (N,), eight sums at a time: for few and long rows."""
+    size = len(y) - len(y) % 8
+    for n in range(0, size, 8):
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0.0)
+        for i in range(len(x)):
+            s0, s1, s2, s3 = (
+                s0 + x[i] * m[n, i],
+                s1 + x[i] * m[n + 1, i],
+                s2 + x[i] * m[n + 2, i],
+                s3 + x[i] * m[n + 3, i],
+            )
+            s4, s5, s6, s7 = (
+                s4 + x[i] * m[n + 4, i],
+                s5 + x[i] * m[n + 5, i],
+                s6 + x[i] * m[n + 6, i],
+                s7 + x[i] * m[n + 7, i],
+            )
+        y[n], y[n + 1], y[n + 2], y[n + 3], y[n + 4], y[n + 5], y[n + 6], y[n + 7] = s0, s1, s2, s3, s4, s5, s6, s7
+    for n in range(size, len(y)):
+        total = np.float32(0.0)
+        for i in range(len(x)):
+            total += x[i] * m[n, i]
+        y[n] = total
+
+
+@compiled_fast
+def _square_positive(x: Array, at: Indices) -> int:
+    """Squared ReLU: how many of x (N,) are positive; their squares and places move to the front of x and at (N,)."""
+    count = 0
+    for i in range(len(x)):
+        value = x[i]
+        x[count], at[count] = value * value, i
+        count += value > 0
+    return count
+
+
+@compiled_fast
+def add_rows(x: Array, at: Indices, m: Array, y: Array) -> None:
+    """Adds the sum of x[i] m[at[i]], x (K,), to y (N,), eight rows of m at a time: y is then read and written once."""
+    size = len(x) - len(x) % 8
+    for i in range(0, size, 8):
+        a0, a1, a2, a3, a4, a5, a6, a7 = x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]
+        r0, r1, r2, r3 = m[at[i]], m[at[i + 1]], m[at[i + 2]], m[at[i + 3]]
+        r4, r5, r6, r7 = m[at[i + 4]], m[at[i + 5]], m[at[i + 6]], m[at[i + 7]]
+        for j in range(len(y)):
+            low = (a0 * r0[j] + a1 * r1[j]) + (a2 * r2[j] + a3 * r3[j])
+            y[j] += low + ((a4 * r4[j] + a5 * r5[j]) + (a6 * r6[j] + a7 * r7[j]))
+    for i in range(size, len(x)):
+        a, r = x[i], m[at[i]]
+        for j in range(len(y)):
+            y[j] += a * r[j]
