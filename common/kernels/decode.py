@@ -23,8 +23,8 @@ NORM_EPSILON: Final = np.float32(np.finfo(np.float32).eps)
 UNIT_EPSILON: Final = np.float32(1e-12)
 
 
-class Packed(NamedTuple):
-    """A state's weights, contiguous float32 (L layers, V vocab, H heads, W head_width, T context)."""
+class Body(NamedTuple):
+    """From tokens to what a state holds, contiguous float32 (L layers, V vocab, H heads, W head_width, T context)."""
 
     inputs: Array  # (V, D) embedding and basin projection of each token, added up
     cos: Array  # (T, W/2)
@@ -38,9 +38,17 @@ class Packed(NamedTuple):
     basin_bias: Array  # (64,)
 
 
+class Head(NamedTuple):
+    """From what a state holds to the next token's logits."""
+
+    direct: Array  # (D, V) what the hidden state says
+    bias: Array  # (V,)
+    pull: Array  # (64, V) what the root of the basin adds: the coupling at gain 1
+
+
 @compiled_fast
 def advance(
-    w: Packed, loops: int, keys: Array, values: Array, lengths: Indices, slots: Indices, ids: Ids
+    w: Body, loops: int, keys: Array, values: Array, lengths: Indices, slots: Indices, ids: Ids
 ) -> tuple[Array, Array]:
     """Reads ids (B,) into the cache's slots (B,), each at its own length, which grows by one; all must have room.
 
@@ -81,8 +89,20 @@ def advance(
 
 
 @compiled_fast
+def speak(w: Head, hidden: Array, basin: Array) -> tuple[Array, Array]:
+    """Next-token logits (V,) of one place, coupling included, and the coupling alone (V,)."""
+    every = np.arange(max(len(hidden), len(basin)))
+    logits, pull = w.bias.copy(), np.zeros(len(w.bias), np.float32)
+    add_rows(hidden, every, w.direct, logits)
+    add_rows(np.sqrt(basin), every, w.pull, pull)
+    for v in range(len(pull)):
+        logits[v] += pull[v]
+    return logits, pull
+
+
+@compiled_fast
 def _attend(
-    w: Packed,
+    w: Body,
     tau: Array,
     qkv: Array,
     keys: Array,

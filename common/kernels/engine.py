@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.decode import NORM_EPSILON, UNIT_EPSILON, Array, Ids, Packed, advance
+from common.kernels.decode import NORM_EPSILON, UNIT_EPSILON, Array, Body, Head, Ids, advance, speak
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights
 
@@ -47,9 +47,7 @@ class State:
         self.spec = spec
         self.sqrt_basins: Array = np.ascontiguousarray(sqrt_basins, np.float32)
         self.weights: Final = weights
-        self._packed = _pack(spec, weights, self.sqrt_basins)
-        self._direct: Array = np.ascontiguousarray(weights["leave"].T @ weights["embed"].T)
-        self._pull: Array = np.ascontiguousarray(self.sqrt_basins.T * (COUPLING_SCALE * weights["coupling"]))
+        self._body, self._head = _body(spec, weights, self.sqrt_basins), _head(weights, self.sqrt_basins)
 
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
@@ -84,19 +82,22 @@ class State:
             self._forget(cache, int(slot))
         cache.ids[slots, cache.lengths[slots]] = ids
         found: tuple[Array, Array] = advance(
-            self._packed, self.spec.loops, cache.keys, cache.values, cache.lengths, slots, ids
+            self._body, self.spec.loops, cache.keys, cache.values, cache.lengths, slots, ids
         )
         return found
 
     def logits(self, hidden: Array, basins: Array) -> Array:
         """Next-token logits (..., vocab), the coupling at gain 1 included."""
-        found: Array = hidden @ self._direct + self.weights["bias"] + self.pull(basins)
+        pull: Array = np.sqrt(basins) @ self._head.pull
+        found: Array = hidden @ self._head.direct + self._head.bias + pull
         return found
 
-    def pull(self, basins: Array) -> Array:
-        """The coupling term alone, (..., vocab): what tacking amplifies or weakens."""
-        overlap: Array = np.sqrt(basins) @ self._pull
-        return overlap
+    def speak(self, hidden: Array, basin: Array) -> tuple[Array, Array]:
+        """Of one place, (width,) and (64,): its logits (vocab,), and the part of them that the coupling adds at gain 1,
+        which tacking amplifies or weakens.
+        """
+        found: tuple[Array, Array] = speak(self._head, hidden, basin)
+        return found
 
     def _forget(self, cache: Cache, slot: int) -> None:
         """Makes room: the newer half of the window, read again as if it were all."""
@@ -126,15 +127,15 @@ class State:
 
     def _run(self, ids_BT: Ids, keys: Array, values: Array, start: int) -> tuple[Array, Array]:
         """Many tokens at once, from place `start` of every row: matrix products on whole blocks."""
-        x = self._packed.inputs[ids_BT]
+        x = self._body.inputs[ids_BT]
         for depth in range(self.spec.depth):
             x = self._block(x, depth % self.spec.layers, keys[:, depth], values[:, depth], start)
         hidden = _rms_norm(x)
-        basins: Array = _softmax(hidden @ self._packed.basin + self._packed.basin_bias)
+        basins: Array = _softmax(hidden @ self._body.basin + self._body.basin_bias)
         return hidden, basins
 
     def _block(self, x: Array, layer: int, keys: Array, values: Array, start: int) -> Array:
-        w, (batch, tokens, width) = self._packed, x.shape
+        w, (batch, tokens, width) = self._body, x.shape
         stop = start + tokens
         qkv = (_rms_norm(x) @ w.qkv[layer]).reshape(batch, tokens, 3, self.spec.heads, self.spec.head_width)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)
@@ -150,12 +151,12 @@ class State:
         return out
 
 
-def _pack(spec: Spec, weights: Weights, sqrt_basins: Array) -> Packed:
+def _body(spec: Spec, weights: Weights, sqrt_basins: Array) -> Body:
     def stacked(name: str) -> Array:
         return np.ascontiguousarray(np.stack([weights[f"blocks.{i}.{name}"].T for i in range(spec.layers)]))
 
     cos, sin = _rotary(spec)
-    return Packed(
+    return Body(
         EMBED_GAIN * weights["embed"] + BASIN_GAIN * (sqrt_basins @ weights["enter"].T),
         cos,
         sin,
@@ -166,6 +167,15 @@ def _pack(spec: Spec, weights: Weights, sqrt_basins: Array) -> Packed:
         stacked("down"),
         np.ascontiguousarray(weights["basin.weight"].T),
         np.ascontiguousarray(weights["basin.bias"]),
+    )
+
+
+def _head(weights: Weights, sqrt_basins: Array) -> Head:
+    scale = np.float32(COUPLING_SCALE * weights["coupling"])
+    return Head(
+        np.ascontiguousarray(weights["leave"].T @ weights["embed"].T),
+        np.ascontiguousarray(weights["bias"]),
+        np.ascontiguousarray(sqrt_basins.T * scale),
     )
 
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from common.constants import KAPPA_WINDOW_TOKENS, Phase
 from common.geometry.concentration import directions, kappa
 from common.geometry.phases import phase_of
+from common.kernels.bearing import Bearing
+from common.kernels.blend import draw, pulled
 from common.kernels.decode import Array
-from common.kernels.engine import Cache
-from common.kernels.kernel import Floats, Kernel, next_token
+from common.kernels.kernel import Floats, Kernel, Speaker
 from common.kernels.memory import Ids
 from common.kernels.tacking import Helm, steer
 
@@ -44,20 +46,32 @@ class Step:
     helm: Helm
 
 
-@dataclass(slots=True)
 class _Reader:
-    """Where one voice stands in the text."""
+    """Where one voice stands in the text: its basin (64,) and the tokens it expects, after the last one read."""
 
-    voice: Voice
-    cache: Cache
-    floors: list[Floats]
-    hidden: Array
-    basins: Array
+    basin: Array
+    logits: Array
+    pull: Array
+
+    def __init__(self, voice: Voice, prompt: Ids) -> None:
+        self.voice = voice
+        self.speaker = Speaker.of(voice.kernel)
+        self._bearing = Bearing(voice.home)
+        self._cache = voice.kernel.state.start()
+        self.read(prompt)
 
     def read(self, ids: Ids) -> None:
-        hidden, basins = self.voice.kernel.state.extend(self.cache, ids)
-        self.hidden = hidden[-1]
-        self.basins = np.concatenate([self.basins, basins])[-KAPPA_WINDOW_TOKENS:]
+        """Reads on."""
+        state = self.voice.kernel.state
+        hidden, basins = state.extend(self._cache, ids)
+        for basin in basins[-KAPPA_WINDOW_TOKENS:]:
+            self._bearing.turn(basin)
+        self.basin = basins[-1]
+        self.logits, self.pull = state.speak(hidden[-1], self.basin)
+
+    def kappa(self) -> float | None:
+        """None while fewer than KAPPA_MIN_TOKENS were read."""
+        return self._bearing.kappa() if self._bearing.tokens >= KAPPA_MIN_TOKENS else None
 
 
 def generate(
@@ -75,21 +89,21 @@ def generate(
     The first voice is the one whose basins are measured and steered: kappa over its last 64 tokens, directions from its
     home.
     """
-    readers = [_begin(voice, prompt) for voice in voices]
+    readers = [_Reader(voice, prompt) for voice in voices]
     lead, helm, phase = readers[0], Helm(), None
-    context = [int(i) for i in prompt[-MEMORY_CONTEXT:]]
+    context = prompt[-MEMORY_CONTEXT:]
     for _ in range(max_tokens):
         token = sample(_fuse(readers, context, helm), temperature * helm.temperature, rng)
         if token in stop:
             return
-        context = [*context, token][-MEMORY_CONTEXT:]
+        context = np.append(context, np.int32(token))[-MEMORY_CONTEXT:]
         for reader in readers:
             reader.read(np.array([token], np.int32))
-        value = measure_kappa(lead.basins, lead.voice.home)
+        value = lead.kappa()
         if value is not None:
             phase = phase_of(value, None, phase)
             helm = steer(helm, value, phase)
-        yield Step(token, lead.basins[-1], tuple(r.basins[-1] for r in readers), value, phase, helm)
+        yield Step(token, lead.basin, tuple(r.basin for r in readers), value, phase, helm)
 
 
 def measure_kappa(basins: Array, home: Floats) -> float | None:
@@ -100,31 +114,17 @@ def measure_kappa(basins: Array, home: Floats) -> float | None:
     return kappa(directions(window, np.sqrt(home))) if len(window) >= KAPPA_MIN_TOKENS else None
 
 
-def _begin(voice: Voice, prompt: Ids) -> _Reader:
-    state = voice.kernel.state
-    reader = _Reader(
-        voice, state.start(), voice.kernel.floors(), np.empty(0, np.float32), np.empty((0, 64), np.float32)
-    )
-    reader.read(prompt)
-    return reader
-
-
-def _fuse(readers: Sequence[_Reader], context: Sequence[int], helm: Helm) -> Floats:
+def _fuse(readers: Sequence[_Reader], context: Ids, helm: Helm) -> Array:
     """Log p (V,): the voices' distributions weighted by their shares, then pulled by the lead's basin beyond gain 1."""
-    fused = sum(
-        r.voice.share * next_token(r.voice.kernel, r.floors, context, r.hidden, r.basins[-1], helm.calm)
-        for r in readers
-    )
-    lead = readers[0]
-    pull = lead.voice.kernel.state.pull(lead.basins[-1])
-    pulled: Floats = np.log(np.maximum(fused, 1e-30)) + (helm.gain - 1.0) * pull
-    return pulled
+    fused = np.zeros(len(readers[0].logits))
+    for r in readers:
+        r.speaker.add(fused, r.logits, context, calm=helm.calm, share=r.voice.share)
+    found: Array = pulled(fused, readers[0].pull, helm.gain - 1.0)
+    return found
 
 
-def sample(log_p: Floats, temperature: float, rng: np.random.Generator) -> int:
+def sample(log_p: npt.NDArray[np.floating], temperature: float, rng: np.random.Generator) -> int:
     """A token id from log p (V,), sharpened or flattened by the temperature; the likeliest (lowest id on ties) at 0."""
     if temperature <= 0:
         return int(np.argmax(log_p))
-    p = np.exp((log_p - log_p.max()) / temperature)
-    cumulative = np.cumsum(p)
-    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    return int(draw(np.asarray(log_p, np.float32), temperature, rng.random()))

@@ -6,7 +6,7 @@
 The state is shared: a domain that was opened later uses its nearest role's state and memory beside a memory of its own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from common.kernels import gate as gates
 from common.kernels import memory as memories
+from common.kernels.blend import mix
 from common.kernels.decode import Array
 from common.kernels.engine import State
-from common.kernels.memory import Ids, Memory
+from common.kernels.memory import Ids, Memory, Table
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,20 +106,27 @@ def _read_state(state: State, ids: Ids, floor: Floats) -> tuple[Floats, Array]:
     return probability, basins
 
 
-def next_token(
-    kernel: Kernel, floors: Sequence[Floats], context: Sequence[int], hidden: Array, basin: Array, calm: float
-) -> Floats:
-    """P (V,) over the next token. calm in (0, 1]: what is left of the memories' weight; below 1 the state speaks for
-    the rest.
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A kernel about to speak, with what stays the same from token to token.
+
+    memories: each as compiled code takes it; bases: (K, V), what each says without a context.
     """
-    logits = kernel.state.logits(hidden, basin).astype(np.float64)
-    state = np.exp(logits - logits.max())
-    experts, order, total = [state / state.sum()], -1, 0
-    for memory, floor in zip(kernel.memories, floors, strict=True):
-        p, order, total = memories.distribution(memory, context, floor)
-        experts.append(p)
-    weights = kernel.gate[int(gates.bucket(order, total))].copy()
-    weights[1:] *= calm
-    weights[0] = 1.0 - weights[1:].sum()
-    mixed: Floats = weights @ np.stack(experts)
-    return mixed
+
+    kernel: Kernel
+    memories: tuple[tuple[Table, ...], ...]
+    bases: Floats
+
+    @classmethod
+    def of(cls, kernel: Kernel) -> "Speaker":
+        """Prepares a kernel: some microseconds a memory."""
+        pairs = zip(kernel.memories, kernel.floors(), strict=True)
+        bases = np.stack([memories.distribution(memory, (), floor)[0] for memory, floor in pairs])
+        return cls(kernel, tuple(memories.columns(m) for m in kernel.memories), bases)
+
+    def add(self, p: Floats, logits: Array, context: Ids, *, calm: float, share: float) -> None:
+        """Adds share * P of the next token to p (V,). logits (V,): the state's; context: the last three tokens.
+
+        calm in (0, 1]: what is left of the memories' weight; below 1 the state speaks for the rest.
+        """
+        mix(logits, self.memories, self.bases, self.kernel.gate, context, calm, share, p)

@@ -18,10 +18,12 @@ c count of (h, w); T total of h; S sum and u number of h's known followers; d th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from common.kernels.recall import expect, follow, locate
 
 Ids = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.uint64]
@@ -34,8 +36,7 @@ ORDERS: Final = 4  # contexts of 0 to 3 tokens
 DISCOUNT: Final = 0.75  # chosen: best of 0.5-0.9 on the validation split (docs/experiments.md)
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """The n-grams of one order. keys (N,) and contexts (C,) ascend strictly; totals (C,) >= sum of the context's
     counts.
 
@@ -169,52 +170,28 @@ def predict(memory: Memory, ids: Ids, floor: Floats, discount: float = DISCOUNT)
     """Probability of every token of a text given the up to three before it. floor (V,) ends the recursion and sums to
     one.
     """
-    size = len(ids)
-    found = Prediction(floor[ids].astype(np.float64), np.full(size, -1), np.zeros(size, np.int64))
-    alive = np.ones(size, bool)
-    for n, table in enumerate(memory.tables):
-        if n >= size:
-            break
-        alive[:n] = False  # too near the beginning for a context this long
-        _deepen(found, alive, table, n, np.concatenate([np.zeros(n, np.uint64), pack(ids, n)]), discount)
-    return found
+    longest = min(ORDERS - 1, max(len(ids) - 1, 0))
+    early = [pack(ids[: n + 1], n) for n in range(longest)]  # too near the beginning for a context of three
+    reach = np.minimum(np.arange(len(ids)), longest)
+    return _follow(memory, np.concatenate([*early, pack(ids, longest)]), reach, floor, discount)
 
 
 def predict_grams(memory: Memory, keys: Keys, order: int, floor: Floats, discount: float = DISCOUNT) -> Prediction:
     """Probability of each n-gram's last token given its `order` context tokens, for packed keys of one order."""
-    tokens = (keys & TOKEN_MASK).astype(np.int64)
-    found = Prediction(floor[tokens].astype(np.float64), np.full(len(keys), -1), np.zeros(len(keys), np.int64))
-    alive = np.ones(len(keys), bool)
-    for n, table in enumerate(memory.tables[: order + 1]):
-        suffix = keys & ((np.uint64(1) << np.uint64(15 * (n + 1))) - np.uint64(1))
-        _deepen(found, alive, table, n, suffix, discount)
+    return _follow(memory, keys, np.full(len(keys), order), floor, discount)
+
+
+def _follow(memory: Memory, grams: Keys, reach: npt.NDArray[np.int64], floor: Floats, discount: float) -> Prediction:
+    size = len(grams)
+    p = floor[(grams & TOKEN_MASK).astype(np.int64)].astype(np.float64)
+    found = Prediction(p, np.empty(size, np.int64), np.empty(size, np.int64))
+    follow(columns(memory), grams, reach, discount, found.probability, found.order, found.total)
     return found
 
 
-def _deepen(found: Prediction, alive: npt.NDArray[np.bool_], table: Table, n: int, keys: Keys, discount: float) -> None:
-    """One step of the recursion, in place: places whose context of n tokens is known move to it, the others are
-    done.
-    """
-    if len(table.contexts):
-        context = keys >> TOKEN_BITS
-        at = np.minimum(np.searchsorted(table.contexts, context), len(table.contexts) - 1)
-        alive &= table.contexts[at] == context
-    else:
-        alive[:] = False
-    where = np.flatnonzero(alive)
-    if len(where):
-        at = at[where]
-        mass = table.totals[at].astype(np.float64)
-        hits = np.maximum(look_up(table.keys, table.counts, keys[where]) - discount, 0.0)
-        found.probability[where] = (hits + _back_off(table, at, discount) * found.probability[where]) / mass
-        found.order[where], found.total[where] = n, table.totals[at]
-
-
-def _back_off(table: Table, at: npt.NDArray[np.int64], discount: float) -> Floats:
-    """The mass that a context leaves to the lower order: its unsent part and the discounts of its known followers."""
-    distinct = table.starts[at + 1] - table.starts[at]
-    back_off: Floats = table.totals[at] - table.known[at] + discount * distinct
-    return back_off
+def columns(memory: Memory) -> tuple[Table, ...]:
+    """A memory as compiled code takes it: ORDERS tables, the missing ones empty."""
+    return (memory.tables + (_EMPTY,) * ORDERS)[:ORDERS]
 
 
 def distribution(
@@ -224,19 +201,8 @@ def distribution(
 
     Sums to one as floor does. `predict` gives the same numbers for the tokens of a text (tested).
     """
-    p, order, total = floor, -1, 0
-    for n, table in enumerate(memory.tables):
-        if n > len(context) or not len(table.contexts):
-            break
-        packed = np.uint64(0)
-        for token in context[len(context) - n :]:
-            packed = packed << TOKEN_BITS | np.uint64(token)
-        at = int(np.searchsorted(table.contexts, packed))
-        if at == len(table.contexts) or table.contexts[at] != packed:
-            break
-        start, stop = table.starts[at], table.starts[at + 1]
-        mass = float(table.totals[at])
-        p = p * ((mass - table.known[at] + discount * (stop - start)) / mass)
-        p[(table.keys[start:stop] & TOKEN_MASK).astype(np.int64)] += (table.counts[start:stop] - discount) / mass
-        order, total = n, int(table.totals[at])
-    return p, order, total
+    tables, rows, p = columns(memory), np.zeros(ORDERS, np.int64), np.zeros(len(floor))
+    known = locate(tables, np.asarray(context, np.int32), rows)
+    rest = expect(tables, rows, (0, known), 1.0, discount, p)
+    total = int(tables[known - 1].totals[rows[known - 1]]) if known else 0
+    return p + rest * floor, known - 1, total

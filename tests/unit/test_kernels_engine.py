@@ -111,7 +111,13 @@ def test_the_compiled_logarithm_is_exact_to_single_precision(x):
 def test_gain_one_of_the_pull_is_part_of_the_logits(state, ids):
     hidden, basins = state.read(ids[None, :4])
     plain = State(SPEC, {**state.weights, "coupling": np.float32(0)}, state.sqrt_basins)
-    assert np.allclose(state.logits(hidden, basins) - state.pull(basins), plain.logits(hidden, basins), atol=1e-5)
+    for t in range(4):
+        logits, pull = state.speak(hidden[0, t], basins[0, t])
+        assert np.allclose(logits, state.logits(hidden, basins)[0, t], atol=1e-5)
+        assert np.allclose(logits - pull, plain.logits(hidden, basins)[0, t], atol=1e-5)
+        assert np.allclose(
+            pull, 10 * state.weights["coupling"] * np.sqrt(basins[0, t]) @ state.sqrt_basins.T, atol=1e-5
+        )
 
 
 def test_weights_survive_their_bytes_within_half_precision(tensors):

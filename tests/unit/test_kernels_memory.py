@@ -78,6 +78,41 @@ def test_predict_and_distribution_give_the_same_numbers(learned, read):
         assert (order, total) == (seen.order[place], seen.total[place])
 
 
+def plainly(memory, context, token):
+    """The formula at the head of memory.py, by counting through dictionaries."""
+    p, order, total = 1 / VOCAB, -1, 0
+    for n, table in enumerate(memory.tables):
+        followers, totals = {}, dict(zip(table.contexts.tolist(), table.totals.tolist(), strict=True))
+        for key, seen in zip(table.keys.tolist(), table.counts.tolist(), strict=True):
+            followers.setdefault(key >> 15, {})[key & 0x7FFF] = seen
+        h = sum(t << 15 * i for i, t in enumerate(reversed(context[len(context) - n :])))
+        if n > len(context) or h not in totals:
+            break
+        known, order, total = followers.get(h, {}), n, totals[h]
+        left = total - sum(known.values()) + m.DISCOUNT * len(known)
+        p = (max(known.get(token, 0) - m.DISCOUNT, 0) + left * p) / total
+    return p, order, total
+
+
+@given(texts, texts, st.integers(1, 4), st.integers(0, 9))
+@settings(max_examples=40)
+def test_compiled_predictions_equal_the_formula(learned, read, orders, unsent):
+    memory = m.Memory(tuple(t._replace(totals=t.totals + np.uint32(unsent)) for t in m.count([learned], orders).tables))
+    seen = m.predict(memory, read, FLOOR)
+    for place, token in enumerate(read.tolist()):
+        p, order, total = plainly(memory, read[max(0, place - 3) : place].tolist(), token)
+        assert (order, total) == (seen.order[place], seen.total[place])
+        assert np.isclose(p, seen.probability[place], rtol=1e-12)
+
+
+@given(texts, st.integers(0, VOCAB - 1))
+def test_a_memory_of_nothing_leaves_the_floor(read, token):
+    for memory in (m.Memory(()), m.count([])):
+        assert np.array_equal(m.predict(memory, read, FLOOR).probability, FLOOR[read])
+        p, order, total = m.distribution(memory, [token], FLOOR)
+        assert (p.tolist(), order, total) == (FLOOR.tolist(), -1, 0)
+
+
 @given(texts, texts)
 @settings(max_examples=40)
 def test_an_ngram_alone_reads_as_it_does_inside_a_text(learned, read):

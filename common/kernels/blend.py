@@ -1,0 +1,110 @@
+"""From logits and memories to a token, compiled: the mixture under the gate, its logarithm, and the draw.
+
+Each passes over the vocabulary a few times in vector code, and costs a small part of what made the logits.
+Shapes: V vocabulary, K memories; a memory is a tuple of ORDERS tables (memory.columns).
+"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from common.kernels.compiled import compiled_fast, exp32, log32
+from common.kernels.gate import OCTAVES
+from common.kernels.memory import DISCOUNT, ORDERS
+from common.kernels.recall import expect, locate
+
+LEAST: Final = np.float32(1e-30)  # a probability's logarithm is taken of this at least
+NOTHING: Final = np.float32(-80.0)  # below this exponent a token is never drawn
+BLOCK: Final = 64  # tokens added up at a time where one is drawn: its block is found first
+
+
+@compiled_fast
+def mix(logits: Any, memories: Any, bases: Any, gate: Any, context: Any, calm: float, share: float, p: Any) -> None:
+    """Adds share * [g_0 softmax(logits) + g_1 p_1(. | context) + ... + g_K p_K(. | context)] to p (V,) float64.
+
+    g: the gate's row (1+K,) for what the last memory knows of the context; g_1 to g_K are multiplied by calm, and g_0
+    takes what they leave. logits (V,) float32; bases (K, V): what each memory says without a context; context: the
+    last tokens.
+    """
+    rows, known = np.empty((len(memories), ORDERS), np.int64), 0
+    orders = np.empty(len(memories), np.int64)
+    for k in range(len(memories)):
+        orders[k] = locate(memories[k], context, rows[k])
+    last = len(memories) - 1
+    known = orders[last]
+    total = memories[last][known - 1].totals[rows[last, known - 1]] if known else np.uint32(0)
+    weights, rest = gate[_bucket(known - 1, total)], 1.0
+    for k in range(len(memories)):
+        weight = calm * weights[k + 1]
+        rest -= weight
+        below = expect(memories[k], rows[k], (1, orders[k]), share * weight, DISCOUNT, p)
+        base = bases[k]
+        for i in range(len(p)):
+            p[i] += below * base[i]
+    _add_softmax(logits, share * rest, p)
+
+
+@compiled_fast
+def _bucket(order: int, total: int) -> int:
+    """gate.bucket, of one place."""
+    octave = 0
+    while total > 1 and octave < OCTAVES - 1:
+        total >>= 1
+        octave += 1
+    return 1 + order * OCTAVES + octave if order >= 0 else 0
+
+
+@compiled_fast
+def _add_softmax(logits: Any, weight: float, p: Any) -> None:
+    raised, peak, total = np.empty(len(logits), np.float32), _peak(logits), np.float32(0.0)
+    for i in range(len(logits)):
+        e = exp32(logits[i] - peak)
+        raised[i] = e
+        total += e
+    scale = np.float32(weight / total)
+    for i in range(len(logits)):
+        p[i] += scale * raised[i]
+
+
+@compiled_fast
+def _peak(x: Any) -> Any:
+    peak = x[0]
+    for i in range(len(x)):
+        peak = max(peak, x[i])
+    return peak
+
+
+@compiled_fast
+def pulled(p: Any, pull: Any, gain: float) -> Any:
+    """Log p + gain * pull, (V,) float32, within 3e-7 of the larger term."""
+    out, strength = np.empty(len(p), np.float32), np.float32(gain)
+    for i in range(len(p)):
+        out[i] = log32(max(np.float32(p[i]), LEAST)) + strength * pull[i]
+    return out
+
+
+@compiled_fast
+def draw(log_p: Any, temperature: float, uniform: float) -> int:
+    """The token at the share `uniform`, in [0, 1), of the mass of exp(log_p / temperature), log_p (V,) float32."""
+    blocks = (len(log_p) + BLOCK - 1) // BLOCK
+    raised, mass = np.empty(len(log_p), np.float32), np.empty(blocks, np.float64)
+    peak, sharpness = _peak(log_p), np.float32(1.0 / temperature)
+    for block in range(blocks):
+        some = np.float32(0.0)
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(log_p))):
+            x = (log_p[i] - peak) * sharpness
+            e = exp32(x) if x > NOTHING else np.float32(0.0)
+            raised[i] = e
+            some += e
+        mass[block] = some
+    left, block = uniform * mass.sum(), 0
+    while block < blocks - 1 and left >= mass[block]:
+        left -= mass[block]
+        block += 1
+    token, stop = block * BLOCK, min((block + 1) * BLOCK, len(log_p)) - 1
+    while token < stop and left >= raised[token]:
+        left -= raised[token]
+        token += 1
+    while raised[token] == 0:  # where rounding has led past the last mass
+        token -= 1
+    return token
