@@ -8,13 +8,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from common.kernels.compiled import compiled_fast, exp32, log32
+from common.kernels.compiled import compiled_fast, exp32, log32, peak
 from common.kernels.gate import OCTAVES
 from common.kernels.memory import DISCOUNT, ORDERS
 from common.kernels.recall import expect, locate
 
 LEAST: Final = np.float32(1e-30)  # a probability's logarithm is taken of this at least
-NOTHING: Final = np.float32(-80.0)  # below this exponent a token is never drawn
 BLOCK: Final = 64  # tokens added up at a time where one is drawn: its block is found first
 
 
@@ -26,8 +25,7 @@ def mix(logits: Any, memories: Any, bases: Any, gate: Any, context: Any, calm: f
     takes what they leave. logits (V,) float32; bases (K, V): what each memory says without a context; context: the
     last tokens.
     """
-    rows, known = np.empty((len(memories), ORDERS), np.int64), 0
-    orders = np.empty(len(memories), np.int64)
+    rows, orders = np.empty((len(memories), ORDERS), np.int64), np.empty(len(memories), np.int64)
     for k in range(len(memories)):
         orders[k] = locate(memories[k], context, rows[k])
     last = len(memories) - 1
@@ -56,22 +54,14 @@ def _bucket(order: int, total: int) -> int:
 
 @compiled_fast
 def _add_softmax(logits: Any, weight: float, p: Any) -> None:
-    raised, peak, total = np.empty(len(logits), np.float32), _peak(logits), np.float32(0.0)
+    raised, largest, total = np.empty(len(logits), np.float32), peak(logits), np.float32(0.0)
     for i in range(len(logits)):
-        e = exp32(logits[i] - peak)
+        e = exp32(logits[i] - largest)
         raised[i] = e
         total += e
     scale = np.float32(weight / total)
     for i in range(len(logits)):
         p[i] += scale * raised[i]
-
-
-@compiled_fast
-def _peak(x: Any) -> Any:
-    peak = x[0]
-    for i in range(len(x)):
-        peak = max(peak, x[i])
-    return peak
 
 
 @compiled_fast
@@ -88,12 +78,11 @@ def draw(log_p: Any, temperature: float, uniform: float) -> int:
     """The token at the share `uniform`, in [0, 1), of the mass of exp(log_p / temperature), log_p (V,) float32."""
     blocks = (len(log_p) + BLOCK - 1) // BLOCK
     raised, mass = np.empty(len(log_p), np.float32), np.empty(blocks, np.float64)
-    peak, sharpness = _peak(log_p), np.float32(1.0 / temperature)
+    largest, sharpness = peak(log_p), np.float32(1.0 / temperature)
     for block in range(blocks):
         some = np.float32(0.0)
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(log_p))):
-            x = (log_p[i] - peak) * sharpness
-            e = exp32(x) if x > NOTHING else np.float32(0.0)
+            e = exp32((log_p[i] - largest) * sharpness)
             raised[i] = e
             some += e
         mass[block] = some

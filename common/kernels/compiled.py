@@ -1,14 +1,18 @@
-"""How this room compiles: once, kept on disk; and exp and log that the compiler can turn into vector code.
+"""How this room compiles: once, kept on disk; and what vector code needs: exp, log, and numbers of half precision.
 
 `compiled` keeps floating point strict: what it computes is the same on every machine. `compiled_fast` lets sums be
 reordered and fused; NaN and infinity keep their meaning. numba notices a change only in the file of the function that
 is called from Python: after changing a function here, delete __pycache__.
 """
 
+import os
 from typing import Any, Final
 
 import numba
 import numpy as np
+from llvmlite import binding, ir
+from numba.core import types
+from numba.extending import intrinsic
 
 FAST: Final = frozenset({"contract", "reassoc", "nsz"})
 
@@ -23,9 +27,19 @@ def compiled_fast(function: Any) -> Any:
     return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=set(FAST))(function)
 
 
+@numba.njit(cache=True, nogil=True, fastmath=set(FAST | {"nnan"}))
+def peak(x: Any) -> Any:
+    """The largest of x (N,), N >= 1. Undefined where there is a NaN: that licence is what makes it vector code."""
+    found = x[0]
+    for i in range(len(x)):
+        found = max(found, x[i])
+    return found
+
+
 @compiled_fast
 def exp32(x: Any) -> Any:
-    """exp(x) of a float32 within 3e-7 of its value; x is clamped to [-87, 88]. Source: Cephes, expf (Moshier 1992)."""
+    """exp(x) of a float32 within 3e-7 of its value; 0 below -87, exp(88) above 88. Source: Cephes (Moshier 1992)."""
+    some = x >= np.float32(-87.0)
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
     n = np.floor(x * np.float32(1.44269504088896341) + np.float32(0.5))
     r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)  # ln 2 in two parts
@@ -36,7 +50,8 @@ def exp32(x: Any) -> Any:
     p = p * r + np.float32(1.6666665459e-1)
     p = p * r + np.float32(5.0000001201e-1)
     p = p * r * r + r + np.float32(1.0)
-    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    e = p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return e if some else np.float32(0.0)
 
 
 @compiled_fast
@@ -60,3 +75,32 @@ def log32(x: Any) -> Any:
     s = r * r
     tail = p * r * s - n * np.float32(2.12194440e-4) - np.float32(0.5) * s
     return r + tail + n * np.float32(0.693359375)
+
+
+def _widen(_: Any, x: Any) -> Any:
+    """A float32 from the bits of a float16 (uint16), exactly for all finite ones; a float32 stays what it is."""
+    return types.float32(x), _keep if x == types.float32 else _convert if HARDWARE_HALF else _assemble
+
+
+# A named processor (NUMBA_CPU_NAME) may lack what this one has.
+HARDWARE_HALF: Final = not os.environ.get("NUMBA_CPU_NAME") and binding.get_host_cpu_features().get("f16c", False)
+
+
+def _keep(_context: Any, _builder: Any, _signature: Any, arguments: Any) -> Any:
+    return arguments[0]
+
+
+def _convert(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+    return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+
+def _assemble(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+    """Where the processor has no instruction: exponent and mantissa moved into place, then scaled by 2^112."""
+    word = ir.IntType(32)
+    bits = builder.zext(arguments[0], word)
+    number = builder.shl(builder.and_(bits, word(0x7FFF)), word(13))
+    sign = builder.shl(builder.and_(bits, word(0x8000)), word(16))
+    return builder.fmul(builder.bitcast(builder.or_(number, sign), ir.FloatType()), ir.FloatType()(2.0**112))
+
+
+widen: Final[Any] = intrinsic(_widen)

@@ -3,8 +3,9 @@
     input row -> [ attention over the cache -> MLP ] x depth -> hidden, basin
 
 Knows plain arrays only; engine.py lays them out. Each matrix is stored (in, out), so that a product adds scaled rows:
-vector code without a reduction, and an input that is zero (most of a squared-ReLU layer) costs nothing. Keys and
-values lie (head_width, context): long rows, whatever the width of a head.
+vector code without a reduction, and an input that is zero (half of a squared-ReLU layer) costs nothing. Matrices whose
+every number is a float16, as a released state's are, are kept as float16: a step is as fast as they can be fetched.
+Keys and values lie (head_width, context): long rows, whatever the width of a head.
 Shapes: B rows (texts), D width, S slots of a cache.
 """
 
@@ -13,35 +14,42 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.compiled import compiled_fast, exp32
+from common.kernels.compiled import compiled_fast, exp32, peak, widen
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
+M = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
 
 NORM_EPSILON: Final = np.float32(np.finfo(np.float32).eps)
 UNIT_EPSILON: Final = np.float32(1e-12)
+WHOLE: Final = 64  # places attended to at a time: what one turn of a vector loop takes
+NEVER: Final = np.float32(-1e30)  # the score of a place that is not there yet
 
 
 class Body(NamedTuple):
-    """From tokens to what a state holds, contiguous float32 (L layers, V vocab, H heads, W head_width, T context)."""
+    """From tokens to what a state holds (L layers, V vocab, H heads, W head_width, T context).
+
+    M: a matrix, float32 or the uint16 bits of float16; all of a body and its head alike. The rest is float32.
+    """
 
     inputs: Array  # (V, D) embedding and basin projection of each token, added up
     cos: Array  # (T, W/2)
     sin: Array
-    qkv: Array  # (L, D, 3D)
     tau: Array  # (L, H), exponentiated
-    out: Array  # (L, D, D)
-    up: Array  # (L, D, 4D)
-    down: Array  # (L, 4D, D)
-    basin: Array  # (D, 64)
+    qkv: M  # (L, D, 3D)
+    out: M  # (L, D, D)
+    up: M  # (L, D, 4D)
+    down: M  # (L, 4D, D)
+    basin: M  # (D, 64)
     basin_bias: Array  # (64,)
 
 
 class Head(NamedTuple):
     """From what a state holds to the next token's logits."""
 
-    direct: Array  # (D, V) what the hidden state says
+    leave: M  # (D, D)
+    embed: M  # (D, V)
     bias: Array  # (V,)
     pull: Array  # (64, V) what the root of the basin adds: the coupling at gain 1
 
@@ -52,7 +60,8 @@ def advance(
 ) -> tuple[Array, Array]:
     """Reads ids (B,) into the cache's slots (B,), each at its own length, which grows by one; all must have room.
 
-    keys, values: (S, depth, H, W, T); lengths: (S,). Returns hidden (B, D) and basins (B, 64).
+    keys, values: (S, depth, H, W, T), finite beyond the lengths too; lengths: (S,).
+    Returns hidden (B, D) and basins (B, 64).
     """
     rows, width = len(ids), w.inputs.shape[1]
     x, normal = np.empty((rows, width), np.float32), np.empty((rows, width), np.float32)
@@ -93,7 +102,9 @@ def speak(w: Head, hidden: Array, basin: Array) -> tuple[Array, Array]:
     """Next-token logits (V,) of one place, coupling included, and the coupling alone (V,)."""
     every = np.arange(max(len(hidden), len(basin)))
     logits, pull = w.bias.copy(), np.zeros(len(w.bias), np.float32)
-    add_rows(hidden, every, w.direct, logits)
+    leaving = np.zeros(len(hidden), np.float32)
+    add_rows(hidden, every, w.leave, leaving)
+    add_rows(leaving, every, w.embed, logits)
     add_rows(np.sqrt(basin), every, w.pull, pull)
     for v in range(len(pull)):
         logits[v] += pull[v]
@@ -114,7 +125,8 @@ def _attend(
     """One text's attention in one block: writes key and value at place `length`, what its heads saw to seen (D,)."""
     heads, head_width = keys.shape[0], keys.shape[1]
     width, half, stop = heads * head_width, head_width // 2, length + 1
-    q, k, past = np.empty(head_width, np.float32), np.empty(head_width, np.float32), np.empty(stop, np.float32)
+    q, k = np.empty(head_width, np.float32), np.empty(head_width, np.float32)
+    past = np.empty(min(stop + -stop % WHOLE, keys.shape[2]), np.float32)
     for head in range(heads):
         at = head * head_width
         for i in range(half):
@@ -129,7 +141,8 @@ def _attend(
             keys[head, i, length] = k[i] * scale_k
             values[head, i, length] = qkv[2 * width + at + i]
         past[:] = 0
-        add_rows(q, every, keys[head, :, :stop], past)
+        add_rows(q, every, keys[head], past)
+        past[stop:] = NEVER
         softmax(past, past)
         _weigh(past, values[head], seen[at : at + head_width])
 
@@ -156,12 +169,9 @@ def _rms_norm(x: Array, out: Array) -> None:
 @compiled_fast
 def softmax(x: Array, out: Array) -> None:
     """Writes the softmax of x (N,) to out (N,), which may be the same array."""
-    peak = x[0]
+    largest, total = peak(x), np.float32(0.0)
     for i in range(len(x)):
-        peak = max(peak, x[i])
-    total = np.float32(0.0)
-    for i in range(len(x)):
-        e = exp32(x[i] - peak)
+        e = exp32(x[i] - largest)
         out[i] = e
         total += e
     scale = np.float32(1.0) / total
@@ -170,7 +180,7 @@ def softmax(x: Array, out: Array) -> None:
 
 
 @compiled_fast
-def _add_product(x: Array, m: Array, y: Array, every: Indices) -> None:
+def _add_product(x: Array, m: M, y: Array, every: Indices) -> None:
     """Adds x (B, K) @ m (K, N) to y (B, N), text by text: at these widths m stays in the cache meanwhile."""
     for b in range(len(x)):
         add_rows(x[b], every, m, y[b])
@@ -215,17 +225,18 @@ def _square_positive(x: Array, at: Indices) -> int:
 
 
 @compiled_fast
-def add_rows(x: Array, at: Indices, m: Array, y: Array) -> None:
-    """Adds the sum of x[i] m[at[i]], x (K,), to y (N,), eight rows of m at a time: y is then read and written once."""
+def add_rows(x: Array, at: Indices, m: M, y: Array) -> None:
+    """Adds the sum of x[i] m[at[i]], x (K,), to y (N,), m (K, >= N): eight rows at a time, y read and written once."""
     size = len(x) - len(x) % 8
     for i in range(0, size, 8):
         a0, a1, a2, a3, a4, a5, a6, a7 = x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]
         r0, r1, r2, r3 = m[at[i]], m[at[i + 1]], m[at[i + 2]], m[at[i + 3]]
         r4, r5, r6, r7 = m[at[i + 4]], m[at[i + 5]], m[at[i + 6]], m[at[i + 7]]
         for j in range(len(y)):
-            low = (a0 * r0[j] + a1 * r1[j]) + (a2 * r2[j] + a3 * r3[j])
-            y[j] += low + ((a4 * r4[j] + a5 * r5[j]) + (a6 * r6[j] + a7 * r7[j]))
+            low = (a0 * widen(r0[j]) + a1 * widen(r1[j])) + (a2 * widen(r2[j]) + a3 * widen(r3[j]))
+            high = (a4 * widen(r4[j]) + a5 * widen(r5[j])) + (a6 * widen(r6[j]) + a7 * widen(r7[j]))
+            y[j] += low + high
     for i in range(size, len(x)):
         a, r = x[i], m[at[i]]
         for j in range(len(y)):
-            y[j] += a * r[j]
+            y[j] += a * widen(r[j])

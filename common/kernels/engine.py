@@ -11,8 +11,9 @@ Blocks of tokens run through BLAS, single tokens through decode.py; both hold to
 services/trainer/model.py (parity tests, 1e-4 on logits in float32).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ EMBED_GAIN: Final = np.float32(0.5)  # chosen: puts the two inputs of a token on
 BASIN_GAIN: Final = np.float32(2.0)
 COUPLING_SCALE: Final = np.float32(10.0)  # <sqrt(b), sqrt(b_token)> lies in [0, 1]; logits span about ten
 ROTARY_BASE: Final = 10_000.0
+
+
+T = TypeVar("T", Body, Head)
 
 
 @dataclass(slots=True)
@@ -47,7 +51,10 @@ class State:
         self.spec = spec
         self.sqrt_basins: Array = np.ascontiguousarray(sqrt_basins, np.float32)
         self.weights: Final = weights
-        self._body, self._head = _body(spec, weights, self.sqrt_basins), _head(weights, self.sqrt_basins)
+        self._body = _body(spec, weights, self.sqrt_basins)
+        self._head = _head(weights, self.sqrt_basins)
+        self._narrow_body = _narrowed(self._body, ("qkv", "out", "up", "down", "basin"))
+        self._narrow_head = _narrowed(self._head, ("leave", "embed"))
 
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
@@ -82,21 +89,21 @@ class State:
             self._forget(cache, int(slot))
         cache.ids[slots, cache.lengths[slots]] = ids
         found: tuple[Array, Array] = advance(
-            self._body, self.spec.loops, cache.keys, cache.values, cache.lengths, slots, ids
+            self._narrow_body, self.spec.loops, cache.keys, cache.values, cache.lengths, slots, ids
         )
         return found
 
     def logits(self, hidden: Array, basins: Array) -> Array:
         """Next-token logits (..., vocab), the coupling at gain 1 included."""
         pull: Array = np.sqrt(basins) @ self._head.pull
-        found: Array = hidden @ self._head.direct + self._head.bias + pull
+        found: Array = hidden @ self._head.leave @ self._head.embed + self._head.bias + pull
         return found
 
     def speak(self, hidden: Array, basin: Array) -> tuple[Array, Array]:
         """Of one place, (width,) and (64,): its logits (vocab,), and the part of them that the coupling adds at gain 1,
         which tacking amplifies or weakens.
         """
-        found: tuple[Array, Array] = speak(self._head, hidden, basin)
+        found: tuple[Array, Array] = speak(self._narrow_head, hidden, basin)
         return found
 
     def _forget(self, cache: Cache, slot: int) -> None:
@@ -119,8 +126,8 @@ class State:
         spec = self.spec
         shape = (slots, spec.depth, spec.heads, spec.head_width, tokens)
         return Cache(
-            np.empty(shape, np.float32),
-            np.empty(shape, np.float32),
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.float32),
             np.zeros(slots, np.int64),
             np.zeros((slots, tokens), np.int32),
         )
@@ -157,26 +164,35 @@ def _body(spec: Spec, weights: Weights, sqrt_basins: Array) -> Body:
 
     cos, sin = _rotary(spec)
     return Body(
-        EMBED_GAIN * weights["embed"] + BASIN_GAIN * (sqrt_basins @ weights["enter"].T),
-        cos,
-        sin,
-        stacked("qkv"),
-        np.exp(stacked("tau")),
-        stacked("o"),
-        stacked("up"),
-        stacked("down"),
-        np.ascontiguousarray(weights["basin.weight"].T),
-        np.ascontiguousarray(weights["basin.bias"]),
+        inputs=EMBED_GAIN * weights["embed"] + BASIN_GAIN * (sqrt_basins @ weights["enter"].T),
+        cos=cos,
+        sin=sin,
+        tau=np.exp(stacked("tau")),
+        qkv=stacked("qkv"),
+        out=stacked("o"),
+        up=stacked("up"),
+        down=stacked("down"),
+        basin=np.ascontiguousarray(weights["basin.weight"].T),
+        basin_bias=np.ascontiguousarray(weights["basin.bias"]),
     )
 
 
 def _head(weights: Weights, sqrt_basins: Array) -> Head:
-    scale = np.float32(COUPLING_SCALE * weights["coupling"])
     return Head(
-        np.ascontiguousarray(weights["leave"].T @ weights["embed"].T),
-        np.ascontiguousarray(weights["bias"]),
-        np.ascontiguousarray(sqrt_basins.T * scale),
+        leave=np.ascontiguousarray(weights["leave"].T),
+        embed=np.ascontiguousarray(weights["embed"].T),
+        bias=np.ascontiguousarray(weights["bias"]),
+        pull=np.ascontiguousarray(sqrt_basins.T * np.float32(COUPLING_SCALE * weights["coupling"])),
     )
+
+
+def _narrowed(wide: T, matrices: Iterable[str]) -> T:
+    """The same with its matrices as the bits of float16; unchanged unless all of them hold float16 numbers only."""
+    with np.errstate(over="ignore"):
+        halves = {name: getattr(wide, name).astype(np.float16) for name in matrices}
+    if not all(np.array_equal(half.astype(np.float32), getattr(wide, name)) for name, half in halves.items()):
+        return wide
+    return wide._replace(**{name: half.view(np.uint16) for name, half in halves.items()})
 
 
 def _chunks(ids: Ids, size: int) -> list[Ids]:

@@ -1,15 +1,32 @@
 import hypothesis.extra.numpy as hnp
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba.core import types
+from numba.extending import intrinsic
 
 from common.errors import Rejected
+from common.kernels import compiled
 from common.kernels import weights as w
 from common.kernels.compiled import exp32, log32
 from common.kernels.engine import State
 from common.kernels.kernel import read
 from common.kernels.spec import SIZES, Spec
+
+assembling = intrinsic(lambda _, x: (types.float32(x), compiled._assemble))
+
+
+@numba.njit
+def widened(x):
+    return np.array([compiled.widen(v) for v in x])
+
+
+@numba.njit
+def assembled(x):
+    return np.array([assembling(v) for v in x])
+
 
 SPEC = Spec("test", vocab=50, width=16, layers=2, loops=2, heads=2, context=16)
 
@@ -101,6 +118,30 @@ def test_a_step_touches_no_other_text(state, ids):
 @given(hnp.arrays(np.float32, st.integers(1, 70), elements=st.floats(-87, 88, width=32)))
 def test_the_compiled_exponential_is_exact_to_single_precision(x):
     assert np.allclose([exp32(v) for v in x], np.exp(x.astype(np.float64)), rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize(("x", "value"), [(-87.1, 0), (-np.inf, 0), (1e9, np.exp(88.0))])
+def test_the_compiled_exponential_ends_where_single_precision_does(x, value):
+    assert np.isclose(exp32(np.float32(x)), value, rtol=1e-6, atol=0)
+
+
+def test_half_precision_is_widened_exactly():
+    halves = np.arange(2**16, dtype=np.uint16)
+    halves = halves[np.isfinite(halves.view(np.float16))]
+    for convert in (widened, assembled):
+        assert np.array_equal(convert(halves), halves.view(np.float16).astype(np.float32))
+    assert np.array_equal(widened(halves.astype(np.float32)), halves)
+
+
+def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
+    halves = {k: v.astype(np.float16).astype(np.float32) for k, v in tensors.items()}
+    state = State(SPEC, halves, np.sqrt(np.random.default_rng(2).dirichlet(np.ones(64), SPEC.vocab)))
+    assert state._narrow_body.qkv.dtype == state._narrow_head.embed.dtype == np.uint16
+    cache, (whole, basins) = state.start(), state.read(ids[None, :16])
+    for t in range(16):
+        hidden, basin = state.extend(cache, ids[t : t + 1])
+        assert np.allclose(hidden[0], whole[0, t], atol=1e-5)
+        assert np.allclose(state.speak(hidden[0], basin[0])[0], state.logits(whole, basins)[0, t], atol=2e-5)
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 70), elements=st.floats(2**-126, 2**127, width=32)))
