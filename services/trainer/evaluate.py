@@ -16,10 +16,12 @@ from common.constants import CELLS, KAPPA_WINDOW_TOKENS, Role
 from common.constellation.constellation import Constellation
 from common.errors import Rejected
 from common.geometry.concentration import directions, kappa
-from common.geometry.integration import Integration, faculties, integration, moments, rolled
+from common.geometry.integration import Integration, faculties, integration, moments, participation, rolled
 from common.geometry.means import frechet_mean
+from common.geometry.simplex import normalise
 from common.kernels.engine import State
 from common.kernels.kernel import Kernel, read
+from services.trainer import controls
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
@@ -38,13 +40,18 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """A role's state on its own held-out text. rolled, shuffled and noise are the controls of DESIGN.md section 2."""
+    """A role's state on its own held-out text. rolled, shuffled, noise and untrained (random weights, about the mean of
+    its own basins) are the controls of DESIGN.md section 2. participation: dimensions it moves in, of 8; None: not
+    known.
+    """
 
     phi: Integration
     rolled: Integration
     shuffled: Integration
     noise: Integration
+    untrained: Integration
     kappa: float
+    participation: float | None
 
 
 class Examiner:
@@ -78,21 +85,47 @@ class Examiner:
         return self._bits[kernel, text]
 
 
+def by_reader(constellation: Constellation, passages: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Bits per byte of each domain's passages by who reads them: each single kernel by its domain's name, "routed"
+    (each passage by the kernel its basin is nearest to) and "fused" (all of them at every token, by the router's
+    weights of the whole passage).
+    """
+    return {domain: _readers(constellation, texts) for domain, texts in passages.items()}
+
+
+def _readers(constellation: Constellation, texts: Sequence[str]) -> dict[str, float]:
+    kernels = {name: constellation.kernel(name) for name in constellation.domains}
+    bits = dict.fromkeys([*kernels, "routed", "fused"], 0.0)
+    for text in texts:
+        ids = constellation.encoder.encode(text)
+        steps = constellation.route(constellation.basin(ids)).steps
+        told = {name: read(kernel, ids).bits(kernel.gate) for name, kernel in kernels.items()}
+        for name, each in told.items():
+            bits[name] += float(each.sum())
+        bits["routed"] += float(told[steps[0].name].sum())
+        bits["fused"] -= float(np.log2(sum(step.weight * np.exp2(-told[step.name]) for step in steps)).sum())
+    size = sum(len(text.encode()) for text in texts)
+    return {reader: found / size for reader, found in bits.items()}
+
+
 def instruments(constellation: Constellation, role: Role, texts: Sequence[str]) -> Instruments:
-    """Phi and kappa of a role's state on text, and phi of its controls on as many windows."""
-    state, home = constellation.states[role], np.sqrt(constellation.homes[role])
+    """Phi, kappa and dimensions of a role's state on text, and phi of its controls on as many windows."""
+    state, home_s = constellation.states[role], np.sqrt(constellation.homes[role])
     rng = np.random.default_rng(CONTROL_SEED)
     windows = whole_windows([constellation.encoder.encode(text) for text in texts], state.spec.context)
-    shuffled = rng.permuted(windows, axis=1)
-    noise = rng.integers(0, state.spec.vocab, windows.shape).astype(np.int32)
-    basins = _basins(constellation, role, windows)
-    x = faculties(basins, home)
+    shuffled = controls.shuffled(windows, rng)
+    noise = controls.random_tokens(windows, state.spec.vocab, rng)
+    basins = _basins(state, windows)
+    x = faculties(basins, home_s)
+    blank = _basins(State(state.spec, controls.untrained(state.spec, rng), state.sqrt_basins), windows)
     return Instruments(
         phi=integration(moments(x)),
         rolled=integration(moments(rolled(x, rng))),
-        shuffled=integration(moments(faculties(_basins(constellation, role, shuffled), home))),
-        noise=integration(moments(faculties(_basins(constellation, role, noise), home))),
-        kappa=float(np.median([kappa(directions(b[-KAPPA_WINDOW_TOKENS:], home)) for b in basins])),
+        shuffled=integration(moments(faculties(_basins(state, shuffled), home_s))),
+        noise=integration(moments(faculties(_basins(state, noise), home_s))),
+        untrained=integration(moments(faculties(blank, np.sqrt(frechet_mean(blank.reshape(-1, CELLS)))))),
+        kappa=float(np.median([kappa(directions(b[-KAPPA_WINDOW_TOKENS:], home_s)) for b in basins])),
+        participation=participation(moments(x)),
     )
 
 
@@ -117,9 +150,5 @@ def whole_windows(texts: Sequence[Ids], context: int) -> Ids:
     return joined[: count * context].reshape(count, context)
 
 
-def _basins(constellation: Constellation, role: Role, windows: Ids) -> Floats:
-    return (
-        np.concatenate([constellation.states[role].read(w[None])[1] for w in windows])
-        .reshape(*windows.shape, CELLS)
-        .astype(np.float64)
-    )
+def _basins(state: State, windows: Ids) -> Floats:
+    return normalise(np.concatenate([state.read(w[None])[1] for w in windows]).reshape(*windows.shape, CELLS))

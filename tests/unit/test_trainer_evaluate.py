@@ -11,7 +11,7 @@ from common.errors import Rejected
 from common.geometry.integration import integration, moments
 from common.kernels import gate
 from services.trainer import evaluate
-from services.trainer.evaluate import Examiner, home, instruments, whole_windows
+from services.trainer.evaluate import Examiner, by_reader, home, instruments, whole_windows
 
 PASSAGES = {role: [SENTENCES[role], SENTENCES[role] * 2 + "More of it."] for role in ROLES}
 
@@ -86,19 +86,44 @@ def test_going_back_to_an_old_gate_gives_the_old_figure(micro):
     assert examiner.scores(micro) == before
 
 
+def test_readers_are_every_kernel_the_router_and_all_of_them_fused(micro):
+    found = by_reader(micro, PASSAGES)
+    routed = Examiner(PASSAGES).scores(micro)
+    for role in ROLES:
+        assert set(found[role]) == {*ROLES, "routed", "fused"}
+        assert found[role]["routed"] == pytest.approx(routed[role].bits_per_byte)
+        texts = [(micro.encoder.encode(text), len(text.encode())) for text in PASSAGES[role]]
+        alone = sum(micro.bits(ids, "heart") for ids, _ in texts) / sum(size for _, size in texts)
+        assert found[role]["heart"] == pytest.approx(alone)
+
+
+def test_fused_is_the_mixture_by_the_router_s_weights(micro):
+    text = PASSAGES["percept"][0]
+    ids = micro.encoder.encode(text)
+    weights = {step.name: step.weight for step in micro.route(micro.basin(ids)).steps}
+    probability = sum(
+        weight * np.exp2(-micro.read(ids, name).bits(micro.domains[name].gate_array))
+        for name, weight in weights.items()
+    )
+    expected = -np.log2(probability).sum() / len(text.encode())
+    assert by_reader(micro, {"percept": [text]})["percept"]["fused"] == pytest.approx(expected)
+
+
 @pytest.fixture(scope="module")
 def long_texts():
     rng = np.random.default_rng(3)
     return [" ".join(rng.permutation(SENTENCES["percept"].split() * 25)) for _ in range(3)]
 
 
-def test_instruments_measure_the_state_and_its_three_controls(micro, long_texts):
+def test_instruments_measure_the_state_and_its_controls(micro, long_texts):
     found = instruments(micro, "percept", long_texts)
     windows = whole_windows([micro.encoder.encode(t) for t in long_texts], MICRO.context)
     expected = windows.shape[0] * (MICRO.context - 1)
-    assert {found.phi.n, found.rolled.n, found.shuffled.n, found.noise.n} == {expected}
-    assert all(i.phi is not None for i in (found.phi, found.rolled, found.shuffled, found.noise))
+    measured = (found.phi, found.rolled, found.shuffled, found.noise, found.untrained)
+    assert {each.n for each in measured} == {expected}
+    assert all(each.phi is not None for each in measured)
     assert found.kappa >= 0
+    assert 1 <= found.participation <= 8
 
 
 def test_instruments_repeat(micro, long_texts):
@@ -120,13 +145,14 @@ def test_shuffled_and_random_tokens_are_really_shuffled_and_random(micro, long_t
     seen = []
     real = evaluate._basins
 
-    def spy(constellation, role, windows):
+    def spy(state, windows):
         seen.append(windows)
-        return real(constellation, role, windows)
+        return real(state, windows)
 
     monkeypatch.setattr(evaluate, "_basins", spy)
     instruments(micro, "percept", long_texts)
-    text, shuffled, noise = seen
+    text, untrained, shuffled, noise = seen
+    assert np.array_equal(text, untrained)
     assert np.array_equal(np.sort(text, 1), np.sort(shuffled, 1))
     assert (text != shuffled).mean() > 0.5
     assert len(np.unique(noise)) > 0.9 * MICRO.vocab
