@@ -19,8 +19,8 @@ from common.geometry.routing import Route, Router
 from common.geometry.simplex import Floats
 from services.cli import genesis as directory
 from services.cli.ask import given
+from services.cli.gates import faculty_mass
 from services.cli.show import bar, console
-from services.cli.validate import faculty_mass
 from services.trainer import coordizers
 from services.trainer.corpora import selection
 

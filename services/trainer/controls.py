@@ -33,14 +33,21 @@ def random_tokens(windows_WT: Ids, vocab: int, rng: np.random.Generator) -> Ids:
     return rng.integers(0, vocab, windows_WT.shape).astype(np.int32)
 
 
-def untrained(spec: Spec, rng: np.random.Generator) -> Tensors:
-    """Weights that no text has seen: every tensor uniform in +-1/sqrt(fan in), so that attention and the blocks are
-    at work, which they are not yet where training starts.
-    """
+def random_weights(spec: Spec, rng: np.random.Generator) -> Tensors:
+    """A state whose every tensor is uniform in +-1/sqrt(fan in): attention and blocks are at work, and know nothing."""
     return {
         name: rng.uniform(-1, 1, shape).astype(np.float32) * np.float32((shape[-1] if shape else 1) ** -0.5)
         for name, shape in shapes(spec).items()
     }
+
+
+def untrained(spec: Spec, rng: np.random.Generator) -> Tensors:
+    """A state as training finds it: random weights, but zero for the biases and for what writes into the residual
+    stream, so that its basins are a map of the last token alone.
+    """
+    silent = (".o", ".down", "bias")
+    drawn = random_weights(spec, rng)
+    return {name: np.zeros_like(each) if name.endswith(silent) else each for name, each in drawn.items()}
 
 
 def swapped(members: Floats, rng: np.random.Generator) -> Floats:

@@ -40,9 +40,9 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """A role's state on its own held-out text. rolled, shuffled, noise and untrained (random weights, about the mean of
-    its own basins) are the controls of DESIGN.md section 2. participation: dimensions it moves in, of 8; None: not
-    known.
+    """A role's state on its own held-out text. rolled, shuffled, noise and untrained are the controls of DESIGN.md
+    section 2; random is a stronger one, a state of random weights at work. These two are measured about the mean of
+    their own basins. participation: dimensions the state moves in, of 8; None: not known.
     """
 
     phi: Integration
@@ -50,6 +50,7 @@ class Instruments:
     shuffled: Integration
     noise: Integration
     untrained: Integration
+    random: Integration
     kappa: float
     participation: float | None
 
@@ -117,16 +118,22 @@ def instruments(constellation: Constellation, role: Role, texts: Sequence[str]) 
     noise = controls.random_tokens(windows, state.spec.vocab, rng)
     basins = _basins(state, windows)
     x = faculties(basins, home_s)
-    blank = _basins(State(state.spec, controls.untrained(state.spec, rng), state.sqrt_basins), windows)
+    blank, reservoir = controls.untrained(state.spec, rng), controls.random_weights(state.spec, rng)
     return Instruments(
         phi=integration(moments(x)),
         rolled=integration(moments(rolled(x, rng))),
         shuffled=integration(moments(faculties(_basins(state, shuffled), home_s))),
         noise=integration(moments(faculties(_basins(state, noise), home_s))),
-        untrained=integration(moments(faculties(blank, np.sqrt(frechet_mean(blank.reshape(-1, CELLS)))))),
+        untrained=_about_itself(State(state.spec, blank, state.sqrt_basins), windows),
+        random=_about_itself(State(state.spec, reservoir, state.sqrt_basins), windows),
         kappa=float(np.median([kappa(directions(b[-KAPPA_WINDOW_TOKENS:], home_s)) for b in basins])),
         participation=participation(moments(x)),
     )
+
+
+def _about_itself(state: State, windows: Ids) -> Integration:
+    basins = _basins(state, windows)
+    return integration(moments(faculties(basins, np.sqrt(frechet_mean(basins.reshape(-1, CELLS))))))
 
 
 def home(state: State, documents: Sequence[Ids]) -> Floats:

@@ -46,7 +46,7 @@ class Whole:
     """On one mixed stream. members: each state's Phi about its own home; phi: the constellation's.
 
     Controls: rolled, shuffled, noise (random tokens), swapped (members on different windows), untrained (four states
-    of random weights), without and alone (one member cut, and all others cut). participation: dimensions, of 8.
+    as training finds them), without and alone (one member cut, and all others cut). participation: dimensions, of 8.
     """
 
     members: Mapping[Role, Integration]

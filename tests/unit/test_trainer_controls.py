@@ -52,14 +52,16 @@ def test_a_cut_member_says_the_uniform_basin_and_the_others_go_on(places):
     assert (found[:, :, places] == uniform()).all()
 
 
-def test_untrained_weights_are_a_state_that_runs_and_attends(rng):
-    drawn = controls.untrained(MICRO, rng)
+@pytest.mark.parametrize(("draw", "remembers"), [(controls.untrained, False), (controls.random_weights, True)])
+def test_an_untrained_state_sees_the_last_token_alone_and_one_of_random_weights_all(rng, draw, remembers):
+    drawn = draw(MICRO, rng)
     weights.check(MICRO, drawn)
-    state = State(MICRO, drawn, np.sqrt(np.full((MICRO.vocab, 64), 1 / 64)))
-    ids = np.arange(20, dtype=np.int32)[None]
-    changed = ids.copy()
-    changed[0, 0] = 99
-    assert not np.allclose(state.read(ids)[1][0, -1], state.read(changed)[1][0, -1], atol=1e-7)
+    state = State(MICRO, drawn, np.sqrt(rng.dirichlet(np.ones(64), MICRO.vocab)))
+    first, last = (np.arange(20, dtype=np.int32)[None] for _ in range(2))
+    first[0, 0], last[0, -1] = 99, 99
+    plain = state.read(np.arange(20, dtype=np.int32)[None])[1][0, -1]
+    assert np.allclose(state.read(first)[1][0, -1], plain, atol=1e-6) is not remembers
+    assert not np.allclose(state.read(last)[1][0, -1], plain, atol=1e-4)
 
 
 def test_replicas_that_are_the_same_have_no_spread_and_others_have(micro):
