@@ -125,6 +125,7 @@ def whole_checks(seen: Whole) -> Iterator[Check]:
     above = None if phi is None or best is None else phi - best
     yield Check(gate, "phi above the best member", above, "above 0", told, above is not None and above > 0)
     against = f"text {number(phi, '.3f')}"
+    yield Check(gate, "phi of the members' plain mean", seen.mean.phi, None, against, None)
     yield _at_most(gate, "phi, rolled", seen.rolled, ROLLED_TOGETHER_MAX, against)
     yield _at_most(gate, "phi, random tokens", seen.noise, RANDOM_MAX, against)
     yield _at_most(gate, "phi, untrained members", seen.untrained, UNTRAINED_MAX, against)

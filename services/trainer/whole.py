@@ -16,7 +16,8 @@ from common.constants import CELLS, ROLES, Role
 from common.constellation.constellation import Constellation
 from common.constellation.together import members, window_tokens
 from common.geometry.integration import Integration, faculties, integration, moments, participation, rolled
-from common.geometry.simplex import from_float16
+from common.geometry.means import frechet_mean
+from common.geometry.simplex import from_float16, normalise
 from common.kernels.engine import State
 from common.kernels.memory import Ids
 from services.trainer import controls
@@ -43,7 +44,8 @@ class Foresight:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """On one mixed stream. members: each state's Phi about its own home; phi: the constellation's.
+    """On one mixed stream. members: each state's Phi about its own home; phi: the constellation's; mean: of the plain
+    mean of the members' basins, about its own mean, which is what pooling alone gives.
 
     Controls: rolled, shuffled, noise (random tokens), swapped (members on different windows), untrained (four states
     as training finds them), without and alone (one member cut, and all others cut). participation: dimensions, of 8.
@@ -51,6 +53,7 @@ class Whole:
 
     members: Mapping[Role, Integration]
     phi: Integration
+    mean: Integration
     rolled: Integration
     shuffled: Integration
     noise: Integration
@@ -87,6 +90,7 @@ def whole(
     return Whole(
         members={r: _member(heard[:, :, place], constellation.homes[r]) for place, r in enumerate(ROLES)},
         phi=integration(moments(x)),
+        mean=_mean(heard),
         rolled=integration(moments(rolled(x, rng))),
         shuffled=phi(shuffled),
         noise=phi(noise),
@@ -134,6 +138,11 @@ def _foresight(constellation: Constellation, windows: Ids, heard: Floats) -> For
 
 def _member(basins: Floats, home: Floats) -> Integration:
     return integration(moments(faculties(basins, np.sqrt(home))))
+
+
+def _mean(heard: Floats) -> Integration:
+    pooled = normalise(np.square(np.sqrt(heard).mean(2)))
+    return _member(pooled, frechet_mean(pooled.reshape(-1, CELLS)))
 
 
 def _untrained(states: Mapping[Role, State], rng: np.random.Generator) -> dict[Role, State]:

@@ -108,7 +108,9 @@ def together(phi=0.9, best=0.75, p=0.0, kl=0.04, least=0.07, **controls):
     without = dict.fromkeys(ROLES, known(0.7)) | {"percept": known(controls.get("without", 0.7))}
     alone = dict.fromkeys(ROLES, known(0.7)) | {"vocab": known(controls.get("alone", 0.7))}
     told = Foresight(kl, dict.fromkeys(ROLES, 0.1) | {"strategy": least}, 0.07, 0.05)
-    seen = Whole(members, known(phi, p), **single, without=without, alone=alone, foresight=told, participation=2.0)
+    seen = Whole(
+        members, known(phi, p), known(0.8), **single, without=without, alone=alone, foresight=told, participation=2.0
+    )
     return {check.check: check.ok for check in gates.whole_checks(seen)}
 
 

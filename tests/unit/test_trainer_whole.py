@@ -22,11 +22,11 @@ def found(micro):
 
 
 def test_every_control_is_measured_on_as_many_transitions(found, micro):
-    flat = [found.phi, found.rolled, found.shuffled, found.noise, found.swapped, found.untrained]
+    flat = [found.phi, found.mean, found.rolled, found.shuffled, found.noise, found.swapped, found.untrained]
     flat += [*found.members.values(), *found.without.values(), *found.alone.values()]
     assert all(isinstance(each, Integration) for each in flat)
     assert {each.n for each in flat} == {len(mixed(micro, TEXTS)) * (MICRO.context - 1)}
-    assert len(flat) == 6 + 3 * 4
+    assert len(flat) == 7 + 3 * 4
 
 
 def test_the_mixed_stream_has_as_many_windows_of_each_role(micro):
