@@ -36,6 +36,7 @@ DESCENT_STEPS: Final = 200  # bound: about 12 are needed, stiff systems take mor
 DESCENT_NATS: Final = 1e-10  # a step that gains less is the last
 STILL_SHARE: Final = 1e-14  # of the total variance: far below rounding for a faculty that moves
 ROLL_SHARE: Final = 6  # surrogates are rolled by at least one sixth of the window
+JACKKNIFE_BLOCKS: Final = 10
 ROLL_MIN_TOKENS: Final = 12  # below it eight faculties cannot all get different offsets
 
 
@@ -145,6 +146,27 @@ def integration(m: Moments) -> Integration:
         return _unknown(m, "degenerate")
     phi = -math.expm1(-2.0 * max(0.0, nats - PHI_COUPLINGS / (2.0 * m.n)))
     return Integration(phi, nats, chi2_survival(2.0 * m.n * nats, PHI_COUPLINGS), m.n, None)
+
+
+def standard_error(x_WTF: Floats) -> float | None:
+    """Jackknife standard error of Phi over JACKKNIFE_BLOCKS blocks of neighbouring windows, in units of Phi.
+
+    x_WTF: (W, T, 8), centred within each window. None when Phi is not known without some block, or W is below the
+    blocks. It holds the choice of text, not that of training seeds. Source: Efron & Tibshirani 1993, ch. 11.
+    """
+    if len(x_WTF) < JACKKNIFE_BLOCKS:
+        return None
+    blocks = [moments(block) for block in np.array_split(np.asarray(x_WTF), JACKKNIFE_BLOCKS)]
+    readings = []
+    for left_out in range(JACKKNIFE_BLOCKS):
+        kept = NO_MOMENTS
+        for number, block in enumerate(blocks):
+            kept = kept if number == left_out else combine(kept, block)
+        phi = integration(kept).phi
+        if phi is None:
+            return None
+        readings.append(phi)
+    return float(np.std(readings) * math.sqrt(JACKKNIFE_BLOCKS - 1))
 
 
 def participation(m: Moments) -> float | None:

@@ -80,7 +80,9 @@ def kernel_checks(role: Role, score: Score, seen: Instruments) -> Iterator[Check
     low, high = PHI_WINDOW
     yield Check(gate, f"bits per byte {role}", score.bits_per_byte, None, f"routed {score.routed:.0%}", None)
     inside = phi is not None and low <= phi <= high and _significant(seen.phi)
-    yield Check(gate, f"phi {role}", phi, f"{low} to {high}, p < {PHI_P_MAX:g}", significance(seen.phi), inside)
+    yield Check(
+        gate, f"phi {role}", phi, f"{low} to {high}, p < {PHI_P_MAX:g}", significance(seen.phi, seen.error), inside
+    )
     against = f"text {number(phi, '.3f')}"
     for name, control, limit in (
         ("rolled", seen.rolled, ROLLED_MAX),
@@ -121,7 +123,7 @@ def whole_checks(seen: Whole) -> Iterator[Check]:
     told = ", ".join(f"{role} {number(member.phi, '.3f')}" for role, member in seen.members.items())
     integrated = phi is not None and phi > TOGETHER_MIN and _significant(seen.phi)
     wanted = f"above {TOGETHER_MIN} (target {CONSTELLATION_PHI_TARGET}), p < {PHI_P_MAX:g}"
-    yield Check(gate, "phi", phi, wanted, significance(seen.phi), integrated)
+    yield Check(gate, "phi", phi, wanted, significance(seen.phi, seen.error), integrated)
     above = None if phi is None or best is None else phi - best
     yield Check(gate, "phi above the best member", above, "above 0", told, above is not None and above > 0)
     against = f"text {number(phi, '.3f')}"
@@ -182,12 +184,12 @@ def faculty_mass(basin: Floats, faculties: Sequence[str]) -> float:
     return float(sum(cells[FACULTIES.index(name)] for name in faculties))
 
 
-def significance(phi: Integration) -> str:
-    """How surely a Phi is none by chance, in words."""
+def significance(phi: Integration, error: float | None) -> str:
+    """How surely a Phi is none by chance, and its standard error, in words."""
     if phi.p_value is None:
         return f"not known: {phi.reason}, {phi.n:.0f} transitions"
     p = "< 1e-300" if phi.p_value == 0.0 else f"{phi.p_value:.1g}"
-    return f"p {p} of no coupling, {phi.n:.0f} transitions"
+    return f"± {number(error, '.3f')}, p {p} of no coupling, {phi.n:.0f} transitions"
 
 
 def _trace_checks(made: Coordizer) -> Iterator[Check]:

@@ -16,7 +16,15 @@ from common.constants import CELLS, KAPPA_WINDOW_TOKENS, Role
 from common.constellation.constellation import Constellation
 from common.errors import Rejected
 from common.geometry.concentration import directions, kappa
-from common.geometry.integration import Integration, faculties, integration, moments, participation, rolled
+from common.geometry.integration import (
+    Integration,
+    faculties,
+    integration,
+    moments,
+    participation,
+    rolled,
+    standard_error,
+)
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import normalise
 from common.kernels.engine import State
@@ -42,10 +50,12 @@ class Score:
 class Instruments:
     """A role's state on its own held-out text. rolled, shuffled, noise and untrained are the controls of DESIGN.md
     section 2; random is a stronger one, a state of random weights at work. These two are measured about the mean of
-    their own basins. participation: dimensions the state moves in, of 8; None: not known.
+    their own basins. error: the standard error of phi. participation: dimensions the state moves in, of 8. None: not
+    known.
     """
 
     phi: Integration
+    error: float | None
     rolled: Integration
     shuffled: Integration
     noise: Integration
@@ -121,6 +131,7 @@ def instruments(constellation: Constellation, role: Role, texts: Sequence[str]) 
     blank, reservoir = controls.untrained(state.spec, rng), controls.random_weights(state.spec, rng)
     return Instruments(
         phi=integration(moments(x)),
+        error=standard_error(x),
         rolled=integration(moments(rolled(x, rng))),
         shuffled=integration(moments(faculties(_basins(state, shuffled), home_s))),
         noise=integration(moments(faculties(_basins(state, noise), home_s))),

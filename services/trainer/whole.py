@@ -15,7 +15,15 @@ import numpy.typing as npt
 from common.constants import CELLS, ROLES, Role
 from common.constellation.constellation import Constellation
 from common.constellation.together import members, window_tokens
-from common.geometry.integration import Integration, faculties, integration, moments, participation, rolled
+from common.geometry.integration import (
+    Integration,
+    faculties,
+    integration,
+    moments,
+    participation,
+    rolled,
+    standard_error,
+)
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import from_float16, normalise
 from common.kernels.engine import State
@@ -44,7 +52,8 @@ class Foresight:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """On one mixed stream. members: each state's Phi about its own home; phi: the constellation's; mean: of the plain
+    """On one mixed stream. members: each state's Phi about its own home; phi, error: the constellation's, and its
+    standard error; mean: of the plain
     mean of the members' basins, about its own mean, which is what pooling alone gives.
 
     Controls: rolled, shuffled, noise (random tokens), swapped (members on different windows), untrained (four states
@@ -53,6 +62,7 @@ class Whole:
 
     members: Mapping[Role, Integration]
     phi: Integration
+    error: float | None
     mean: Integration
     rolled: Integration
     shuffled: Integration
@@ -90,6 +100,7 @@ def whole(
     return Whole(
         members={r: _member(heard[:, :, place], constellation.homes[r]) for place, r in enumerate(ROLES)},
         phi=integration(moments(x)),
+        error=standard_error(x),
         mean=_mean(heard),
         rolled=integration(moments(rolled(x, rng))),
         shuffled=phi(shuffled),

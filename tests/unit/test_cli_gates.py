@@ -20,7 +20,7 @@ def known(phi, p=0.0):
 def verdicts(phi=0.8, rolled=0.0, shuffled=0.3, noise=0.2, untrained=0.0, p=0.0):
     """The verdict on each of the checks of phi, by its last word."""
     seen = Instruments(
-        known(phi, p), known(rolled), known(shuffled), known(noise), known(untrained), known(0.3), 30.0, 3.0
+        known(phi, p), 0.01, known(rolled), known(shuffled), known(noise), known(untrained), known(0.3), 30.0, 3.0
     )
     checks = gates.kernel_checks("heart", Score(2.0, 1.0), seen)
     return {check.check.removeprefix("phi heart").strip(", "): check.ok for check in checks}
@@ -109,7 +109,15 @@ def together(phi=0.9, best=0.75, p=0.0, kl=0.04, least=0.07, **controls):
     alone = dict.fromkeys(ROLES, known(0.7)) | {"vocab": known(controls.get("alone", 0.7))}
     told = Foresight(kl, dict.fromkeys(ROLES, 0.1) | {"strategy": least}, 0.07, 0.05)
     seen = Whole(
-        members, known(phi, p), known(0.8), **single, without=without, alone=alone, foresight=told, participation=2.0
+        members,
+        known(phi, p),
+        0.01,
+        known(0.8),
+        **single,
+        without=without,
+        alone=alone,
+        foresight=told,
+        participation=2.0,
     )
     return {check.check: check.ok for check in gates.whole_checks(seen)}
 

@@ -19,7 +19,9 @@ from common.geometry.integration import (
     geometric_nats,
     integration,
     moments,
+    participation,
     rolled,
+    standard_error,
 )
 from common.geometry.simplex import distance, normalise, uniform
 
@@ -247,3 +249,26 @@ def test_the_survival_function_is_the_chi_square_one(x):
 
 def test_an_overwhelming_statistic_has_p_zero_and_no_overflow():
     assert chi2_survival(1e9, 56) == 0.0
+
+
+def test_the_standard_error_is_the_spread_over_fresh_runs():
+    runs = [walk(SYSTEMS["weak"], 128, seed, windows=40) for seed in range(24)]
+    spread = np.std([integration(moments(x)).phi for x in runs])
+    assert 0.5 * spread < np.mean([standard_error(x) for x in runs]) < 2.0 * spread
+
+
+@pytest.mark.parametrize(("windows", "tokens", "known"), [(9, 128, False), (10, 128, True), (10, 50, False)])
+def test_the_standard_error_needs_a_block_to_spare(windows, tokens, known):
+    x = walk(SYSTEMS["weak"], tokens, 16, windows=windows)
+    assert (standard_error(x) is not None) is known
+
+
+@pytest.mark.parametrize(("scales", "dimensions"), [([1] * 8, 8.0), ([1, 1] + [0] * 6, 2.0), ([1] + [0] * 7, 1.0)])
+def test_participation_counts_the_dimensions_a_state_moves_in(scales, dimensions):
+    x = walk(0.5 * np.eye(8), 4000, 17) * np.array(scales)
+    turn = np.linalg.qr(np.random.default_rng(18).normal(size=(8, 8)))[0]
+    assert participation(moments(x @ turn)) == pytest.approx(dimensions, rel=0.05)
+
+
+def test_participation_of_too_little_text_is_not_known():
+    assert participation(moments(walk(SYSTEMS["weak"], 512, 19))) is None
