@@ -66,10 +66,13 @@ def push(stream: Stream, x_TF: Floats, *, window: int) -> Stream:
 
     window: tokens, at least 2, at which a window is closed: the context of the state that is measured.
     """
-    for x in np.asarray(x_TF, np.float64):
-        stream = _push(stream, x)
+    rest_TF: Array = np.asarray(x_TF, np.float64)
+    while len(rest_TF):
+        room = window - stream.window.tokens
+        stream = Stream(stream.past, _grown(stream.window, rest_TF[:room]))
         if stream.window.tokens == window:
             stream = close(stream)
+        rest_TF = rest_TF[room:]
     return stream
 
 
@@ -83,12 +86,12 @@ def read(stream: Stream) -> Integration:
     return integration(_faded(stream))
 
 
-def _push(stream: Stream, x: Array) -> Stream:
-    w = stream.window
-    if w.tokens == 0:
-        return Stream(stream.past, Window(1, x, x, x))
-    pair = np.concatenate([w.last, x])
-    return Stream(stream.past, Window(w.tokens + 1, w.first, x, w.total + x, w.pairs + np.outer(pair, pair)))
+def _grown(w: Window, x_TF: Array) -> Window:
+    begun = w.tokens > 0
+    seen_TF = np.concatenate([w.last[None], x_TF]) if begun else x_TF
+    pairs = np.concatenate([seen_TF[:-1], seen_TF[1:]], 1)
+    first = w.first if begun else x_TF[0]
+    return Window(w.tokens + len(x_TF), first, x_TF[-1], w.total + x_TF.sum(0), w.pairs + pairs.T @ pairs)
 
 
 def _faded(stream: Stream) -> Moments:
