@@ -6,6 +6,7 @@ phases, streams, codes, outcomes, domains. Never a node, a client, an id or a te
 A stream label is one of streams.GROUPS or a broadcast's name, and an answers stream is "qig:answers".
 """
 
+import math
 from contextlib import suppress
 from typing import Final
 
@@ -40,6 +41,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series a 
 PHI = _gauge("qig_phi_ratio", "Integration of a kernel's state, 0..1; absent while it is not known", "kernel")
 PHI_P_VALUE = _gauge("qig_phi_p_value", "Probability of that integration without any coupling", "kernel")
 CONSTELLATION_PHI = _gauge("qig_constellation_phi_ratio", "Integration of the constellation basin, 0..1")
+CONSTELLATION_PHI.set(math.nan)  # not known yet: a gauge without labels would read 0, which is a figure
 KAPPA = _gauge("qig_kappa", "Coupling of a kernel's state: von Mises-Fisher concentration", "kernel")
 PHASE = _gauge("qig_phase", "1 for the phase a kernel is in, 0 for the others", "kernel", "phase")
 DISTANCE = _histogram(
@@ -94,6 +96,11 @@ def show_phi(kernel: str, phi: float | None, p_value: float | None) -> None:
                 gauge.remove(kernel)
         else:
             gauge.labels(kernel).set(value)
+
+
+def show_constellation_phi(phi: float | None) -> None:
+    """Set the integration of the constellation basin; NaN while it is not known: this gauge has no label to remove."""
+    CONSTELLATION_PHI.set(math.nan if phi is None else phi)
 
 
 def show_phase(kernel: str, phase: Phase) -> None:

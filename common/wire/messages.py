@@ -144,6 +144,8 @@ class Answer(Message):
     domain: Name | None = None
     phi: Share | None = None
     phi_p: Share | None = None
+    constellation_phi: Share | None = None  # of all four states together, over what this node lately read and said
+    constellation_phi_p: Share | None = None
     kappa: Amount | None = None
     phase: Phase | None = None
     seconds: Amount = 0.0

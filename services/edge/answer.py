@@ -8,6 +8,8 @@ answered with the same text as long as the bundle is the same.
     text ─▶ ids ─▶ basin ─▶ route ─┬─ routed          the nearest domain; under the margin the two nearest, fused
                                    ├─ constellation   the four roles, each in its nearest domain, fused
                                    └─ a role          that role, in its nearest domain
+
+Constellation mode, and the prompts of a sampled share of the other queries, feed the constellation's own moments.
 """
 
 import hashlib
@@ -19,11 +21,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.constants import ROLES, Phase, Role
+from common.constants import CELLS, ROLES, Phase, Role
 from common.constellation.constellation import Constellation
+from common.constellation.together import window_tokens
 from common.coordizer.artifacts import EOS
 from common.errors import QigError
-from common.geometry.integration import NO_MOMENTS, Integration, Moments, combine, faculties, integration, moments
+from common.geometry.integration import NO_MOMENTS, Integration, Moments, activations, integration
+from common.geometry.online import EMPTY, Stream, close, push
 from common.geometry.phases import phase_of
 from common.geometry.routing import Route
 from common.geometry.simplex import normalise
@@ -34,10 +38,11 @@ from common.wire.messages import ANSWER_MAX_CHARS, MAX_DOMAINS, REASON_MAX_CHARS
 from services.edge.territory import territory
 
 Array = npt.NDArray[np.float64]
-Gauges = Mapping[Role, Moments]
+Floats = npt.NDArray[np.floating]
+Gauges = Mapping[str, Moments]
 
-WINDOW_MIN_TOKENS: Final = 16  # chosen: centring a shorter window takes most of what there is to measure
-PHI_HALF_LIFE: Final = 4096.0  # transitions after which a reading counts half: the weights then sum to about 5,900
+TOGETHER: Final = "constellation"  # the gauge of what all four states hold; the others are the roles'
+HEARD_ONE_IN: Final = 32  # chosen: three more states read a prompt in 32, which costs an edge a tenth of its reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,9 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer; what it leaves to learn from (None: nothing, at the client's wish); every role's running moments."""
+    """The answer; what it leaves to learn from (None: nothing, at the client's wish); the running moments of every role
+    and of the constellation.
+    """
 
     answer: Answer
     interaction: Interaction | None
@@ -93,13 +100,16 @@ def answer(
     started = clock()
     constellation, query_id = serving.constellation, query.id or entry_id
     heard = _hear(constellation, query)
-    steps = _speak(constellation, query, query_id, heard)
+    steps, held = _speak(constellation, query, query_id, heard)
     gauge = combine_reading(constellation, heard.role, gauges.get(heard.role, NO_MOMENTS), heard.reading, steps)
-    measured = _measure(constellation, heard, steps, integration(gauge))
+    whole = gauges.get(TOGETHER, NO_MOMENTS)
+    if query.mode == TOGETHER or seed_of(query_id) % HEARD_ONE_IN == 0:
+        whole = combine_hearing(constellation, whole, heard.prompt, held)
+    measured = _measure(constellation, heard, steps, integration(gauge), integration(whole))
     made = _answer(serving, query, query_id, heard, steps, measured)
     made = made.model_copy(update={"seconds": max(clock() - started, 0.0)})
     interaction = _interaction(constellation, query, made, heard, at_s) if query.store else None
-    return Answered(made, interaction, {**gauges, heard.role: gauge})
+    return Answered(made, interaction, {**gauges, heard.role: gauge, TOGETHER: whole})
 
 
 def refusal(serving: Serving | None, query: Query, *, entry_id: str, node: str, error: QigError) -> Answer:
@@ -137,17 +147,24 @@ def seed_of(query_id: str) -> int:
 def combine_reading(
     constellation: Constellation, role: Role, past: Moments, reading: Reading, steps: Sequence[Step]
 ) -> Moments:
-    """A role's running moments after one more text: the past fades by half every PHI_HALF_LIFE transitions."""
-    context = constellation.states[role].spec.context
-    home_s = np.sqrt(constellation.homes[role])
-    windows = [reading.basins[start : start + context] for start in range(0, len(reading.basins), context)]
-    if steps:
-        windows.append(np.stack([step.basin for step in steps]))
-    fresh = NO_MOMENTS
-    for window in windows:
-        if len(window) >= WINDOW_MIN_TOKENS:
-            fresh = combine(fresh, moments(faculties(normalise(window)[None], home_s)))
-    return combine(past, fresh, 0.5 ** (fresh.n / PHI_HALF_LIFE))
+    """A role's running moments after one more prompt and what its kernel held while it answered."""
+    said = np.array([step.basin for step in steps]).reshape(-1, CELLS)
+    window = constellation.states[role].spec.context
+    return _after(past, (reading.basins, said), np.sqrt(constellation.homes[role]), window)
+
+
+def combine_hearing(constellation: Constellation, past: Moments, prompt: Ids, held: Array) -> Moments:
+    """The constellation's running moments after one more prompt, and the basins (N, 64) it held while it answered."""
+    home_s = np.sqrt(constellation.integrator.home)
+    return _after(past, (constellation.hear(prompt), held), home_s, window_tokens(constellation.states))
+
+
+def _after(past: Moments, texts: Sequence[Floats], home_s: Array, window: int) -> Moments:
+    stream = Stream(past)
+    for basins in texts:
+        if len(basins):
+            stream = close(push(stream, activations(normalise(basins), home_s), window=window))
+    return stream.past
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +185,7 @@ class _Heard:
 @dataclass(frozen=True, slots=True)
 class _Measured:
     phi: Integration
+    whole: Integration
     kappa: float | None
     phase: Phase | None
 
@@ -184,23 +202,27 @@ def _hear(constellation: Constellation, query: Query) -> _Heard:
     return _Heard(ids, prompt, basin, route, shares, lead, constellation.domains[lead].role, reading, bits)
 
 
-def _speak(constellation: Constellation, query: Query, query_id: str, heard: _Heard) -> list[Step]:
+def _speak(constellation: Constellation, query: Query, query_id: str, heard: _Heard) -> tuple[list[Step], Array]:
+    """The steps, and in constellation mode the basins (N, 64) that all four states held together."""
     if query.max_tokens == 0:
-        return []
+        return [], np.empty((0, CELLS))
     rng = np.random.default_rng(seed_of(query_id) if query.seed is None else query.seed)
-    return list(
-        constellation.speak(
-            heard.prompt, heard.shares, max_tokens=query.max_tokens, temperature=query.temperature, rng=rng
-        )
-    )
+    prompt, shares, tokens, heat = heard.prompt, heard.shares, query.max_tokens, query.temperature
+    if query.mode == TOGETHER:
+        beats = list(constellation.together(prompt, shares, EMPTY, max_tokens=tokens, temperature=heat, rng=rng))
+        return [beat.step for beat in beats], np.array([beat.basin for beat in beats]).reshape(-1, CELLS)
+    steps = constellation.speak(prompt, shares, max_tokens=tokens, temperature=heat, rng=rng)
+    return list(steps), np.empty((0, CELLS))
 
 
-def _measure(constellation: Constellation, heard: _Heard, steps: Sequence[Step], phi: Integration) -> _Measured:
+def _measure(
+    constellation: Constellation, heard: _Heard, steps: Sequence[Step], phi: Integration, whole: Integration
+) -> _Measured:
     """Kappa and phase at the end of the answer, or of the prompt where nothing was said."""
     home = constellation.homes[heard.role]
     kappa = steps[-1].kappa if steps else measure_kappa(heard.reading.basins, home)
     before = steps[-1].phase if steps else None
-    return _Measured(phi, kappa, None if kappa is None else phase_of(kappa, phi.phi, before))
+    return _Measured(phi, whole, kappa, None if kappa is None else phase_of(kappa, phi.phi, before))
 
 
 def _answer(
@@ -225,6 +247,8 @@ def _answer(
         domain=heard.lead,
         phi=measured.phi.phi,
         phi_p=measured.phi.p_value,
+        constellation_phi=measured.whole.phi,
+        constellation_phi_p=measured.whole.p_value,
         kappa=measured.kappa,
         phase=measured.phase,
     )

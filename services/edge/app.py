@@ -308,6 +308,7 @@ def _show_answer(made: Answer) -> None:
     metrics.ANSWER_SECONDS.observe(made.seconds)
     metrics.TOKENS.labels("read").inc(made.prompt_tokens)
     metrics.TOKENS.labels("written").inc(made.completion_tokens)
+    metrics.show_constellation_phi(made.constellation_phi)
     if made.kernel is None:
         return
     metrics.DISTANCE.labels(made.kernel).observe(made.route[0].distance_rad)

@@ -157,3 +157,30 @@ def test_the_interaction_holds_the_prompt_and_its_basin(serving, micro):
     kept = ask(serving).interaction
     assert np.allclose(kept.basin, micro.basin(micro.encoder.encode(TEXT)))
     assert (kept.size_bytes, kept.tokens, kept.at_s) == (len(TEXT), len(micro.encoder.encode(TEXT)), 100.0)
+
+
+def test_constellation_mode_measures_all_four_together_once_512_transitions_were_heard(serving):
+    gauges, told = {}, []
+    for number in range(8):
+        done = ask(serving, text=TEXT * 4, gauges=gauges, id=f"q{number}", mode="constellation", temperature=1.0)
+        gauges = done.gauges
+        told.append((gauges["constellation"].n >= 512, done.answer.constellation_phi is not None))
+    assert told[0] == (False, False)
+    assert told[-1] == (True, True)
+    assert all(enough == known for enough, known in told)
+    assert done.answer.constellation_phi_p is not None
+    assert done.answer.constellation_phi != done.answer.phi
+
+
+def test_what_the_constellation_hears_and_says_both_count(serving):
+    read = ask(serving, mode="constellation", max_tokens=0).gauges["constellation"].n
+    spoken = ask(serving, mode="constellation", max_tokens=40, temperature=1.0)
+    assert read > 0
+    assert spoken.answer.completion_tokens > 16
+    assert spoken.gauges["constellation"].n > read + 10
+
+
+def test_of_other_queries_one_in_thirty_two_is_heard_by_all_four(serving):
+    heard = [ask(serving, id=f"q{n}", max_tokens=0).gauges["constellation"].n > 0 for n in range(160)]
+    assert 1 <= sum(heard) <= 12
+    assert heard == [seed_of(f"q{n}") % 32 == 0 for n in range(160)]

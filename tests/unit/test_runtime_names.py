@@ -176,3 +176,9 @@ def test_an_unknown_phi_is_no_number_on_the_metrics_page():
     for _ in range(2):
         metrics.show_phi("heart", None, None)
         assert 'qig_phi_ratio{kernel="heart"}' not in metrics.exposition().decode()
+
+
+def test_the_constellation_s_integration_is_no_number_while_it_is_not_known():
+    for phi, shown in ((None, "NaN"), (0.9, "0.9"), (None, "NaN")):
+        metrics.show_constellation_phi(phi)
+        assert f"qig_constellation_phi_ratio {shown}\n" in metrics.exposition().decode()
