@@ -104,7 +104,8 @@ def load(parts: Parts) -> Constellation:
 def _read(parts: Parts, path: str, reader: Callable[[bytes], T]) -> T:
     """What a part holds; whatever is wrong with it, the error names it."""
     if path not in parts:
-        raise Rejected("bad_constellation", f"part {path} is missing; the parts are {', '.join(sorted(parts))[:200]}")
+        told = f"part {path} is missing; the parts are {', '.join(sorted(parts))[:200]}"
+        raise Rejected("bad_constellation", f"{told}: take a whole bundle, or make one with `qig train`")
     try:
         return reader(parts[path])
     except Rejected as error:

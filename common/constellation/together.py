@@ -6,6 +6,7 @@ of memories, routes or services; the constellation's Phi is `common.geometry.onl
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from common.kernels.memory import Ids
 
 Floats = npt.NDArray[np.float64]
 
-READ_BATCH = 8  # windows a forward pass: bounds the working set, and is as fast as more
+READ_BATCH: Final = 8  # windows a forward pass: bounds the working set, and is as fast as more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
