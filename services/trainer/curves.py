@@ -89,7 +89,7 @@ def draw(curves: Mapping[str, list[Point]], path: Path) -> bool:
             steps = [point.step for point in points]
             upper.plot(steps, [point.loss for point in points], label=name, linewidth=1)
             lower.plot(steps, [point.phi for point in points], label=name, linewidth=1)
-        upper.set_ylabel("cross-entropy, nats a token")
+        upper.set_ylabel("loss, nats (integrator: KL)")
         lower.axhspan(*PHI_WINDOW, alpha=0.15, color="tab:green")
         lower.axhline(PHI_COLLAPSE, linestyle=":", color="tab:red", linewidth=1)
         lower.set(ylabel="Φ of a batch", xlabel="step", ylim=(0, 1))

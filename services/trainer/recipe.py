@@ -74,7 +74,7 @@ class Budget:
 
 BUDGETS: Final[dict[Size, Budget]] = {
     "tiny": Budget(seed_steps=320, branch_steps=140, windows=8, text_bytes=4 << 20, saved_bits=0.0),
-    "small": Budget(seed_steps=2400, branch_steps=600, windows=8, text_bytes=24 << 20, saved_bits=3.0),
+    "small": Budget(seed_steps=1600, branch_steps=400, windows=8, text_bytes=24 << 20, saved_bits=3.0),
     "base": Budget(seed_steps=20000, branch_steps=5000, windows=32, text_bytes=128 << 20, saved_bits=1.0),
 }
 _IDENTITY: Final = "run.json"
