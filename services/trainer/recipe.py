@@ -45,7 +45,7 @@ from services.trainer.corpora.split import Split
 from services.trainer.curves import Recorder
 from services.trainer.evaluate import home
 from services.trainer.loop import Plan, Point, train
-from services.trainer.model import StateModel, export, has_bfloat16, restore
+from services.trainer.model import StateModel, coarse, export, has_bfloat16, restore
 from services.trainer.prune import prune
 from services.trainer.team import ALONE, Team
 
@@ -118,9 +118,10 @@ def genesis(
     _claim(folder, {"size": size, "seed": seed, "coordizer": digest(coordizer), "text": _names(used), **asdict(budget)})
     texts = {role: _encoded(Encoder(coordizer), used[role], corpora[role].validation) for role in ROLES}
     job = _Job(spec, from_float16(coordizer.basins), folder, has_bfloat16(team.device))
-    tensors = _states(job, budget, texts, seed, workers, team, progress)
+    trained = _states(job, budget, texts, seed, workers, team, progress)
     if team.rank:
         return {}
+    tensors = {role: coarse(weights) for role, weights in trained.items()}
     parts = bundle_parts.coordizer_parts(coordizer)
     return parts | _kernels(job, budget, texts, tensors, seed, progress)
 

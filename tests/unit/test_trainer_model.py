@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from trainer_runs import micro_model, one_thread, same  # noqa: F401 - a fixture
 
 from common.kernels.engine import State
 from common.kernels.spec import SIZES, Spec
 from common.kernels.weights import check, from_bytes, shapes, to_bytes
-from services.trainer.model import StateModel, export, is_matrix, restore
+from services.trainer.model import StateModel, coarse, export, is_matrix, restore
 
 SPECS = [
     Spec("one", vocab=50, width=16, layers=2, loops=2, heads=2, context=16),
@@ -116,3 +118,17 @@ def test_muon_gets_the_matrices_of_the_blocks_and_nothing_else():
     names = set(micro_model().tensors.keys())
     assert {n for n in names if is_matrix(n)} == {f"blocks|0|{n}" for n in ("qkv", "o", "up", "down")}
     assert all(micro_model().tensors[n].ndim == 2 for n in names if is_matrix(n))
+
+
+@given(st.lists(st.floats(-1000, 1000, width=32), min_size=1, max_size=20))
+def test_coarse_weights_are_near_and_have_five_bits_of_mantissa(values):
+    weights = np.array(values, np.float32)
+    (found,) = coarse({"it": weights}).values()
+    assert (np.abs(found - weights) <= 2**-6 * np.abs(weights) + 2**-19).all()
+    assert not (found.astype(np.float16).view(np.uint16) & 0b11111).any()
+    assert (coarse({"it": found})["it"] == found).all()
+
+
+def test_coarse_weights_keep_their_shapes_and_names():
+    weights = {"coupling": np.ones((), np.float32), "embed": np.ones((3, 4), np.float32)}
+    assert {name: value.shape for name, value in coarse(weights).items()} == {"coupling": (), "embed": (3, 4)}
