@@ -1,4 +1,4 @@
-"""One token further in every text of a batch: the state's decoder as one compiled function.
+"""The state's decoder as one compiled function: some tokens further in one text, or one in each of several.
 
     input row -> [ attention over the cache -> MLP ] x depth -> hidden, basin
 
@@ -56,12 +56,11 @@ class Head(NamedTuple):
 
 @compiled_fast
 def advance(
-    w: Body, loops: int, keys: Array, values: Array, lengths: Indices, slots: Indices, ids: Ids
+    w: Body, loops: int, keys: Array, values: Array, slots: Indices, places: Indices, ids: Ids
 ) -> tuple[Array, Array]:
-    """Reads ids (B,) into the cache's slots (B,), each at its own length, which grows by one; all must have room.
+    """Reads ids (B,) into slots (B,) of the cache at places (B,). Rows of one slot are consecutive tokens, in order.
 
-    keys, values: (S, depth, H, W, T), finite beyond the lengths too; lengths: (S,).
-    Returns hidden (B, D) and basins (B, 64).
+    keys, values: (S, depth, H, W, T), finite beyond what was read too. Returns hidden (B, D) and basins (B, 64).
     """
     rows, width = len(ids), w.inputs.shape[1]
     x, normal = np.empty((rows, width), np.float32), np.empty((rows, width), np.float32)
@@ -77,7 +76,7 @@ def advance(
         _add_product(normal, w.qkv[layer], qkv, every)
         for b in range(rows):
             s = slots[b]
-            _attend(w, w.tau[layer], qkv[b], keys[s, depth], values[s, depth], lengths[s], seen[b], every)
+            _attend(w, w.tau[layer], qkv[b], keys[s, depth], values[s, depth], places[b], seen[b], every)
         _add_product(seen, w.out[layer], x, every)
         _rms_norm(x, normal)
         inner[:] = 0
@@ -85,8 +84,6 @@ def advance(
         for b in range(rows):
             count = _square_positive(inner[b], positive)
             add_rows(inner[b, :count], positive, w.down[layer], x[b])
-    for b in range(rows):
-        lengths[slots[b]] += 1
     _rms_norm(x, normal)
     basins = np.empty((rows, w.basin.shape[1]), np.float32)
     for b in range(rows):

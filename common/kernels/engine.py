@@ -7,8 +7,8 @@ times with the same weights. Attention is Fisher-Rao: after rotary positions (Su
 normalised to unit vectors, points of the sphere picture up to sign, and the logit is tau * <q, k> with one learned tau
 a head. The basin is softmax(W h); it pulls the next token by coupling * <sqrt(b), sqrt(b_token)> (Bhattacharyya).
 
-Blocks of tokens run through BLAS, single tokens through decode.py; both hold to the same numbers as the torch twin in
-services/trainer/model.py (parity tests, 1e-4 on logits in float32).
+decode.py runs it, and holds to the same numbers as the torch twin in services/trainer/model.py (parity tests, 1e-4 on
+logits in float32).
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,8 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.decode import NORM_EPSILON, UNIT_EPSILON, Array, Body, Head, Ids, advance, speak
+from common.constants import CELLS
+from common.kernels.decode import Array, Body, Head, Ids, Indices, advance, speak
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights
 
@@ -26,6 +27,7 @@ EMBED_GAIN: Final = np.float32(0.5)  # chosen: puts the two inputs of a token on
 BASIN_GAIN: Final = np.float32(2.0)
 COUPLING_SCALE: Final = np.float32(10.0)  # <sqrt(b), sqrt(b_token)> lies in [0, 1]; logits span about ten
 ROTARY_BASE: Final = 10_000.0
+BLOCK: Final = 64  # tokens read at a time: the working set of more would leave the processor's nearest caches
 
 
 T = TypeVar("T", Body, Head)
@@ -51,15 +53,15 @@ class State:
         self.spec = spec
         self.sqrt_basins: Array = np.ascontiguousarray(sqrt_basins, np.float32)
         self.weights: Final = weights
-        self._body = _body(spec, weights, self.sqrt_basins)
+        self._body = _narrowed(_body(spec, weights, self.sqrt_basins), ("qkv", "out", "up", "down", "basin"))
         self._head = _head(weights, self.sqrt_basins)
-        self._narrow_body = _narrowed(self._body, ("qkv", "out", "up", "down", "basin"))
         self._narrow_head = _narrowed(self._head, ("leave", "embed"))
 
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
-        cache = self._empty(len(ids_BT), ids_BT.shape[1])
-        return self._run(ids_BT, cache.keys, cache.values, 0)
+        cache = self._empty(1, ids_BT.shape[1])  # windows are read one after the other: each overwrites the last
+        windows = [self._append(cache, 0, 0, ids) for ids in ids_BT]
+        return np.stack([hidden for hidden, _ in windows]), np.stack([basins for _, basins in windows])
 
     def start(self, slots: int = 1) -> Cache:
         """An empty cache for as many texts, each read with `extend`, all read on with `step`."""
@@ -75,7 +77,7 @@ class State:
         for chunk in _chunks(ids, self.spec.context // 2):
             if cache.lengths[slot] + len(chunk) > self.spec.context:
                 self._forget(cache, slot)
-            h, b = self._append(cache, slot, chunk)
+            h, b = self._on(cache, slot, chunk)
             hidden.append(h)
             basins.append(b)
         return np.concatenate(hidden), np.concatenate(basins)
@@ -87,11 +89,10 @@ class State:
         """
         for slot in slots[cache.lengths[slots] == self.spec.context]:
             self._forget(cache, int(slot))
-        cache.ids[slots, cache.lengths[slots]] = ids
-        found: tuple[Array, Array] = advance(
-            self._narrow_body, self.spec.loops, cache.keys, cache.values, cache.lengths, slots, ids
-        )
-        return found
+        places = cache.lengths[slots]
+        cache.ids[slots, places] = ids
+        cache.lengths[slots] += 1
+        return self._advance(cache, slots, places, ids)
 
     def logits(self, hidden: Array, basins: Array) -> Array:
         """Next-token logits (..., vocab), the coupling at gain 1 included."""
@@ -111,16 +112,25 @@ class State:
         length = int(cache.lengths[slot])
         kept = cache.ids[slot, length - self.spec.context // 2 : length].copy()
         cache.lengths[slot] = 0
-        self._append(cache, slot, kept)
+        self._on(cache, slot, kept)
 
-    def _append(self, cache: Cache, slot: int, ids: Ids) -> tuple[Array, Array]:
-        if len(ids) == 1:
-            return self.step(cache, ids, np.array([slot]))
-        start, row = int(cache.lengths[slot]), slice(slot, slot + 1)
-        hidden, basins = self._run(ids[None], cache.keys[row], cache.values[row], start)
+    def _on(self, cache: Cache, slot: int, ids: Ids) -> tuple[Array, Array]:
+        start = int(cache.lengths[slot])
         cache.ids[slot, start : start + len(ids)] = ids
         cache.lengths[slot] += len(ids)
-        return hidden[0], basins[0]
+        return self._append(cache, slot, start, ids)
+
+    def _append(self, cache: Cache, slot: int, start: int, ids: Ids) -> tuple[Array, Array]:
+        hidden, basins = np.empty((len(ids), self.spec.width), np.float32), np.empty((len(ids), CELLS), np.float32)
+        for low in range(0, len(ids), BLOCK):
+            some = slice(low, min(low + BLOCK, len(ids)))
+            places = np.arange(start + some.start, start + some.stop)
+            hidden[some], basins[some] = self._advance(cache, np.full(len(places), slot), places, ids[some])
+        return hidden, basins
+
+    def _advance(self, cache: Cache, slots: Indices, places: Indices, ids: Ids) -> tuple[Array, Array]:
+        found: tuple[Array, Array] = advance(self._body, self.spec.loops, cache.keys, cache.values, slots, places, ids)
+        return found
 
     def _empty(self, slots: int, tokens: int) -> Cache:
         spec = self.spec
@@ -131,31 +141,6 @@ class State:
             np.zeros(slots, np.int64),
             np.zeros((slots, tokens), np.int32),
         )
-
-    def _run(self, ids_BT: Ids, keys: Array, values: Array, start: int) -> tuple[Array, Array]:
-        """Many tokens at once, from place `start` of every row: matrix products on whole blocks."""
-        x = self._body.inputs[ids_BT]
-        for depth in range(self.spec.depth):
-            x = self._block(x, depth % self.spec.layers, keys[:, depth], values[:, depth], start)
-        hidden = _rms_norm(x)
-        basins: Array = _softmax(hidden @ self._body.basin + self._body.basin_bias)
-        return hidden, basins
-
-    def _block(self, x: Array, layer: int, keys: Array, values: Array, start: int) -> Array:
-        w, (batch, tokens, width) = self._body, x.shape
-        stop = start + tokens
-        qkv = (_rms_norm(x) @ w.qkv[layer]).reshape(batch, tokens, 3, self.spec.heads, self.spec.head_width)
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
-        cos, sin = w.cos[start:stop], w.sin[start:stop]
-        keys[..., start:stop] = _unit(_rotate(k, cos, sin)).swapaxes(-1, -2)
-        values[..., start:stop] = v.swapaxes(-1, -2)
-        q = _unit(_rotate(q, cos, sin)) * w.tau[layer][:, None, None]
-        scores = q @ keys[..., :stop] + _causal(tokens, start)
-        seen: Array = (_softmax(scores) @ values[..., :stop].swapaxes(-1, -2)).swapaxes(1, 2)
-        x = x + seen.reshape(batch, tokens, width) @ w.out[layer]
-        inner: Array = np.square(np.maximum(_rms_norm(x) @ w.up[layer], np.float32(0.0)))
-        out: Array = x + inner @ w.down[layer]
-        return out
 
 
 def _body(spec: Spec, weights: Weights, sqrt_basins: Array) -> Body:
@@ -199,33 +184,7 @@ def _chunks(ids: Ids, size: int) -> list[Ids]:
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
-def _causal(tokens: int, past: int) -> Array:
-    """0 where query i may see key j <= past + i, minus infinity elsewhere: (tokens, past + tokens)."""
-    ahead = np.arange(past + tokens)[None, :] > past + np.arange(tokens)[:, None]
-    return np.where(ahead, np.float32(-np.inf), np.float32(0.0))
-
-
 def _rotary(spec: Spec) -> tuple[Array, Array]:
     half = spec.head_width // 2
     angle = np.arange(spec.context)[:, None] * ROTARY_BASE ** (-np.arange(half) / half)
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-
-
-def _rotate(z: Array, cos: Array, sin: Array) -> Array:
-    a, b = np.split(z, 2, axis=-1)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-
-def _unit(z: Array) -> Array:
-    length: Array = np.maximum(np.sqrt(np.square(z).sum(-1, keepdims=True)), UNIT_EPSILON)
-    return z / length
-
-
-def _rms_norm(x: Array) -> Array:
-    scale: Array = np.sqrt(np.square(x).mean(-1, keepdims=True) + NORM_EPSILON)
-    return x / scale
-
-
-def _softmax(x: Array) -> Array:
-    e: Array = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)  # type: ignore[no-any-return]

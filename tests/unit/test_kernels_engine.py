@@ -136,7 +136,7 @@ def test_half_precision_is_widened_exactly():
 def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
     halves = {k: v.astype(np.float16).astype(np.float32) for k, v in tensors.items()}
     state = State(SPEC, halves, np.sqrt(np.random.default_rng(2).dirichlet(np.ones(64), SPEC.vocab)))
-    assert state._narrow_body.qkv.dtype == state._narrow_head.embed.dtype == np.uint16
+    assert state._body.qkv.dtype == state._narrow_head.embed.dtype == np.uint16
     cache, (whole, basins) = state.start(), state.read(ids[None, :16])
     for t in range(16):
         hidden, basin = state.extend(cache, ids[t : t + 1])
