@@ -78,7 +78,7 @@ def draw(log_p: Any, temperature: float, uniform: float) -> int:
     """The token at the share `uniform`, in [0, 1), of the mass of exp(log_p / temperature), log_p (V,) float32."""
     blocks = (len(log_p) + BLOCK - 1) // BLOCK
     raised, mass = np.empty(len(log_p), np.float32), np.empty(blocks, np.float64)
-    largest, sharpness = peak(log_p), np.float32(1.0 / temperature)
+    largest, sharpness, total = peak(log_p), np.float32(1.0 / temperature), 0.0
     for block in range(blocks):
         some = np.float32(0.0)
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(log_p))):
@@ -86,7 +86,8 @@ def draw(log_p: Any, temperature: float, uniform: float) -> int:
             raised[i] = e
             some += e
         mass[block] = some
-    left, block = uniform * mass.sum(), 0
+        total += some
+    left, block = uniform * total, 0
     while block < blocks - 1 and left >= mass[block]:
         left -= mass[block]
         block += 1

@@ -68,18 +68,19 @@ def advance(
     inner = np.empty((rows, 4 * width), np.float32)
     positive, every = np.empty(4 * width, np.int64), np.arange(max(4 * width, keys.shape[4]))
     for b in range(rows):
-        x[b] = w.inputs[ids[b]]
+        for i in range(width):
+            x[b, i] = w.inputs[ids[b], i]
     for depth in range(loops * len(w.qkv)):
         layer = depth % len(w.qkv)
         _rms_norm(x, normal)
-        qkv[:] = 0
+        qkv.fill(0)
         _add_product(normal, w.qkv[layer], qkv, every)
         for b in range(rows):
             s = slots[b]
             _attend(w, w.tau[layer], qkv[b], keys[s, depth], values[s, depth], places[b], seen[b], every)
         _add_product(seen, w.out[layer], x, every)
         _rms_norm(x, normal)
-        inner[:] = 0
+        inner.fill(0)
         _add_product(normal, w.up[layer], inner, every)
         for b in range(rows):
             count = _square_positive(inner[b], positive)
@@ -87,7 +88,8 @@ def advance(
     _rms_norm(x, normal)
     basins = np.empty((rows, w.basin.shape[1]), np.float32)
     for b in range(rows):
-        basins[b] = w.basin_bias
+        for i in range(len(w.basin_bias)):
+            basins[b, i] = w.basin_bias[i]
     _add_product(normal, w.basin, basins, every)
     for b in range(rows):
         softmax(basins[b], basins[b])
@@ -98,13 +100,15 @@ def advance(
 def speak(w: Head, hidden: Array, basin: Array) -> tuple[Array, Array]:
     """Next-token logits (V,) of one place, coupling included, and the coupling alone (V,)."""
     every = np.arange(max(len(hidden), len(basin)))
-    logits, pull = w.bias.copy(), np.zeros(len(w.bias), np.float32)
-    leaving = np.zeros(len(hidden), np.float32)
+    logits, pull = np.zeros(len(w.bias), np.float32), np.zeros(len(w.bias), np.float32)
+    leaving, root = np.zeros(len(hidden), np.float32), np.empty(len(basin), np.float32)
+    for i in range(len(basin)):
+        root[i] = np.sqrt(basin[i])
     add_rows(hidden, every, w.leave, leaving)
     add_rows(leaving, every, w.embed, logits)
-    add_rows(np.sqrt(basin), every, w.pull, pull)
+    add_rows(root, every, w.pull, pull)
     for v in range(len(pull)):
-        logits[v] += pull[v]
+        logits[v] += pull[v] + w.bias[v]
     return logits, pull
 
 
@@ -137,9 +141,10 @@ def _attend(
             q[i] *= scale_q
             keys[head, i, length] = k[i] * scale_k
             values[head, i, length] = qkv[2 * width + at + i]
-        past[:] = 0
+        past.fill(0)
         add_rows(q, every, keys[head], past)
-        past[stop:] = NEVER
+        for i in range(stop, len(past)):
+            past[i] = NEVER
         softmax(past, past)
         _weigh(past, values[head], seen[at : at + head_width])
 
