@@ -1,7 +1,7 @@
 """From logits and memories to a token, compiled: the mixture under the gate, its logarithm, and the draw.
 
 Each passes over the vocabulary a few times in vector code, and costs a small part of what made the logits.
-Shapes: V vocabulary, K memories; a memory is a tuple of ORDERS tables (memory.columns).
+Shapes: V vocabulary, K memories; a memory is a tuple of ORDERS tables (Memory.columns).
 """
 
 from typing import Any, Final
@@ -86,7 +86,7 @@ def draw(log_p: Any, temperature: float, uniform: float) -> int:
             raised[i] = e
             some += e
         mass[block] = some
-        total += some
+        total += mass[block]
     left, block = uniform * total, 0
     while block < blocks - 1 and left >= mass[block]:
         left -= mass[block]

@@ -122,7 +122,7 @@ class Speaker:
         """Prepares a kernel: some microseconds a memory."""
         pairs = zip(kernel.memories, kernel.floors(), strict=True)
         bases = np.stack([memories.distribution(memory, (), floor)[0] for memory, floor in pairs])
-        return cls(kernel, tuple(memories.columns(m) for m in kernel.memories), bases)
+        return cls(kernel, tuple(memory.columns for memory in kernel.memories), bases)
 
     def add(self, p: Floats, logits: Array, context: Ids, *, calm: float, share: float) -> None:
         """Adds share * P of the next token to p (V,). logits (V,): the state's; context: the last three tokens.

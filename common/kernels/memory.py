@@ -13,17 +13,19 @@ partial table stays honest.
     p(w | h) = [max(c - d, 0) + (T - S + d u) p(w | h')] / T        h' = h without its oldest token
 
 c count of (h, w); T total of h; S sum and u number of h's known followers; d the absolute discount (Ney, Essen & Kneser
-1994).
+1994). Below the highest order c counts by *continuation* (Kneser & Ney 1995): how many different tokens came before
+(h, w), and besides each occurrence that no longer n-gram of the memory accounts for, as a packet's have none. These are
+derived from the stored counts when a memory is first asked, so that the stored ones stay additive.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.recall import expect, follow, locate
+from common.kernels.recall import expect, explain, follow, locate
 
 Ids = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.uint64]
@@ -75,9 +77,23 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Tables of ascending order, from 0 context tokens up."""
+    """Tables of ascending order, from 0 context tokens up.
+
+    A million n-grams take 28 MB, the `columns` included, at 4,096 ids and 2 million tokens (benchmarks/memory.py).
+    """
 
     tables: tuple[Table, ...]
+    _columns: list[tuple[Table, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def columns(self) -> tuple[Table, ...]:
+        """What predicts, made when first asked for: ORDERS tables, the missing ones empty, and all but the highest
+        counted by continuation.
+        """
+        if not self._columns:
+            lower = [_continued(self.tables[n], self.tables[n + 1], n) for n in range(len(self.tables) - 1)]
+            self._columns.append((*lower, *self.tables[-1:], *(_EMPTY,) * (ORDERS - len(self.tables))))
+        return self._columns[0]
 
     @property
     def entries(self) -> int:
@@ -176,6 +192,11 @@ def predict(memory: Memory, ids: Ids, floor: Floats, discount: float = DISCOUNT)
     return _follow(memory, np.concatenate([*early, pack(ids, longest)]), reach, floor, discount)
 
 
+def mask(order: int) -> np.uint64:
+    """The bits of a key of this order: its last order + 1 tokens."""
+    return (np.uint64(1) << np.uint64(15 * (order + 1))) - np.uint64(1)
+
+
 def predict_grams(memory: Memory, keys: Keys, order: int, floor: Floats, discount: float = DISCOUNT) -> Prediction:
     """Probability of each n-gram's last token given its `order` context tokens, for packed keys of one order."""
     return _follow(memory, keys, np.full(len(keys), order), floor, discount)
@@ -185,13 +206,17 @@ def _follow(memory: Memory, grams: Keys, reach: npt.NDArray[np.int64], floor: Fl
     size = len(grams)
     p = floor[(grams & TOKEN_MASK).astype(np.int64)].astype(np.float64)
     found = Prediction(p, np.empty(size, np.int64), np.empty(size, np.int64))
-    follow(columns(memory), grams, reach, discount, found.probability, found.order, found.total)
+    follow(memory.columns, grams, reach, discount, found.probability, found.order, found.total)
     return found
 
 
-def columns(memory: Memory) -> tuple[Table, ...]:
-    """A memory as compiled code takes it: ORDERS tables, the missing ones empty."""
-    return (memory.tables + (_EMPTY,) * ORDERS)[:ORDERS]
+def _continued(table: Table, longer: Table, order: int) -> Table:
+    kinds, seen = np.zeros((2, len(table.keys)), np.int64)
+    explain(table.keys, longer.keys, longer.counts, mask(order), kinds, seen)
+    counts = kinds + np.maximum(table.counts - seen, 0)
+    known = np.add.reduceat(np.append(counts, 0), table.starts[:-1]) * (table.starts[1:] > table.starts[:-1])
+    totals = known + (table.totals - table.known)
+    return table._replace(counts=counts.astype(np.uint32), known=known, totals=totals.astype(np.uint32))
 
 
 def distribution(
@@ -201,7 +226,7 @@ def distribution(
 
     Sums to one as floor does. `predict` gives the same numbers for the tokens of a text (tested).
     """
-    tables, rows, p = columns(memory), np.zeros(ORDERS, np.int64), np.zeros(len(floor))
+    tables, rows, p = memory.columns, np.zeros(ORDERS, np.int64), np.zeros(len(floor))
     known = locate(tables, np.asarray(context, np.int32), rows)
     rest = expect(tables, rows, (0, known), 1.0, discount, p)
     total = int(tables[known - 1].totals[rows[known - 1]]) if known else 0

@@ -26,6 +26,18 @@ def find(keys: Any, wanted: np.uint64, start: int, stop: int) -> int:
 
 
 @compiled
+def explain(keys: Any, longer: Any, counts: Any, mask: np.uint64, kinds: Any, seen: Any) -> None:
+    """Of each n-gram in keys (N,), ascending: how many of the n-grams one token longer end in it, added to kinds (N,),
+    and how often they occurred, added to seen (N,). longer, counts: (M,); mask: the bits that keys keep of them.
+    """
+    for i in range(len(longer)):
+        at = find(keys, longer[i] & mask, 0, len(keys))
+        if at >= 0:
+            kinds[at] += 1
+            seen[at] += counts[i]
+
+
+@compiled
 def locate(tables: Any, context: Any, rows: Any) -> int:
     """The context's rows in the tables of order 0, 1, ... into rows (ORDERS,); returns how many orders know it.
 

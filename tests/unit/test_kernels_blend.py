@@ -86,7 +86,7 @@ def test_the_compiled_bucket_is_the_gates(order, total):
     gate[:, 1] = 1 - gate[:, 0]
     memory, logits, p = m.Memory(tuple(tables)), np.full(VOCAB, -50, np.float32), np.zeros(VOCAB)
     logits[7] = 50
-    mix(logits, (m.columns(memory),), np.zeros((1, VOCAB)), gate, context, 1.0, 1.0, p)
+    mix(logits, (memory.columns,), np.zeros((1, VOCAB)), gate, context, 1.0, 1.0, p)
     assert p[7] * 64 == gates.bucket(order, max(total, 1))
 
 

@@ -78,31 +78,68 @@ def test_predict_and_distribution_give_the_same_numbers(learned, read):
         assert (order, total) == (seen.order[place], seen.total[place])
 
 
-def plainly(memory, context, token):
-    """The formula at the head of memory.py, by counting through dictionaries."""
+def followers(memory, n):
+    """{context: ({token: count}, total)} of one order, by continuation below the highest, through dictionaries."""
+    table, found = memory.tables[n], {}
+    for context, total in zip(table.contexts.tolist(), table.totals.tolist(), strict=True):
+        found[context] = {}, total
+    for key, seen in zip(table.keys.tolist(), table.counts.tolist(), strict=True):
+        found[key >> 15][0][key & 0x7FFF] = seen
+    if n + 1 == len(memory.tables):
+        return found
+    longer = memory.tables[n + 1]
+    grams = list(zip(longer.keys.tolist(), longer.counts.tolist(), strict=True))
+    continued = {}
+    for context, (counts, total) in found.items():
+        unsent, new = total - sum(counts.values()), {}
+        for token, seen in counts.items():
+            ends = [c for key, c in grams if key & (1 << 15 * (n + 1)) - 1 == context << 15 | token]
+            new[token] = len(ends) + max(seen - sum(ends), 0)
+        continued[context] = new, sum(new.values()) + unsent
+    return continued
+
+
+def plainly(tables, context, token):
+    """The formula at the head of memory.py. tables: `followers` of each order."""
     p, order, total = 1 / VOCAB, -1, 0
-    for n, table in enumerate(memory.tables):
-        followers, totals = {}, dict(zip(table.contexts.tolist(), table.totals.tolist(), strict=True))
-        for key, seen in zip(table.keys.tolist(), table.counts.tolist(), strict=True):
-            followers.setdefault(key >> 15, {})[key & 0x7FFF] = seen
+    for n, table in enumerate(tables):
         h = sum(t << 15 * i for i, t in enumerate(reversed(context[len(context) - n :])))
-        if n > len(context) or h not in totals:
+        if n > len(context) or h not in table:
             break
-        known, order, total = followers.get(h, {}), n, totals[h]
+        (known, total), order = table[h], n
         left = total - sum(known.values()) + m.DISCOUNT * len(known)
         p = (max(known.get(token, 0) - m.DISCOUNT, 0) + left * p) / total
     return p, order, total
 
 
-@given(texts, texts, st.integers(1, 4), st.integers(0, 9))
+few = st.lists(st.integers(0, 4), min_size=1, max_size=50).map(lambda ids: np.array(ids, np.int32))
+
+
+@given(few, few, few, st.integers(1, 4), st.integers(0, 9))
 @settings(max_examples=40)
-def test_compiled_predictions_equal_the_formula(learned, read, orders, unsent):
-    memory = m.Memory(tuple(t._replace(totals=t.totals + np.uint32(unsent)) for t in m.count([learned], orders).tables))
-    seen = m.predict(memory, read, FLOOR)
+def test_compiled_predictions_equal_the_formula(learned, received, read, orders, unsent):
+    counted = m.merge([m.count([learned], orders), m.count([received], min(orders, 2))])
+    memory = m.Memory(tuple(t._replace(totals=t.totals + np.uint32(unsent)) for t in counted.tables))
+    seen, tables = m.predict(memory, read, FLOOR), [followers(memory, n) for n in range(orders)]
     for place, token in enumerate(read.tolist()):
-        p, order, total = plainly(memory, read[max(0, place - 3) : place].tolist(), token)
+        p, order, total = plainly(tables, read[max(0, place - 3) : place].tolist(), token)
         assert (order, total) == (seen.order[place], seen.total[place])
         assert np.isclose(p, seen.probability[place], rtol=1e-12)
+
+
+def test_below_the_highest_order_a_token_counts_once_for_each_token_before_it():
+    memory = m.count([np.array([1, 9, 1, 9, 1, 9, 2, 8, 3, 8], np.int32)], orders=2)
+    p, _, _ = m.distribution(memory, [], FLOOR)
+    assert memory.tables[0].counts.tolist() == [3, 1, 1, 2, 3]
+    assert p[8] > p[9]
+
+
+def test_what_no_longer_ngram_accounts_for_counts_as_it_occurred():
+    text = np.array([1, 9, 1, 9, 1, 9, 2, 8, 3, 8], np.int32)
+    received = m.Memory(m.count([np.array([7, 7, 7, 7], np.int32)]).tables[:1])
+    memory = m.merge([m.count([text]), received])
+    at = memory.columns[0].keys.tolist().index(7)
+    assert memory.columns[0].counts[at] == 4
 
 
 @given(texts, st.integers(0, VOCAB - 1))
