@@ -95,8 +95,8 @@ def export(model: StateModel) -> dict[str, npt.NDArray[np.float32]]:
 def coarse(weights: Weights) -> dict[str, npt.NDArray[np.float32]]:
     """Weights rounded to MANTISSA_BITS of mantissa, relative error at most 2^-6, so that they compress.
 
-    29 % of a size small state's bytes go, and no bit a token that could be measured (docs/experiments.md). Float16's own
-    range: what is smaller than 2^-14 keeps fewer bits.
+    29 % of a size small state's bytes go, and no bit a token that could be measured (docs/experiments.md). The range is
+    float16's own: what is smaller than 2^-14 keeps fewer bits.
     """
     dropped = 10 - MANTISSA_BITS  # of float16's ten
     rounded = {}
