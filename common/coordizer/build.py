@@ -177,18 +177,23 @@ def narrowed(text: Pieces, merges: npt.NDArray[np.int32], vocab_size: int) -> Pi
     for left, right in merges[vocab_size - FIRST_MERGE :].tolist():
         parts.append(parts[left] + parts[right])
     sizes = np.array([len(part) for part in parts])
-    table = np.fromiter(chain.from_iterable(parts), np.int32)
-    starts = np.concatenate([[0], np.cumsum(sizes[text.ids])])[text.starts]
-    return Pieces(_expanded(text.ids, np.cumsum(sizes) - sizes, sizes, table, starts[-1]), starts, text.role)
+    table = np.fromiter(chain.from_iterable(parts), np.int32, int(sizes.sum()))
+    starts = np.zeros_like(text.starts)
+    return Pieces(_expanded(text.ids, text.starts, np.cumsum(sizes) - sizes, sizes, table, starts), starts, text.role)
 
 
 @compiled
-def _expanded(ids: Any, first: Any, sizes: Any, table: Any, total: int) -> Any:
-    """Each id replaced by sizes[id] entries of the table, from first[id] on."""
+def _expanded(ids: Any, bounds: Any, first: Any, sizes: Any, table: Any, starts: Any) -> Any:
+    """Each id replaced by sizes[id] entries of the table, from first[id] on; fills the new bounds of the documents."""
+    total = 0
+    for document in range(len(bounds) - 1):
+        for at in range(bounds[document], bounds[document + 1]):
+            total += sizes[ids[at]]
+        starts[document + 1] = total
     out = np.empty(total, np.int32)
-    at = 0
+    end = 0
     for i in ids:
         for k in range(sizes[i]):
-            out[at] = table[first[i] + k]
-            at += 1
+            out[end] = table[first[i] + k]
+            end += 1
     return out
