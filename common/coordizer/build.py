@@ -4,9 +4,11 @@ Merges first, then the PLSA pass that gives its tokens meaning, then the roles' 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final
 
 import numpy as np
@@ -26,9 +28,13 @@ from common.geometry.simplex import from_float16
 
 SAMPLE_TOKENS: Final = 1 << 18  # of each role, for its cells; chosen: more moved routing by less than its noise
 KEPT_WORDS: Final = 1 << 22  # of each role, for its shares of tokens; chosen: 20 MB of text
+BATCH: Final = 1024  # documents that a thread reads at once; chosen: two megabytes or so
 PREFIX: Final = 2048  # ids of the second spelling; chosen: the smallest kernel's, and sizes between inherit
 _MERGING: Final = 0.5  # share of the progress bar; chosen from the measured times
 _LEARNING: Final = 0.8
+
+
+Batch = tuple[tuple[int, Role, str], ...]  # documents with their places
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ def build(
     Raises Rejected("vocab_size"), Rejected("lone_surrogate"), Rejected("no_documents").
     """
     check_vocab_size(vocab_size)
-    corpus = read(documents, seed)
+    corpus = read(documents, seed, threads)
     return built(corpus, vocab_size=vocab_size, lam=lam, threads=threads, progress=progress)
 
 
@@ -110,13 +116,15 @@ def built(
     return Coordizer(training.merges, stored, lam, corpus.provenance, trace)
 
 
-def read(documents: Iterable[tuple[Role, str]], seed: int) -> Corpus:
-    """One pass. Of a role with more than KEPT_WORDS every second, fourth, ... document is kept."""
+def read(documents: Iterable[tuple[Role, str]], seed: int, threads: int = 1) -> Corpus:
+    """One pass. Of a role with more than KEPT_WORDS every second, fourth, ... document is kept.
+
+    The result is the same for any number of threads. Raises Rejected("lone_surrogate").
+    """
     reader, digest = Reader(), hashlib.sha256()
     number, size_bytes = dict.fromkeys(ROLES, 0), dict.fromkeys(ROLES, 0)
     kept = {role: Kept() for role in ROLES}
-    for place, (role, text) in enumerate(documents):
-        found = reader.read(text, f"text {place}")
+    for role, text, found in _numbered(documents, reader, threads):
         body = text.encode()
         digest.update(f"{role} {len(body)}\n".encode() + body)
         number[role] += 1
@@ -124,6 +132,34 @@ def read(documents: Iterable[tuple[Role, str]], seed: int) -> Corpus:
         kept[role].offer(found)
     provenance = Provenance(digest.hexdigest(), number, size_bytes, seed)
     return Corpus(reader.words(), {role: some.texts for role, some in kept.items()}, provenance)
+
+
+def _numbered(
+    documents: Iterable[tuple[Role, str]], reader: Reader, threads: int
+) -> Iterator[tuple[Role, str, npt.NDArray[np.int32]]]:
+    """Each document and the numbers of its words; at most 2 · threads batches of documents are held."""
+    waiting: deque[Future[tuple[Batch, Words, list[npt.NDArray[np.int32]]]]] = deque()
+
+    def next_() -> Iterator[tuple[Role, str, npt.NDArray[np.int32]]]:
+        batch, words, found = waiting.popleft().result()
+        here = reader.absorb(words)
+        for (_, role, text), numbers in zip(batch, found, strict=True):
+            yield role, text, here[numbers]
+
+    placed = ((place, role, text) for place, (role, text) in enumerate(documents))
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in iter(lambda: tuple(islice(placed, BATCH)), ()):
+            waiting.append(pool.submit(_scanned, batch))
+            if len(waiting) >= 2 * threads:
+                yield from next_()
+        while waiting:
+            yield from next_()
+
+
+def _scanned(batch: Batch) -> tuple[Batch, Words, list[npt.NDArray[np.int32]]]:
+    reader = Reader()
+    found = [reader.read(text, f"text {place}") for place, _, text in batch]
+    return batch, reader.words(), found
 
 
 class Kept:

@@ -33,7 +33,7 @@ def train(*, corpora: Path, out: Path, vocab_size: int, lam: float, seed: int, t
     with progress(STAGES) as tell:
         owned = selection.load(corpora, part="train")
         chosen = selection.select(owned)
-        corpus = build.read(_told(chosen, tell), seed)
+        corpus = build.read(_told(chosen, tell), seed, threads)
         kept = Checkpoint(out, f"{corpus.provenance.corpus_sha256}-{seed}-{lam}")
         made = build.built(
             corpus,

@@ -79,6 +79,25 @@ def test_words_are_spelled_as_the_encoder_spells_them(made):
         assert spelled(texts[0], training).tolist() == Encoder(made).encode(SENTENCES[role] * 6).tolist()
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("batch", [1, 5, 100])
+def test_a_text_is_read_alike_by_any_number_of_threads(monkeypatch, batch, threads):
+    whole = read(DOCUMENTS, 3)
+    monkeypatch.setattr("common.coordizer.build.BATCH", batch)
+    parted = read(iter(DOCUMENTS), 3, threads)
+    assert parted.words.raw.tobytes() == whole.words.raw.tobytes()
+    assert parted.words.counts.tolist() == whole.words.counts.tolist()
+    assert parted.provenance == whole.provenance
+    for role in ROLES:
+        assert [text.tolist() for text in parted.texts[role]] == [text.tolist() for text in whole.texts[role]]
+
+
+def test_a_torn_text_is_named_by_its_place_whoever_reads_it(monkeypatch):
+    monkeypatch.setattr("common.coordizer.build.BATCH", 2)
+    with pytest.raises(Rejected, match="lone_surrogate: text 12: lone surrogate"):
+        read([*DOCUMENTS, ("heart", "\ud800")], 3, threads=2)
+
+
 @pytest.mark.parametrize("vocab_size", [FIRST_MERGE, 300, 399])
 def test_narrowed_text_is_what_the_prefix_s_own_encoder_spells(made, vocab_size):
     whole, small = Encoder(made), Encoder(prefix(made, vocab_size))

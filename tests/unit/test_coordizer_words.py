@@ -1,5 +1,6 @@
 import sys
 from collections import Counter
+from dataclasses import astuple
 
 import pytest
 import regex
@@ -83,3 +84,16 @@ def test_a_lone_surrogate_is_rejected_with_its_place(text):
 
 def test_an_astral_character_is_no_lone_surrogate():
     assert count_words(["\U0001f600"]) == Counter({"\U0001f600": 1})
+
+
+def test_readers_of_the_parts_come_to_the_words_and_numbers_of_one_reader():
+    parts = [["the cat sat", "on the mat, the end"], [""], ["a cat sat on é 日本 the 😀"]]
+    whole, joined = Reader(), Reader()
+    for texts in parts:
+        expected = [whole.read(text).tolist() for text in texts]
+        own = Reader()
+        numbers = [own.read(text) for text in texts]
+        here = joined.absorb(own.words())
+        assert [here[some].tolist() for some in numbers] == expected
+    for one, other in zip(astuple(joined.words()), astuple(whole.words()), strict=True):
+        assert one.tolist() == other.tolist()
