@@ -112,6 +112,30 @@ def test_a_phi_above_a_kernel_s_bound_is_no_renewal_here(made):
     assert [point.step for point in curve] == list(range(1, 81))
 
 
+def dull(movement):
+    """Members that hardly move, and nothing to be told from them."""
+    return replace(permuted(KNOWN, np.random.default_rng(5)), roots=0.125 + movement * (KNOWN.roots - 0.125))
+
+
+def test_a_map_that_stands_still_at_first_is_no_fault_and_integrates_later():
+    _, curve = fit(dull(0.1), seed=0, steps=60, progress=lambda _: None)
+    assert {point.verdict for point in curve} == {"GO"}
+    assert None in {point.phi for point in curve[: room.PHI_FROM]}
+    assert curve[-1].phi > 0.65
+
+
+def test_a_map_that_goes_on_standing_still_stops_with_a_reason(monkeypatch):
+    monkeypatch.setattr(room, "STILL_STEPS", 3)
+    _, curve = fit(dull(0.02), seed=0, steps=60, progress=lambda _: None)
+    assert [point.verdict for point in curve] == ["GO"] * 3 + ["RESTORE"]
+    assert curve[-1].reason == "phi is not known: a degenerate state"
+
+
+@pytest.mark.parametrize(("phi", "read"), [(0.84, 0.84), (0.85, 0.85), (0.9, 0.85)])
+def test_the_guards_see_no_phi_above_a_kernel_s(phi, read):
+    assert room._as_kernel(phi, 0) == read
+
+
 def test_a_stream_that_is_not_finite_stops_it_with_a_reason():
     broken = replace(KNOWN, ahead=KNOWN.ahead * float("nan"))
     made, curve = fit(broken, seed=0, steps=5, progress=lambda _: None)
