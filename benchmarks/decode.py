@@ -25,6 +25,26 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before nu
 
 import numpy as np
 
+try:
+    import torch
+    from torch.nn import functional
+
+    from common.coordizer.artifacts import prefix
+    from common.coordizer.encode import Encoder
+    from common.kernels import gate, memory
+    from common.kernels.engine import State
+    from common.kernels.generate import Voice, generate
+    from common.kernels.kernel import Kernel
+    from common.kernels.spec import SIZES
+    from common.kernels.weights import shapes
+    from services.trainer import coordizers, text
+    from services.trainer.model import StateModel, restore
+except ImportError as error:  # an interpreter that has the peers alone
+    if sys.argv[1:2] != ["--child"]:
+        sys.exit(f"{error}: run this with the interpreter of the repository")
+    import gguf
+    import llama_cpp
+
 CLAIMS = {
     "torch": "at batch 1 a state decodes at 8 times the speed of torch eager with a cache or more",
     "llama": "a state decodes no slower than llama.cpp at the same shape",
@@ -34,9 +54,9 @@ CLAIMS = {
 SHAPES = ("tiny", "small")
 BATCHES = (1, 8)
 REPEATS = 3
-CASES = {
+STARTS = {
     "import": "import common.kernels.generate",
-    "first token": ("import decode; f = decode.speaker('tiny'); start = time.process_time(); decode.said(f, 1)"),
+    "first token": "import decode; voice = decode.speaker('tiny'); start = time.process_time(); decode.said(voice, 1)",
 }
 
 
@@ -67,10 +87,6 @@ def fastest(steps, decode) -> float:
 
 
 def state_of(size):
-    from common.kernels.engine import State
-    from common.kernels.spec import SIZES
-    from common.kernels.weights import shapes
-
     spec, rng = SIZES[size], np.random.default_rng(1)
     weights = {k: np.asarray(rng.normal(0, (s or (4,))[-1] ** -0.5, s), np.float32) for k, s in shapes(spec).items()}
     weights |= {k: v + np.float32(np.log(12)) for k, v in weights.items() if k.endswith("tau")}
@@ -106,11 +122,6 @@ def torch_(_) -> None:
 
 def eager(state, batch):
     """The torch twin a token at a time, with a static cache: the same weights, the same greedy texts."""
-    import torch
-    from torch.nn import functional
-
-    from services.trainer.model import StateModel, restore
-
     torch.set_num_threads(1)
     spec, steps = state.spec, state.spec.context - 1
     model = StateModel(spec, state.sqrt_basins, torch.Generator())
@@ -178,13 +189,6 @@ def child(python, *arguments):
 
 def speaker(size):
     """A voice whose memory is the seed text of VOCAB under the shipped coordizer's prefix, and a prompt of it."""
-    from common.coordizer.artifacts import prefix
-    from common.coordizer.encode import Encoder
-    from common.kernels import gate, memory
-    from common.kernels.generate import Voice
-    from common.kernels.kernel import Kernel
-    from services.trainer import coordizers, text
-
     state, root = state_of(size), Path(__file__).parents[1] / "data"
     encoder = Encoder(prefix(coordizers.read(root / "coordizer-32k"), state.spec.vocab))
     texts = [encoder.encode(t) for t in text.load(root).replay["vocab"]]
@@ -193,8 +197,6 @@ def speaker(size):
 
 
 def said(voice_and_prompt, tokens):
-    from common.kernels.generate import generate
-
     voice, prompt = voice_and_prompt
     rng = np.random.default_rng(0)
     return list(generate([voice], prompt, max_tokens=tokens, temperature=0.8, stop=frozenset(), rng=rng))
@@ -214,7 +216,7 @@ def generate_(_) -> None:
 def start(_) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for heat in ("cold", "warm"):
-            for case, code in CASES.items():
+            for case, code in STARTS.items():
                 source = f"import time; start = time.process_time(); {code}; print(time.process_time() - start)"
                 where = {"NUMBA_CACHE_DIR": folder, "PYTHONPATH": str(Path(__file__).parent)}
                 made = subprocess.run(
@@ -227,8 +229,7 @@ def start(_) -> None:
 
 
 def child_llama(size, batch, number, units):
-    import llama_cpp as c
-
+    c = llama_cpp
     spec, batch = {"tiny": (2048, 96, 3, 128), "small": (4096, 128, 4, 256)}[size], int(batch)
     vocab, _, _, context = spec
     with tempfile.TemporaryDirectory() as folder:
@@ -261,8 +262,6 @@ QUIET = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(l
 
 def write_llama(path, vocab, width, heads, context, units, number) -> None:
     """A llama of four layers with random weights, without a tokenizer."""
-    import gguf
-
     file, rng = gguf.GGUFWriter(path, "llama"), np.random.default_rng(1)
     file.add_context_length(context)
     file.add_embedding_length(width)

@@ -18,6 +18,7 @@ Essen & Kneser 1994). `modified`: a discount each for counts of one, two, and mo
 import argparse
 import json
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ def main() -> None:
                 _size(role, counted, text, floor / len(floor))
             elif case == "smoothing":
                 found.append(_smoothing(role, counted, text, floor / len(floor)))
-            elif made:
+            elif made is None:
+                print("skipped mixture: name a genesis with --genesis", file=sys.stderr, flush=True)
+            else:
                 _mixture(role, made.states[role], counted, text, floor / len(floor))
     for name in found[0] if found else ():
         mean, plain = (float(np.mean([each[which] for each in found])) for which in (name, "absolute"))
