@@ -95,6 +95,6 @@ def draw(log_p: Any, temperature: float, uniform: float) -> int:
     while token < stop and left >= raised[token]:
         left -= raised[token]
         token += 1
-    while raised[token] == 0:  # where rounding has led past the last mass
+    while token > 0 and raised[token] == 0:  # where rounding has led past the last mass
         token -= 1
     return token

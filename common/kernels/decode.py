@@ -68,6 +68,9 @@ def advance(
     inner = np.empty((rows, 4 * width), np.float32)
     positive, every = np.empty(4 * width, np.int64), np.arange(max(4 * width, keys.shape[4]))
     for b in range(rows):
+        # Nothing else would stop an id or a place from outside: compiled code reads what lies beyond.
+        assert 0 <= ids[b] < len(w.inputs)
+        assert 0 <= places[b] < keys.shape[4]
         for i in range(width):
             x[b, i] = w.inputs[ids[b], i]
     for depth in range(loops * len(w.qkv)):

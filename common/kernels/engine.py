@@ -87,9 +87,11 @@ class State:
 
         Returns hidden states (B, width) and basins (B, 64), as `extend` would of each alone (1e-5).
         """
-        for slot in slots[cache.lengths[slots] == self.spec.context]:
-            self._forget(cache, int(slot))
         places = cache.lengths[slots]
+        if places.max(initial=0) == self.spec.context:
+            for slot in slots[places == self.spec.context]:
+                self._forget(cache, int(slot))
+            places = cache.lengths[slots]
         cache.ids[slots, places] = ids
         cache.lengths[slots] += 1
         return self._advance(cache, slots, places, ids)

@@ -120,6 +120,7 @@ class Speaker:
     @classmethod
     def of(cls, kernel: Kernel) -> "Speaker":
         """Prepares a kernel: some microseconds a memory."""
+        assert kernel.gate.shape == (gates.BUCKETS, 1 + len(kernel.memories)), kernel.gate.shape
         pairs = zip(kernel.memories, kernel.floors(), strict=True)
         bases = np.stack([memories.distribution(memory, (), floor)[0] for memory, floor in pairs])
         return cls(kernel, tuple(memory.columns for memory in kernel.memories), bases)

@@ -64,7 +64,9 @@ def expect(tables: Any, rows: Any, orders: Any, weight: float, discount: float, 
         start, stop, total = table.starts[row], table.starts[row + 1], float(table.totals[row])
         share = weight / total
         for i in range(start, stop):
-            p[np.int64(table.keys[i] & np.uint64(0x7FFF))] += max(table.counts[i] - discount, 0.0) * share
+            token = np.int64(table.keys[i] & np.uint64(0x7FFF))
+            assert token < len(p)  # compiled code would write what lies beyond
+            p[token] += max(table.counts[i] - discount, 0.0) * share
         weight = (total - table.known[row] + discount * (stop - start)) * share
     return weight
 

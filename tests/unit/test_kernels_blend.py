@@ -111,3 +111,7 @@ def test_a_token_without_mass_is_never_drawn(share):
     log_p = np.full(200, -1e4, np.float32)
     log_p[[3, 70, 130]] = 0
     assert draw(log_p, 0.7, share) in {3, 70, 130}
+
+
+def test_a_draw_from_no_distribution_ends():
+    assert draw(np.full(200, np.nan, np.float32), 0.7, 0.5) == 0

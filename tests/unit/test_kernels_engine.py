@@ -64,6 +64,20 @@ def test_no_token_sees_the_future(state, ids):
     assert not np.allclose(one[0, 9], other[0, 9], atol=1e-3)
 
 
+@pytest.mark.parametrize("token", [-1, SPEC.vocab])
+def test_an_id_outside_the_vocabulary_is_refused(state, token):
+    state.extend(state.start(), np.array([0, SPEC.vocab - 1], np.int32))
+    with pytest.raises(AssertionError):
+        state.extend(state.start(), np.array([0, token], np.int32))
+
+
+def test_a_place_outside_the_window_is_refused(state):
+    cache = state.start()
+    state._advance(cache, np.array([0]), np.array([SPEC.context - 1]), np.array([0], np.int32))
+    with pytest.raises(AssertionError):
+        state._advance(cache, np.array([0]), np.array([SPEC.context]), np.array([0], np.int32))
+
+
 def test_basins_are_points_of_the_simplex(state, ids):
     _, basins = state.read(ids[None, :16])
     assert np.allclose(basins.sum(-1), 1, atol=1e-6)

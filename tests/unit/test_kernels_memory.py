@@ -142,6 +142,13 @@ def test_what_no_longer_ngram_accounts_for_counts_as_it_occurred():
     assert memory.columns[0].counts[at] == 4
 
 
+def test_a_token_beyond_the_floor_is_refused():
+    memory = m.count([np.array([1, VOCAB], np.int32)])
+    assert m.distribution(memory, [], np.full(VOCAB + 1, 1 / (VOCAB + 1)))[0][VOCAB] > 0
+    with pytest.raises(AssertionError):
+        m.distribution(memory, [], FLOOR)
+
+
 @given(texts, st.integers(0, VOCAB - 1))
 def test_a_memory_of_nothing_leaves_the_floor(read, token):
     for memory in (m.Memory(()), m.count([])):
