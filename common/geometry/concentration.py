@@ -56,3 +56,14 @@ def kappa(u_TC: Floats) -> float:
     r2 = (float(total @ total) - float(squares_T.sum())) / (count * (count - 1))
     r2 = min(max(r2, 0.0), 1.0)
     return math.sqrt(r2) * (TANGENT_CELLS - r2) / max(1.0 - r2, LOOSENESS_FLOOR)
+
+
+def heading(u_TC: Floats) -> Array:
+    """The unit mean direction of a window, the maximum-likelihood mean of a von Mises-Fisher law.
+
+    u_TC: (T, 64) unit tangent directions, T >= 0. Returns (64,), unit length; zeros where the directions cancel within
+    1e-12 a token, or there are none. Source: Banerjee et al. 2005, eq. 2.4.
+    """
+    total = np.asarray(u_TC, np.float64).sum(0)
+    length = math.sqrt(float(total @ total))
+    return total / length if length > AT_HOME_RAD * len(u_TC) else np.zeros_like(total)

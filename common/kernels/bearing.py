@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.constants import CELLS, KAPPA_WINDOW_TOKENS
-from common.geometry.concentration import AT_HOME_RAD, LOOSENESS_FLOOR, TANGENT_CELLS
+from common.geometry.concentration import AT_HOME_RAD, LOOSENESS_FLOOR, TANGENT_CELLS, heading
 from common.kernels.compiled import compiled
 
 
@@ -31,10 +31,15 @@ class Bearing:
         _direct(basin, self._home_s, self._directions[self._read % KAPPA_WINDOW_TOKENS])
         self._read += 1
 
-    def kappa(self) -> float:
-        """Kappa of the window, within 1e-9 of the geometry's (relative, tested). Two tokens or more."""
-        found: float = _kappa(self._directions[: self.tokens])
+    def kappa(self, last: int = KAPPA_WINDOW_TOKENS) -> float:
+        """Kappa of the last directions held, within 1e-9 of the geometry's (relative, tested). Two tokens or more."""
+        places = np.arange(self._read - min(last, self.tokens), self._read) % KAPPA_WINDOW_TOKENS
+        found: float = _kappa(self._directions, places)
         return found
+
+    def heading(self) -> npt.NDArray[np.float64]:
+        """The unit mean direction of the window, (64,); zeros when its directions cancel."""
+        return heading(self._directions[: self.tokens])
 
 
 @compiled
@@ -55,10 +60,10 @@ def _direct(basin: Any, home_s: Any, out: Any) -> None:
 
 
 @compiled
-def _kappa(directions: Any) -> Any:
-    count, squares, resultant = len(directions), 0.0, 0.0
+def _kappa(directions: Any, places: Any) -> Any:
+    count, squares, resultant = len(places), 0.0, 0.0
     total = np.zeros(directions.shape[1])
-    for t in range(count):
+    for t in places:
         for i in range(len(total)):
             total[i] += directions[t, i]
             squares += directions[t, i] * directions[t, i]

@@ -18,12 +18,11 @@ BLOCK: Final = 64  # tokens added up at a time where one is drawn: its block is 
 
 
 @compiled_fast
-def mix(logits: Any, memories: Any, bases: Any, gate: Any, context: Any, calm: float, share: float, p: Any) -> None:
+def mix(logits: Any, memories: Any, bases: Any, gate: Any, context: Any, share: float, p: Any) -> None:
     """Adds share * [g_0 softmax(logits) + g_1 p_1(. | context) + ... + g_K p_K(. | context)] to p (V,) float64.
 
-    g: the gate's row (1+K,) for what the last memory knows of the context; g_1 to g_K are multiplied by calm, and g_0
-    takes what they leave. logits (V,) float32; bases (K, V): what each memory says without a context; context: the
-    last tokens.
+    g: the gate's row (1+K,) for what the last memory knows of the context. logits (V,) float32; bases (K, V): what each
+    memory says without a context; context: the last tokens.
     """
     rows, orders = np.empty((len(memories), ORDERS), np.int64), np.empty(len(memories), np.int64)
     for k in range(len(memories)):
@@ -31,15 +30,13 @@ def mix(logits: Any, memories: Any, bases: Any, gate: Any, context: Any, calm: f
     last = len(memories) - 1
     known = orders[last]
     total = memories[last][known - 1].totals[rows[last, known - 1]] if known else np.uint32(0)
-    weights, rest = gate[_bucket(known - 1, total)], 1.0
+    weights = gate[_bucket(known - 1, total)]
     for k in range(len(memories)):
-        weight = calm * weights[k + 1]
-        rest -= weight
-        below = expect(memories[k], rows[k], (1, orders[k]), share * weight, DISCOUNT, p)
+        below = expect(memories[k], rows[k], (1, orders[k]), share * weights[k + 1], DISCOUNT, p)
         base = bases[k]
         for i in range(len(p)):
             p[i] += below * base[i]
-    _add_softmax(logits, share * rest, p)
+    _add_softmax(logits, share * weights[0], p)
 
 
 @compiled_fast
@@ -65,11 +62,15 @@ def _add_softmax(logits: Any, weight: float, p: Any) -> None:
 
 
 @compiled_fast
-def pulled(p: Any, pull: Any, gain: float) -> Any:
-    """Log p + gain * pull, (V,) float32, within 3e-7 of the larger term."""
+def steered(p: Any, along: Any, gain: float, reach: float) -> Any:
+    """Log p + gain * along, (V,) float32, within 3e-7 of the larger term; but a gain above 0 raises no token whose p is
+    under reach times the largest.
+    """
     out, strength = np.empty(len(p), np.float32), np.float32(gain)
+    least = reach * peak(p) if gain > 0 else 0.0
     for i in range(len(p)):
-        out[i] = log32(max(np.float32(p[i]), LEAST)) + strength * pull[i]
+        push = strength * along[i]
+        out[i] = log32(max(np.float32(p[i]), LEAST)) + (push if p[i] >= least else min(push, np.float32(0.0)))
     return out
 
 

@@ -51,7 +51,7 @@ class Head(NamedTuple):
     leave: M  # (D, D)
     embed: M  # (D, V)
     bias: Array  # (V,)
-    pull: Array  # (64, V) what the root of the basin adds: the coupling at gain 1
+    pull: Array  # (64, V) what the root of the basin adds: the coupling
 
 
 @compiled_fast
@@ -100,19 +100,19 @@ def advance(
 
 
 @compiled_fast
-def speak(w: Head, hidden: Array, basin: Array) -> tuple[Array, Array]:
-    """Next-token logits (V,) of one place, coupling included, and the coupling alone (V,)."""
+def speak(w: Head, hidden: Array, basin: Array) -> Array:
+    """Next-token logits (V,) of one place, coupling included."""
     every = np.arange(max(len(hidden), len(basin)))
-    logits, pull = np.zeros(len(w.bias), np.float32), np.zeros(len(w.bias), np.float32)
-    leaving, root = np.zeros(len(hidden), np.float32), np.empty(len(basin), np.float32)
+    logits, leaving = np.zeros(len(w.bias), np.float32), np.zeros(len(hidden), np.float32)
+    root = np.empty(len(basin), np.float32)
     for i in range(len(basin)):
         root[i] = np.sqrt(basin[i])
     add_rows(hidden, every, w.leave, leaving)
     add_rows(leaving, every, w.embed, logits)
-    add_rows(root, every, w.pull, pull)
-    for v in range(len(pull)):
-        logits[v] += pull[v] + w.bias[v]
-    return logits, pull
+    add_rows(root, every, w.pull, logits)
+    for v in range(len(logits)):
+        logits[v] += w.bias[v]
+    return logits
 
 
 @compiled_fast

@@ -97,16 +97,19 @@ class State:
         return self._advance(cache, slots, places, ids)
 
     def logits(self, hidden: Array, basins: Array) -> Array:
-        """Next-token logits (..., vocab), the coupling at gain 1 included."""
+        """Next-token logits (..., vocab), the coupling included."""
         pull: Array = np.sqrt(basins) @ self._head.pull
         found: Array = hidden @ self._head.leave @ self._head.embed + self._head.bias + pull
         return found
 
-    def speak(self, hidden: Array, basin: Array) -> tuple[Array, Array]:
-        """Of one place, (width,) and (64,): its logits (vocab,), and the part of them that the coupling adds at gain 1,
-        which tacking amplifies or weakens.
-        """
-        found: tuple[Array, Array] = speak(self._narrow_head, hidden, basin)
+    def speak(self, hidden: Array, basin: Array) -> Array:
+        """The logits (vocab,) of one place, (width,) and (64,)."""
+        found: Array = speak(self._narrow_head, hidden, basin)
+        return found
+
+    def along(self, heading: npt.NDArray[np.float64]) -> Array:
+        """How far each token lies along a direction of the sphere picture, (64,) of unit length: (vocab,) in [-1, 1]."""
+        found: Array = self.sqrt_basins @ heading.astype(np.float32)
         return found
 
     def _forget(self, cache: Cache, slot: int) -> None:

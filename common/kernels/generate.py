@@ -11,11 +11,11 @@ from common.constants import KAPPA_WINDOW_TOKENS, Phase
 from common.geometry.concentration import directions, kappa
 from common.geometry.phases import phase_of
 from common.kernels.bearing import Bearing
-from common.kernels.blend import draw, pulled
+from common.kernels.blend import draw, steered
 from common.kernels.decode import Array
 from common.kernels.kernel import Floats, Kernel, Speaker
 from common.kernels.memory import Ids
-from common.kernels.tacking import Helm, steer
+from common.kernels.tacking import FRESH_TOKENS, REACH, Helm, steer
 
 MEMORY_CONTEXT: Final = 3
 KAPPA_MIN_TOKENS: Final = 16  # below this a direction is mostly noise: kappa is not known yet
@@ -51,12 +51,11 @@ class _Reader:
 
     basin: Array
     logits: Array
-    pull: Array
 
     def __init__(self, voice: Voice, prompt: Ids) -> None:
         self.voice = voice
         self.speaker = Speaker.of(voice.kernel)
-        self._bearing = Bearing(voice.home)
+        self.bearing = Bearing(voice.home)
         self._cache = voice.kernel.state.start()
         self.read(prompt)
 
@@ -65,13 +64,9 @@ class _Reader:
         state = self.voice.kernel.state
         hidden, basins = state.extend(self._cache, ids)
         for basin in basins[-KAPPA_WINDOW_TOKENS:]:
-            self._bearing.turn(basin)
+            self.bearing.turn(basin)
         self.basin = basins[-1]
-        self.logits, self.pull = state.speak(hidden[-1], self.basin)
-
-    def kappa(self) -> float | None:
-        """None while fewer than KAPPA_MIN_TOKENS were read."""
-        return self._bearing.kappa() if self._bearing.tokens >= KAPPA_MIN_TOKENS else None
+        self.logits = state.speak(hidden[-1], self.basin)
 
 
 def generate(
@@ -93,16 +88,17 @@ def generate(
     lead, helm, phase = readers[0], Helm(), None
     context = prompt[-MEMORY_CONTEXT:]
     for _ in range(max_tokens):
-        token = sample(_fuse(readers, context, helm), temperature * helm.temperature, rng)
+        token = sample(_fuse(readers, context, helm), temperature, rng)
         if token in stop:
             return
         context = np.append(context, np.int32(token))[-MEMORY_CONTEXT:]
         for reader in readers:
             reader.read(np.array([token], np.int32))
-        value = lead.kappa()
-        if value is not None:
+        value = None
+        if lead.bearing.tokens >= KAPPA_MIN_TOKENS:
+            value = lead.bearing.kappa()
             phase = phase_of(value, None, phase)
-            helm = steer(helm, value, phase)
+            helm = steer(helm, value, lead.bearing.kappa(FRESH_TOKENS), phase)
         yield Step(token, lead.basin, tuple(r.basin for r in readers), value, phase, helm)
 
 
@@ -115,11 +111,13 @@ def measure_kappa(basins: Array, home: Floats) -> float | None:
 
 
 def _fuse(readers: Sequence[_Reader], context: Ids, helm: Helm) -> Array:
-    """Log p (V,): the voices' distributions weighted by their shares, then pulled by the lead's basin beyond gain 1."""
+    """Log p (V,): the voices' distributions weighted by their shares, then steered along the lead's heading."""
     fused = np.zeros(len(readers[0].logits))
     for r in readers:
-        r.speaker.add(fused, r.logits, context, calm=helm.calm, share=r.voice.share)
-    found: Array = pulled(fused, readers[0].pull, helm.gain - 1.0)
+        r.speaker.add(fused, r.logits, context, share=r.voice.share)
+    lead = readers[0]
+    along = lead.voice.kernel.state.along(lead.bearing.heading())
+    found: Array = steered(fused, along, helm.gain, REACH)
     return found
 
 

@@ -125,9 +125,6 @@ class Speaker:
         bases = np.stack([memories.distribution(memory, (), floor)[0] for memory, floor in pairs])
         return cls(kernel, tuple(memory.columns for memory in kernel.memories), bases)
 
-    def add(self, p: Floats, logits: Array, context: Ids, *, calm: float, share: float) -> None:
-        """Adds share * P of the next token to p (V,). logits (V,): the state's; context: the last three tokens.
-
-        calm in (0, 1]: what is left of the memories' weight; below 1 the state speaks for the rest.
-        """
-        mix(logits, self.memories, self.bases, self.kernel.gate, context, calm, share, p)
+    def add(self, p: Floats, logits: Array, context: Ids, *, share: float) -> None:
+        """Adds share * P of the next token to p (V,). logits (V,): the state's; context: the last three tokens."""
+        mix(logits, self.memories, self.bases, self.kernel.gate, context, share, p)

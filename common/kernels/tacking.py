@@ -1,45 +1,72 @@
-"""Tacking: steering how tightly a kernel's state holds its own next token.
+"""Tacking: steering how tightly a kernel's state holds its direction.
 
-Measured kappa is steered to the set point by the coupling gain: too loose, the gain rises; too tight, it falls.
-Degenerate repetition is kappa without bound, so FRACTURE is not an error but the start of a *renewal*: temperature up,
-gain down, memories quieter, until kappa is back under the TACKING/CRYSTAL bound. A pure state machine.
+    log p'(w) = log p(w) + gain * <heading, sqrt(B_w)>
+
+heading is the unit mean direction of the last 64 basins, tangent at the kernel's home; B_w is the basin of token w. A
+positive gain favours tokens that lie where the text has been heading, a negative one the others; what a token has in
+common with home itself counts for nothing, so that ordinary words are neither favoured nor shunned; and a positive gain
+raises no token that was implausible. A helm steers the gain by measured kappa. FRACTURE is no error but the start of a
+*renewal*: the set point falls and the gain may turn against the heading, ever harder, until kappa is back under the
+TACKING/CRYSTAL bound. A pure state machine; it knows no text and no kernel.
+
+>>> helm = steer(Helm(), 30.0, 30.0, "TACKING")
+>>> helm.gain > 0, steer(helm, 900.0, 900.0, "FRACTURE").gain < 0
+(True, True)
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
-from common.constants import KAPPA_TARGET, PHASE_BOUNDS, Phase
+from common.constants import KAPPA_TARGET, KAPPA_WINDOW_TOKENS, PHASE_BOUNDS, Phase
 
-GAIN_RANGE: Final = (
-    0.5,
-    12.0,
-)  # chosen: below, the basin no longer steers; above, it drowns the text (docs/experiments.md)
-GAIN_RATE: Final = 0.15  # chosen: a tenfold error in kappa moves the gain by a third a step
-RENEWAL_TEMPERATURE: Final = 1.5
-RENEWAL_CALM: Final = 0.3
+# Chosen on validation prompts, all of them (docs/experiments.md, Tacking). A unit of gain moves log kappa by 0.1-0.35.
+FRESH_TOKENS: Final = KAPPA_WINDOW_TOKENS // 2
+GAIN_MAX: Final = 24.0
+REACH: Final = 0.03  # of the largest p: what a positive gain may raise
+FIRST_TRIM: Final = 7.0
+TRIM_RATE: Final = 0.08  # per token and unit of log kappa: the window's delay of 32 tokens allows little more
+SWING: Final = 14.0  # per unit of log kappa
+ERROR_MAX: Final = 1.0  # of log kappa: a state far off is not steered harder, and winds the trim up no faster
+RENEWAL_TARGET: Final = 40.0  # under the 50 that ends a renewal, so that it is reached
+PUSH_MAX: Final = -2.0  # of log kappa, where the state is held too tightly
+RENEWAL_RATE: Final = 0.25  # per token: what a long renewal adds against the heading
 
 
 @dataclass(frozen=True, slots=True)
 class Helm:
-    """What tacking sets: the coupling gain, a factor on the temperature, and the memories' share of their weight."""
-
-    gain: float = 1.0
-    temperature: float = 1.0
-    calm: float = 1.0
-    renewing: bool = False
-
-
-def steer(helm: Helm, kappa: float, phase: Phase, target: float = KAPPA_TARGET) -> Helm:
-    """The helm after one more token with this kappa and phase.
-
-    A renewal starts at FRACTURE and ends when kappa < 50 (the lower bound of CRYSTAL), back at the gain it started
-    from, reduced.
+    """gain: in [-24, 24], what the heading is worth in nats; trim: in [0, 24], the gain that holds the set point as far
+    as is known; renewal: tokens since the FRACTURE that is being left, 0 when none is.
     """
-    if helm.renewing:
-        return helm if kappa >= PHASE_BOUNDS[1] else Helm(gain=helm.gain)
-    if phase == "FRACTURE":
-        return Helm(max(helm.gain / 2, GAIN_RANGE[0]), RENEWAL_TEMPERATURE, RENEWAL_CALM, renewing=True)
-    error = math.log(target / max(kappa, 1.0))
-    gain = helm.gain * math.exp(GAIN_RATE * math.log1p(abs(error)) * math.copysign(1.0, error))
-    return replace(helm, gain=min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1]))
+
+    gain: float = 0.0
+    trim: float = FIRST_TRIM
+    renewal: int = 0
+
+
+def steer(helm: Helm, kappa: float, fresh: float, phase: Phase, *, target: float = KAPPA_TARGET) -> Helm:
+    """The helm after one more token. kappa: of the last 64 tokens, phase: its phase; fresh: kappa of the last 32.
+
+    A proportional-integral control of log kappa: the trim integrates what kappa lacks, the swing answers to fresh,
+    which knows half as late. A renewal starts at FRACTURE, leaves the trim alone, and ends when kappa < 50 (the lower
+    bound of CRYSTAL): it pushes the text from its heading the harder, the tighter and the longer it is held, within 24.
+    """
+    if phase == "FRACTURE" or (helm.renewal and kappa >= PHASE_BOUNDS[1]):
+        return _renew(helm, fresh)
+    trim = _bounded(helm.trim + TRIM_RATE * _lack(target, kappa), 0.0)
+    return Helm(_bounded(trim + SWING * _lack(target, fresh), 0.0), trim)
+
+
+def _renew(helm: Helm, fresh: float) -> Helm:
+    age = helm.renewal + 1
+    push = SWING * _lack(RENEWAL_TARGET, fresh, least=PUSH_MAX, most=0.0) - RENEWAL_RATE * age
+    return Helm(_bounded(helm.trim + push, -GAIN_MAX), helm.trim, age)
+
+
+def _lack(target: float, kappa: float, *, least: float = -ERROR_MAX, most: float = ERROR_MAX) -> float:
+    """How far log kappa is under log target, in [least, most]. Kappa below 1 is noise, and read as 1."""
+    return min(max(math.log(target / max(kappa, 1.0)), least), most)
+
+
+def _bounded(gain: float, lowest: float) -> float:
+    return min(max(gain, lowest), GAIN_MAX)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import vonmises_fisher
 
 from common.errors import Rejected
-from common.geometry.concentration import directions, kappa
+from common.geometry.concentration import directions, heading, kappa
 from common.geometry.simplex import exp_map, uniform
 
 few = settings(max_examples=10, deadline=None)
@@ -105,3 +105,13 @@ def test_a_basin_at_home_has_no_direction():
 def test_directions_from_a_home_that_is_no_unit_vector_are_rejected():
     with pytest.raises(Rejected, match="off_sphere"):
         directions(np.eye(64), uniform())
+
+
+def test_the_heading_is_the_direction_that_was_drawn_about():
+    pole = np.eye(63)[0]
+    assert heading(sample(64, 4000, 7)) @ pole > 0.999
+
+
+@pytest.mark.parametrize("u", [np.zeros((0, 64)), np.zeros((5, 64)), np.array([np.eye(64)[3], -np.eye(64)[3]])])
+def test_directions_that_cancel_have_no_heading(u):
+    assert not heading(u).any()

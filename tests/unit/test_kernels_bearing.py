@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.constants import KAPPA_WINDOW_TOKENS
+from common.geometry.concentration import directions, heading
 from common.geometry.simplex import uniform
 from common.kernels.bearing import Bearing
 from common.kernels.generate import measure_kappa
@@ -17,13 +18,16 @@ def basins(tokens, sharpness, seed):
 
 
 @pytest.mark.parametrize("home", HOMES.values(), ids=HOMES)
-@given(st.integers(16, 150), st.sampled_from([0.1, 1.0, 30.0]), st.integers(0, 50))
-def test_kappa_kept_current_equals_kappa_of_the_window(home, tokens, sharpness, seed):
+@given(st.integers(16, 150), st.integers(16, 64), st.sampled_from([0.1, 1.0, 30.0]), st.integers(0, 50))
+def test_kappa_kept_current_equals_kappa_of_the_window(home, tokens, last, sharpness, seed):
     read, bearing = basins(tokens, sharpness, seed), Bearing(home)
     for basin in read:
         bearing.turn(basin)
     assert bearing.tokens == min(tokens, KAPPA_WINDOW_TOKENS)
     assert np.isclose(bearing.kappa(), measure_kappa(read, home), rtol=1e-9, atol=1e-9)
+    assert np.isclose(bearing.kappa(last), measure_kappa(read[-last:], home), rtol=1e-9, atol=1e-9)
+    window = directions(read[-KAPPA_WINDOW_TOKENS:].astype(np.float64), np.sqrt(home))
+    assert np.allclose(bearing.heading(), heading(window), atol=1e-9)
 
 
 def test_a_basin_at_home_has_no_direction():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from common.kernels import gate as gates
 from common.kernels import memory as m
 from common.kernels import weights as w
-from common.kernels.blend import draw, mix, pulled
+from common.kernels.blend import draw, mix, steered
 from common.kernels.engine import State
 from common.kernels.kernel import Kernel, Speaker, read
 from common.kernels.spec import Spec
@@ -24,23 +24,22 @@ def kernel_of(learned, seed=0):
     return Kernel(state, tuple(m.count([ids]) for ids in learned), gate)
 
 
-def spoken(kernel, logits, context, calm=1.0, share=1.0):
+def spoken(kernel, logits, context, share=1.0):
     p = np.zeros(VOCAB)
-    Speaker.of(kernel).add(p, logits, np.asarray(context, np.int32), calm=calm, share=share)
+    Speaker.of(kernel).add(p, logits, np.asarray(context, np.int32), share=share)
     return p
 
 
-@given(st.lists(texts, min_size=1, max_size=3), texts, st.floats(0.1, 1))
+@given(st.lists(texts, min_size=1, max_size=3), texts)
 @settings(max_examples=40)
-def test_the_compiled_mixture_equals_the_sum_of_its_experts(learned, context, calm):
+def test_the_compiled_mixture_equals_the_sum_of_its_experts(learned, context):
     kernel, context = kernel_of(learned), context[-3:].tolist()
     logits = np.random.default_rng(1).normal(0, 3, VOCAB).astype(np.float32)
     state = np.exp(logits.astype(np.float64))
     said = [m.distribution(one, context, floor) for one, floor in zip(kernel.memories, kernel.floors(), strict=True)]
-    weights = kernel.gate[int(gates.bucket(said[-1][1], said[-1][2]))] * calm
-    weights[0] = 1 - weights[1:].sum()
+    weights = kernel.gate[int(gates.bucket(said[-1][1], said[-1][2]))]
     expected = weights @ np.stack([state / state.sum(), *(p for p, _, _ in said)])
-    found = spoken(kernel, logits, context, calm)
+    found = spoken(kernel, logits, context)
     assert np.allclose(found, expected, rtol=2e-6, atol=0)
     assert np.isclose(found.sum(), 1, rtol=1e-6)
 
@@ -51,7 +50,7 @@ def test_voices_add_by_their_shares(one, other):
     logits = np.random.default_rng(1).normal(0, 3, VOCAB).astype(np.float32)
     p = np.zeros(VOCAB)
     for learned, share in ((one, 0.3), (other, 0.7)):
-        Speaker.of(kernel_of([learned])).add(p, logits, one[-3:], calm=1.0, share=share)
+        Speaker.of(kernel_of([learned])).add(p, logits, one[-3:], share=share)
     alone = [spoken(kernel_of([learned]), logits, one[-3:]) for learned in (one, other)]
     assert np.allclose(p, 0.3 * alone[0] + 0.7 * alone[1], rtol=1e-6)
 
@@ -64,7 +63,7 @@ def test_what_a_kernel_says_is_what_it_reads(text):
     bits, cache = read(kernel, text).bits(kernel.gate), kernel.state.start()
     for place in range(1, len(text)):
         hidden, basins = kernel.state.extend(cache, text[place - 1 : place])
-        logits, _ = kernel.state.speak(hidden[0], basins[0])
+        logits = kernel.state.speak(hidden[0], basins[0])
         said = spoken(kernel, logits, text[max(0, place - 3) : place])[text[place]]
         assert np.isclose(-np.log2(said), bits[place], atol=1e-4)
 
@@ -86,15 +85,33 @@ def test_the_compiled_bucket_is_the_gates(order, total):
     gate[:, 1] = 1 - gate[:, 0]
     memory, logits, p = m.Memory(tuple(tables)), np.full(VOCAB, -50, np.float32), np.zeros(VOCAB)
     logits[7] = 50
-    mix(logits, (memory.columns,), np.zeros((1, VOCAB)), gate, context, 1.0, 1.0, p)
+    mix(logits, (memory.columns,), np.zeros((1, VOCAB)), gate, context, 1.0, p)
     assert p[7] * 64 == gates.bucket(order, max(total, 1))
 
 
-@given(st.floats(-3, 12))
-def test_pull_is_added_to_the_logarithm(gain):
+def steered_before(gain, reach):
     rng = np.random.default_rng(2)
-    p, pull = rng.dirichlet(np.full(300, 0.05)), rng.uniform(0, 8, 300).astype(np.float32)
-    assert np.allclose(pulled(p, pull, gain), np.log(np.maximum(p, 1e-30)) + gain * pull, rtol=1e-6, atol=1e-5)
+    p, along = rng.dirichlet(np.full(300, 0.05)), rng.uniform(-1, 1, 300).astype(np.float32)
+    return p, along, steered(p, along, gain, reach), np.log(np.maximum(p, 1e-30)) + gain * along
+
+
+@given(st.floats(-24, 24))
+def test_gain_times_along_is_added_to_the_logarithm(gain):
+    _, _, found, expected = steered_before(gain, 0.0)
+    assert np.allclose(found, expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("reach", [0.03, 0.5])
+def test_a_positive_gain_raises_no_token_below_its_reach_and_lowers_any(reach):
+    p, along, found, expected = steered_before(9.0, reach)
+    held = (p < reach * p.max()) & (along > 0)
+    assert held.any()
+    assert np.allclose(found, np.where(held, np.log(np.maximum(p, 1e-30)), expected), rtol=1e-6, atol=1e-5)
+
+
+def test_a_negative_gain_reaches_every_token():
+    _, _, found, expected = steered_before(-9.0, 0.03)
+    assert np.allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
 @given(st.integers(1, 300), st.floats(0, 1, exclude_max=True), st.floats(0.1, 3))

@@ -155,7 +155,7 @@ def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
     for t in range(16):
         hidden, basin = state.extend(cache, ids[t : t + 1])
         assert np.allclose(hidden[0], whole[0, t], atol=1e-5)
-        assert np.allclose(state.speak(hidden[0], basin[0])[0], state.logits(whole, basins)[0, t], atol=2e-5)
+        assert np.allclose(state.speak(hidden[0], basin[0]), state.logits(whole, basins)[0, t], atol=2e-5)
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 70), elements=st.floats(2**-126, 2**127, width=32)))
@@ -163,16 +163,18 @@ def test_the_compiled_logarithm_is_exact_to_single_precision(x):
     assert np.allclose([log32(v) for v in x], np.log(x.astype(np.float64)), rtol=2e-7, atol=2e-7)
 
 
-def test_gain_one_of_the_pull_is_part_of_the_logits(state, ids):
+def test_the_coupling_is_part_of_the_logits(state, ids):
     hidden, basins = state.read(ids[None, :4])
     plain = State(SPEC, {**state.weights, "coupling": np.float32(0)}, state.sqrt_basins)
     for t in range(4):
-        logits, pull = state.speak(hidden[0, t], basins[0, t])
+        logits = state.speak(hidden[0, t], basins[0, t])
+        pull = 10 * state.weights["coupling"] * np.sqrt(basins[0, t]) @ state.sqrt_basins.T
         assert np.allclose(logits, state.logits(hidden, basins)[0, t], atol=1e-5)
         assert np.allclose(logits - pull, plain.logits(hidden, basins)[0, t], atol=1e-5)
-        assert np.allclose(
-            pull, 10 * state.weights["coupling"] * np.sqrt(basins[0, t]) @ state.sqrt_basins.T, atol=1e-5
-        )
+
+
+def test_a_token_lies_wholly_along_its_own_basin(state):
+    assert np.isclose(state.along(state.sqrt_basins[5].astype(np.float64))[5], 1, atol=1e-6)
 
 
 def test_weights_survive_their_bytes_within_half_precision(tensors):
