@@ -108,7 +108,7 @@ class State:
         return found
 
     def along(self, heading: npt.NDArray[np.float64]) -> Array:
-        """How far each token lies along a direction of the sphere picture, (64,) of unit length: (vocab,) in [-1, 1]."""
+        """How far each token lies along a unit direction of the sphere picture, (64,): (vocab,) in [-1, 1]."""
         found: Array = self.sqrt_basins @ heading.astype(np.float32)
         return found
 

@@ -97,7 +97,7 @@ def figures(talks: Sequence[Sequence[Step]]) -> Conversations:
     return Conversations(
         kappa=float(np.median([np.median(each) for each in kappas])),
         band=float(np.mean((readings >= PHASE_BOUNDS[1]) & (readings <= PHASE_BOUNDS[2]))),
-        phases={phase: phases.count(phase) / len(phases) for phase in PHASES},
+        phases={phase: phases.count(phase) / max(len(phases), 1) for phase in PHASES},
         renewals=len(renewals),
         longest_renewal=max(renewals, default=0),
         gain=float(np.median([step.helm.gain for step in steps])),
