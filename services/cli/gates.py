@@ -14,6 +14,8 @@ from common.constants import (
     CELLS_PER_FACULTY,
     CONSTELLATION_PHI_TARGET,
     FACULTIES,
+    PHASE_BOUNDS,
+    PHASES,
     PHI_WINDOW,
     ROLE_FACULTIES,
     ROLES,
@@ -27,6 +29,7 @@ from common.geometry.integration import Integration
 from common.geometry.simplex import distance, from_float16, slerp
 from services.cli.show import number
 from services.trainer.evaluate import Instruments, Score
+from services.trainer.steering import Conversations
 from services.trainer.whole import Whole
 
 VOCABULARY: Final = 32768
@@ -39,6 +42,7 @@ UNTRAINED_MAX: Final = 0.15  # chosen: "near 0"; measured 0.02 to 0.05, and 0.10
 SHUFFLED_BELOW: Final = 0.2
 RANDOM_MAX: Final = 0.4
 PHI_P_MAX: Final = 1e-6
+RENEWAL_TOKENS_MAX: Final = 128
 TOGETHER_MIN: Final = 0.85
 ABOVE_MEMBERS_MAX: Final = 0.1  # how far above the best member a constellation that lost one may read
 ROUTED_MIN: Final = 0.9  # chosen: whole passages of 1 to 3 KB; the prototype routed 0.99 of 256 byte prompts
@@ -93,7 +97,21 @@ def kernel_checks(role: Role, score: Score, seen: Instruments) -> Iterator[Check
     yield _well_below(gate, f"phi {role}, shuffled", seen.shuffled, phi)
     yield Check(gate, f"phi {role}, random weights", seen.random.phi, None, against, None)
     yield Check(gate, f"dimensions {role}", seen.participation, None, f"of {len(FACULTIES)}", None)
-    yield Check(gate, f"kappa {role}", seen.kappa, None, "before tacking", None)
+
+
+def steering_checks(role: Role, held: Conversations, untouched: float) -> Iterator[Check]:
+    """Gate 2: what tacking makes of a kernel's kappa while it speaks. untouched: kappa of its state reading text."""
+    gate, (_, low, high) = "kernels", PHASE_BOUNDS
+    wanted = f"{low:.0f} to {high:.0f}"
+    yield Check(
+        gate, f"kappa {role}, speaking", held.kappa, wanted, f"reading {untouched:.1f}", low <= held.kappa <= high
+    )
+    shares = ", ".join(f"{phase} {share:.0%}" for phase, share in held.phases.items())
+    visited = sum(share > 0 for share in held.phases.values())
+    yield Check(gate, f"phases visited {role}", visited, f"{len(PHASES)}", shares, visited == len(PHASES))
+    left = held.longest_renewal <= RENEWAL_TOKENS_MAX
+    limit, control = f"at most {RENEWAL_TOKENS_MAX} tokens", f"{held.renewals} renewals, none helped"
+    yield Check(gate, f"longest renewal {role}", held.longest_renewal, limit, control, left)
 
 
 def mass_check(role: Role, homes: Mapping[Role, Floats]) -> Check:

@@ -1,7 +1,7 @@
 """`qig validate`: a constellation's gates, measured now, on held-out text that nothing was trained or chosen by.
 
 Every check is a figure, its threshold and its control (`gates.py`). Gate 1 is asked of the coordizer that comes with
-the text, gates 2 and 3 of the constellation. Coupling is shown as it is before tacking steers it.
+the text, gates 2 and 3 of the constellation.
 """
 
 import json as json_text
@@ -23,10 +23,13 @@ from services.cli.gates import Check
 from services.cli.show import console, number, plain, progress
 from services.trainer import coordizers, text
 from services.trainer.evaluate import Examiner, by_reader, instruments
+from services.trainer.steering import conversations, prompts
 from services.trainer.whole import whole
 
 SHIPPED: Final = "coordizer-32k"  # in the folder of the text
 SEED: Final = 20160
+TALKS: Final = 50  # conversations a kernel, of so many tokens
+TALK_TOKENS: Final = 512
 EXIT_FAILED: Final = 1
 
 Tell = Callable[[str, float], None]
@@ -34,7 +37,8 @@ Tell = Callable[[str, float], None]
 
 def run(*, genesis: Path, data: Path, json: bool) -> int:
     """Returns 1 when a check fails."""
-    stages = ("load", "coordizer", "bits per byte", *(f"phi {role}" for role in ROLES), "phi constellation")
+    kernels = [f"{quantity} {role}" for role in ROLES for quantity in ("phi", "kappa")]
+    stages = ("load", "coordizer", "bits per byte", *kernels, "phi constellation")
     with progress(stages) as tell:
         tell("load", 0.0)
         constellation = directory.load(genesis)
@@ -76,6 +80,11 @@ def measure(
         tell(f"phi {role}", 1.0)
         found += gates.kernel_checks(role, scores[role], seen)
         found.append(gates.mass_check(role, constellation.homes))
+        tell(f"kappa {role}", 0.0)
+        asked = prompts([constellation.encoder.encode(passage) for passage in held_out[role]], TALKS)
+        held = conversations(constellation, role, asked, tokens=TALK_TOKENS, seed=SEED)
+        tell(f"kappa {role}", 1.0)
+        found += gates.steering_checks(role, held, seen.kappa)
     together = whole(constellation, held_out, lambda done: tell("phi constellation", done))
     found += gates.whole_checks(together)
     found += gates.reader_checks(readers)

@@ -18,7 +18,7 @@ from common.kernels.generate import Step, Voice, generate
 from common.kernels.memory import Ids
 
 PROMPT_TOKENS: Final = 32
-PROMPT_STRIDE: Final = 256  # tokens between two prompts of one text: a conversation's length or so
+PROMPT_STRIDE: Final = 128  # tokens between two prompts of one text
 TEMPERATURE: Final = 0.8
 LOOP_PERIOD_MAX: Final = 32  # tokens of the longest phrase whose repetition is looked for
 GRAM: Final = 4
@@ -46,17 +46,16 @@ class Conversations:
 
 
 def prompts(texts: Sequence[Ids], count: int) -> list[Ids]:
-    """The texts' beginnings, (32,) each, then what stands 256 tokens further on, and so on: the first `count`.
+    """`count` prompts: the texts' beginnings, (32,) each, then what stands 128 tokens further on, and so on; from the
+    first again when the texts have no more.
 
-    Raises Rejected("text_too_short") when the texts have fewer.
+    Raises Rejected("text_too_short") when they have none.
     """
     starts = range(0, max(map(len, texts), default=0), PROMPT_STRIDE)
     found = [ids[at : at + PROMPT_TOKENS] for at in starts for ids in texts if len(ids) >= at + PROMPT_TOKENS]
-    if len(found) < count:
-        raise Rejected(
-            "text_too_short", f"{len(found)} prompts of {PROMPT_TOKENS} tokens, {count} wanted: give more text"
-        )
-    return found[:count]
+    if not found:
+        raise Rejected("text_too_short", f"{len(texts)} texts, none of {PROMPT_TOKENS} tokens: give longer ones")
+    return list(itertools.islice(itertools.cycle(found), count))
 
 
 def conversations(

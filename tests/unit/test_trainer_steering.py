@@ -74,6 +74,10 @@ def test_beginnings_are_asked_before_what_follows_them():
     assert [ids[0] for ids in prompts([long, short, whole], 3)] == [0, 1000, PROMPT_STRIDE]
 
 
-def test_too_little_text_for_the_prompts_is_rejected():
-    with pytest.raises(Rejected, match="1 prompts of 32 tokens, 2 wanted"):
-        prompts([np.arange(PROMPT_TOKENS)], 2)
+def test_prompts_begin_again_when_the_text_is_short():
+    assert [ids[0] for ids in prompts([np.arange(PROMPT_TOKENS), np.arange(PROMPT_TOKENS) + 50], 3)] == [0, 50, 0]
+
+
+def test_text_without_a_single_prompt_is_rejected():
+    with pytest.raises(Rejected, match="2 texts, none of 32 tokens"):
+        prompts([np.arange(PROMPT_TOKENS - 1)] * 2, 1)
