@@ -22,6 +22,7 @@ from common.geometry.simplex import SUM_TOLERANCE, Array, Floats, log_map
 TANGENT_CELLS: Final = CELLS - 1  # dimensions of the tangent space at home
 AT_HOME_RAD: Final = 1e-12  # nearer than this a direction is rounding noise
 LOOSENESS_FLOOR: Final = 1e-9  # of 1 - R^2: a perfect loop reads 6e10, not a division by zero
+KAPPA_MAX: Final = (TANGENT_CELLS - 1) / LOOSENESS_FLOOR  # what it reads
 
 
 def directions(basins_TC: Floats, home_s: Floats) -> Array:

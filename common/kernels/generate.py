@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from common.constants import KAPPA_WINDOW_TOKENS, Phase
-from common.geometry.concentration import directions, kappa
+from common.geometry.concentration import KAPPA_MAX, directions, kappa
 from common.geometry.phases import phase_of
 from common.kernels.bearing import Bearing
 from common.kernels.blend import draw, steered
 from common.kernels.decode import Array
 from common.kernels.kernel import Floats, Kernel, Speaker
+from common.kernels.loops import LOOP_READS, looping
 from common.kernels.memory import Ids
 from common.kernels.tacking import FRESH_TOKENS, REACH, Helm, steer
 
@@ -68,6 +69,10 @@ class _Reader:
         self.basin = basins[-1]
         self.logits = state.speak(hidden[-1], self.basin)
 
+    def kappas(self, *, loop: bool) -> tuple[float, float]:
+        """Kappa of the window and of its last FRESH_TOKENS; in a loop the most that it can be."""
+        return (KAPPA_MAX, KAPPA_MAX) if loop else (self.bearing.kappa(), self.bearing.kappa(FRESH_TOKENS))
+
 
 def generate(
     voices: Sequence[Voice],
@@ -82,23 +87,23 @@ def generate(
     likeliest token.
 
     The first voice is the one whose basins are measured and steered: kappa over its last 64 tokens, directions from its
-    home.
+    home; that of a perfect loop while the text goes round one.
     """
     readers = [_Reader(voice, prompt) for voice in voices]
     lead, helm, phase = readers[0], Helm(), None
-    context = prompt[-MEMORY_CONTEXT:]
+    recent = prompt[-LOOP_READS:]
     for _ in range(max_tokens):
-        token = sample(_fuse(readers, context, helm), temperature, rng)
+        token = sample(_fuse(readers, recent[-MEMORY_CONTEXT:], helm), temperature, rng)
         if token in stop:
             return
-        context = np.append(context, np.int32(token))[-MEMORY_CONTEXT:]
+        recent = np.append(recent, np.int32(token))[-LOOP_READS:]
         for reader in readers:
             reader.read(np.array([token], np.int32))
         value = None
         if lead.bearing.tokens >= KAPPA_MIN_TOKENS:
-            value = lead.bearing.kappa()
+            value, fresh = lead.kappas(loop=looping(recent))
             phase = phase_of(value, None, phase)
-            helm = steer(helm, value, lead.bearing.kappa(FRESH_TOKENS), phase)
+            helm = steer(helm, value, fresh, phase)
         yield Step(token, lead.basin, tuple(r.basin for r in readers), value, phase, helm)
 
 

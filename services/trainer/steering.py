@@ -15,12 +15,12 @@ from common.constants import PHASE_BOUNDS, PHASES, Phase, Role
 from common.constellation.constellation import Constellation
 from common.errors import Rejected
 from common.kernels.generate import Step, Voice, generate
+from common.kernels.loops import LOOP_PERIOD_MAX
 from common.kernels.memory import Ids
 
 PROMPT_TOKENS: Final = 32
 PROMPT_STRIDE: Final = 128  # tokens between two prompts of one text
 TEMPERATURE: Final = 0.8
-LOOP_PERIOD_MAX: Final = 32  # tokens of the longest phrase whose repetition is looked for
 GRAM: Final = 4
 
 

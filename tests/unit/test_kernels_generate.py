@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from common.geometry.concentration import KAPPA_MAX
 from common.kernels import generate
 from common.kernels.generate import KAPPA_MIN_TOKENS, measure_kappa, sample
 from common.kernels.tacking import Helm
@@ -72,3 +73,10 @@ def test_a_gain_of_zero_changes_no_distribution(micro, monkeypatch):
     untouched = said(micro, 5, max_tokens=60)
     monkeypatch.setattr(generate.Bearing, "heading", lambda _: np.eye(64)[0])
     assert [s.token for s in said(micro, 5, max_tokens=60)] == [s.token for s in untouched]
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_loop_reads_as_a_perfect_one(micro, monkeypatch, loop):
+    monkeypatch.setattr(generate, "looping", lambda _: loop)
+    known = [step for step in said(micro, 5, max_tokens=40) if step.kappa is not None]
+    assert {step.kappa == KAPPA_MAX for step in known} == {loop}
