@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -115,7 +115,9 @@ def genesis(
             documents, vocab_size=spec.vocab, seed=seed, progress=lambda done: progress("coordizer", done)
         )
     coordizer = prefix(coordizer, spec.vocab)
-    _claim(folder, {"size": size, "seed": seed, "coordizer": digest(coordizer), "text": _names(used), **asdict(budget)})
+    steps = (budget.seed_steps, budget.branch_steps, budget.windows)
+    states = {"size": size, "seed": seed, "steps": steps, "coordizer": digest(coordizer), "text": _names(used)}
+    _claim(folder, states)
     texts = {role: _encoded(Encoder(coordizer), used[role], corpora[role].validation) for role in ROLES}
     job = _Job(spec, from_float16(coordizer.basins), folder, has_bfloat16(team.device))
     trained = _states(job, budget, texts, seed, workers, team, progress)
@@ -138,18 +140,18 @@ def _names(used: Mapping[Role, Sequence[Document]]) -> str:
     return hashlib.sha256("\n".join(d.id for role in ROLES for d in used[role]).encode()).hexdigest()
 
 
-def _claim(folder: Path, identity: Mapping[str, object]) -> None:
-    """The folder is this genesis's from now on. Raises Rejected("other_run"), Unavailable("run_folder")."""
-    path = folder / _IDENTITY
+def _claim(folder: Path, states: Mapping[str, object]) -> None:
+    """The folder belongs to a genesis with these states. Raises Rejected("other_run"), Unavailable("run_folder")."""
+    path, identity = folder / _IDENTITY, json.dumps(states) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            if json.loads(path.read_text()) != identity:
-                message = f"{folder} holds another genesis (other text, size, seed or budget): delete it to train anew"
+            if path.read_text() != identity:
+                message = f"{folder} holds another genesis (other text, size, seed or steps): delete it to train anew"
                 raise Rejected("other_run", message)
             return
-        path.write_text(json.dumps(identity) + "\n")
-    except (OSError, ValueError) as error:
+        path.write_text(identity)
+    except OSError as error:
         raise Unavailable(
             "run_folder", f"can't use {folder} for checkpoints ({error}): delete it or name another"
         ) from error
