@@ -78,10 +78,12 @@ class TrainerSettings(CommonSettings):
     """The trainer: turns batches into candidates."""
 
     http_port: int = Field(8002, ge=0, le=65_535, description=_PORT)
-    size: Literal["tiny", "small", "base"] = Field("tiny", description="The kernels' size")
+    size: Literal["tiny", "small", "base"] | None = Field(
+        None, description="Size of a genesis to train; the one in QIG_DATA/genesis serves when this is not set"
+    )
     steps: int = Field(30, ge=0, description="Training steps a batch; 0 merges memories alone")
     data: Path = Field(Path("data"), description="Directory of the corpora, one DOMAIN.jsonl.gz each")
-    genesis: Path = Field(Path(".qig/genesis"), description="Directory of the first constellation; trained when absent")
+    genesis: Path = Field(Path(".qig/genesis"), description="Directory of the first constellation")
 
 
 class PublisherSettings(CommonSettings):

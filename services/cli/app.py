@@ -125,7 +125,7 @@ def route(
     as_json: Json = False,
 ) -> None:
     """Show where a text lies: distance to every domain, margin, share of each faculty."""
-    _do("route", text=text, genesis=genesis or home / "genesis", coordizer=coordizer, data=data, json=as_json)
+    _do("route", text=text, genesis=genesis, home=home, coordizer=coordizer, data=data, json=as_json)
 
 
 @app.command()
@@ -153,7 +153,7 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Measure the gates on held-out text, with their controls; ends with 1 when one fails."""
-    _do("validate", genesis=genesis or home / "genesis", data=data, json=as_json)
+    _do("validate", genesis=genesis, home=home, data=data, json=as_json)
 
 
 @app.command()

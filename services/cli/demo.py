@@ -31,13 +31,12 @@ from services.cli.broker import client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
 from services.cli.show import plain
-from services.cli.up import train_first
+from services.cli.up import DATA, first_genesis
 from services.trainer import text
 from services.trainer.corpora.document import documents
 from services.trainer.corpora.split import split
 from services.trainer.evaluate import Examiner, Score
 
-DATA: Final = Path("data")
 UNSEEN: Final = "unseen/scripture"
 EDGES: Final = ("edge-1", "edge-2")
 ROUNDS: Final = 2
@@ -122,8 +121,7 @@ async def _tell(home: Path, out: Console) -> Story:
     async with Fleet(home) as fleet, client(fleet.broker_url) as redis:
         out.print(f"[green]✓[/] broker       {fleet.broker_url}, embedded, durable")
         keys.init(home, list(EDGES))
-        await train_first(home)
-        await _start(fleet)
+        await _start(fleet, await first_genesis(home))
         out.print(f"[green]✓[/] services     aggregator, trainer, publisher, {', '.join(EDGES)}: ready")
         examiner = Examiner({**owned.held_out, "scripture": [each.text for each in unseen.held_out]})
         async with Watcher(redis) as watcher, Desk(redis, "demo") as desk:
@@ -150,10 +148,10 @@ async def _tell(home: Path, out: Console) -> Story:
         )
 
 
-async def _start(fleet: Fleet) -> None:
+async def _start(fleet: Fleet, genesis: Path) -> None:
     await fleet.start("publisher", "publisher")
     await fleet.start("aggregator", "aggregator", batch_packets=len(EDGES), batch_age_s=6)
-    await fleet.start("trainer", "trainer", genesis=places.genesis_dir(fleet.home), data=DATA.resolve())
+    await fleet.start("trainer", "trainer", genesis=genesis, data=DATA.resolve())
     for node in EDGES:
         await fleet.start("edge", node, sleep_after_bytes=SLEEP_AFTER_BYTES, sleep_idle_s=0, crystal_bytes=2900)
     await fleet.wait_all_ready()

@@ -20,11 +20,11 @@ from redis.exceptions import RedisError
 from common.errors import QigError
 from common.runtime import embedded, keys, settings
 from common.runtime.settings import redacted
+from services.cli import genesis, probe
 from services.cli import home as places
-from services.cli import probe
 from services.cli.broker import check_there, client, given_url
 from services.cli.fleet import HOST
-from services.cli.up import plan
+from services.cli.up import DATA, plan
 
 PYTHON_MIN: Final = (3, 11)
 SERVER_MIN: Final = 7  # Redis 6 lacks what claiming needs; Valkey began with 7.2
@@ -139,7 +139,7 @@ def key_files(home: Path) -> Check:
 
 def constellation(home: Path) -> Check:
     """Whether there is something to start from."""
-    where = places.genesis_dir(home)
+    where = genesis.default(home, DATA)
     if where.is_dir():
         return Check("constellation", ok=True, value=str(where))
     can_train = _version("torch") != MISSING

@@ -1,11 +1,18 @@
-"""A constellation from a directory, for the commands that measure one."""
+"""A constellation from a directory, for the commands that start from one or measure one."""
 
 from pathlib import Path
 
 from common.constellation import parts
 from common.constellation.constellation import Constellation
 from common.errors import Unavailable
+from services.cli.home import genesis_dir
 from services.trainer import folder
+
+
+def default(home: Path, data: Path) -> Path:
+    """The genesis of a home, or the one shipped with the text while the home has none of its own; an absolute path."""
+    own, shipped = genesis_dir(home), folder.shipped(data)
+    return (shipped if shipped.is_dir() and not own.is_dir() else own).resolve()
 
 
 def load(directory: Path) -> Constellation:

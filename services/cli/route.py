@@ -25,10 +25,10 @@ from services.trainer import coordizers
 from services.trainer.corpora import selection
 
 
-def run(*, text: str, genesis: Path, json: bool, coordizer: Path | None = None, data: Path = Path("data")) -> int:
+def run(*, text: str, genesis: Path | None, home: Path, json: bool, coordizer: Path | None, data: Path) -> int:
     """Coordize, route, show."""
     if coordizer is None:
-        constellation = directory.load(genesis)
+        constellation = directory.load(genesis or directory.default(home, data))
         ids = _some(constellation.encoder.encode(given(text)))
         basin = constellation.basin(ids)
         found = constellation.route(basin)

@@ -18,12 +18,13 @@ from rich.table import Table
 from common.errors import Unavailable
 from common.runtime import keys, settings, streams
 from common.runtime.settings import redacted, variable
+from services.cli import genesis, probe
 from services.cli import home as places
-from services.cli import probe
 from services.cli.broker import check_there, client, given_url
 from services.cli.fleet import HOST, Fleet
 from services.cli.show import console, plain
 
+DATA: Final = Path("data")
 LOOK_EVERY_S: Final = 0.5
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -61,9 +62,9 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
             _check_ports(members)
             keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
             out.print(f"broker  {_broker_line(fleet)}")
-            await _first_constellation(fleet, home, stopping)
+            first = await _first_constellation(fleet, home, stopping)
             for node, (service, port) in members.items():
-                extra = {"genesis": places.genesis_dir(home)} if service == "trainer" else {}
+                extra = {"genesis": first} if service == "trainer" else {}
                 await fleet.start(service, node, port=port, **extra)
             await _show(fleet, out, stopping)
             out.print("stopping: every process finishes what is in flight ...")
@@ -86,22 +87,23 @@ def _check_ports(members: dict[str, tuple[str, int]]) -> None:
             )
 
 
-async def _first_constellation(fleet: Fleet, home: Path, stopping: asyncio.Event) -> None:
-    """Train the genesis when there is neither a genesis nor a bundle."""
+async def _first_constellation(fleet: Fleet, home: Path, stopping: asyncio.Event) -> Path:
+    """Where the first constellation lies; trained only when there is neither one, nor a bundle."""
     async with client(fleet.broker_url) as redis:
         await check_there(redis, fleet.broker_url)
         released = int(await redis.xlen(streams.BUNDLES))
-    if not released:
-        await train_first(home, stopping)
+    return genesis.default(home, DATA) if released else await first_genesis(home, stopping)
 
 
-async def train_first(home: Path, stopping: asyncio.Event | None = None) -> None:
-    """`qig train` into the home, with its progress bars, unless a genesis is there. Raises Unavailable("no_genesis").
+async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Path:
+    """The home's genesis, the shipped one, or what `qig train` makes now, with its progress bars, in the home.
 
     In a process of its own, so that `stopping` ends it at once: what is written is no constellation before it is whole.
+    Raises Unavailable("no_genesis").
     """
-    if places.genesis_dir(home).is_dir():
-        return
+    where = genesis.default(home, DATA)
+    if where.is_dir():
+        return where
     command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(places.genesis_dir(home))]
     process = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdout=sys.stderr)
     stopped = stopping or asyncio.Event()
@@ -115,6 +117,7 @@ async def train_first(home: Path, stopping: asyncio.Event | None = None) -> None
         code = await done
     if code != 0 and not stopped.is_set():
         raise Unavailable("no_genesis", "there is no first constellation, and training one failed: see the lines above")
+    return where
 
 
 async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:

@@ -35,13 +35,13 @@ EXIT_FAILED: Final = 1
 Tell = Callable[[str, float], None]
 
 
-def run(*, genesis: Path, data: Path, json: bool) -> int:
+def run(*, genesis: Path | None, home: Path, data: Path, json: bool) -> int:
     """Returns 1 when a check fails."""
     kernels = [f"{quantity} {role}" for role in ROLES for quantity in ("phi", "kappa")]
     stages = ("load", "coordizer", "bits per byte", *kernels, "phi constellation")
     with progress(stages) as tell:
         tell("load", 0.0)
-        constellation = directory.load(genesis)
+        constellation = directory.load(genesis or directory.default(home, data))
         shipped = coordizers.read(data / SHIPPED)
         held_out = text.load(data).held_out
         tell("load", 1.0)

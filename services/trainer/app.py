@@ -40,6 +40,7 @@ from services.trainer.recipe import genesis
 log = logging.getLogger(__name__)
 
 SEED: Final = 0
+SMALLEST: Final = "tiny"  # what is trained where nothing is shipped and no size is set
 GENESIS_EVERY_S: Final = 2.0
 BRANCH_WORKERS: Final = 2
 CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
@@ -64,13 +65,15 @@ class Trainer:
             self.version = released.version
             return
         parts = folder.read(self._settings.genesis)
+        if parts is None and self._settings.size is None:
+            parts = folder.read(folder.shipped(self._settings.data))
         if parts is None:
-            log.info("training the genesis; this takes a minute")
+            log.info("training the genesis; this takes minutes")
             where = self._settings.genesis
             parts = await asyncio.to_thread(
                 genesis,
                 self._text.corpora,
-                self._settings.size,
+                self._settings.size or SMALLEST,
                 folder=where.with_name(f"{where.name}-run"),
                 seed=SEED,
                 workers=BRANCH_WORKERS,

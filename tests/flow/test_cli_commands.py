@@ -171,15 +171,16 @@ def qig(*line, **environ):
 
 def test_a_route_is_shown_for_people_and_for_programs(tmp_path, micro_parts, capsys):
     folder.write(micro_parts, tmp_path / "genesis")
-    assert route.run(text="the rain returns", genesis=tmp_path / "genesis", json=False) == 0
+    where = {"genesis": None, "home": tmp_path, "coordizer": None, "data": tmp_path}
+    assert route.run(text="the rain returns", json=False, **where) == 0
     assert "HRT" in capsys.readouterr().out
-    route.run(text="the rain returns", genesis=tmp_path / "genesis", json=True)
+    route.run(text="the rain returns", json=True, **where)
     told = json.loads(capsys.readouterr().out)
     assert sum(step["weight"] for step in told["route"]) == pytest.approx(1.0)
 
 
 def test_a_home_without_a_constellation_is_one_line_with_what_to_do(tmp_path):
-    done = qig("validate", "--home", str(tmp_path))
+    done = qig("validate", "--genesis", str(tmp_path / "genesis"))
     assert (done.returncode, done.stdout) == (3, "")
     assert f"error: no constellation at {tmp_path}/genesis: `qig train` makes one" in done.stderr
 

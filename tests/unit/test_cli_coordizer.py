@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common.constants import ROLES
+from common.coordizer import artifacts
 from common.coordizer.artifacts import digest, prefix
 from common.coordizer.build import build
 from common.coordizer.encode import Encoder
@@ -104,7 +105,7 @@ def test_a_torn_part_is_corrupt(small, tmp_path, name):
 
 def test_a_part_that_unpacks_to_too_much_is_refused(small, tmp_path, monkeypatch):
     coordizers.write(small, tmp_path / "it")
-    monkeypatch.setattr(coordizers, "PART_MAX_BYTES", 100)
+    monkeypatch.setattr(artifacts, "PART_MAX_BYTES", 100)
     with pytest.raises(Rejected, match="bad_artifact"):
         coordizers.read(tmp_path / "it")
 
@@ -168,7 +169,9 @@ def test_the_shipped_coordizer_routes_a_line_of_each_role(text, role, nearest):
 
 
 def test_a_text_is_routed_by_a_coordizer_alone(capsys):
-    route.run(text="the whale breathed", genesis=Path("none"), coordizer=SHIPPED, data=ROOT / "data", json=True)
+    route.run(
+        text="the whale breathed", genesis=None, home=Path("none"), coordizer=SHIPPED, data=ROOT / "data", json=True
+    )
     told = json.loads(capsys.readouterr().out)
     assert told["route"][0]["domain"] == "percept"
     assert sum(told["faculties"].values()) == pytest.approx(1.0)

@@ -98,7 +98,7 @@ def test_a_port_beyond_all_ports_is_refused():
 
 def test_a_size_that_is_none_and_a_folder_that_cannot_be_written_are_refused_before_training(tmp_path):
     with pytest.raises(Rejected, match="bad_size: no size 'huge': choose from tiny"):
-        train.run("huge", 0, tmp_path, tmp_path, 1)
+        train.run(size="huge", seed=0, out=tmp_path, data=tmp_path, coordizer=None, workers=1)
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match="home_unwritable"):
         train.check_writable(tmp_path / "file" / "out")

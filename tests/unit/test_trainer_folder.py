@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Unavailable
-from services.trainer.folder import read, write
+from common.errors import Corrupt, Rejected, Unavailable
+from services.trainer import folder
+from services.trainer.folder import pack, read, write
 
 OLD = {"domains.json": b"[]", "kernels/heart.safetensors": b"old"}
 NEW = {"domains.json": b"[1]", "memories/heart.bin": b"\x00" * 1000, "a/b/c.bin": b""}
@@ -95,3 +96,36 @@ def test_a_part_that_cannot_be_read_is_unavailable(tmp_path, monkeypatch):
         read(tmp_path / "genesis")
     assert error.value.code == "unreadable"
     shutil.rmtree(tmp_path / "genesis")
+
+
+def test_packed_parts_come_back_as_they_were_and_a_manifest_stays_readable(tmp_path):
+    parts = NEW | {"coordizer/manifest.json": b'{"v": 1}'}
+    write(pack(parts), tmp_path / "genesis")
+    assert read(tmp_path / "genesis") == parts
+    assert (tmp_path / "genesis/coordizer/manifest.json").read_bytes() == b'{"v": 1}'
+    assert (tmp_path / "genesis/memories/heart.bin.zst").stat().st_size < 100
+
+
+def test_equal_parts_pack_to_equal_bytes():
+    assert pack(NEW) == pack(dict(reversed(NEW.items())))
+
+
+@pytest.mark.parametrize("cut", [0, 4, -1])
+def test_a_packed_part_that_is_torn_is_corrupt_and_named(tmp_path, cut):
+    write(pack(NEW), tmp_path / "genesis")
+    path = tmp_path / "genesis/memories/heart.bin.zst"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(Corrupt, match=r"memories/heart\.bin\.zst is no whole zstd file") as error:
+        read(tmp_path / "genesis")
+    assert error.value.code == "part_digest"
+
+
+@pytest.mark.parametrize(("limit", "ok"), [(999, False), (1000, True), (1001, True)])
+def test_a_packed_part_over_the_limit_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, limit, ok):
+    write(pack({"memories/heart.bin": bytes(1000)}), tmp_path / "genesis")
+    monkeypatch.setattr(folder, "PART_MAX_BYTES", limit)
+    if ok:
+        assert read(tmp_path / "genesis") == {"memories/heart.bin": bytes(1000)}
+        return
+    with pytest.raises(Rejected, match="unpacks to 1000 bytes; the limit is 999"):
+        read(tmp_path / "genesis")
