@@ -115,9 +115,9 @@ def train(
 def _step(run: Run, together: nn.Module, text: Tensor, token_basins: Tensor, plan: Plan, team: Team) -> Point:
     for optimiser, peak in run.optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = peak * plan.rate * _rate(run.step, plan)
+            group["lr"] = peak * plan.rate * rate_at(run.step, plan)
     context = run.model.spec.context
-    ids = _draw(text, plan, run.step, context)[team.share(plan.windows)].to(team.device)
+    ids = draw(text, plan, run.step, context)[team.share(plan.windows)].to(team.device)
     logits, basins = together(ids[:, :context])
     run.reference = follow(run.reference, basins, team)
     wanted = plan.phi_target if run.step >= plan.phi_from and not run.guard.renewing else None
@@ -137,13 +137,13 @@ def _step(run: Run, together: nn.Module, text: Tensor, token_basins: Tensor, pla
     return Point(run.step, found.cross_entropy, found.basin, found.phi, verdict, reason)
 
 
-def _rate(step: int, plan: Plan) -> float:
+def rate_at(step: int, plan: Plan) -> float:
     """Warm-up, a plateau, and a linear decay: a plan with decay 0 can be continued by another run."""
     left = (plan.steps - step) / max(plan.steps * plan.decay, 1e-9)
     return min(1.0, (step + 1) / plan.warmup) * max(FINAL_RATE, min(1.0, left))
 
 
-def _draw(text: Tensor, plan: Plan, step: int, context: int) -> Tensor:
+def draw(text: Tensor, plan: Plan, step: int, context: int) -> Tensor:
     """Windows from anywhere in even steps, from one stretch of the text in odd ones.
 
     Integration is asked of a batch: from batches of all sources at once it may come from what tells them apart, and be

@@ -171,7 +171,7 @@ def _kernels(
     homes: dict[Role, Floats] = {}
     states = {role: State(job.spec, tensors[role], np.sqrt(job.basins)) for role in ROLES}
     for role, state in states.items():
-        known = _memory(texts[role].train, job.spec.vocab, budget.saved_bits)
+        known = memory_of(texts[role].train, job.spec.vocab, budget.saved_bits)
         progress("memories", (len(homes) + 1) / len(ROLES))
         domains[role] = _domain(role, Kernel(state, (known,), gate.prior(2)), texts[role], job.basins)
         homes[role] = home(state, texts[role].train)
@@ -187,7 +187,8 @@ def _kernels(
     return parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(homes)
 
 
-def _memory(documents: Sequence[Ids], vocab: int, saved_bits: float) -> Memory:
+def memory_of(documents: Sequence[Ids], vocab: int, saved_bits: float) -> Memory:
+    """What a kernel remembers of these texts: n-grams that save so many bits each over them."""
     return prune(memory.count(documents), np.full(vocab, 1 / vocab), saved_bits)
 
 

@@ -244,7 +244,7 @@ def test_a_text_too_short_for_a_window_is_rejected(short):
 
 def test_the_rate_warms_up_stays_and_falls_to_a_twentieth():
     plan = Plan(steps=100, windows=1, seed=0, warmup=10, decay=0.5)
-    rates = [loop._rate(step, plan) for step in range(101)]
+    rates = [loop.rate_at(step, plan) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:51] == [1.0] * 42
     assert np.all(np.diff(rates[50:98]) < 0)
@@ -252,7 +252,7 @@ def test_the_rate_warms_up_stays_and_falls_to_a_twentieth():
 
 
 def test_a_plan_without_decay_keeps_its_rate():
-    assert loop._rate(99, Plan(steps=100, windows=1, seed=0, decay=0.0)) == 1.0
+    assert loop.rate_at(99, Plan(steps=100, windows=1, seed=0, decay=0.0)) == 1.0
 
 
 def test_progress_reaches_one():
