@@ -93,7 +93,7 @@ def generate(
     lead, helm, phase = readers[0], Helm(), None
     recent = prompt[-LOOP_READS:]
     for _ in range(max_tokens):
-        token = sample(_fuse(readers, recent[-MEMORY_CONTEXT:], helm), temperature, rng)
+        token = sample(_fuse(readers, recent[-MEMORY_CONTEXT:], helm), temperature * helm.temperature, rng)
         if token in stop:
             return
         recent = np.append(recent, np.int32(token))[-LOOP_READS:]

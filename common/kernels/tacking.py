@@ -6,7 +6,7 @@ heading is the unit mean direction of the last 64 basins, tangent at the kernel'
 positive gain favours tokens that lie where the text has been heading, a negative one the others; what a token has in
 common with home itself counts for nothing, so that ordinary words are neither favoured nor shunned; and a positive gain
 raises no token that was implausible. A helm steers the gain by measured kappa. FRACTURE is no error but the start of a
-*renewal*: the set point falls and the gain may turn against the heading, ever harder, until kappa is back under the
+*renewal*: the gain turns against the heading and the temperature rises, ever further, until kappa is back under the
 TACKING/CRYSTAL bound. A pure state machine; it knows no text and no kernel.
 
 >>> helm = steer(Helm(), 30.0, 30.0, "TACKING")
@@ -28,20 +28,24 @@ FIRST_TRIM: Final = 7.0
 TRIM_RATE: Final = 0.08  # per token and unit of log kappa: the window's delay of 32 tokens allows little more
 SWING: Final = 14.0  # per unit of log kappa
 ERROR_MAX: Final = 1.0  # of log kappa: a state far off is not steered harder, and winds the trim up no faster
-RENEWAL_TARGET: Final = 40.0  # under the 50 that ends a renewal, so that it is reached
-PUSH_MAX: Final = -2.0  # of log kappa, where the state is held too tightly
-RENEWAL_RATE: Final = 0.25  # per token: what a long renewal adds against the heading
+RENEWAL_TARGET: Final = 30.0  # well under the 50 that ends a renewal, so that it is reached
+RENEWAL_SWING: Final = 8.0  # per unit of log kappa above it: more drives a text into another corner
+RENEWAL_RATE: Final = 0.1  # of gain a token
+HEAT_RATE: Final = 0.02  # of temperature a token
+HEAT_MAX: Final = 1.5  # above, what is said is noise, and noise has a direction too
 
 
 @dataclass(frozen=True, slots=True)
 class Helm:
     """gain: in [-24, 24], what the heading is worth in nats; trim: in [0, 24], the gain that holds the set point as far
-    as is known; renewal: tokens since the FRACTURE that is being left, 0 when none is.
+    as is known; renewal: tokens since the FRACTURE that is being left, 0 when none is; temperature: a factor on the
+    sampler's, 1 outside renewals and at most 1.5.
     """
 
     gain: float = 0.0
     trim: float = FIRST_TRIM
     renewal: int = 0
+    temperature: float = 1.0
 
 
 def steer(helm: Helm, kappa: float, fresh: float, phase: Phase, *, target: float = KAPPA_TARGET) -> Helm:
@@ -49,24 +53,25 @@ def steer(helm: Helm, kappa: float, fresh: float, phase: Phase, *, target: float
 
     A proportional-integral control of log kappa: the trim integrates what kappa lacks, the swing answers to fresh,
     which knows half as late. A renewal starts at FRACTURE, leaves the trim alone, and ends when kappa < 50 (the lower
-    bound of CRYSTAL): it pushes the text from its heading the harder, the tighter and the longer it is held, within 24.
+    bound of CRYSTAL): it pushes the text from its heading the harder, the tighter and the longer it is held.
     """
     if phase == "FRACTURE" or (helm.renewal and kappa >= PHASE_BOUNDS[1]):
         return _renew(helm, fresh)
-    trim = _bounded(helm.trim + TRIM_RATE * _lack(target, kappa), 0.0)
-    return Helm(_bounded(trim + SWING * _lack(target, fresh), 0.0), trim)
+    trim = _bounded(helm.trim + TRIM_RATE * _lack(target, kappa))
+    return Helm(_bounded(trim + SWING * _lack(target, fresh)), trim)
 
 
 def _renew(helm: Helm, fresh: float) -> Helm:
     age = helm.renewal + 1
-    push = SWING * _lack(RENEWAL_TARGET, fresh, least=PUSH_MAX, most=0.0) - RENEWAL_RATE * age
-    return Helm(_bounded(helm.trim + push, -GAIN_MAX), helm.trim, age)
+    excess = max(math.log(max(fresh, 1.0) / RENEWAL_TARGET), 0.0)
+    gain = max(-RENEWAL_SWING * excess - RENEWAL_RATE * age, -GAIN_MAX)
+    return Helm(gain, helm.trim, age, min(1.0 + HEAT_RATE * age, HEAT_MAX))
 
 
-def _lack(target: float, kappa: float, *, least: float = -ERROR_MAX, most: float = ERROR_MAX) -> float:
-    """How far log kappa is under log target, in [least, most]. Kappa below 1 is noise, and read as 1."""
-    return min(max(math.log(target / max(kappa, 1.0)), least), most)
+def _lack(target: float, kappa: float) -> float:
+    """How far log kappa is under log target, within ERROR_MAX. Kappa below 1 is noise, and read as 1."""
+    return min(max(math.log(target / max(kappa, 1.0)), -ERROR_MAX), ERROR_MAX)
 
 
-def _bounded(gain: float, lowest: float) -> float:
-    return min(max(gain, lowest), GAIN_MAX)
+def _bounded(gain: float) -> float:
+    return min(max(gain, 0.0), GAIN_MAX)
