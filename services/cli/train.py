@@ -36,11 +36,12 @@ def run(*, size: str, seed: int, out: Path, data: Path, coordizer: Path | None, 
         )
     if team.rank:
         return 0
-    folder.write(parts, out)
+    packed = folder.pack(parts)
+    folder.write(packed, out)
     for checkpoint in kept.glob("*.safetensors"):
         checkpoint.unlink()  # a genesis that is whole resumes from nothing
     drawn = curves.draw(curves.read(kept), kept / curves.PICTURE)
-    told = f"{sum(map(len, parts.values())) / 1e6:.1f} MB in {plain(str(out))}, {time.monotonic() - began:.0f} s"
+    told = f"{sum(map(len, packed.values())) / 1e6:.1f} MB in {plain(str(out))}, {time.monotonic() - began:.0f} s"
     picture = f", drawn in {curves.PICTURE}" if drawn else " (pip install matplotlib draws them)"
     console().print(f"{len(parts)} parts, {told}; curves in {plain(str(kept))}{picture}\n`qig validate` measures them")
     return 0

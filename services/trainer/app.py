@@ -79,7 +79,7 @@ class Trainer:
                 workers=BRANCH_WORKERS,
                 progress=_log_progress,
             )
-            await asyncio.to_thread(folder.write, parts, where)
+            await asyncio.to_thread(folder.write, folder.pack(parts), where)
         evidence = await asyncio.to_thread(self._examine, parts)
         listed = await self._store(parts)
         name = hashlib.sha256(
