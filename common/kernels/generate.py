@@ -16,7 +16,7 @@ from common.kernels.decode import Array
 from common.kernels.kernel import Floats, Kernel, Speaker
 from common.kernels.loops import LOOP_READS, looping
 from common.kernels.memory import Ids
-from common.kernels.tacking import FRESH_TOKENS, REACH, Helm, steer
+from common.kernels.tacking import FRESH_TOKENS, KEPT_TOKENS, REACH, Helm, steer
 
 MEMORY_CONTEXT: Final = 3
 KAPPA_MIN_TOKENS: Final = 16  # below this a direction is mostly noise: kappa is not known yet
@@ -69,6 +69,13 @@ class _Reader:
         self.basin = basins[-1]
         self.logits = state.speak(hidden[-1], self.basin)
 
+    def forget(self, recent: Ids) -> None:
+        """Reads `recent`, what was said last, as if nothing came before. The bearing still knows all of its window."""
+        state = self.voice.kernel.state
+        self._cache = state.start()
+        hidden, basins = state.extend(self._cache, recent)
+        self.logits = state.speak(hidden[-1], basins[-1])
+
     def kappas(self, *, loop: bool) -> tuple[float, float]:
         """Kappa of the window and of its last FRESH_TOKENS; in a loop the most that it can be."""
         return (KAPPA_MAX, KAPPA_MAX) if loop else (self.bearing.kappa(), self.bearing.kappa(FRESH_TOKENS))
@@ -104,6 +111,8 @@ def generate(
             value, fresh = lead.kappas(loop=looping(recent))
             phase = phase_of(value, None, phase)
             helm = steer(helm, value, fresh, phase)
+            if helm.forgets:
+                lead.forget(recent[-KEPT_TOKENS:])
         yield Step(token, lead.basin, tuple(r.basin for r in readers), value, phase, helm)
 
 

@@ -6,8 +6,9 @@ heading is the unit mean direction of the last 64 basins, tangent at the kernel'
 positive gain favours tokens that lie where the text has been heading, a negative one the others; what a token has in
 common with home itself counts for nothing, so that ordinary words are neither favoured nor shunned; and a positive gain
 raises no token that was implausible. A helm steers the gain by measured kappa. FRACTURE is no error but the start of a
-*renewal*: the gain turns against the heading and the temperature rises, ever further, until kappa is back under the
-TACKING/CRYSTAL bound. A pure state machine; it knows no text and no kernel.
+*renewal*: the gain turns against the heading, the temperature rises, and every 32 tokens the state forgets all but what
+was said last, since what it read is what holds it, until kappa is back under the TACKING/CRYSTAL bound. A pure state
+machine; it knows no text and no kernel.
 
 >>> helm = steer(Helm(), 30.0, 30.0, "TACKING")
 >>> helm.gain > 0, steer(helm, 900.0, 900.0, "FRACTURE").gain < 0
@@ -26,11 +27,12 @@ GAIN_MAX: Final = 24.0
 REACH: Final = 0.03  # of the largest p: what a positive gain may raise
 FIRST_TRIM: Final = 7.0
 TRIM_RATE: Final = 0.08  # per token and unit of log kappa: the window's delay of 32 tokens allows little more
-SWING: Final = 14.0  # per unit of log kappa
+SWING: Final = 20.0  # per unit of log kappa
 ERROR_MAX: Final = 1.0  # of log kappa: a state far off is not steered harder, and winds the trim up no faster
-RENEWAL_TARGET: Final = 30.0  # well under the 50 that ends a renewal, so that it is reached
+RENEWAL_TARGET: Final = 38.0  # well under the 50 that ends a renewal, so that it is reached
 RENEWAL_SWING: Final = 8.0  # per unit of log kappa above it: more drives a text into another corner
-RENEWAL_RATE: Final = 0.1  # of gain a token
+FORGET_TOKENS: Final = 32  # of a renewal
+KEPT_TOKENS: Final = 8  # enough to go on with the sentence
 HEAT_RATE: Final = 0.02  # of temperature a token
 HEAT_MAX: Final = 1.5  # above, what is said is noise, and noise has a direction too
 
@@ -47,13 +49,18 @@ class Helm:
     renewal: int = 0
     temperature: float = 1.0
 
+    @property
+    def forgets(self) -> bool:
+        """Whether the state now loses what it read before the last KEPT_TOKENS: it is what holds a direction."""
+        return self.renewal > 0 and self.renewal % FORGET_TOKENS == 0
+
 
 def steer(helm: Helm, kappa: float, fresh: float, phase: Phase, *, target: float = KAPPA_TARGET) -> Helm:
     """The helm after one more token. kappa: of the last 64 tokens, phase: its phase; fresh: kappa of the last 32.
 
     A proportional-integral control of log kappa: the trim integrates what kappa lacks, the swing answers to fresh,
     which knows half as late. A renewal starts at FRACTURE, leaves the trim alone, and ends when kappa < 50 (the lower
-    bound of CRYSTAL): it pushes the text from its heading the harder, the tighter and the longer it is held.
+    bound of CRYSTAL): it pushes the text from its heading the harder, the tighter it is held.
     """
     if phase == "FRACTURE" or (helm.renewal and kappa >= PHASE_BOUNDS[1]):
         return _renew(helm, fresh)
@@ -64,8 +71,7 @@ def steer(helm: Helm, kappa: float, fresh: float, phase: Phase, *, target: float
 def _renew(helm: Helm, fresh: float) -> Helm:
     age = helm.renewal + 1
     excess = max(math.log(max(fresh, 1.0) / RENEWAL_TARGET), 0.0)
-    gain = max(-RENEWAL_SWING * excess - RENEWAL_RATE * age, -GAIN_MAX)
-    return Helm(gain, helm.trim, age, min(1.0 + HEAT_RATE * age, HEAT_MAX))
+    return Helm(max(-RENEWAL_SWING * excess, -GAIN_MAX), helm.trim, age, min(1.0 + HEAT_RATE * age, HEAT_MAX))
 
 
 def _lack(target: float, kappa: float) -> float:

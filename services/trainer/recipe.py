@@ -73,7 +73,7 @@ class Budget:
 
 
 BUDGETS: Final[dict[Size, Budget]] = {
-    "tiny": Budget(seed_steps=320, branch_steps=140, windows=8, text_bytes=4 << 20, saved_bits=0.0),
+    "tiny": Budget(seed_steps=240, branch_steps=100, windows=8, text_bytes=4 << 20, saved_bits=0.0),
     "small": Budget(seed_steps=1600, branch_steps=400, windows=8, text_bytes=24 << 20, saved_bits=3.0),
     "base": Budget(seed_steps=20000, branch_steps=5000, windows=32, text_bytes=128 << 20, saved_bits=1.0),
 }

@@ -4,7 +4,7 @@ import pytest
 from common.geometry.concentration import KAPPA_MAX
 from common.kernels import generate
 from common.kernels.generate import KAPPA_MIN_TOKENS, measure_kappa, sample
-from common.kernels.tacking import Helm
+from common.kernels.tacking import KEPT_TOKENS, Helm
 
 
 def said(micro, seed, **options):
@@ -80,3 +80,24 @@ def test_a_loop_reads_as_a_perfect_one(micro, monkeypatch, loop):
     monkeypatch.setattr(generate, "looping", lambda _: loop)
     known = [step for step in said(micro, 5, max_tokens=40) if step.kappa is not None]
     assert {step.kappa == KAPPA_MAX for step in known} == {loop}
+
+
+def test_a_state_that_forgets_goes_on_from_what_was_said_last_and_kappa_knows_the_whole_window(micro):
+    voice = generate.Voice(micro.kernel("percept"), micro.homes["percept"], 1.0)
+    ids = np.arange(40, dtype=np.int32) % 200 + 40
+    reader, fresh = generate._Reader(voice, ids), generate._Reader(voice, ids[-KEPT_TOKENS:])
+    before, kappas = reader.logits.copy(), reader.kappas(loop=False)
+    reader.forget(ids[-KEPT_TOKENS:])
+    assert np.array_equal(reader.logits, fresh.logits)
+    assert not np.allclose(reader.logits, before)
+    assert reader.kappas(loop=False) == kappas
+
+
+@pytest.mark.parametrize(("renewal", "times"), [(0, 0), (31, 0), (32, 20), (33, 0)])
+def test_a_helm_that_forgets_is_obeyed(micro, monkeypatch, renewal, times):
+    kept = []
+    monkeypatch.setattr(generate, "steer", lambda *_: Helm(renewal=renewal))
+    monkeypatch.setattr(generate._Reader, "forget", lambda _, recent: kept.append(len(recent)))
+    said(micro, 5, max_tokens=20)
+    asked = 20 - KAPPA_MIN_TOKENS + len(micro.encoder.encode("the whale of the sea"))
+    assert kept == [KEPT_TOKENS] * (min(times, asked + 1) if times else 0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.constants import KAPPA_WINDOW_TOKENS, PHASE_BOUNDS, PHASE_HYSTERESIS
 from common.geometry.phases import phase_of
-from common.kernels.tacking import FIRST_TRIM, FRESH_TOKENS, GAIN_MAX, HEAT_MAX, Helm, steer
+from common.kernels.tacking import FIRST_TRIM, FORGET_TOKENS, FRESH_TOKENS, GAIN_MAX, HEAT_MAX, Helm, steer
 
 PROMPT_TOKENS = 32
 READINGS = st.floats(0, 1e11)
@@ -100,9 +100,23 @@ def test_a_light_fracture_is_pushed_less_than_a_loop():
     assert loop == -GAIN_MAX < light < 0
 
 
-def test_the_longer_a_renewal_the_harder_it_pushes_and_the_hotter_it_gets():
+def test_the_longer_a_renewal_the_hotter_it_gets_and_no_harder():
     helms = list(itertools.accumulate(range(20), lambda helm, _: steer(helm, 200.0, 60.0, "FRACTURE"), initial=Helm()))
-    assert all(a.gain > b.gain and a.temperature < b.temperature for a, b in itertools.pairwise(helms[1:]))
+    assert all(a.gain == b.gain < 0 and a.temperature < b.temperature for a, b in itertools.pairwise(helms[1:]))
+
+
+def test_the_tighter_a_renewal_is_held_the_harder_it_pushes():
+    gains = [steer(Helm(), 200.0, fresh, "FRACTURE").gain for fresh in (60.0, 90.0, 200.0)]
+    assert 0 > gains[0] > gains[1] > gains[2]
+
+
+def test_a_renewal_forgets_at_every_32nd_token_of_it_and_at_no_other():
+    helm, forgot = Helm(), []
+    for token in range(1, 100):
+        helm = steer(helm, 200.0, 60.0, "FRACTURE")
+        forgot += [token] * helm.forgets
+    assert forgot == [FORGET_TOKENS, 2 * FORGET_TOKENS, 3 * FORGET_TOKENS]
+    assert not steer(helm, 40.0, 40.0, "TACKING").forgets
 
 
 def test_the_temperature_rises_by_half_at_most_and_is_itself_again_afterwards():
