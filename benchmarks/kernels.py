@@ -248,7 +248,7 @@ def generalist(bench):
     floor = np.full(bench.spec.vocab, 1 / bench.spec.vocab)
     known = prune.prune(whole, floor, bits)
     while known.entries > entries:
-        bits *= 1.15
+        bits *= 1.3
         known = prune.prune(whole, floor, bits)
     made = bench.kernel(export(model), known, ROLES)
     readers = by_reader(bench.genesis, bench.held_out)
