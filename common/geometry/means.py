@@ -68,6 +68,20 @@ def drift(p: Floats, q: Floats) -> float:
     return float(distance(p, q))
 
 
+def carry(home: Floats, before: Floats, after: Floats) -> Array:
+    """The basin that lies from `home` as `after` lies from `before`, (D,): for a home that cannot be measured again, moved
+    as a mean moved that can.
+
+    log_before(after), by parallel transport along the geodesic from before to home (do Carmo 1992; closed form on a
+    sphere), then the exponential map; a cell that would fall below 0 stops there. But for that, drift(home, carried) =
+    drift(before, after) within 1e-7 rad; home = before gives after. Raises Rejected("off_simplex").
+    """
+    at, there, to = (np.sqrt(check_simplex(p)) for p in (before, home, after))
+    step = sphere_log(at, to)
+    step = step - (there @ step) / (1.0 + at @ there) * (at + there)
+    return from_sphere(np.maximum(sphere_exp(there, step), 0.0))
+
+
 def _points(p_ND: Floats, weights: Floats | None) -> tuple[Array, Array]:
     s_ND: Array = np.sqrt(check_simplex(p_ND))
     weight_N: Array = np.ones(len(s_ND)) if weights is None else np.asarray(weights, np.float64)

@@ -23,7 +23,7 @@ from common.constellation.constellation import Constellation
 from common.constellation.domains import Domain
 from common.coordizer.artifacts import EOS
 from common.errors import Rejected
-from common.geometry.means import drift
+from common.geometry.means import carry, drift
 from common.geometry.simplex import from_float16
 from common.kernels import gate, memory, weights
 from common.kernels.engine import State
@@ -167,12 +167,16 @@ def _train(
 
 
 def _with_state(merged: Constellation, role: Role, state: State, replay: Mapping[Role, Sequence[str]]) -> Constellation:
-    """The constellation with another state in a role, and the home that this state has over the role's text."""
+    """The constellation with another state in a role, and its home moved as the replayed text's mean basin moved.
+
+    Not that mean itself: the home may have been measured on text that this trainer does not own.
+    """
     documents = [np.append(merged.encoder.encode(text), np.int32(EOS)) for text in replay[role]]
+    before, after = home(merged.states[role], documents), home(state, documents)
     return replace(
         merged,
         states={**merged.states, role: state},
-        homes={**merged.homes, role: home(state, documents)},
+        homes={**merged.homes, role: carry(merged.homes[role], before, after)},
     )
 
 

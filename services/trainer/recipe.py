@@ -82,11 +82,19 @@ _IDENTITY: Final = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """One role's text as ids: training documents, validation passages with their sizes."""
+    """One role's text as ids: training documents with their sources, validation passages with their size."""
 
     train: list[Ids]
+    sources: list[str]
     validation: list[Ids]
     validation_bytes: int
+
+    def by_source(self) -> list[list[Ids]]:
+        """The training documents of each source. Sources weigh the same in a basin, whatever their size: a role's smaller
+        one would lie far from home, and a new domain near it would draw its text away (docs/experiments.md).
+        """
+        names = sorted(set(self.sources))
+        return [[ids for ids, own in zip(self.train, self.sources, strict=True) if own == name] for name in names]
 
 
 def genesis(
@@ -174,7 +182,7 @@ def _kernels(
         known = memory_of(texts[role].train, job.spec.vocab, budget.saved_bits)
         progress("memories", (len(homes) + 1) / len(ROLES))
         domains[role] = _domain(role, Kernel(state, (known,), gate.prior(2)), texts[role], job.basins)
-        homes[role] = home(state, texts[role].train)
+        homes[role] = frechet_mean(np.stack([home(state, own) for own in texts[role].by_source()]))
         parts |= bundle_parts.kernel_part(role, job.spec, tensors[role]) | bundle_parts.memory_part(role, known)
         progress("gates", len(domains) / len(ROLES))
     heard = integrator.streams(states, job.basins, {role: texts[role].train for role in ROLES})
@@ -198,6 +206,7 @@ def _encoded(encoder: Encoder, known: Sequence[Document], validation: Sequence[D
 
     return _Text(
         [encode(document.text) for document in known],
+        [document.source for document in known],
         [encode(document.text) for document in validation],
         sum(document.size_bytes for document in validation),
     )
@@ -300,7 +309,8 @@ def _domain(role: Role, kernel: Kernel, text: _Text, basins: Floats) -> Domain:
         np.concatenate([r.experts for r in readings]), np.concatenate([r.buckets for r in readings]), kernel.gate
     )
     table = bearings(basins.astype(np.float16))
-    centre = frechet_mean(np.stack([text_basin(ids, table) for ids in text.train]))
+    middles = [frechet_mean(np.stack([text_basin(ids, table) for ids in own])) for own in text.by_source()]
+    centre = frechet_mean(np.stack(middles))
     away = [float(distance(text_basin(ids, table), centre)) for ids in text.validation]
     bits = sum(float(r.bits(learned).sum()) for r in readings)
     return Domain(

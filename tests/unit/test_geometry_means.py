@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from common.errors import Rejected
-from common.geometry.means import drift, frechet_mean, geodesic_median, spread
+from common.geometry.means import carry, drift, frechet_mean, geodesic_median, spread
 from common.geometry.simplex import distance, log_map, slerp, uniform
 
 few = settings(max_examples=10, deadline=None)
@@ -123,3 +123,25 @@ def test_two_random_basins_are_far_apart():
 def test_drift_is_the_distance_of_two_homes():
     p, q = basins(12, count=2)
     assert drift(p, q) == float(distance(p, q))
+
+
+@given(seeds, alphas)
+def test_a_home_is_carried_as_far_as_the_mean_that_was_measured_moved(seed, alpha):
+    home, before, after = basins(seed, alpha, 3)
+    carried = carry(home, before, after)
+    assert carried.sum() == pytest.approx(1.0)
+    if (carried > 0).all():
+        assert drift(home, carried) == pytest.approx(drift(before, after), abs=1e-6)
+
+
+@given(seeds, alphas)
+def test_a_home_that_was_measured_itself_is_carried_to_the_new_measure(seed, alpha):
+    before, after = basins(seed, alpha, 2)
+    assert drift(carry(before, before, after), after) < 1e-6
+    assert drift(carry(after, before, before), after) < 1e-6
+
+
+def test_carrying_keeps_the_direction_along_a_geodesic():
+    ends = np.array([0.9, 0.1]), np.array([0.1, 0.9])
+    thirds = [slerp(*ends, t) for t in (0.2, 0.4, 0.6, 0.8)]
+    assert drift(carry(thirds[2], thirds[0], thirds[1]), thirds[3]) < 1e-9

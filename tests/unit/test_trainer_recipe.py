@@ -178,3 +178,8 @@ def test_text_over_the_limit_is_taken_evenly_from_the_whole():
     assert max(np.diff(places)) <= 6
     assert recipe.even(owned, 1 << 30) == list(owned)
     assert recipe.even([], 100) == []
+
+
+def test_sources_weigh_the_same_in_a_basin_whatever_their_size():
+    text = recipe._Text([np.arange(3), np.arange(4), np.arange(5)], ["large", "small", "large"], [], 0)
+    assert [[len(ids) for ids in own] for own in text.by_source()] == [[3, 5], [4]]
