@@ -69,7 +69,7 @@ def drift(p: Floats, q: Floats) -> float:
 
 
 def carry(home: Floats, before: Floats, after: Floats) -> Array:
-    """The basin that lies from `home` as `after` lies from `before`, (D,): for a home that cannot be measured again, moved
+    """The basin that lies from `home` as `after` lies from `before`, (D,): a home that can't be measured again, moved
     as a mean moved that can.
 
     log_before(after), by parallel transport along the geodesic from before to home (do Carmo 1992; closed form on a

@@ -30,7 +30,7 @@ from common.constellation.domains import Domain
 from common.coordizer.artifacts import EOS, Coordizer, digest, prefix
 from common.coordizer.build import build
 from common.coordizer.encode import Encoder
-from common.coordizer.place import bearings, text_basin
+from common.coordizer.place import Bearings, bearings, text_basin
 from common.errors import Rejected, Unavailable
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance, from_float16
@@ -55,6 +55,8 @@ Tensors = dict[str, npt.NDArray[np.float32]]
 Progress = Callable[[str, float], None]
 
 RADIUS_QUANTILE: Final = 0.95
+MARGIN_ROUNDS: Final = 64
+MARGIN_RATE: Final = 2.0  # per rad; chosen: margins are equal within 0.01 rad after the rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,7 @@ class _Text:
     validation_bytes: int
 
     def by_source(self) -> list[list[Ids]]:
-        """The training documents of each source. Sources weigh the same in a basin, whatever their size: a role's smaller
-        one would lie far from home, and a new domain near it would draw its text away (docs/experiments.md).
-        """
+        """The training documents of each source: a basin over all would lie among the largest (docs/experiments.md)."""
         names = sorted(set(self.sources))
         return [[ids for ids, own in zip(self.train, self.sources, strict=True) if own == name] for name in names]
 
@@ -178,10 +178,12 @@ def _kernels(
     domains: dict[str, Domain] = {}
     homes: dict[Role, Floats] = {}
     states = {role: State(job.spec, tensors[role], np.sqrt(job.basins)) for role in ROLES}
+    table = bearings(job.basins.astype(np.float16))
+    middles = centres(texts, table)
     for role, state in states.items():
         known = memory_of(texts[role].train, job.spec.vocab, budget.saved_bits)
         progress("memories", (len(homes) + 1) / len(ROLES))
-        domains[role] = _domain(role, Kernel(state, (known,), gate.prior(2)), texts[role], job.basins)
+        domains[role] = _domain(role, Kernel(state, (known,), gate.prior(2)), texts[role], middles[role], table)
         homes[role] = frechet_mean(np.stack([home(state, own) for own in texts[role].by_source()]))
         parts |= bundle_parts.kernel_part(role, job.spec, tensors[role]) | bundle_parts.memory_part(role, known)
         progress("gates", len(domains) / len(ROLES))
@@ -300,17 +302,35 @@ def run(
     return export(model)
 
 
-def _domain(role: Role, kernel: Kernel, text: _Text, basins: Floats) -> Domain:
-    """Gate by EM on validation text, which the memory has not counted; basin and radius from the role's own
-    passages.
+def centres(texts: Mapping[Role, _Text], table: Bearings) -> dict[Role, Floats]:
+    """Where each role's domain lies, (64,): between its sources' means, so that the least margin is the largest.
+
+    A source's margin is how much nearer its mean lies to its own role's centre than to another's. The centre is their
+    Fréchet mean under weights that grow where the margin is small (multiplicative weights, Freund & Schapire 1997).
     """
+    sources = {
+        role: np.stack([frechet_mean(np.stack([text_basin(ids, table) for ids in own])) for own in text.by_source()])
+        for role, text in texts.items()
+    }
+    even_handed = {role: frechet_mean(own) for role, own in sources.items()}
+    found = {}
+    for role, own in sources.items():
+        others = np.stack([even_handed[name] for name in ROLES if name != role])
+        room = distance(own[:, None], others[None]).min(1)
+        weights = np.ones(len(own))
+        for _ in range(MARGIN_ROUNDS):
+            margins = room - distance(own, frechet_mean(own, weights))
+            weights = weights * np.exp(MARGIN_RATE * (margins.mean() - margins))
+        found[role] = frechet_mean(own, weights)
+    return found
+
+
+def _domain(role: Role, kernel: Kernel, text: _Text, centre: Floats, table: Bearings) -> Domain:
+    """Gate by EM on validation text, which the memory has not counted; radius from the role's own passages."""
     readings = [read(kernel, ids) for ids in text.validation]
     learned = gate.learn(
         np.concatenate([r.experts for r in readings]), np.concatenate([r.buckets for r in readings]), kernel.gate
     )
-    table = bearings(basins.astype(np.float16))
-    middles = [frechet_mean(np.stack([text_basin(ids, table) for ids in own])) for own in text.by_source()]
-    centre = frechet_mean(np.stack(middles))
     away = [float(distance(text_basin(ids, table), centre)) for ids in text.validation]
     bits = sum(float(r.bits(learned).sum()) for r in readings)
     return Domain(

@@ -12,6 +12,8 @@ from common.constants import ROLES
 from common.constellation.parts import load
 from common.coordizer.build import build
 from common.errors import Rejected, Unavailable
+from common.geometry.means import frechet_mean
+from common.geometry.simplex import distance
 from common.kernels import gate
 from services.trainer import curves, guards, recipe
 from services.trainer.corpora.document import make
@@ -183,3 +185,29 @@ def test_text_over_the_limit_is_taken_evenly_from_the_whole():
 def test_sources_weigh_the_same_in_a_basin_whatever_their_size():
     text = recipe._Text([np.arange(3), np.arange(4), np.arange(5)], ["large", "small", "large"], [], 0)
     assert [[len(ids) for ids in own] for own in text.by_source()] == [[3, 5], [4]]
+
+
+def basin_at(*cells):
+    found = np.full(64, 0.2 / 64)
+    found[list(cells)] += 0.8 / len(cells)
+    return found
+
+
+def text_of(*tokens):
+    """A role's text of one document a source, the documents of one token each."""
+    return recipe._Text([np.array([t], np.int32) for t in tokens], [f"source-{t}" for t in tokens], [], 0)
+
+
+def test_a_role_s_centre_lies_nearer_to_the_source_that_is_nearest_to_another_role():
+    # tokens 0 and 1: percept's sources; 1 shares a cell with strategy's token 2
+    points = [basin_at(0), basin_at(1, 8), basin_at(8), basin_at(20), basin_at(30)]
+    table = np.sqrt(np.array(points)).astype(np.float32)
+    texts = {"vocab": text_of(3), "strategy": text_of(2), "percept": text_of(0, 1), "heart": text_of(4)}
+    found = recipe.centres(texts, table)
+    own, others = np.array(points[:2]), np.array([points[2], points[3], points[4]])
+    margins = distance(own[:, None], others[None]).min(1) - distance(own, found["percept"])
+    even = frechet_mean(own)
+    fair = distance(own[:, None], others[None]).min(1) - distance(own, even)
+    assert margins.min() > fair.min() + 0.05
+    assert margins[0] == pytest.approx(margins[1], abs=0.02)
+    assert distance(found["heart"], points[4]) < 1e-3
