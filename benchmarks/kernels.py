@@ -106,7 +106,7 @@ class Bench:
         self.spec, self.budget = next(iter(self.genesis.states.values())).spec, recipe.BUDGETS[size]
         self.basins = from_float16(self.genesis.coordizer.basins)
         corpora = text.load(data).corpora
-        used = {role: recipe.even(corpora[role].train, self.budget.text_bytes) for role in ROLES}
+        used = {role: text.even(corpora[role].train, self.budget.text_bytes) for role in ROLES}
         self.train = {role: [self.encode(document.text) for document in used[role]] for role in ROLES}
         self.validation = {role: [self.encode(d.text) for d in corpora[role].validation] for role in ROLES}
         self.held_out = {role: clean(corpora[role].held_out, used[role]) for role in ROLES}
@@ -148,7 +148,7 @@ class Bench:
 def clean(held_out, known):
     """Held-out texts, evenly taken, without near-duplicates of the training text; says how many went."""
     seen = np.unique(np.concatenate([shingles(document.text) for document in known]))
-    chosen = recipe.even(held_out, HELD_OUT_BYTES)
+    chosen = text.even(held_out, HELD_OUT_BYTES)
     kept = [document for document in chosen if overlap(shingles(document.text), seen) <= NEAR_LIMIT]
     print(f"{chosen[0].domain}: {len(chosen) - len(kept)} of {len(chosen)} near-duplicates removed", file=sys.stderr)
     return [document.text for document in kept]

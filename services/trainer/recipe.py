@@ -48,6 +48,7 @@ from services.trainer.loop import Plan, Point, train
 from services.trainer.model import StateModel, coarse, export, has_bfloat16, restore
 from services.trainer.prune import prune
 from services.trainer.team import ALONE, Team
+from services.trainer.text import even
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -134,13 +135,6 @@ def genesis(
     tensors = {role: coarse(weights) for role, weights in trained.items()}
     parts = bundle_parts.coordizer_parts(coordizer)
     return parts | _kernels(job, budget, texts, tensors, seed, progress)
-
-
-def even(documents: Sequence[Document], limit_bytes: int) -> list[Document]:
-    """All documents, or as many as the limit holds, evenly spaced over the whole."""
-    total = sum(document.size_bytes for document in documents)
-    count = min(len(documents), len(documents) * limit_bytes // max(total, 1))
-    return [documents[place] for place in np.linspace(0, len(documents) - 1, count).astype(int)]
 
 
 def _names(used: Mapping[Role, Sequence[Document]]) -> str:

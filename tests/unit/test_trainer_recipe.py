@@ -170,18 +170,6 @@ def test_a_run_that_the_guards_end_stops_the_genesis_and_says_why(tmp_path, monk
     assert curves.read(tmp_path)["seed"][-1].verdict == "RESTORE"
 
 
-def test_text_over_the_limit_is_taken_evenly_from_the_whole():
-    owned = documents("vocab", 5, 40)
-    size = owned[0].size_bytes
-    used = recipe.even(owned, 10 * size + size // 2)
-    places = [owned.index(document) for document in used]
-    assert 9 <= len(used) <= 11
-    assert (places[0], places[-1]) == (0, 39)
-    assert max(np.diff(places)) <= 6
-    assert recipe.even(owned, 1 << 30) == list(owned)
-    assert recipe.even([], 100) == []
-
-
 def test_sources_weigh_the_same_in_a_basin_whatever_their_size():
     text = recipe._Text([np.arange(3), np.arange(4), np.arange(5)], ["large", "small", "large"], [], 0)
     assert [[len(ids) for ids in own] for own in text.by_source()] == [[3, 5], [4]]

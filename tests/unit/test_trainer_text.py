@@ -1,11 +1,13 @@
 """The trainer's text: what is trained on is never what is measured on."""
 
+import numpy as np
 import pytest
 
 from common.constants import ROLES
 from common.errors import Unavailable
 from services.trainer import text
 from services.trainer.corpora.document import compress, make, pack
+from services.trainer.text import even
 
 
 @pytest.fixture
@@ -38,3 +40,15 @@ def test_a_missing_corpus_is_unavailable(folder):
     with pytest.raises(Unavailable, match="heart") as error:
         text.load(folder)
     assert error.value.code == "missing_corpus"
+
+
+def test_text_over_the_limit_is_taken_evenly_from_the_whole():
+    owned = [make("vocab", "made", str(n), f"{n:03} " * 100) for n in range(40)]
+    size = owned[0].size_bytes
+    used = even(owned, 10 * size + size // 2)
+    places = [owned.index(document) for document in used]
+    assert 9 <= len(used) <= 11
+    assert (places[0], places[-1]) == (0, 39)
+    assert max(np.diff(places)) <= 6
+    assert even(owned, 1 << 30) == list(owned)
+    assert even([], 100) == []
