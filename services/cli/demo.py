@@ -30,8 +30,9 @@ from services.cli.ask import evidence
 from services.cli.broker import client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
+from services.cli.genesis import DATA
 from services.cli.show import plain
-from services.cli.up import DATA, first_genesis
+from services.cli.up import first_genesis
 from services.trainer import text
 from services.trainer.corpora.document import documents
 from services.trainer.corpora.split import split

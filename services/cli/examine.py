@@ -24,7 +24,7 @@ from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, given_url
 from services.cli.fleet import HOST
-from services.cli.up import DATA, plan
+from services.cli.up import plan
 
 PYTHON_MIN: Final = (3, 11)
 SERVER_MIN: Final = 7  # Redis 6 lacks what claiming needs; Valkey began with 7.2
@@ -139,7 +139,7 @@ def key_files(home: Path) -> Check:
 
 def constellation(home: Path) -> Check:
     """Whether there is something to start from."""
-    where = genesis.default(home, DATA)
+    where = genesis.default(home)
     if where.is_dir():
         return Check("constellation", ok=True, value=str(where))
     can_train = _version("torch") != MISSING

@@ -1,6 +1,7 @@
 """A constellation from a directory, for the commands that start from one or measure one."""
 
 from pathlib import Path
+from typing import Final
 
 from common.constellation import parts
 from common.constellation.constellation import Constellation
@@ -8,10 +9,12 @@ from common.errors import Unavailable
 from services.cli.home import genesis_dir
 from services.trainer import folder
 
+DATA: Final = Path("data")  # of the repository: what is shipped, whatever text a command is given
 
-def default(home: Path, data: Path) -> Path:
-    """The genesis of a home, or the one shipped with the text while the home has none of its own; an absolute path."""
-    own, shipped = genesis_dir(home), folder.shipped(data)
+
+def default(home: Path) -> Path:
+    """The genesis of a home, or the one that is shipped while the home has none of its own; an absolute path."""
+    own, shipped = genesis_dir(home), folder.shipped(DATA)
     return (shipped if shipped.is_dir() and not own.is_dir() else own).resolve()
 
 

@@ -28,7 +28,7 @@ from services.trainer.corpora import selection
 def run(*, text: str, genesis: Path | None, home: Path, json: bool, coordizer: Path | None, data: Path) -> int:
     """Coordize, route, show."""
     if coordizer is None:
-        constellation = directory.load(genesis or directory.default(home, data))
+        constellation = directory.load(genesis or directory.default(home))
         ids = _some(constellation.encoder.encode(given(text)))
         basin = constellation.basin(ids)
         found = constellation.route(basin)

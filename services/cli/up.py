@@ -24,7 +24,6 @@ from services.cli.broker import check_there, client, given_url
 from services.cli.fleet import HOST, Fleet
 from services.cli.show import console, plain
 
-DATA: Final = Path("data")
 LOOK_EVERY_S: Final = 0.5
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -92,7 +91,7 @@ async def _first_constellation(fleet: Fleet, home: Path, stopping: asyncio.Event
     async with client(fleet.broker_url) as redis:
         await check_there(redis, fleet.broker_url)
         released = int(await redis.xlen(streams.BUNDLES))
-    return genesis.default(home, DATA) if released else await first_genesis(home, stopping)
+    return genesis.default(home) if released else await first_genesis(home, stopping)
 
 
 async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Path:
@@ -101,7 +100,7 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
     In a process of its own, so that `stopping` ends it at once: what is written is no constellation before it is whole.
     Raises Unavailable("no_genesis").
     """
-    where = genesis.default(home, DATA)
+    where = genesis.default(home)
     if where.is_dir():
         return where
     command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(places.genesis_dir(home))]

@@ -41,7 +41,7 @@ def run(*, genesis: Path | None, home: Path, data: Path, json: bool) -> int:
     stages = ("load", "coordizer", "bits per byte", *kernels, "phi constellation")
     with progress(stages) as tell:
         tell("load", 0.0)
-        constellation = directory.load(genesis or directory.default(home, data))
+        constellation = directory.load(genesis or directory.default(home))
         shipped = coordizers.read(SHIPPED)
         held_out = text.load(data).held_out
         tell("load", 1.0)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from common.errors import Corrupt, Rejected, Unavailable
 from services.cli import app as cli
-from services.cli import reference
+from services.cli import genesis, reference
 
 HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack")
 COMMANDS = {
@@ -113,7 +113,10 @@ def test_the_home_may_come_from_the_environment(asked):
     assert str(asked[0][2]["home"]) == "/somewhere"
 
 
-def test_a_genesis_is_in_the_home_unless_it_is_named(asked):
-    CliRunner().invoke(cli.app, ["validate", "--home", "h"])
-    CliRunner().invoke(cli.app, ["validate", "--home", "h", "--genesis", "g"])
-    assert [str(given["genesis"]) for _, _, given in asked] == ["h/genesis", "g"]
+def test_a_genesis_is_the_home_s_own_or_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(genesis, "DATA", tmp_path / "data")
+    assert genesis.default(tmp_path) == tmp_path / "genesis"  # neither is there: what is missing is the home's own
+    (tmp_path / "data" / "genesis").mkdir(parents=True)
+    assert genesis.default(tmp_path) == tmp_path / "data" / "genesis"
+    (tmp_path / "genesis").mkdir()
+    assert genesis.default(tmp_path) == tmp_path / "genesis"
