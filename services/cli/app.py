@@ -34,7 +34,7 @@ Home = Annotated[Path, typer.Option(envvar="QIG_HOME", help="Directory for state
 Json = Annotated[bool, typer.Option("--json", help="For programs: JSON, one object a line.")]
 Data = Annotated[Path, typer.Option(help="Directory of the corpora, one DOMAIN.jsonl.gz each.")]
 Genesis = Annotated[
-    Path | None, typer.Option(help="Directory of a constellation's parts; HOME/genesis when not given.")
+    Path | None, typer.Option(help="Directory of a constellation's parts; HOME/genesis, else what is shipped.")
 ]
 Cache = Annotated[Path, typer.Option(help="Directory of the downloaded archives.")]
 DEFAULT_HOME: Final = Path(".qig")
