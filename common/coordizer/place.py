@@ -56,6 +56,7 @@ def text_basin(ids: npt.NDArray[np.int32], table: Bearings) -> Array:
 def _balance(ids: Any, table: Any) -> Any:
     found = np.zeros(table.shape[1])
     for i in ids:
+        assert 0 <= i < len(table)  # nothing else would stop an id from outside
         row = table[i]
         for k in range(len(found)):
             found[k] += row[k]

@@ -172,10 +172,16 @@ def _homes(text: Pieces, parts: Parts, shares: Array) -> Array:
 
 @compiled
 def _add_documents(ids: Any, starts: Any, role: Any, every: int, rows: Any, homes: Any) -> None:
-    """Add every n-th document's unit mean of rows to its role's home."""
+    """Add every n-th document's unit mean of rows to its role's home, and the first of a role that has none there."""
     cells = rows.shape[1]
     mean = np.empty(cells, np.float32)
+    chosen = np.zeros(len(homes), np.bool_)
     for d in range(0, len(starts) - 1, every):
+        chosen[role[d]] = True
+    for d in range(len(starts) - 1):
+        if d % every and chosen[role[d]]:
+            continue
+        chosen[role[d]] = True
         for k in range(cells):
             mean[k] = 0.0
         for at in range(starts[d], starts[d + 1]):

@@ -70,7 +70,8 @@ def advance(
     for b in range(rows):
         # Nothing else would stop an id or a place from outside: compiled code reads what lies beyond.
         assert 0 <= ids[b] < len(w.inputs)
-        assert 0 <= places[b] < keys.shape[4]
+        assert 0 <= places[b] < min(keys.shape[4], len(w.cos))
+        assert 0 <= slots[b] < len(keys)
         for i in range(width):
             x[b, i] = w.inputs[ids[b], i]
     for depth in range(loops * len(w.qkv)):

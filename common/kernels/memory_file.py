@@ -12,6 +12,7 @@ Each column lies in byte planes, lowest first, inside safetensors under zstd: 20
 tokens, where sorted 64-bit keys as differences take 38 (docs/experiments.md).
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -47,11 +48,12 @@ def from_bytes(data: bytes, vocab: int) -> Memory:
         if not 0 <= size <= MAX_BYTES:
             raise Rejected("bad_memory", f"a memory of {size} bytes decompressed; the limit is {MAX_BYTES}")
         planes = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_BYTES))
-        columns = {name: _column(found) for name, found in planes.items()}
-        orders = 1 + max(int(name.partition(".")[0]) for name in columns)
+        orders = sum(name.endswith(".rest") for name in planes)
         if not 0 < orders <= ORDERS:
             raise Rejected("bad_memory", f"a memory of {orders} orders; 1 to {ORDERS} are known")
-        return Memory(tuple(_table(columns, order, vocab) for order in range(orders)))
+        if odd := set(planes) ^ {f"{order}.{name}" for order in range(orders) for name in _names(order)}:
+            raise Rejected("bad_memory", f"columns missing or unknown: {', '.join(sorted(odd))[:80]}")
+        return Memory(tuple(_table(planes, order, vocab) for order in range(orders)))
     except (zstandard.ZstdError, safetensors.SafetensorError, KeyError, ValueError) as error:
         raise Rejected("bad_memory", f"{len(data)} bytes are not a memory: {error}") from error
 
@@ -74,7 +76,13 @@ def _columns(table: Table, order: int) -> Columns:
     return columns
 
 
-def _table(columns: Columns, order: int, vocab: int) -> Table:
+def _names(order: int) -> list[str]:
+    trie = [f"{level}.{name}" for level in range(order) for name in ("children", "tokens")]
+    return [*trie, "followers", "tokens", "counts", "rest"]
+
+
+def _table(planes: Mapping[str, npt.NDArray[np.uint8]], order: int, vocab: int) -> Table:
+    columns = {f"{order}.{name}": _column(planes[f"{order}.{name}"]) for name in _names(order)}
     contexts = np.zeros(len(columns[f"{order}.followers"]) if order == 0 else 1, np.uint64)
     if len(contexts) > 1:
         raise ValueError("order 0 has one context, the empty one")

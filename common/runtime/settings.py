@@ -160,7 +160,8 @@ def markdown() -> str:
         shown = [name for name in model.model_fields if name not in common - {"http_port"}]  # each service has its port
         for name in shown:
             field = model.model_fields[name]
-            default = "required" if field.is_required() else f"`{field.default}`"
+            given = "not set" if field.default is None else f"`{field.default}`"
+            default = "required" if field.is_required() else given
             text += f"| `{variable(name)}` | {default} | {field.description} |\n"
     return text
 

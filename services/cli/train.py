@@ -14,7 +14,7 @@ from services.cli.home import unwritable
 from services.cli.show import console, plain, progress
 from services.trainer import coordizers, folder, text
 
-STAGES: Final = ("coordizer", "memories", "seed state", "branches", "gates", "integrator")
+STAGES: Final = ("seed state", "branches", "memories", "gates", "integrator")
 
 
 def run(*, size: str, seed: int, out: Path, data: Path, coordizer: Path | None, workers: int) -> int:
@@ -26,11 +26,12 @@ def run(*, size: str, seed: int, out: Path, data: Path, coordizer: Path | None, 
     check_torch()
     check_writable(out)
     from services.trainer import curves  # noqa: PLC0415 -- torch, which may be missing: the line above says so
-    from services.trainer.recipe import genesis  # noqa: PLC0415
+    from services.trainer.recipe import forget, genesis  # noqa: PLC0415
     from services.trainer.team import join  # noqa: PLC0415
 
+    stages = STAGES if given else ("coordizer", *STAGES)
     began, kept = time.monotonic(), out.with_name(f"{out.name}-run")
-    with join(os.environ) as team, progress(STAGES) if team.rank == 0 else nullcontext(_silent) as tell:
+    with join(os.environ) as team, progress(stages) if team.rank == 0 else nullcontext(_silent) as tell:
         parts = genesis(
             corpora, size, folder=kept, seed=seed, workers=workers, progress=tell, coordizer=given, team=team
         )
@@ -38,8 +39,7 @@ def run(*, size: str, seed: int, out: Path, data: Path, coordizer: Path | None, 
         return 0
     packed = folder.pack(parts)
     folder.write(packed, out)
-    for checkpoint in kept.glob("*.safetensors"):
-        checkpoint.unlink()  # a genesis that is whole resumes from nothing
+    forget(kept)
     drawn = curves.draw(curves.read(kept), kept / curves.PICTURE)
     told = f"{sum(map(len, packed.values())) / 1e6:.1f} MB in {plain(str(out))}, {time.monotonic() - began:.0f} s"
     picture = f", drawn in {curves.PICTURE}" if drawn else " (pip install matplotlib draws them)"

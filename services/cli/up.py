@@ -25,6 +25,7 @@ from services.cli.fleet import HOST, Fleet
 from services.cli.show import console, plain
 
 LOOK_EVERY_S: Final = 0.5
+SMALLEST: Final = "tiny"
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -95,15 +96,17 @@ async def _first_constellation(fleet: Fleet, home: Path, stopping: asyncio.Event
 
 
 async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Path:
-    """The home's genesis, the shipped one, or what `qig train` makes now, with its progress bars, in the home.
+    """The home's genesis, or the shipped one, or what `qig train` makes now, with its progress bars, in the home: where
+    QIG_SIZE asks for a size, or nothing is shipped.
 
     In a process of its own, so that `stopping` ends it at once: what is written is no constellation before it is whole.
     Raises Unavailable("no_genesis").
     """
-    where = genesis.default(home)
-    if where.is_dir():
+    where, size = genesis.default(home), os.environ.get(variable("size"))
+    if where.is_dir() and (size is None or where == places.genesis_dir(home).resolve()):
         return where
-    command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(places.genesis_dir(home))]
+    where = places.genesis_dir(home).resolve()
+    command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(where), "--size", size or SMALLEST]
     process = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdout=sys.stderr)
     stopped = stopping or asyncio.Event()
     done, stop = asyncio.create_task(process.wait()), asyncio.create_task(stopped.wait())

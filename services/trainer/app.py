@@ -35,7 +35,7 @@ from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Par
 from services.trainer import folder, text
 from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner, instruments
-from services.trainer.recipe import genesis
+from services.trainer.recipe import forget, genesis
 
 log = logging.getLogger(__name__)
 
@@ -70,16 +70,18 @@ class Trainer:
         if parts is None:
             log.info("training the genesis; this takes minutes")
             where = self._settings.genesis
+            kept = where.with_name(f"{where.name}-run")
             parts = await asyncio.to_thread(
                 genesis,
                 self._text.corpora,
                 self._settings.size or SMALLEST,
-                folder=where.with_name(f"{where.name}-run"),
+                folder=kept,
                 seed=SEED,
                 workers=BRANCH_WORKERS,
                 progress=_log_progress,
             )
             await asyncio.to_thread(folder.write, folder.pack(parts), where)
+            await asyncio.to_thread(forget, kept)
         evidence = await asyncio.to_thread(self._examine, parts)
         listed = await self._store(parts)
         name = hashlib.sha256(

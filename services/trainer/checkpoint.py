@@ -62,7 +62,8 @@ def restore(run: Run, tensors: dict[str, Tensor], scalars: dict[str, str]) -> No
             if kind == "optimiser" and int(where[0]) == number:
                 state.setdefault(int(where[1]), {})[where[2]] = value.clone()
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    run.reference = tensors.get("reference")
+    reference = tensors.get("reference")
+    run.reference = None if reference is None else reference.to(next(run.model.parameters()).device)
     run.step, run.guard = int(scalars["step"]), guards.Guard(**json.loads(scalars["guard"]))
 
 

@@ -8,6 +8,7 @@ A run that is killed and resumed writes some steps twice; the later line is the 
 
 import importlib.util
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -30,9 +31,9 @@ class Recorder:
         self._path, self._began = folder / f"{name}{SUFFIX}", time.monotonic()
         self._board = _board(folder / "tensorboard" / name)
         try:
-            self._file = self._path.open("a")
+            self._file = self._path.open("ab", buffering=0)  # nothing is left to be written when it is closed
             if self._file.tell():
-                self._file.write("\n")  # the last line may have been torn by a kill: it must not take ours with it
+                self._file.write(b"\n")  # the last line may have been torn by a kill: it must not take ours with it
         except OSError as error:
             raise _unwritable(self._path, error) from error
 
@@ -47,10 +48,10 @@ class Recorder:
     def follow(self, points: Iterable[Point]) -> Iterator[Point]:
         """The points as they come, each written before it is handed on."""
         for point in points:
-            line = asdict(point) | {"seconds": round(time.monotonic() - self._began, 3)}
+            line = {name: _finite(value) for name, value in asdict(point).items()}
+            line["seconds"] = round(time.monotonic() - self._began, 3)
             try:
-                self._file.write(json.dumps(line) + "\n")
-                self._file.flush()
+                self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
             except OSError as error:
                 raise _unwritable(self._path, error) from error
             if self._board is not None:
@@ -70,7 +71,8 @@ def read(folder: Path) -> dict[str, list[Point]]:
                 fields = json.loads(line)
             except ValueError:
                 continue  # torn by a kill, or the empty line between two lives of a run
-            points[fields["step"]] = Point(**{name: fields[name] for name in Point.__slots__})
+            known = {name: fields[name] for name in Point.__slots__}
+            points[fields["step"]] = Point(**known | {name: _number(known[name]) for name in ("loss", "basin")})
         found[path.stem] = [points[step] for step in sorted(points)]
     return found
 
@@ -96,6 +98,15 @@ def draw(curves: Mapping[str, list[Point]], path: Path) -> bool:
         upper.legend(ncols=len(curves), fontsize=8)
         figure.savefig(path, dpi=120, metadata={"Software": None})
     return True
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is not finite is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _board(folder: Path) -> Any:

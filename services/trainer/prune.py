@@ -7,25 +7,30 @@ discounting and the counts as they are). A context keeps its total: what was thr
 """
 
 import numpy as np
+import numpy.typing as npt
 
-from common.kernels.memory import DISCOUNT, TOKEN_BITS, Floats, Memory, Table, predict_grams
+from common.kernels.memory import DISCOUNT, TOKEN_BITS, Floats, Keys, Memory, Table, mask, predict_grams
 
 
 def prune(memory: Memory, floor: Floats, bits: float) -> Memory:
     """The n-grams of order 1 and up that save more than `bits` each, and all of order 0. floor (V,): as in `predict`.
 
-    0 bits keep every n-gram that helps at all. Contexts without a follower go.
+    0 bits keep every n-gram that helps at all. A context without a follower stays only where a longer one ends
+    with it: a look-up goes from context to longer context, and ends at the first that is missing.
     """
     kept = list(memory.tables[:1])
     for order, table in enumerate(memory.tables[1:], 1):
-        kept.append(_kept(table, _worth(table, order, Memory(tuple(kept)), floor) > bits))
+        worth = _worth(table, order, Memory(tuple(kept)), floor)
+        kept.append(_kept(table, worth > bits, np.zeros(0, np.uint64)))
+    for order in range(len(kept) - 2, 0, -1):
+        needed = kept[order + 1].contexts & mask(order - 1)
+        kept[order] = _kept(memory.tables[order], np.isin(memory.tables[order].keys, kept[order].keys), needed)
     return Memory(tuple(kept))
 
 
 def _worth(table: Table, order: int, lower: Memory, floor: Floats) -> Floats:
     """Bits saved by each n-gram, (N,)."""
-    suffixes = table.keys & ((np.uint64(1) << TOKEN_BITS * np.uint64(order)) - np.uint64(1))
-    backed_off = predict_grams(lower, suffixes, order - 1, floor).probability
+    backed_off = predict_grams(lower, table.keys & mask(order - 1), order - 1, floor).probability
     followers = np.diff(table.starts)
     left = np.repeat(table.totals - table.known + DISCOUNT * followers, followers)
     explicit = table.counts.astype(np.float64) - DISCOUNT
@@ -34,7 +39,8 @@ def _worth(table: Table, order: int, lower: Memory, floor: Floats) -> Floats:
     return worth
 
 
-def _kept(table: Table, keep: np.ndarray) -> Table:
+def _kept(table: Table, keep: npt.NDArray[np.bool_], needed: Keys) -> Table:
+    """The part of a table with these n-grams and their contexts, and with those that are needed besides."""
     keys = table.keys[keep]
-    contexts = np.unique(keys >> TOKEN_BITS)
+    contexts = np.union1d(keys >> TOKEN_BITS, needed)
     return Table.of(keys, table.counts[keep], contexts, table.totals[np.searchsorted(table.contexts, contexts)])

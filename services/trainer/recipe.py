@@ -13,6 +13,7 @@ same bytes.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from common.kernels.spec import SIZES, Size, Spec
 from services.trainer import integrator
 from services.trainer.corpora.document import Document
 from services.trainer.corpora.split import Split
-from services.trainer.curves import Recorder
+from services.trainer.curves import SUFFIX, Recorder
 from services.trainer.evaluate import home
 from services.trainer.loop import Plan, Point, train
 from services.trainer.model import StateModel, coarse, export, has_bfloat16, restore
@@ -137,6 +138,12 @@ def genesis(
     return parts | _kernels(job, budget, texts, tensors, seed, progress)
 
 
+def forget(folder: Path) -> None:
+    """What only an unfinished genesis needs goes; its curves stay."""
+    for path in (*folder.glob("*.safetensors"), folder / _IDENTITY):
+        path.unlink(missing_ok=True)
+
+
 def _names(used: Mapping[Role, Sequence[Document]]) -> str:
     """One digest over the ids of all documents."""
     return hashlib.sha256("\n".join(d.id for role in ROLES for d in used[role]).encode()).hexdigest()
@@ -145,6 +152,7 @@ def _names(used: Mapping[Role, Sequence[Document]]) -> str:
 def _claim(folder: Path, states: Mapping[str, object]) -> None:
     """The folder belongs to a genesis with these states. Raises Rejected("other_run"), Unavailable("run_folder")."""
     path, identity = folder / _IDENTITY, json.dumps(states) + "\n"
+    staged = path.with_suffix(f".{os.getpid()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -152,7 +160,10 @@ def _claim(folder: Path, states: Mapping[str, object]) -> None:
                 message = f"{folder} holds another genesis (other text, size, seed or steps): delete it to train anew"
                 raise Rejected("other_run", message)
             return
-        path.write_text(identity)
+        for curve in folder.glob(f"*{SUFFIX}"):
+            curve.unlink(missing_ok=True)  # of a genesis that was finished here
+        staged.write_text(identity)
+        staged.replace(path)  # whole or not at all, also when every process of a team does it
     except OSError as error:
         raise Unavailable(
             "run_folder", f"can't use {folder} for checkpoints ({error}): delete it or name another"
@@ -178,7 +189,7 @@ def _kernels(
         known = memory_of(texts[role].train, job.spec.vocab, budget.saved_bits)
         progress("memories", (len(homes) + 1) / len(ROLES))
         domains[role] = _domain(role, Kernel(state, (known,), gate.prior(2)), texts[role], middles[role], table)
-        homes[role] = frechet_mean(np.stack([home(state, own) for own in texts[role].by_source()]))
+        homes[role] = _home(state, texts[role])
         parts |= bundle_parts.kernel_part(role, job.spec, tensors[role]) | bundle_parts.memory_part(role, known)
         progress("gates", len(domains) / len(ROLES))
     heard = integrator.streams(states, job.basins, {role: texts[role].train for role in ROLES})
@@ -186,9 +197,15 @@ def _kernels(
         heard, seed=seed, steps=integrator.STEPS, progress=lambda done: progress("integrator", done)
     )
     with Recorder(job.folder, "integrator") as recorder:
-        list(recorder.follow(curve))
+        _check([*recorder.follow(curve)], "integrator")
     parts |= bundle_parts.integrator_part(whole)
     return parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(homes)
+
+
+def _home(state: State, text: _Text) -> Floats:
+    """The mean of the homes over each source; one too short for a window has none of its own."""
+    own = [documents for documents in text.by_source() if sum(map(len, documents)) >= state.spec.context]
+    return frechet_mean(np.stack([home(state, documents) for documents in own or [text.train]]))
 
 
 def memory_of(documents: Sequence[Ids], vocab: int, saved_bits: float) -> Memory:
@@ -289,11 +306,16 @@ def run(
     if team.rank == 0:
         with Recorder(job.folder, name) as recorder:
             points = [*recorder.follow(points)]
+    _check(points, name)
+    return export(model)
+
+
+def _check(points: Iterable[Point], name: str) -> None:
+    """Raises Rejected("guard_stopped") for a run that the guards ended."""
     for point in points:
         if point.verdict == "RESTORE":
-            message = f"training of {name} ended at step {point.step}: {point.reason}. The last good weights are in"
-            raise Rejected("guard_stopped", f"{message} {job.folder}; another seed or a smaller rate may get past it")
-    return export(model)
+            message = f"training of {name} ended at step {point.step}: {point.reason}"
+            raise Rejected("guard_stopped", f"{message}. Another --seed into another --out may get past it")
 
 
 def centres(texts: Mapping[Role, _Text], table: Bearings) -> dict[Role, Floats]:

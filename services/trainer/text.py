@@ -42,7 +42,7 @@ def load(folder: Path) -> Text:
 
 
 def even(documents: Sequence[Document], limit_bytes: int) -> list[Document]:
-    """All documents, or as many as the limit holds, evenly spaced over the whole."""
+    """All documents, or about as many as the limit holds, at least one, evenly spaced over the whole."""
     total = sum(document.size_bytes for document in documents)
-    count = min(len(documents), len(documents) * limit_bytes // max(total, 1))
+    count = min(len(documents), max(1, len(documents) * limit_bytes // max(total, 1)))
     return [documents[place] for place in np.linspace(0, len(documents) - 1, count).astype(int)]

@@ -258,7 +258,8 @@ FORGERIES = {
     "a total too many": lambda c: c.__setitem__("1.rest", np.append(c["1.rest"], 1)),
     "two contexts of order 0": lambda c: c.__setitem__("0.followers", np.array([4, 0])),
     "a column missing": lambda c: c.pop("1.rest"),
-    "a fifth order": lambda c: c.__setitem__("4.rest", c["1.rest"]),
+    "a fifth order": lambda c: [c.__setitem__(f"{order}.rest", c["1.rest"]) for order in (2, 3, 4)],
+    "a column that nobody knows": lambda c: c.__setitem__("0.more", c["1.rest"]),
     "a count of 2^32": lambda c: c["1.counts"].__setitem__(0, (1 << 32) - 1),
     "a total of 2^32": lambda c: c["1.rest"].__setitem__(0, (1 << 32) - 2),
 }

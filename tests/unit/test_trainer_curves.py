@@ -1,5 +1,8 @@
 """A run's curve: every point on disk before it is used, torn lines survived, drawn at the end."""
 
+import json
+import math
+
 import pytest
 
 from common.errors import Unavailable
@@ -72,3 +75,16 @@ def test_without_matplotlib_there_is_no_picture_and_no_error(tmp_path, monkeypat
     monkeypatch.setattr(curves.importlib.util, "find_spec", lambda _: None)
     assert not curves.draw({"seed": [point(1)]}, tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_unavailable_and_says_so(tmp_path):
+    (tmp_path / "seed.jsonl").symlink_to("/dev/full")
+    with pytest.raises(Unavailable, match=r"No space left on device\. Free some space"):
+        write(tmp_path, "seed", [point(1)])
+
+
+def test_what_is_not_finite_is_null_for_every_reader_and_nan_for_ours(tmp_path):
+    write(tmp_path, "seed", [point(1, loss=float("nan"), phi=None)])
+    (line,) = (tmp_path / "seed.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
+    assert math.isnan(curves.read(tmp_path)["seed"][0].loss)

@@ -34,7 +34,17 @@ def test_a_pruned_memory_is_a_part_of_the_whole_with_its_own_totals(ids, limit):
     for kept, table in zip(small.tables, whole.tables, strict=True):
         assert (m.look_up(table.keys, table.counts, kept.keys) == kept.counts).all()
         assert (m.look_up(table.contexts, table.totals, kept.contexts) == kept.totals).all()
-        assert set(kept.contexts.tolist()) == set((kept.keys >> m.TOKEN_BITS).tolist())
+        assert set(kept.contexts.tolist()) >= set((kept.keys >> m.TOKEN_BITS).tolist())
+
+
+@given(texts, st.floats(0, 20))
+def test_a_look_up_reaches_every_ngram_that_was_kept(ids, limit):
+    small = prune(m.count([ids]), FLOOR, limit)
+    for order in range(1, len(small.tables) - 1):
+        suffixes = small.tables[order + 1].contexts & m.mask(order - 1)
+        assert np.isin(suffixes, small.tables[order].contexts).all()
+    for order, table in enumerate(small.tables):
+        assert (m.predict_grams(small, table.keys, order, FLOOR).order == order).all()
 
 
 @given(texts, st.floats(0, 20))

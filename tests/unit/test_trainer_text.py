@@ -52,3 +52,4 @@ def test_text_over_the_limit_is_taken_evenly_from_the_whole():
     assert max(np.diff(places)) <= 6
     assert even(owned, 1 << 30) == list(owned)
     assert even([], 100) == []
+    assert even(owned, 1) == owned[:1]
