@@ -28,6 +28,9 @@ PHI_TARGET: Final = 0.79
 PHI_COLLAPSE: Final = 0.65
 CONSTELLATION_PHI_TARGET: Final = 0.89
 
+# Foresight (settled): what a state's basin is trained and held to predict is the mean basin of so many tokens ahead.
+AHEAD_TOKENS: Final = 16
+
 # Coupling (settled bounds, chosen set point: kappa* = 64 is retired as physics by its author).
 KAPPA_WINDOW_TOKENS: Final = 64
 KAPPA_TARGET: Final = 64.0
@@ -36,7 +39,6 @@ PHASE_HYSTERESIS: Final = 2.0
 Phase = Literal["FOAM", "TACKING", "CRYSTAL", "FRACTURE"]
 PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
 
-SPREAD_LIMIT_RAD: Final = 0.10  # between replicas of one kernel, on one probe text
 DRIFT_LIMIT_RAD: Final = 0.10  # a candidate's home basin against its parent's
 
 # The uplink (settled): one sleep packet, signature included.

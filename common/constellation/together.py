@@ -23,7 +23,7 @@ from common.kernels.memory import Ids
 
 Floats = npt.NDArray[np.float64]
 
-READ_BATCH: Final = 8  # windows a forward pass: bounds the working set, and is as fast as more
+READ_BATCH: Final = 8  # windows at a time: bounds the working set
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from common.kernels.memory import Ids, Memory, Table
 
 Floats = npt.NDArray[np.float64]
 
-SCORE_BATCH: Final = 8  # windows a forward pass: bounds the working set, and is as fast as more (numpy, one core)
+SCORE_BATCH: Final = 8  # windows at a time: bounds the working set, of logits above all
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from common.errors import Unavailable
 from services.cli.home import genesis_dir
 from services.trainer import folder
 
-DATA: Final = Path("data")  # of the repository: what is shipped, whatever text a command is given
+DATA: Final = Path("data")  # where qig runs, the repository: what is shipped, whatever text a command is given
 
 
 def default(home: Path) -> Path:

@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
 
 CONTROL_SEED: Final = 20160
-HOME_WINDOWS: Final = 64  # of a role's own text: 8,192 basins at size tiny, enough for a mean within 0.01 rad
+HOME_WINDOWS: Final = 64  # of a source's text: 8,192 basins at size tiny, enough for a mean within 0.01 rad
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from common.constants import CELLS, PHI_WINDOW, ROLES, Role
+from common.constants import AHEAD_TOKENS, CELLS, PHI_WINDOW, ROLES, Role
 from common.constellation.integrator import INPUT_GAIN, SHAPES, Integrator
 from common.constellation.together import members, window_tokens
 from common.geometry.means import frechet_mean
@@ -30,7 +30,6 @@ from services.trainer import guards
 from services.trainer.evaluate import whole_windows
 from services.trainer.loop import Point
 from services.trainer.losses import (
-    AHEAD_TOKENS,
     ahead,
     divergence,
     faculties,

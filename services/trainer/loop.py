@@ -1,7 +1,7 @@
 """One guarded training run of one state: batches, losses, optimisers, guards, checkpoints.
 
-Deterministic: batch i depends on (seed, i) alone, so a run resumed from a checkpoint continues bit for bit (on the same
-machine and number of threads). Muon trains the blocks' matrices (Jordan et al. 2024), AdamW the rest.
+Deterministic: batch i depends on (seed, i) alone, so a run resumed from a checkpoint continues bit for bit (on a processor,
+the same one and its number of threads; CUDA adds in no fixed order). Muon trains the blocks' matrices (Jordan et al. 2024), AdamW the rest.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from common.constants import PHI_TARGET
+from common.constants import AHEAD_TOKENS, PHI_TARGET
 from common.errors import Rejected
 from services.trainer import checkpoint as checkpoints
 from services.trainer import guards
 from services.trainer.checkpoint import Run
-from services.trainer.losses import AHEAD_TOKENS, follow, losses
+from services.trainer.losses import follow, losses
 from services.trainer.model import StateModel, is_matrix
 from services.trainer.team import ALONE, Team
 

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from common.constants import CELLS_PER_FACULTY, FACULTIES, PHI_COUPLINGS
+from common.constants import AHEAD_TOKENS, CELLS_PER_FACULTY, FACULTIES, PHI_COUPLINGS
 from common.geometry.integration import RIDGE_RAD2, RIDGE_SHARE
 from services.trainer.team import ALONE, Team
 
-AHEAD_TOKENS: Final = 16
 BASIN_WEIGHT: Final = 1.0  # chosen, both: at 0.3 and 3 the basins foresee worse than a constant (docs/experiments.md)
 PHI_WEIGHT: Final = 2.0
 MINIMISE_ROUNDS: Final = 12  # majorise-minimise steps of Phi_G; more change nothing in float32

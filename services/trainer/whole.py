@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.constants import CELLS, ROLES, Role
+from common.constants import AHEAD_TOKENS, CELLS, ROLES, Role
 from common.constellation.constellation import Constellation
 from common.constellation.together import members, window_tokens
 from common.geometry.integration import (
@@ -34,7 +34,6 @@ from services.trainer.evaluate import CONTROL_SEED, whole_windows
 Floats = npt.NDArray[np.float64]
 
 WINDOWS_A_ROLE: Final = 48  # chosen: at size tiny 24,000 transitions in all, where chance reads 0.001
-AHEAD_TOKENS: Final = 16  # what the basins were trained to foresee
 SMALLEST: Final = 1e-9  # of a probability under a logarithm, as in training
 
 
@@ -53,8 +52,7 @@ class Foresight:
 @dataclass(frozen=True, slots=True)
 class Whole:
     """On one mixed stream. members: each state's Phi about its own home; phi, error: the constellation's, and its
-    standard error; mean: of the plain
-    mean of the members' basins, about its own mean, which is what pooling alone gives.
+    standard error; mean: of the plain mean of the members' basins, about its own mean, which is what pooling alone gives.
 
     Controls: rolled, shuffled, noise (random tokens), swapped (members on different windows), untrained (four states
     as training finds them), without and alone (one member cut, and all others cut). participation: dimensions, of 8.

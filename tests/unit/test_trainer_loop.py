@@ -11,11 +11,11 @@ import safetensors
 import torch
 from trainer_runs import BASINS, PLAN, SPEC, TEXT, micro_model, one_thread, same, start, tensors_of  # noqa: F401
 
+from common.constants import AHEAD_TOKENS
 from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels.spec import Spec
 from services.trainer import checkpoint, loop
 from services.trainer.loop import Plan, train
-from services.trainer.losses import AHEAD_TOKENS
 
 EVERY = 10  # steps a checkpoint in these tests: five times as often as in a real run
 

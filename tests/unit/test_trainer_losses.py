@@ -5,10 +5,10 @@ import pytest
 import torch
 from trainer_runs import one_thread  # noqa: F401 - a fixture
 
-from common.constants import PHI_COUPLINGS
+from common.constants import AHEAD_TOKENS, PHI_COUPLINGS
 from common.geometry.integration import faculties, integration, moments
 from services.trainer import losses as room
-from services.trainer.losses import AHEAD_TOKENS, ahead, divergence, follow, integration_nats, losses
+from services.trainer.losses import ahead, divergence, follow, integration_nats, losses
 
 
 def moving(seed, windows=8, tokens=128, concentration=1.0, turn=8):
