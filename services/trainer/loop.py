@@ -1,7 +1,8 @@
 """One guarded training run of one state: batches, losses, optimisers, guards, checkpoints.
 
-Deterministic: batch i depends on (seed, i) alone, so a run resumed from a checkpoint continues bit for bit (on a processor,
-the same one and its number of threads; CUDA adds in no fixed order). Muon trains the blocks' matrices (Jordan et al. 2024), AdamW the rest.
+Deterministic: batch i depends on (seed, i) alone, so a run resumed from a checkpoint continues bit for bit, on the same
+processor and number of threads; CUDA adds in no fixed order. Muon trains the blocks' matrices (Jordan et al. 2024),
+AdamW the rest.
 """
 
 from collections.abc import Callable, Iterator

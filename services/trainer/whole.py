@@ -52,7 +52,7 @@ class Foresight:
 @dataclass(frozen=True, slots=True)
 class Whole:
     """On one mixed stream. members: each state's Phi about its own home; phi, error: the constellation's, and its
-    standard error; mean: of the plain mean of the members' basins, about its own mean, which is what pooling alone gives.
+    standard error; mean: of the plain mean of the members' basins, about its own mean: what pooling alone gives.
 
     Controls: rolled, shuffled, noise (random tokens), swapped (members on different windows), untrained (four states
     as training finds them), without and alone (one member cut, and all others cut). participation: dimensions, of 8.
