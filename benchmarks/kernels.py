@@ -39,7 +39,7 @@ from common.geometry.simplex import from_float16
 from common.kernels import gate, memory
 from common.kernels.engine import ROTARY_BASE, State
 from common.kernels.kernel import Kernel, read
-from services.trainer import folder, loop, losses, prune, recipe, text
+from services.trainer import folder, guards, loop, losses, prune, recipe, text
 from services.trainer.corpora.duplicates import NEAR_LIMIT, overlap, shingles
 from services.trainer.evaluate import by_reader
 from services.trainer.loop import Plan, train
@@ -291,6 +291,7 @@ def ablation(bench):
 def branches(bench, basin_weight, phi_weight):
     """Bits per byte and the last batch's phi of each role's kernel, trained with these weights of the losses."""
     losses.BASIN_WEIGHT, losses.PHI_WEIGHT = basin_weight, phi_weight
+    guards.PHI_COLLAPSE = -1.0  # phi may fall where nothing holds it
     seed, found = bench.state_model(), {}
     list(train(seed, bench.everything, bench.basins, bench.plan(bench.budget.seed_steps, decay=0.0)))
     for role in ROLES:
