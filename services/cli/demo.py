@@ -41,8 +41,8 @@ from services.trainer.evaluate import Examiner, Score
 UNSEEN: Final = "unseen/scripture"
 EDGES: Final = ("edge-1", "edge-2")
 ROUNDS: Final = 2
-ROUND_BYTES: Final = 56_000  # of fresh text a round: both edges together
-SLEEP_AFTER_BYTES: Final = 16_000
+ROUND_BYTES: Final = 96_000  # of fresh text a round, both edges together: see SLEEP_AFTER_BYTES
+SLEEP_AFTER_BYTES: Final = 16_000  # of a round about 30 % stays at home and an eighth is kept as probes, by lot
 ROUND_TIMEOUT_S: Final = 60.0
 GAIN_MIN: Final = 0.05  # what the demo promises: the unseen domain better by 5 %, no old one worse by 1 %
 WORSE_MAX: Final = 0.01

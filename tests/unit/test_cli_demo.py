@@ -1,0 +1,24 @@
+"""The demo's story, as far as chance decides it."""
+
+import random
+
+from common.runtime.settings import EdgeSettings
+from services.cli.demo import DATA, EDGES, ROUND_BYTES, SLEEP_AFTER_BYTES, UNSEEN
+from services.trainer.corpora.document import documents
+from services.trainer.corpora.split import split
+
+STRANGE_SHARE = 0.7  # of the unseen passages that an edge takes for new territory before it knows any
+LOTS = 2000
+
+
+def test_a_round_gives_some_edge_enough_to_sleep_on_whatever_the_lot_of_probes_and_territories():
+    share = EdgeSettings.model_fields["probe_share"].default
+    passages = [len(each.text.encode()) for each in split(documents(UNSEEN, root=DATA)).train]
+    chance = random.Random(1)
+    for _ in range(LOTS):
+        read, place = [0] * len(EDGES), 0
+        while sum(passages[:place]) < ROUND_BYTES:
+            if chance.random() < STRANGE_SHARE and chance.randrange(share):
+                read[place % len(EDGES)] += passages[place]
+            place += 1
+        assert max(read) >= SLEEP_AFTER_BYTES
