@@ -3,10 +3,11 @@
     qig:queries ──▶ edge ──qig:answers:CLIENT──▶ client
                     edge ──qig:packets──▶ aggregator ──qig:batches──▶ trainer ──qig:candidates──▶ publisher
                     edge ◀──qig:bundles── publisher ◀──qig:applied── edge          qig:heart: every service
+    client ──qig:cancel──▶ every edge
 
 A *work stream* is read by one group; a finished entry is deleted with its acknowledgement, so what is in the stream is
 exactly what is still to be done (a group that is lost and made anew at 0 redelivers that, and nothing else). A
-*broadcast* (answers, bundles, applied, heart) is kept to its retention and read by followers.
+*broadcast* (answers, bundles, applied, heart, cancel) is kept to its retention and read by followers.
 
 A stream's side keys carry its name as their hash tag, so they share its Redis Cluster slot and its transactions:
 
@@ -27,6 +28,7 @@ CANDIDATES: Final = "qig:candidates"
 BUNDLES: Final = "qig:bundles"
 APPLIED: Final = "qig:applied"
 HEART: Final = "qig:heart"
+CANCEL: Final = "qig:cancel"
 ANSWERS: Final = "qig:answers:"  # one stream a client
 BLOB: Final = "qig:blob:"
 
@@ -55,6 +57,7 @@ _KEPT: Final[dict[str, Retention]] = {
     BUNDLES: Retention(entries=1_000),
     APPLIED: Retention(entries=10_000),
     HEART: Retention(entries=10_000),
+    CANCEL: Retention(entries=1_000),
 }
 _ANSWERS_KEPT: Final = Retention(entries=10_000, idle_s=86_400)  # chosen: a client that is a day away asks again
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from common.errors import Rejected
-from common.wire.messages import MAX_BUNDLE_PACKETS, MESSAGE_MAX_BYTES, Message, Value
+from common.wire.messages import MAX_BUNDLE_PACKETS, MESSAGE_MAX_BYTES, Answer, Message, Piece, Value
 
 CODES: Final = ("oversized", "garbage", "wrong_version", "unknown_field", "bad_field")
 MAX_LIST: Final = MAX_BUNDLE_PACKETS  # the longest list of any message; nested empty lists of this length are cheap
@@ -65,6 +65,15 @@ def unpack(cls: type[AnyMessage], body: bytes) -> AnyMessage:
         return cls.model_validate_json(body)
     except ValidationError as error:
         raise _rejected(cls, error) from None
+
+
+def unpack_reply(body: bytes) -> Piece | Answer:
+    """What a client finds on its stream of answers; a Piece is what has an `index`. Raises as `unpack`."""
+    _check_size(Answer, len(body))
+    fields = parse(Answer.__name__, body)
+    if isinstance(fields, dict) and "index" in fields:
+        return validated(Piece, fields)
+    return validated(Answer, fields)
 
 
 def parse(what: str, body: bytes) -> Any:

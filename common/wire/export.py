@@ -19,6 +19,7 @@ from common.wire.messages import (
     Answer,
     Applied,
     Batch,
+    Cancel,
     Candidate,
     DeadLetter,
     DomainUpdate,
@@ -27,6 +28,7 @@ from common.wire.messages import (
     Heartbeat,
     Message,
     PacketRef,
+    Piece,
     Query,
     RouteStep,
     batch_id,
@@ -71,9 +73,20 @@ def golden() -> tuple[Message, ...]:
     candidate = golden_candidate(refs)
     return (
         Query(
-            id="q-1", client="kiosk-7", text="Wohin fließt der Fluß? 🌊", max_tokens=64, seed=7, mode="constellation"
+            id="q-1",
+            client="kiosk-7",
+            text="Wohin fließt der Fluß? 🌊",
+            max_tokens=64,
+            seed=7,
+            mode="constellation",
+            top_p=0.9,
+            stop=("\n\n",),
+            stream=True,
+            deadline_s=30.0,
         ),
+        Piece(query_id="q-1", client="kiosk-7", node=NODE, index=0, text="Zum ", tokens=2),
         _answer(),
+        Cancel(query_id="q-1", client="kiosk-7"),
         Batch(id=batch_id(refs), base_version=0, base_digest="", domains=(_domain(),), packets=refs),
         candidate,
         bundle.sign(candidate, version=1, released_at_s=AT_S, signing_key=SigningKey(SEED)),

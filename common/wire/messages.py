@@ -1,6 +1,7 @@
 """Everything that crosses a process boundary, as frozen values. One stream of DESIGN.md section 5 carries one of these.
 
-    queries ─ Query ▶ edge ─ Answer ▶ answers:CLIENT          heart ◀ Heartbeat ─ every service
+    queries ─ Query ▶ edge ─ Piece ... Answer ▶ answers:CLIENT    heart ◀ Heartbeat ─ every service
+    cancel ─ Cancel ▶ every edge
     packets ─ (packet.py: signed bytes) ▶ aggregator ─ Batch ▶ trainer ─ Candidate ▶ publisher ─ Bundle ▶ edges
     applied ◀ Applied ─ edge                                   {stream}:dead ◀ DeadLetter ─ every consumer
 
@@ -33,6 +34,10 @@ NOTE_MAX_BYTES: Final = 32 * KIB  # heartbeats and verdicts: all names, no text
 MAX_NEW_TOKENS: Final = 1024
 MAX_TEMPERATURE: Final = 2.0
 NAME_MAX_CHARS: Final = 64
+MAX_STOPS: Final = 4  # OpenAI's
+STOP_MAX_CHARS: Final = 64
+DEADLINE_MAX_S: Final = 86_400.0
+PIECE_MAX_CHARS: Final = 4096
 REASON_MAX_CHARS: Final = 512
 PATH_MAX_CHARS: Final = 128
 MAX_DOMAINS: Final = 64
@@ -100,7 +105,16 @@ class Query(Message):
     text: Annotated[str, StringConstraints(min_length=1, max_length=QUERY_MAX_CHARS)]
     max_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] = 128
     temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] = 0.8
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = (
+        1.0  # of the mass, the likeliest tokens that hold it are drawn from
+    )
+    stop: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=STOP_MAX_CHARS)], ...],
+        Field(max_length=MAX_STOPS),
+    ] = ()
     seed: Count | None = None
+    stream: bool = False  # True: the answer's text comes in Pieces as it is made, and then whole in the Answer
+    deadline_s: Annotated[float, Field(gt=0.0, le=DEADLINE_MAX_S)] | None = None  # after its entry; then it is refused
     mode: Literal["routed", "constellation", "vocab", "strategy", "percept", "heart"] = "routed"
     store: bool = True  # False: answer, and learn nothing from it
 
@@ -121,6 +135,30 @@ class Problem(Value):
 
     code: Name
     message: Reason
+    retry_after_s: Amount | None = None  # when asking again may help
+
+
+class Piece(Message):
+    """Some of an answer's text, as it is made. Index 0 begins the text anew: another edge may have taken it over.
+
+    The Answer, which comes last, has the whole text; a piece may be lost with the edge that sent it, the Answer is not.
+    """
+
+    max_bytes: ClassVar[int] = NOTE_MAX_BYTES
+    query_id: Name
+    client: Name
+    node: Name
+    index: Count
+    text: Annotated[str, StringConstraints(max_length=PIECE_MAX_CHARS)]
+    tokens: Count
+
+
+class Cancel(Message):
+    """The client no longer wants an answer: the edge that makes it stops between two tokens and says what it has."""
+
+    max_bytes: ClassVar[int] = NOTE_MAX_BYTES
+    query_id: Name
+    client: Name
 
 
 class Answer(Message):
@@ -132,7 +170,7 @@ class Answer(Message):
     node: Name
     bundle: Count  # 0: the genesis the software was shipped with
     text: Annotated[str, StringConstraints(max_length=ANSWER_MAX_CHARS)]
-    finish: Literal["stop", "length", "read", "refused"]
+    finish: Literal["stop", "length", "read", "cancelled", "refused"]
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
     prompt_bytes: Count = 0
@@ -324,7 +362,9 @@ class DeadLetter(Message):
 
 MESSAGES: Final[tuple[type[Message], ...]] = (
     Query,
+    Piece,
     Answer,
+    Cancel,
     Batch,
     Candidate,
     Bundle,

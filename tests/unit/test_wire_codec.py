@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from common.errors import Rejected
 from common.wire import export
-from common.wire.codec import CODES, MAX_LIST, canonical, pack, unpack
-from common.wire.messages import Answer, Batch, DeadLetter, Heartbeat, Query
+from common.wire.codec import CODES, MAX_LIST, canonical, pack, unpack, unpack_reply
+from common.wire.messages import Answer, Batch, DeadLetter, Heartbeat, Piece, Query
 
 GOLDEN = export.golden()
 
@@ -140,3 +140,15 @@ def test_a_message_with_any_field_replaced_by_anything_is_read_or_rejected(data)
     except OverflowError:  # msgpack holds no larger integer: such a body cannot arrive
         return
     assert outcome(type(message), body) in {"read", *CODES}
+
+
+def test_a_reply_is_a_piece_or_the_answer_whichever_was_packed():
+    replies = [message for message in GOLDEN if isinstance(message, Piece | Answer)]
+    assert len(replies) == 2
+    assert [unpack_reply(pack(each)) for each in replies] == replies
+
+
+@pytest.mark.parametrize("body", [b"", b"\x01", b"\x80", msgpack.packb({"index": 0}), msgpack.packb(["index"])])
+def test_what_is_no_reply_is_rejected(body):
+    with pytest.raises(Rejected):
+        unpack_reply(body)
