@@ -32,7 +32,11 @@ class Rejected(QigError):
 
 
 class Unavailable(QigError):
-    """A dependency is not there now and may be later."""
+    """A dependency is not there now and may be later. retry_after_s: when to ask again, if that is known."""
+
+    def __init__(self, code: str, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(code, message)
+        self.retry_after_s = retry_after_s
 
 
 class Corrupt(QigError):

@@ -99,13 +99,14 @@ class Constellation:
         max_tokens: int,
         temperature: float,
         rng: np.random.Generator,
+        top_p: float = 1.0,
     ) -> Iterator[Step]:
         """Generates from the domains named, fused by their shares (which sum to one); the first leads, and is measured
         and steered.
         """
         voices = [Voice(self.kernel(d), self.homes[self.domains[d].role], share) for d, share in shares.items()]
         stop = frozenset((EOS,))
-        return generate(voices, prompt, max_tokens=max_tokens, temperature=temperature, stop=stop, rng=rng)
+        return generate(voices, prompt, max_tokens=max_tokens, temperature=temperature, stop=stop, rng=rng, top_p=top_p)
 
     def together(
         self,
@@ -116,6 +117,7 @@ class Constellation:
         max_tokens: int,
         temperature: float,
         rng: np.random.Generator,
+        top_p: float = 1.0,
     ) -> Iterator[Beat]:
         """Constellation mode: as `speak`, from one domain of each role, with the constellation's basin and its Phi.
 
@@ -127,7 +129,7 @@ class Constellation:
             raise Rejected(
                 "bad_constellation", f"domains {', '.join(shares)} speak together: there must be one of each role"
             )
-        steps = self.speak(prompt, shares, max_tokens=max_tokens, temperature=temperature, rng=rng)
+        steps = self.speak(prompt, shares, max_tokens=max_tokens, temperature=temperature, rng=rng, top_p=top_p)
         return beats(steps, self.integrator, [roles.index(r) for r in ROLES], window_tokens(self.states), stream)
 
     def hear(self, ids: Ids) -> Floats:

@@ -89,9 +89,10 @@ def generate(
     temperature: float,
     stop: frozenset[int],
     rng: np.random.Generator,
+    top_p: float = 1.0,
 ) -> Iterator[Step]:
     """Yields up to max_tokens steps and ends before a token of `stop`. prompt: at least one id. temperature 0: the
-    likeliest token.
+    likeliest token. top_p: see `sample`.
 
     The first voice is the one whose basins are measured and steered: kappa over its last 64 tokens, directions from its
     home; that of a perfect loop while the text goes round one.
@@ -100,7 +101,7 @@ def generate(
     lead, helm, phase = readers[0], Helm(), None
     recent = prompt[-LOOP_READS:]
     for _ in range(max_tokens):
-        token = sample(_fuse(readers, recent[-MEMORY_CONTEXT:], helm), temperature * helm.temperature, rng)
+        token = sample(_fuse(readers, recent[-MEMORY_CONTEXT:], helm), temperature * helm.temperature, rng, top_p)
         if token in stop:
             return
         recent = np.append(recent, np.int32(token))[-LOOP_READS:]
@@ -135,8 +136,23 @@ def _fuse(readers: Sequence[_Reader], context: Ids, helm: Helm) -> Array:
     return found
 
 
-def sample(log_p: npt.NDArray[np.floating], temperature: float, rng: np.random.Generator) -> int:
-    """A token id from log p (V,), sharpened or flattened by the temperature; the likeliest (lowest id on ties) at 0."""
+def sample(log_p: npt.NDArray[np.floating], temperature: float, rng: np.random.Generator, top_p: float = 1.0) -> int:
+    """A token id from log p (V,), sharpened or flattened by the temperature; the likeliest (lowest id on ties) at 0.
+
+    top_p: in (0, 1]; below 1 only the likeliest tokens whose mass reaches it are drawn from (nucleus sampling, Holtzman
+    et al. 2020), at least one.
+    """
     if temperature <= 0:
         return int(np.argmax(log_p))
-    return int(draw(np.asarray(log_p, np.float32), temperature, rng.random()))
+    kept = np.asarray(log_p, np.float32)
+    return int(draw(kept if top_p >= 1 else _nucleus(kept, temperature, top_p), temperature, rng.random()))
+
+
+def _nucleus(log_p: Array, temperature: float, top_p: float) -> Array:
+    """Log p, and -inf for what is not among the likeliest tokens that together hold top_p of the heated mass."""
+    p = np.exp((log_p - log_p.max()) / np.float32(temperature))
+    order = np.argsort(-p, kind="stable")
+    before = np.cumsum(p[order], dtype=np.float64) - p[order]
+    found: Array = log_p.copy()
+    found[order[before >= top_p * p.sum(dtype=np.float64)]] = -np.inf
+    return found

@@ -1,6 +1,7 @@
 """The broker as a service sees it: one value with the few things that are safe to do outside a handler.
 
 produce   publish by id: a second publication of the id does nothing
+tell      publish what may be lost, or come twice
 commit    conditions and writes of a periodic job, all or nothing, in one stream's slot
 put_blob, get_blob   large things, by digest
 latest    the newest entry of a stream;  read_hash  a whole hash
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Unavailable
-from common.runtime import metrics, scripts, store
+from common.runtime import metrics, scripts, store, streams
 from common.runtime.effects import Effect
 from common.runtime.entries import Entry
 
@@ -39,6 +40,17 @@ class Broker:
         if entry is None:
             metrics.DUPLICATES.labels(metrics.stream_label(stream)).inc()
         return entry is not None
+
+    async def tell(self, stream: str, message: bytes) -> None:
+        """Publish something small that nobody depends on: one XADD, no id, trimmed to the stream's retention.
+
+        Raises Unavailable("broker_away").
+        """
+        kept = streams.retention(stream)
+        try:
+            await self.redis.xadd(stream, {streams.DATA_FIELD: message}, maxlen=kept.entries, approximate=True)
+        except RedisError as error:
+            raise Unavailable("broker_away", f"cannot publish on {stream}: {error}") from error
 
     async def commit(self, stream: str, effects: Sequence[Effect]) -> bool:
         """Apply `effects` in the slot of `stream`, all or nothing: False when a condition among them does not hold."""

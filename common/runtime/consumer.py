@@ -16,8 +16,8 @@ The acknowledgement is the token: XACK answers 1 to exactly one of those who rac
 So a handler may run twice (a kill, a lost reply, two replicas), and its effects happen once. A handler that has effects
 outside the broker makes those idempotent by `Delivery.entry_id` or by the message's own id.
 
-Handlers of one consumer never overlap in one process. Work that holds the processor belongs in `asyncio.to_thread`:
-it blocks the lease's renewal otherwise, and the entry is given to somebody else.
+Handlers of one consumer never overlap in one process, unless it says `at_once`. Work that holds the processor belongs
+in `asyncio.to_thread`: it blocks the lease's renewal otherwise, and the entry is given to somebody else.
 """
 
 import asyncio
@@ -57,7 +57,8 @@ class Consumer(Generic[M]):
     max_records: entries read at once. claim_after_s: an entry idle this long is taken from whoever held it; also the
     longest pause between two tries. max_deliveries: tries of a message whose handler fails with a bug or kills the
     process. give_up_after_s: the age at which an unavailable dependency becomes a dead letter (chosen: a day).
-    keep: leave finished entries in the stream, for a stream that followers read as well.
+    keep: leave finished entries in the stream, for a stream that followers read as well. at_once: handlers that may run
+    at the same time in one process.
     """
 
     stream: str
@@ -70,6 +71,7 @@ class Consumer(Generic[M]):
     retry_first_s: float = 0.1
     give_up_after_s: float = 86_400.0
     keep: bool = False
+    at_once: int = 1
 
 
 def retry_delay_s(consumer: Consumer[M], deliveries: int) -> float:
@@ -83,13 +85,13 @@ def wait_delay_s(consumer: Consumer[M], age_s: float) -> float:
 
 
 class Intake(Generic[M]):
-    """Takes deliveries of one consumer in this process, one after the other."""
+    """Takes deliveries of one consumer in this process, `at_once` at the same time."""
 
     def __init__(self, redis: Redis, consumer: Consumer[M], *, clock: Callable[[], float] = time.time) -> None:
         self.consumer = consumer
         self._redis = redis
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._room = asyncio.Semaphore(consumer.at_once)
 
     async def take(self, holder: str, entry: Entry) -> Outcome:
         """One delivery of `entry` to the group's consumer `holder`. Never raises but when it is cancelled."""
@@ -106,7 +108,7 @@ class Intake(Generic[M]):
         deliveries = await self._hold(holder, entry)
         if deliveries == 0:
             return "lost"
-        async with self._lease(holder, entry), self._turn:
+        async with self._lease(holder, entry), self._room:
             return await self._decide(holder, entry, deliveries)
 
     async def _decide(self, holder: str, entry: Entry, deliveries: int) -> Outcome:

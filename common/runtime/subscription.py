@@ -111,13 +111,15 @@ class Subscription(Generic[M]):
             min_idle_time=claim_ms,
             polling_interval=poll_ms,
         )
-        half = faststream.subscriber(
+        made = faststream.subscriber(
             stream=source,
             parser=_parse,
             decoder=_decode,
             ack_policy=AckPolicy.MANUAL,  # the commit acknowledges; an XACK of its own would come without the effects
             no_reply=True,
+            max_workers=consumer.at_once if consumer.at_once > 1 else None,
         )
+        half = cast("StreamSubscriber", made)  # its overloads know one with several workers by a broader name
 
         async def take(entry: Entry) -> None:
             await self._intake.take(holder, entry)

@@ -1,6 +1,7 @@
 """An edge: the shell around the pure rooms beside it. `python -m services.edge.app` starts one.
 
-    qig:queries ──▶ on_query   decode, answer, record ─────────────▶ qig:answers:CLIENT (with the acknowledgement)
+    qig:queries ──▶ on_query   schedule, record ──▶ pieces, answer ▶ qig:answers:CLIENT (with the acknowledgement)
+    qig:cancel  ──▶ on_cancel  leave it between two tokens
     qig:bundles ──▶ on_bundle  verify, fetch, try, swap, settle ───▶ qig:applied
     tick sleep  ──▶ fold what is due, send what is pending ────────▶ qig:packets
     tick heart  ──▶ how it goes ───────────────────────────────────▶ qig:heart
@@ -10,9 +11,12 @@ that leases, health and metrics go on. `serving` is one reference: a query uses 
 """
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,17 +30,30 @@ from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Effect, Send
 from common.runtime.entries import Delivery, body_of
-from common.runtime.follower import FROM_START, Follower
+from common.runtime.follower import FROM_START, ONLY_NEW, Follower
 from common.runtime.heart import HEART_EVERY_S
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import EdgeSettings
 from common.wire.bundle import digest, verify
 from common.wire.codec import pack, unpack
-from common.wire.messages import REASON_MAX_CHARS, Answer, Applied, Bundle, Heartbeat, Query
+from common.wire.messages import (
+    PIECE_MAX_CHARS,
+    REASON_MAX_CHARS,
+    Answer,
+    Applied,
+    Bundle,
+    Cancel,
+    Heartbeat,
+    Piece,
+    Problem,
+    Query,
+)
 from common.wire.packet import PacketBody, key_id, seal
-from services.edge.answer import Answered, Gauges, Serving, answer, refusal
+from services.edge.answer import Answered, Gauges, Serving, conclude, measured, refusal
+from services.edge.generation import Generation
 from services.edge.learning import due_domains, fold_domain, give_up, go_home, settle_bundle
 from services.edge.record import Domain, Packet, Record
+from services.edge.scheduler import Scheduler, Turn
 from services.edge.sleep import Rhythm, is_probe
 from services.edge.slots import Slots
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
@@ -47,6 +64,8 @@ SLEEP_CHECK_S: Final = 0.5
 PRUNE_EVERY_S: Final = 600.0
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
 NEW_TERRITORY: Final = "new"  # as a metric's label
+TOO_LATE: Final = "deadline"
+RETRY_MIN_S: Final = 1.0
 
 
 class Edge:
@@ -75,40 +94,115 @@ class Edge:
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
         self._asked_s = 0.0
         self._pruned_s = 0.0
+        self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
+        self._measuring = threading.Lock()
+        self.scheduler = Scheduler(
+            self._begin,
+            workers=settings.workers,
+            active_max=settings.active_max,
+            waiting_max=settings.waiting_max,
+        )
         self.serving: Serving | None = None
         self.follow_from = FROM_START
 
     # Queries
 
     async def on_query(self, delivery: Delivery, query: Query) -> Sequence[Effect]:
-        """One query: its answer, computed once and sent once."""
-        self._asked_s = self._now()
-        query_id = query.id or delivery.entry_id
-        known = await asyncio.to_thread(self._record.answer_to, query.client, query_id)
-        body = known if known is not None else await self._compute(delivery.entry_id, query)
-        return [Send(streams.answers(query.client), body, query_id)]
+        """One query: its answer, computed once and sent once; before it, if it asked to stream, its pieces."""
+        query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
+        assert query.id is not None
+        known = await asyncio.to_thread(self._record.answer_to, query.client, query.id)
+        body = known if known is not None else await self._answer(query, delivery.at_ms / 1000)
+        return [Send(streams.answers(query.client), body, query.id)]
 
-    async def _compute(self, entry_id: str, query: Query) -> bytes:
-        serving = self.serving
-        if serving is None:
+    async def on_cancel(self, delivery: Delivery) -> None:
+        """A client no longer wants an answer: if it is being made here, it ends between two tokens."""
+        wanted = unpack(Cancel, delivery.body)
+        turn = self._turns.get((wanted.client, wanted.query_id))
+        if turn is not None:
+            turn.leave()
+
+    def ask(self, query: Query) -> Turn:
+        """Puts a query with an id into the schedule; `finish` waits for its answer.
+
+        Raises Unavailable: "no_bundle", and "overloaded" with the time after which to ask again.
+        """
+        assert query.id is not None
+        if self.serving is None:
             raise Unavailable("no_bundle", "no bundle has come yet: the query waits")
-        try:
-            done = await asyncio.to_thread(
-                answer,
-                serving,
-                query,
-                entry_id=entry_id,
-                gauges=self._gauges,
-                at_s=self._now(),
-                clock=time.perf_counter,
-            )
-        except Rejected as error:
-            await self._refuse(serving, query, entry_id, error)
-            raise
-        self._gauges = done.gauges
+        self._asked_s = self._now()
+        return self.scheduler.submit(query, query.id)
+
+    async def finish(self, turn: Turn) -> bytes:
+        """The packed answer of a turn, with its interaction on disk; an earlier computation's, if there was one.
+
+        Raises what making it raised: Rejected for a text that cannot be coordized, Unavailable for one that was left.
+        """
+        done = await turn.result()
         self._last[done.answer.domain or NEW_TERRITORY] = done.answer
         _show_answer(done.answer)
         return await self._keep(done)
+
+    async def _answer(self, query: Query, asked_s: float) -> bytes:
+        """The packed answer, or refusal, of a query that came by stream at asked_s."""
+        late = None if query.deadline_s is None else asked_s + query.deadline_s - self._now()
+        try:
+            if late is not None and late <= 0:
+                raise self._too_late(query)
+            turn = self.ask(query)
+        except Unavailable as error:
+            if error.code != TOO_LATE:
+                raise
+            return self._refusal(query, error)
+        name = (query.client, turn.name)
+        self._turns[name] = turn
+        timer = asyncio.get_running_loop().call_later(late, self._expire, turn) if late is not None else None
+        try:
+            if query.stream:
+                await self._send_pieces(turn)
+            return await self.finish(turn)
+        except Rejected as error:
+            await self._broker.produce(streams.answers(query.client), self._refusal(query, error), turn.name)
+            raise  # the consumer buries the query with the same reason
+        except Unavailable as error:
+            if error.code not in (TOO_LATE, "cancelled"):
+                raise
+            return self._refusal(query, error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._turns.get(name) is turn:
+                del self._turns[name]
+
+    def _expire(self, turn: Turn) -> None:
+        error = self._too_late(turn.query)
+        turn.leave(Problem(code=error.code, message=error.message, retry_after_s=error.retry_after_s))
+
+    def _too_late(self, query: Query) -> Unavailable:
+        wait_s = self.scheduler.wait_s()
+        message = f"not answered within its deadline of {query.deadline_s:g} s: the fleet is busy; ask again later"
+        return Unavailable(TOO_LATE, message, retry_after_s=max(wait_s, RETRY_MIN_S))
+
+    async def _send_pieces(self, turn: Turn) -> None:
+        """What is said, as it is said. A piece that cannot be sent is lost; the answer has the whole text."""
+        client, index = turn.query.client, 0
+        async for said in turn.pieces():
+            for start in range(0, len(said.text), PIECE_MAX_CHARS):
+                piece = Piece(
+                    query_id=turn.name,
+                    client=client,
+                    node=self._settings.node,
+                    index=index,
+                    text=said.text[start : start + PIECE_MAX_CHARS],
+                    tokens=said.tokens if start == 0 else 0,
+                )
+                index += 1
+                with contextlib.suppress(Unavailable):
+                    await self._broker.tell(streams.answers(client), pack(piece))
+
+    def _refusal(self, query: Query, error: QigError) -> bytes:
+        metrics.QUERIES.labels("refused").inc()
+        return pack(refusal(self.serving, query, node=self._settings.node, error=error))
 
     async def _keep(self, done: Answered) -> bytes:
         """The packed answer, with its interaction on disk; an earlier computation's, if there was one."""
@@ -120,16 +214,23 @@ class Edge:
             return body
         return await asyncio.to_thread(self._record.answer_to, each.client, each.query_id) or body
 
-    async def _refuse(self, serving: Serving, query: Query, entry_id: str, error: QigError) -> None:
-        """Tells the client; the consumer then buries the query with the same reason."""
-        told = refusal(serving, query, entry_id=entry_id, node=self._settings.node, error=error)
-        await self._broker.produce(streams.answers(query.client), pack(told), told.query_id)
-        metrics.QUERIES.labels("refused").inc()
+    def _begin(self, query: Query, name: str) -> "_Making":
+        """On a worker's thread: the prompt is read by what serves now, and so is the rest, whatever is swapped in."""
+        serving = self.serving
+        assert serving is not None, "ask looked"
+        return _Making(self, serving, Generation(serving.constellation, query, name))
+
+    def conclude(self, serving: Serving, generation: Generation, seconds: float, problem: Problem | None) -> Answered:
+        """On a worker's thread: measured with all others, one after the other."""
+        with self._measuring:
+            self._gauges = gauges = measured(generation, self._gauges)
+        return conclude(serving, generation, gauges, at_s=self._now(), seconds=seconds, problem=problem)
 
     # Bundles
 
     async def start(self) -> None:
         """Serve the last good slot, or nothing yet. After damage the bundles are followed from the start again."""
+        self.scheduler.start()
         installed = await asyncio.to_thread(self._slots.load)
         if installed is None:
             return
@@ -144,6 +245,11 @@ class Edge:
             log.error("damaged on disk, an older bundle serves: %s", "; ".join(installed.passed_over))
         else:
             self.follow_from = self._record.cursor or FROM_START
+
+    async def stop(self) -> None:
+        """Ends the schedule and closes the record: the last act."""
+        await self.scheduler.stop()
+        self._record.close()
 
     async def on_bundle(self, delivery: Delivery) -> None:
         """A release: verified, tried and swapped in while queries are served; then its packets are settled."""
@@ -303,6 +409,21 @@ class Edge:
         return None if self.serving else "waits for the first bundle"
 
 
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """A generation as the scheduler works on it."""
+
+    edge: Edge
+    serving: Serving
+    generation: Generation
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.generation)
+
+    def conclude(self, seconds: float, problem: Problem | None) -> Answered:
+        return self.edge.conclude(self.serving, self.generation, seconds, problem)
+
+
 def _show_answer(made: Answer) -> None:
     metrics.QUERIES.labels(made.finish).inc()
     metrics.ANSWER_SECONDS.observe(made.seconds)
@@ -330,17 +451,22 @@ async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
     edge = Edge(settings, broker, record, Slots(home / "bundles"))
     await edge.start()
 
-    async def stop() -> None:
-        record.close()
-
+    queries = Consumer(
+        streams.QUERIES,
+        streams.GROUPS[streams.QUERIES],
+        lambda body: unpack(Query, body),
+        edge.on_query,
+        at_once=settings.active_max,
+    )
     return Wiring(
-        consumers=[
-            Consumer(streams.QUERIES, streams.GROUPS[streams.QUERIES], lambda body: unpack(Query, body), edge.on_query)
+        consumers=[queries],
+        followers=[
+            Follower(streams.BUNDLES, edge.follow_from, edge.on_bundle),
+            Follower(streams.CANCEL, ONLY_NEW, edge.on_cancel),
         ],
-        followers=[Follower(streams.BUNDLES, edge.follow_from, edge.on_bundle)],
         ticks=[Tick("sleep", SLEEP_CHECK_S, edge.sleep), Tick("heart", HEART_EVERY_S, edge.beat)],
         ready=edge.ready,
-        stop=stop,
+        stop=edge.stop,
     )
 
 

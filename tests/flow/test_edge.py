@@ -49,18 +49,23 @@ def clock():
 async def life(home, broker, broker_url, clock):
     """Starts an edge on the same state again and again; the one before is gone as if killed: nothing is finished."""
     with contextlib.ExitStack() as open_records:
-        records = []
+        records, edges = [], []
 
         async def begin(**fields):
             settings = settings_of(home, broker_url, **fields)
+            for one in edges:
+                await one.scheduler.stop()
             for record in records:
                 record.close()
             records[:] = [Record(state_dir(home, NODE) / "edge.db", now_s=clock[0])]
             edge = Edge(settings, broker, records[0], Slots(state_dir(home, NODE) / "bundles"), now=lambda: clock[0])
+            edges[:] = [edge]
             await edge.start()
             return edge
 
         yield begin
+        for edge in edges:
+            await edge.scheduler.stop()
         for record in records:
             open_records.callback(record.close)
 
@@ -212,7 +217,7 @@ async def test_a_refused_query_is_told_why_and_buried(edge, monkeypatch, redis):
     def refuse(*_, **__):
         raise Rejected("lone_surrogate", "half a character")
 
-    monkeypatch.setattr(app, "answer", refuse)
+    monkeypatch.setattr(app, "Generation", refuse)
     with pytest.raises(Rejected):
         await edge.on_query(delivery_of("7-0"), Query(text="x"))
     (told,) = await answers(redis)

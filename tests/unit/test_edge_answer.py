@@ -1,4 +1,5 @@
-import itertools
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,9 +11,16 @@ from common.errors import Rejected
 from common.geometry.routing import Route, Step
 from common.wire.codec import pack, unpack
 from common.wire.messages import Answer, Query
-from services.edge.answer import Serving, answer, refusal, seed_of, voices
+from services.edge.answer import Gauges, Interaction, Serving, conclude, measured, refusal
+from services.edge.generation import Generation, seed_of, voices
 
 TEXT = "The heron stood in the marsh and the sea was cold and grey. "
+
+
+class Asked(NamedTuple):
+    answer: Answer
+    interaction: Interaction | None
+    gauges: Gauges
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +30,13 @@ def serving(micro):
 
 def ask(serving, text=TEXT, gauges=None, **fields):
     query = Query(text=text, **{"max_tokens": 8, **fields})
-    ticks = itertools.count()
-    return answer(serving, query, entry_id="7-0", gauges=gauges or {}, at_s=100.0, clock=lambda: float(next(ticks)))
+    generation = Generation(serving.constellation, query, query.id or "7-0")
+    for _ in generation:
+        pass
+    found = measured(generation, gauges or {})
+    return Asked(
+        *attrgetter("answer", "interaction")(conclude(serving, generation, found, at_s=100.0, seconds=1.0)), found
+    )
 
 
 def test_an_answer_names_its_query_node_bundle_kernel_and_time(serving):
@@ -140,16 +153,16 @@ def test_any_text_gets_an_answer_that_packs(serving, text):
 
 def test_a_lone_surrogate_is_refused_with_a_reason(serving):
     query = Query.model_construct(
-        id=None, client="c", text="\ud800", max_tokens=0, seed=None, mode="routed", store=True
+        id="1-1", client="c", text="\ud800", max_tokens=0, seed=None, mode="routed", store=True
     )
     with pytest.raises(Rejected) as caught:
-        answer(serving, query, entry_id="1-1", gauges={}, at_s=0.0, clock=lambda: 0.0)
-    made = refusal(serving, query, entry_id="1-1", node="n", error=caught.value)
+        Generation(serving.constellation, query, "1-1")
+    made = refusal(serving, query, node="n", error=caught.value)
     assert (made.finish, made.problem.code, made.bundle) == ("refused", "lone_surrogate", 3)
 
 
 def test_a_refusal_without_a_bundle_says_bundle_0():
-    made = refusal(None, Query(text="x", id="q"), entry_id="1-1", node="n", error=Rejected("code", "m" * 600))
+    made = refusal(None, Query(text="x", id="q"), node="n", error=Rejected("code", "m" * 600))
     assert (made.bundle, made.query_id, len(made.problem.message)) == (0, "q", 512)
 
 
@@ -181,6 +194,6 @@ def test_what_the_constellation_hears_and_says_both_count(serving):
 
 
 def test_of_other_queries_one_in_thirty_two_is_heard_by_all_four(serving):
-    heard = [ask(serving, id=f"q{n}", max_tokens=0).gauges["constellation"].n > 0 for n in range(160)]
+    heard = ["constellation" in ask(serving, id=f"q{n}", max_tokens=0).gauges for n in range(160)]
     assert 1 <= sum(heard) <= 12
     assert heard == [seed_of(f"q{n}") % 32 == 0 for n in range(160)]

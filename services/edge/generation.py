@@ -1,0 +1,151 @@
+"""One answer in the making: coordize, route, read, then token after token. It may rest between any two of them.
+
+Pure: a constellation and a query go in, text comes out as it becomes complete. Knows no stream, no thread and no clock.
+The prompt is read whole, and its code length taken, before the first token. A query without a seed is seeded by its id,
+so that a query which is computed twice (after a kill) is answered with the same text as long as the bundle is the same.
+
+    text ─▶ ids ─▶ basin ─▶ route ─┬─ routed          the nearest domain; under the margin the two nearest, fused
+                                   ├─ constellation   the four roles, each in its nearest domain, fused
+                                   └─ a role          that role, in its nearest domain
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from common.constants import ROLES, Role
+from common.constellation.constellation import Constellation
+from common.coordizer.artifacts import EOS
+from common.geometry.online import EMPTY
+from common.geometry.routing import Route
+from common.kernels.generate import Step
+from common.kernels.kernel import Reading
+from common.kernels.memory import Ids
+from common.wire.messages import ANSWER_MAX_CHARS, Query
+from services.edge.spoken import Spoken
+
+Array = npt.NDArray[np.float64]
+Finish = Literal["stop", "length", "read", "cancelled"]
+
+TOGETHER: Final = "constellation"  # the mode, and the name of what all four states hold together
+HEARD_ONE_IN: Final = 32  # chosen: three more states read a prompt in 32, which costs an edge a tenth of its reading
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """A prompt as its leader reads it. prompt: its ids, or the end of a text where it has none; bits: its length."""
+
+    ids: Ids
+    prompt: Ids
+    basin: Array
+    route: Route
+    shares: Mapping[str, float]
+    lead: str
+    role: Role
+    reading: Reading
+    bits: float
+
+
+class Generation:
+    """One answer in the making; iterating it says more: each item is the text that became complete with one token.
+
+    After the last item `finish` says why it ended: "stop" (by itself, or at a stop text), "length", or "read" where
+    nothing was to be said; "cancelled" while it has not ended. `together` is the prompt as all four states hold it, (N,
+    64): known at the end, in constellation mode and for the prompts of one query in HEARD_ONE_IN.
+    """
+
+    def __init__(self, constellation: Constellation, query: Query, query_id: str) -> None:
+        """Reads the prompt. Raises Rejected for a text that cannot be coordized."""
+        self.constellation = constellation
+        self.query = query
+        self.query_id = query_id
+        self.heard = hear(constellation, query)
+        self.steps: list[Step] = []
+        self.held: list[Array] = []  # in constellation mode: what all four states held together, (64,) a token
+        self.text = ""
+        self.together: Array | None = None
+        self.finish: Finish = "cancelled"
+
+    def __iter__(self) -> Iterator[str]:
+        spoken = Spoken(self.constellation.encoder, self.query.stop)
+        for step in self._steps():
+            self.steps.append(step)
+            yield self._say(spoken.push(step.token))
+            if spoken.stopped or len(self.text) == ANSWER_MAX_CHARS:
+                break
+        yield self._say(spoken.finish())
+        if self.query.mode == TOGETHER or seed_of(self.query_id) % HEARD_ONE_IN == 0:
+            self.together = self.constellation.hear(self.heard.prompt)
+        if self.query.max_tokens == 0:
+            self.finish = "read"
+        else:
+            whole = len(self.steps) == self.query.max_tokens and not spoken.stopped
+            self.finish = "length" if whole or len(self.text) == ANSWER_MAX_CHARS else "stop"
+
+    def _say(self, piece: str) -> str:
+        piece = piece[: ANSWER_MAX_CHARS - len(self.text)]
+        self.text += piece
+        return piece
+
+    def _steps(self) -> Iterator[Step]:
+        query, heard = self.query, self.heard
+        if query.max_tokens == 0:
+            return
+        rng = np.random.default_rng(seed_of(self.query_id) if query.seed is None else query.seed)
+        # The call is written out twice: a mapping of its arguments would hide their types.
+        if query.mode == TOGETHER:
+            beats = self.constellation.together(
+                heard.prompt, heard.shares, EMPTY,
+                max_tokens=query.max_tokens, temperature=query.temperature, rng=rng, top_p=query.top_p,
+            )  # fmt: skip
+            for beat in beats:
+                self.held.append(beat.basin)
+                yield beat.step
+        else:
+            yield from self.constellation.speak(
+                heard.prompt, heard.shares,
+                max_tokens=query.max_tokens, temperature=query.temperature, rng=rng, top_p=query.top_p,
+            )  # fmt: skip
+
+
+def hear(constellation: Constellation, query: Query) -> Heard:
+    """Reads a prompt. Raises Rejected for a text that cannot be coordized."""
+    ids = constellation.encoder.encode(query.text)
+    prompt = ids if len(ids) else np.array([EOS], np.int32)
+    basin = constellation.basin(prompt)
+    route = constellation.route(basin)
+    shares = voices(constellation, route, query.mode)
+    lead = next(iter(shares))
+    reading = constellation.read(prompt, lead)
+    bits = float(reading.bits(constellation.domains[lead].gate_array).sum())
+    return Heard(ids, prompt, basin, route, shares, lead, constellation.domains[lead].role, reading, bits)
+
+
+def voices(constellation: Constellation, route: Route, mode: str) -> dict[str, float]:
+    """The domains that speak and their shares, which sum to one; the leader first.
+
+    mode: "routed", "constellation" or a role. A role speaks in whichever of its domains is nearest.
+    """
+    if mode == "routed":
+        return _shares(route, {step.name for step in route.steps[: 2 if route.abstained else 1]})
+    nearest: dict[Role, str] = {}
+    for step in route.steps:
+        nearest.setdefault(constellation.domains[step.name].role, step.name)
+    return _shares(route, {nearest[role] for role in ROLES if mode in ("constellation", role)})
+
+
+def seed_of(query_id: str) -> int:
+    """A seed that every process draws from the same id."""
+    return int.from_bytes(hashlib.sha256(query_id.encode()).digest()[:8], "big")
+
+
+def _shares(route: Route, names: set[str]) -> dict[str, float]:
+    """The router's weights of these domains, nearest first, made to sum to one."""
+    chosen = [step for step in route.steps if step.name in names]
+    total = sum(step.weight for step in chosen)
+    # A domain so far that its weight underflows still speaks alone when it is the only one asked for.
+    return {step.name: step.weight / total if total > 0 else 1.0 / len(chosen) for step in chosen}

@@ -1,0 +1,255 @@
+"""Many generations at once on a few threads: they join and leave between any two tokens (continuous batching).
+
+    submit ─▶ Turns ─▶ a worker takes one, says a slice of it, gives it back ─▶ ... ─▶ concluded
+       │                   │ call_soon_threadsafe: the slice's text
+       ▼                   ▼
+      Turn  ◀── pieces() as they come, result() at the end, leave() from the asker: disconnect, cancel, deadline
+
+Stepping texts one after the other is as fast as stepping them as one matrix, because the weights of these kernels stay
+in the processor's cache (docs/experiments.md, Engine): so a batch is a round of slices, and nothing waits for a window
+to fill. What computes releases the interpreter's lock, so workers run beside each other and beside the event loop.
+Imperative: owns threads. Knows no stream, no HTTP and no bundle; what to make and how it ends are given.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from common.errors import Unavailable
+from common.wire.messages import Problem, Query
+from services.edge.answer import Answered
+from services.edge.turns import Turns
+
+SLICE_S: Final = 0.002  # chosen: a slice costs some tokens more than its hand-over, and 32 of them are 64 ms
+MEAN_DECAY: Final = 0.9  # of the mean seconds of work an answer takes, for the estimate of the wait
+
+
+class Making(Protocol):
+    """An answer in the making, on a worker's thread: iterating it says more; `conclude` ends it wherever it is."""
+
+    def __iter__(self) -> Iterator[str]:
+        """The text that each further token completes."""
+
+    def conclude(self, seconds: float, problem: Problem | None) -> Answered:
+        """The answer as far as it came. problem: why it was left, unless its asker wished it."""
+
+
+Begin = Callable[[Query, str], Making]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Text that became complete, and the tokens it took."""
+
+    text: str
+    tokens: int
+
+
+class Turn:
+    """One query in the scheduler's hands, as its asker sees it. Every method belongs to the event loop."""
+
+    def __init__(self, query: Query, name: str, scheduler: "Scheduler") -> None:
+        self.query = query
+        self.name = name
+        self.left: Problem | bool = False  # read by the worker between tokens: True, or the reason
+        self.making: Making | None = None  # the worker's, as all below
+        self.saying: Iterator[str] | None = None
+        self.worked_s = 0.0
+        self.began_s = time.perf_counter()
+        self._scheduler = scheduler
+        self._heard: list[Said] = []
+        self._news = asyncio.Event()
+        self._done: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        self._done.add_done_callback(lambda _: self._news.set())
+
+    async def pieces(self) -> AsyncIterator[Said]:
+        """What is said, as it is said: all since the last look at once, so that a slow reader holds nobody up."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            ended = self._done.done()
+            heard, self._heard = self._heard, []
+            if heard:
+                yield Said("".join(each.text for each in heard), sum(each.tokens for each in heard))
+            if ended:
+                return
+
+    async def result(self) -> Answered:
+        """The answer, when it has ended or was left. Raises what making it raised: Rejected, Unavailable, a bug.
+
+        An asker that is cancelled meanwhile leaves it.
+        """
+        try:
+            return await asyncio.shield(self._done)
+        except asyncio.CancelledError:
+            self.leave()
+            raise
+
+    def leave(self, problem: Problem | None = None) -> None:
+        """Nobody wants more of it: its slot is free before the next token. problem: why, unless the asker wished it."""
+        if not self.left and not self._done.done():
+            self.left = problem or True
+            self._scheduler.withdraw(self)
+
+    def tell(self, said: Said) -> None:
+        """From the worker, through the loop: more text."""
+        self._heard.append(said)
+        self._news.set()
+
+    def end(self, answered: Answered) -> None:
+        """From the worker, through the loop: the end."""
+        if not self._done.done():
+            self._done.set_result(answered)
+
+    def fail(self, error: BaseException) -> None:
+        """From the worker, through the loop: it could not be made."""
+        if not self._done.done():
+            self._done.set_exception(error)
+            self._done.exception()  # an asker that went away leaves it unread
+
+
+class Scheduler:
+    """Runs generations from `start` to `stop`. begin: makes one, on a worker's thread."""
+
+    def __init__(self, begin: Begin, *, workers: int, active_max: int, waiting_max: int) -> None:
+        self._begin = begin
+        self._turns: Turns[Turn] = Turns(active_max=active_max, waiting_max=waiting_max)
+        self._workers = workers
+        self._active_max = active_max
+        self._change = threading.Condition()
+        self._closing = False
+        self._mean_s = 0.0
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Starts the workers; inside the event loop whose turns they serve."""
+        self._loop = asyncio.get_running_loop()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"generate-{n}", daemon=True) for n in range(self._workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def stop(self) -> None:
+        """Ends the workers between two tokens; what is not done fails with Unavailable("stopping")."""
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+        await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self._threads))
+        stopping = Unavailable("stopping", "this node stops: ask another, or again")
+        while (taken := self._turns.take()) is not None:
+            client, turn = taken
+            turn.fail(stopping)
+            self._turns.drop(client)
+
+    def submit(self, query: Query, name: str) -> Turn:
+        """A query joins; `name` names it when it has no id. Raises Unavailable("overloaded") when there is no room."""
+        turn = Turn(query, name, self)
+        with self._change:
+            if self._closing:
+                raise Unavailable("stopping", "this node stops: ask another, or again")
+            if not self._turns.add(query.client, turn):
+                wait_s = self.wait_s()
+                raise Unavailable(
+                    "overloaded",
+                    f"{self._turns.waiting} queries wait and {self._turns.active} are being answered here: ask again in"
+                    f" {wait_s:.1f} s, or another node",
+                    retry_after_s=wait_s,
+                )
+            self._change.notify()
+        return turn
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Queries being answered, and waiting."""
+        return self._turns.active, self._turns.waiting
+
+    def wait_s(self) -> float:
+        """How long a query that came now would wait for its first token, from what answers lately took; seconds."""
+        ahead = self._turns.waiting + max(0, self._turns.active - self._active_max + 1)
+        return ahead * self._mean_s / self._workers
+
+    def withdraw(self, turn: Turn) -> None:
+        """A turn that was left and is not begun goes now; one that is begun goes at its next token."""
+        with self._change:
+            waited = self._turns.discard(turn.query.client, turn)
+        if waited:
+            turn.fail(_left(turn))
+
+    def _work(self) -> None:
+        while (taken := self._next()) is not None:
+            client, turn = taken
+            more = self._advance(turn)
+            with self._change:
+                if more:
+                    self._turns.give_back(client, turn)
+                    self._change.notify()
+                else:
+                    self._turns.drop(client)
+                    self._mean_s = MEAN_DECAY * self._mean_s + (1 - MEAN_DECAY) * turn.worked_s
+
+    def _next(self) -> tuple[str, Turn] | None:
+        with self._change:
+            while not self._closing:
+                taken = self._turns.take()
+                if taken is not None:
+                    return taken
+                self._change.wait()
+            return None
+
+    def _advance(self, turn: Turn) -> bool:
+        """One slice; whether there is more to do."""
+        began_s = time.perf_counter()
+        try:
+            more = self._say(turn, began_s)
+            turn.worked_s += time.perf_counter() - began_s
+            if not more:
+                self._end(turn)
+        except BaseException as error:  # noqa: BLE001 -- the border of a thread: its asker gets whatever went wrong
+            self._call(turn.fail, error)
+            return False
+        return more
+
+    def _say(self, turn: Turn, began_s: float) -> bool:
+        if turn.saying is None:
+            if turn.left:
+                raise _left(turn)
+            turn.making = self._begin(turn.query, turn.name)
+            turn.saying = iter(turn.making)
+            first = True
+        else:
+            first = False
+        said, tokens, more = [], 0, False
+        while not turn.left:
+            piece = next(turn.saying, None)
+            if piece is None:
+                break
+            said.append(piece)
+            tokens += 1
+            if (first and any(said)) or time.perf_counter() - began_s >= SLICE_S:  # somebody waits for the first text
+                more = True
+                break
+        text = "".join(said)
+        if text:
+            self._call(turn.tell, Said(text, tokens))
+        return more
+
+    def _end(self, turn: Turn) -> None:
+        assert turn.making is not None
+        problem = turn.left if isinstance(turn.left, Problem) else None
+        self._call(turn.end, turn.making.conclude(time.perf_counter() - turn.began_s, problem))
+
+    def _call(self, what: Callable[..., None], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
+            self._loop.call_soon_threadsafe(what, *args)
+
+
+def _left(turn: Turn) -> Unavailable:
+    """A turn that was left before it was begun, as its asker hears of it."""
+    if isinstance(turn.left, Problem):
+        return Unavailable(turn.left.code, turn.left.message, retry_after_s=turn.left.retry_after_s)
+    return Unavailable("cancelled", "the client no longer wanted an answer")
