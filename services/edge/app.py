@@ -417,6 +417,10 @@ class _Making:
     serving: Serving
     generation: Generation
 
+    @property
+    def tokens(self) -> int:
+        return len(self.generation.steps)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.generation)
 

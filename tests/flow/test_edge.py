@@ -1,5 +1,8 @@
+import asyncio
 import contextlib
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from edge_fleet import (
@@ -19,15 +22,16 @@ from edge_fleet import (
 from common.constants import PACKET_MAX_BYTES
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, streams
-from common.runtime.entries import body_of
-from common.wire.codec import unpack
-from common.wire.messages import Answer, Bundle, Heartbeat, Query
+from common.runtime.entries import Delivery, body_of
+from common.wire.codec import pack, unpack, unpack_reply
+from common.wire.messages import Answer, Bundle, Cancel, Heartbeat, Query
 from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import base_of
 from services.aggregator.cut import Limits, cut
 from services.edge import app
 from services.edge.app import Edge, state_dir
+from services.edge.generation import Generation
 from services.edge.record import Record
 from services.edge.slots import Slots
 
@@ -222,6 +226,111 @@ async def test_a_refused_query_is_told_why_and_buried(edge, monkeypatch, redis):
         await edge.on_query(delivery_of("7-0"), Query(text="x"))
     (told,) = await answers(redis)
     assert (told.finish, told.problem.code, told.query_id) == ("refused", "lone_surrogate", "7-0")
+
+
+@pytest.fixture
+def resting(monkeypatch):
+    """Every generation rests after its third token until `wake`; those that were begun are `made`."""
+    told = SimpleNamespace(made=[], wake=threading.Event())
+
+    class Resting(Generation):
+        def __iter__(self):
+            told.made.append(self)
+            for number, piece in enumerate(super().__iter__(), 1):
+                if number == 3:
+                    assert told.wake.wait(timeout=10)
+                yield piece
+
+    monkeypatch.setattr(app, "Generation", Resting)
+    yield told
+    told.wake.set()
+
+
+async def replies(redis, client="anonymous"):
+    return [unpack_reply(body_of(fields)) for _, fields in await redis.xrange(streams.answers(client))]
+
+
+async def test_a_query_that_streams_is_told_in_pieces_which_together_are_its_answer(edge, redis):
+    query = Query(id="q", text=TEXT, max_tokens=40, stream=True, seed=1)
+    (sent,) = await edge.on_query(delivery_of(), query)
+    pieces = await replies(redis)
+    assert pieces
+    assert [(piece.query_id, piece.index) for piece in pieces] == [("q", n) for n in range(len(pieces))]
+    made = unpack(Answer, sent.message)
+    assert "".join(piece.text for piece in pieces) == made.text
+    assert sum(piece.tokens for piece in pieces) == made.completion_tokens
+
+
+async def test_without_stream_there_are_no_pieces(edge, redis):
+    await edge.on_query(delivery_of(), Query(text=TEXT, max_tokens=40))
+    assert await replies(redis) == []
+
+
+async def test_many_queries_are_answered_at_once_and_each_as_if_it_were_alone(edge):
+    queries = [Query(id=f"q{n}", client=f"c{n % 3}", text=TEXT * (n % 4 + 1), max_tokens=20) for n in range(24)]
+    together = await asyncio.gather(*(edge.on_query(delivery_of(), query) for query in queries))
+    for query, (sent,) in zip(queries, together, strict=True):
+        alone = Generation(edge.serving.constellation, query, query.id)
+        assert list(alone)
+        assert unpack(Answer, sent.message).text == alone.text
+
+
+async def test_a_cancelled_query_ends_between_two_tokens_and_its_answer_says_so(edge, eventually, resting):
+    query = Query(id="q", client="me", text=TEXT, max_tokens=100, temperature=1.0)
+    making = asyncio.create_task(edge.on_query(delivery_of(), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    for wanted in (Cancel(query_id="q", client="you"), Cancel(query_id="other", client="me")):
+        await edge.on_cancel(delivery_of("2-0", streams.CANCEL, pack(wanted)))
+    assert not edge._turns["me", "q"].left
+    await edge.on_cancel(delivery_of("3-0", streams.CANCEL, pack(Cancel(query_id="q", client="me"))))
+    resting.wake.set()
+    (sent,) = await making
+    made = unpack(Answer, sent.message)
+    assert (made.finish, made.query_id, made.problem) == ("cancelled", "q", None)
+    assert 3 <= made.completion_tokens <= 4
+    assert edge._turns == {}
+
+
+@pytest.mark.parametrize(("age_s", "finish"), [(1.0, "read"), (2.0, "refused"), (3.0, "refused")])
+async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(edge, clock, age_s, finish):
+    at_ms = int(clock[0] * 1000)
+    clock[0] = at_ms / 1000 + age_s
+    query = Query(id="q", text=TEXT, max_tokens=0, deadline_s=2.0)
+    (sent,) = await edge.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
+    made = unpack(Answer, sent.message)
+    assert made.finish == finish
+    if finish == "refused":
+        assert (made.problem.code, made.problem.retry_after_s >= 1) == ("deadline", True)
+        assert edge._record.answer_to("anonymous", "q") is None
+
+
+async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_why(edge, clock, eventually, resting):
+    at_ms = int(clock[0] * 1000)
+    clock[0] = at_ms / 1000 + 1.9
+    query = Query(id="q", text=TEXT, max_tokens=100, temperature=1.0, deadline_s=2.0)
+    making = asyncio.create_task(edge.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: edge._turns["anonymous", "q"].left)
+    resting.wake.set()
+    (sent,) = await making
+    made = unpack(Answer, sent.message)
+    assert (made.finish, made.problem.code) == ("cancelled", "deadline")
+    assert 3 <= made.completion_tokens <= 4
+
+
+async def test_a_bundle_swapped_in_while_an_answer_is_made_leaves_it_to_the_one_that_began_it(
+    edge, publisher, micro_parts, redis, eventually, resting
+):
+    query = Query(id="q", text=TEXT, max_tokens=10, temperature=1.0)
+    making = asyncio.create_task(edge.on_query(delivery_of(), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await publisher.release(micro_parts | {"notes.bin": b"new"})
+    await bundles_to(edge, redis)
+    resting.wake.set()
+    (sent,) = await making
+    assert unpack(Answer, sent.message).bundle == 1
+    (sent,) = await edge.on_query(delivery_of("2-0"), query.model_copy(update={"id": "later", "max_tokens": 1}))
+    assert unpack(Answer, sent.message).bundle == 2
 
 
 # Sleep
