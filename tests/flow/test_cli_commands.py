@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from common.errors import Rejected, Unavailable
-from common.runtime import streams
+from common.runtime import follower, streams
 from common.wire.codec import pack, unpack
 from common.wire.messages import Answer, DeadLetter, Heartbeat, Query, RouteStep
 from services.cli import ask, dead, route, watch
@@ -112,7 +112,7 @@ async def test_two_who_replay_one_letter_publish_it_once(redis, broker_url):
 
 
 async def test_all_letters_are_replayed_but_those_that_came_without_a_message(redis, broker_url, monkeypatch):
-    monkeypatch.setattr(dead, "PAGE", 2)
+    monkeypatch.setattr(follower, "FOLLOW_RECORDS", 2)
     for number in range(5):
         code = "no_body" if number == 3 else "garbage"
         await redis.xadd(streams.dead(streams.PACKETS), {"__data__": letter(b"%d" % number, code=code)})
