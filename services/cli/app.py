@@ -93,11 +93,11 @@ def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.8,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Whether the fleet may learn from it.")] = True,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds to wait for the answer.")] = 60.0,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
-    """Ask the fleet; show the answer, its route, Φ, κ and phase."""
+    """Ask the fleet; show the answer as it is made, its route, Φ, κ and phase. Ctrl-C cancels it."""
     fields = {"text": text, "mode": mode, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     _do("ask", fields=fields | {"store": store}, timeout_s=timeout, home=home, json=as_json)
 
