@@ -125,7 +125,7 @@ class Reply:
 
 
 class Client:
-    """One client of a fleet. Use it as a context manager: leaving it cancels what is still open."""
+    """One client of a fleet. Use it as a context manager: leaving it cancels at the edges what is still open."""
 
     def __init__(self, url: str, *, name: str | None = None) -> None:
         """url: the broker's. name: the client's, a slug; None: one of its own, whose answers go when it leaves.
@@ -167,11 +167,12 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await _end(self._readers)
+        readers, self._readers = self._readers, []
+        await _end(readers)
         left = list(self._open.values())
         await asyncio.gather(*map(self._leave, left))
         for asked in left:
-            asked.end(Unavailable("client_closed", "the client was left before the answer came: keep it open"))
+            asked.end(_left_client())
         if self._passing:
             with suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(CANCEL_TIMEOUT_S):
@@ -208,11 +209,20 @@ class Client:
 
         followers = [Follower(stream, after, teller(cls)) for stream, cls in _NEWS.items()]
         readers = [asyncio.create_task(follow(self._redis, each, Health())) for each in followers]
+        self._readers += readers
+        taking = asyncio.create_task(news.get())
         try:
             while True:
-                yield await news.get()
+                await asyncio.wait([taking, *readers], return_when=asyncio.FIRST_COMPLETED)
+                if not taking.done():
+                    raise _left_client()
+                told = taking.result()
+                taking = asyncio.create_task(news.get())
+                yield told
         finally:
+            taking.cancel()
             await _end(readers)
+            self._readers = [reader for reader in self._readers if reader not in readers]
 
     def _query(self, text: str, wishes: Any) -> Query:
         name = wishes.get("id") or f"q-{secrets.token_hex(8)}"
@@ -221,6 +231,7 @@ class Client:
     async def _say(self, query: Query) -> AsyncGenerator[Piece | Answer, None]:
         """Publish the query, and say what comes: pieces if it asks for them, then the answer."""
         assert query.id is not None
+        assert self._readers, "nobody reads the answers: use the client as a context manager"
         if query.id in self._open:
             msg = f"query {query.id} of {self.name} is open: wait for its answer, or choose another id"
             raise ValueError(msg)
@@ -252,8 +263,8 @@ class Client:
                 async with self._turn:
                     name = f"{self.name}:{asked.query.id}"
                     entry = await scripts.publish(self._redis, streams.QUERIES, asked.body, name)
-                if entry is None:  # it was there: in an earlier life, or its reply was lost
-                    await self._catch_up()
+                    if entry is None:  # it was there: from an earlier life, or the reply was lost
+                        await self._catch_up()
             except AWAY as error:
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
@@ -279,7 +290,7 @@ class Client:
             return
         cancel = pack(Cancel(query_id=query.id or "", client=self.name))
         with suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(CANCEL_TIMEOUT_S):
+            async with asyncio.timeout(CANCEL_TIMEOUT_S), self._turn:
                 await scripts.publish(self._redis, streams.CANCEL, cancel, f"{self.name}:{query.id}")
 
     async def _on_reply(self, delivery: Delivery) -> None:
@@ -311,6 +322,10 @@ async def _in_time(work: Awaitable[object], query: Query, until: float | None) -
             await work
     except TimeoutError:
         raise Unavailable("no_answer", f"no answer within {query.deadline_s:g} s") from None
+
+
+def _left_client() -> Unavailable:
+    return Unavailable("client_closed", "the client was left while somebody waited for more: keep it open for as long")
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

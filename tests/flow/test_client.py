@@ -418,3 +418,22 @@ async def test_who_watches_from_now_on_sees_nothing_old(redis, client):
         await redis.xadd(streams.HEART, beat(2.0))
         await asyncio.wait([first], timeout=0.02)
     assert first.result().at_s == 2.0
+
+
+async def test_a_watcher_of_a_client_that_was_left_is_told(redis, broker_url):
+    async with Client(broker_url) as client:
+        waiting = asyncio.create_task(anext(client.watch()))
+        await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="client_closed"):
+        await waiting
+
+
+async def test_who_leaves_a_watch_leaves_no_reader_behind(redis, client):
+    beat = Heartbeat(node=NODE, service="edge", at_s=1.0, bundle=1, ready=True)
+    await redis.xadd(streams.HEART, {"__data__": pack(beat)})
+    before = len(client._readers)
+    news = client.watch(after=FROM_START)
+    await anext(news)
+    assert len(client._readers) == before + 3
+    await news.aclose()
+    assert len(client._readers) == before
