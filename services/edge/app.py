@@ -35,8 +35,17 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Answer, Applied, Bundle, Heartbeat, Query
 from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Answered, Gauges, Serving, answer, refusal
-from services.edge.learning import due_domains, fold_domain, give_up, go_home, settle_bundle
-from services.edge.record import Domain, Packet, Record
+from services.edge.learning import (
+    Forgotten,
+    due_domains,
+    fold_domain,
+    forget,
+    give_up,
+    go_home,
+    judge,
+    settle_bundle,
+)
+from services.edge.record import Domain, Packet, Record, Verdict
 from services.edge.sleep import Rhythm, is_probe
 from services.edge.slots import Slots
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
@@ -70,7 +79,7 @@ class Edge:
         self._key: SigningKey = keys.load_private(settings.home, settings.node)
         self._publisher: VerifyKey = keys.load_public(keys.publisher_path(settings.home))
         self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
-        self._learning = asyncio.Lock()  # a fold and a settlement both read residues and write them back
+        self._learning = asyncio.Lock()  # folding, settling, forgetting, judging: all read residues and write them
         self._gauges: Gauges = {}
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
         self._asked_s = 0.0
@@ -273,11 +282,24 @@ class Edge:
             at_s=self._now(),
         )
         name = f"{key_id(self._key.verify_key).hex()}:{record.epoch}:{packet.sequence}"
+        await asyncio.to_thread(record.leaving, packet.sequence, raw)
         await self._broker.produce(streams.PACKETS, raw, name)
         await asyncio.to_thread(record.sent, packet.sequence, raw, at_s=self._now())
         metrics.PACKET_BYTES.observe(len(raw))
         metrics.PACKETS.labels("sent", "").inc()
         log.info("packet %d sent: %d bytes, %d interactions", packet.sequence, len(raw), body.interactions)
+
+    # One interaction, afterwards
+
+    async def forget(self, client: str, query_id: str) -> Forgotten | None:
+        """Deletes an interaction with its answer and what it taught; None when nothing is kept under this name."""
+        async with self._learning:
+            return await asyncio.to_thread(forget, self._record, client, query_id)
+
+    async def judge(self, client: str, query_id: str, verdict: Verdict | None) -> bool:
+        """Accepts or rejects an interaction, None: neither; False when nothing is kept under this name."""
+        async with self._learning:
+            return await asyncio.to_thread(judge, self._record, client, query_id, verdict)
 
     # Heart
 
