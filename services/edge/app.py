@@ -3,6 +3,7 @@
     qig:queries ──▶ on_query   decode, answer, record ─────────────▶ qig:answers:CLIENT (with the acknowledgement)
     qig:bundles ──▶ on_bundle  verify, fetch, try, swap, settle ───▶ qig:applied
     tick sleep  ──▶ fold what is due, send what is pending ────────▶ qig:packets
+    tick prune  ──▶ delete what is too old or too much
     tick heart  ──▶ how it goes ───────────────────────────────────▶ qig:heart
 
 State lies under HOME/edges/NODE: edge.db (record.py) and bundles/ (slots.py). Whatever computes runs in a thread, so
@@ -53,7 +54,8 @@ from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 log = logging.getLogger(__name__)
 
 SLEEP_CHECK_S: Final = 0.5
-PRUNE_EVERY_S: Final = 600.0
+PRUNE_EVERY_S: Final = 60.0
+DAY_S: Final = 86_400.0
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
 NEW_TERRITORY: Final = "new"  # as a metric's label
 
@@ -83,7 +85,6 @@ class Edge:
         self._gauges: Gauges = {}
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
         self._asked_s = 0.0
-        self._pruned_s = 0.0
         self.serving: Serving | None = None
         self.follow_from = FROM_START
 
@@ -242,7 +243,7 @@ class Edge:
         if serving is None:
             return
         async with self._learning:
-            await asyncio.to_thread(self._forget_old)
+            await asyncio.to_thread(self._give_up)
             wanted = await asyncio.to_thread(
                 due_domains, record, serving, self._rhythm, asked_s=self._asked_s, now_s=self._now()
             )
@@ -251,15 +252,21 @@ class Edge:
             for packet in await asyncio.to_thread(record.packets, "pending"):
                 await self._send(packet)
 
-    def _forget_old(self) -> None:
-        now_s = self._now()
-        lost = give_up(self._record, now_s=now_s)
+    async def prune(self) -> None:
+        """Deletes what this edge is to keep no longer, also while no bundle serves."""
+        keep_s, keep_bytes = self._settings.keep_days * DAY_S, self._settings.keep_bytes
+        async with self._learning:
+            gone = await asyncio.to_thread(
+                self._record.prune, now_s=self._now(), max_age_s=keep_s, max_bytes=keep_bytes
+            )
+        if gone:
+            log.info("%d interactions were too old or too much: deleted", gone)
+
+    def _give_up(self) -> None:
+        lost = give_up(self._record, now_s=self._now())
         if lost:
             metrics.PACKETS.labels("lost", "").inc(len(lost))
             log.warning("no bundle named packets %s: their counts go out again", lost)
-        if now_s - self._pruned_s >= PRUNE_EVERY_S:
-            self._pruned_s = now_s
-            self._record.prune(now_s=now_s)
 
     def _fold(self, serving: Serving, domain: Domain) -> None:
         if domain is None and go_home(self._record, serving, self._rhythm):
@@ -360,7 +367,11 @@ async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
             Consumer(streams.QUERIES, streams.GROUPS[streams.QUERIES], lambda body: unpack(Query, body), edge.on_query)
         ],
         followers=[Follower(streams.BUNDLES, edge.follow_from, edge.on_bundle)],
-        ticks=[Tick("sleep", SLEEP_CHECK_S, edge.sleep), Tick("heart", HEART_EVERY_S, edge.beat)],
+        ticks=[
+            Tick("sleep", SLEEP_CHECK_S, edge.sleep),
+            Tick("prune", PRUNE_EVERY_S, edge.prune),
+            Tick("heart", HEART_EVERY_S, edge.beat),
+        ],
         ready=edge.ready,
         stop=stop,
     )

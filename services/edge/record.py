@@ -38,9 +38,6 @@ from services.edge.answer import Interaction
 
 SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x51494745  # "QIGE"
-INTERACTIONS_MAX_AGE_S: Final = 30 * 86_400.0  # chosen: what a month has not needed goes
-INTERACTIONS_MAX_BYTES: Final = 256 << 20  # texts and answers; the oldest go first, folded or not
-PACKETS_MAX_AGE_S: Final = 30 * 86_400.0  # settled ones; a packet that waits is kept
 FOLD_MAX_BYTES: Final = 1 << 20  # of text: a fold of about 15 s takes the oldest; the rest waits for the next sleep
 BUSY_TIMEOUT_S: Final = 5.0
 ORDERS: Final = 3  # of a residue: what crystals can carry
@@ -373,19 +370,20 @@ class Record:
 
     # Bounds
 
-    def prune(self, *, now_s: float, max_bytes: int = INTERACTIONS_MAX_BYTES) -> int:
-        """Deletes what is too old or too much, oldest first; returns how many interactions went."""
+    def prune(self, *, now_s: float, max_age_s: float, max_bytes: int) -> int:
+        """Deletes interactions that are too old, and the oldest while texts and answers are too many bytes, folded or
+        not; returns how many went. Settled packets go by the same age; one that waits is kept.
+        """
+        limit_s = now_s - max_age_s
         with self._write() as db:
-            gone = db.execute("DELETE FROM interactions WHERE at_s < ?", (now_s - INTERACTIONS_MAX_AGE_S,)).rowcount
-            gone += db.execute(
-                "DELETE FROM interactions WHERE id IN (SELECT id FROM (SELECT id, sum(length(CAST(text AS BLOB)) +"
-                " length(answer)) OVER (ORDER BY id DESC) AS kept FROM interactions) WHERE kept > ?)",
-                (max_bytes,),
-            ).rowcount
-            db.execute(
-                "DELETE FROM packets WHERE status IN ('acknowledged', 'lost') AND at_s < ?",
-                (now_s - PACKETS_MAX_AGE_S,),
-            )
+            gone = db.execute("DELETE FROM interactions WHERE at_s < ?", (limit_s,)).rowcount
+            if _used_bytes(db) > max_bytes:  # else there is nothing to add up: what is kept lies in the pages
+                gone += db.execute(
+                    "DELETE FROM interactions WHERE id IN (SELECT id FROM (SELECT id, sum(length(CAST(text AS BLOB)) +"
+                    " length(answer)) OVER (ORDER BY id DESC) AS kept FROM interactions) WHERE kept > ?)",
+                    (max_bytes,),
+                ).rowcount
+            db.execute("DELETE FROM packets WHERE status IN ('acknowledged', 'lost') AND at_s < ?", (limit_s,))
         if gone:
             self._scrub()
         return gone
@@ -469,6 +467,13 @@ def _set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
 def _move(db: sqlite3.Connection, moved: Mapping[int, Domain]) -> None:
     rows = [(domain, row) for row, domain in moved.items()]
     db.executemany("UPDATE interactions SET domain = ? WHERE id = ? AND folded = 0", rows)
+
+
+def _used_bytes(db: sqlite3.Connection) -> int:
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
 
 
 def _withdraw(db: sqlite3.Connection, sequences: Iterable[int]) -> None:

@@ -387,6 +387,22 @@ async def test_a_rejected_text_is_not_learned(edge, redis, home):
     assert verify(open_envelope(raw), keys.load_private(home, NODE).verify_key).interactions == 8
 
 
+@pytest.mark.parametrize(("days", "left"), [(1.9, 0), (2.1, 8)])
+async def test_what_is_older_than_the_setting_says_goes_while_the_edge_runs(edge, life, clock, days, left):
+    await read(edge, 8)
+    clock[0] += 2 * 86_400
+    keeping = await life(keep_days=days)
+    await keeping.prune()
+    assert sum(each.interactions for each in keeping._record.fresh()) == left
+
+
+async def test_what_is_more_than_the_setting_says_goes_oldest_first(edge, life):
+    await read(edge, 8)
+    keeping = await life(keep_bytes=0)
+    await keeping.prune()
+    assert keeping._record.fresh() == []
+
+
 # Heart
 
 

@@ -42,6 +42,10 @@ def slept(record, domain="heart", **fields):
     record.slept(rows, counts(7, 8), packet(record, domain, **fields))
 
 
+def pruned(record, now_s, **limits):
+    return record.prune(now_s=now_s, **{"max_age_s": 30 * DAY_S, "max_bytes": 1 << 30} | limits)
+
+
 def in_the_files(record, text):
     """Whether any file of the record holds these bytes."""
     return any(text.encode() in path.read_bytes() for path in record._path.parent.iterdir())
@@ -161,14 +165,14 @@ def test_a_life_that_lost_its_file_starts_a_later_epoch(record, tmp_path):
 @pytest.mark.parametrize(("age_s", "left"), [(30 * DAY_S - 1, 1), (30 * DAY_S, 1), (30 * DAY_S + 1, 0)])
 def test_interactions_go_by_age(record, age_s, left):
     record.add(interaction(at_s=100.0), b"", probe=False)
-    assert record.prune(now_s=100.0 + age_s) == 1 - left
+    assert pruned(record, 100.0 + age_s) == 1 - left
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(29, 2), (30, 3), (31, 3)])
 def test_interactions_go_by_size_oldest_first(record, limit, kept):
     for number in range(3):
         record.add(interaction(f"q{number}", text="αβ1"), b"12345", probe=False)
-    record.prune(now_s=20.0, max_bytes=limit)
+    pruned(record, 20.0, max_bytes=limit)
     assert [i.query_id for _, i in record.unfolded("heart")] == ["q0", "q1", "q2"][3 - kept :]
 
 
@@ -176,7 +180,7 @@ def test_settled_packets_go_by_age_and_waiting_ones_stay(record):
     for number in range(2):
         record.slept({}, counts(1), packet(record, at_s=float(number)))
     record.settle([0], {}, {}, cursor="1-1", at_s=0.0)
-    record.prune(now_s=40 * DAY_S)
+    pruned(record, 40 * DAY_S)
     assert [p.sequence for p in record.packets("pending", "acknowledged")] == [1]
 
 
@@ -251,7 +255,7 @@ def test_not_a_byte_of_what_was_forgotten_stays_in_the_files(record, size):
 
 def test_not_a_byte_of_what_grew_too_old_stays_in_the_files(record):
     record.add(interaction(text="swordfish", at_s=0.0), b"swordfish", probe=False)
-    record.prune(now_s=31 * DAY_S)
+    pruned(record, 31 * DAY_S)
     assert not in_the_files(record, "swordfish")
 
 
