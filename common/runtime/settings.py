@@ -61,6 +61,11 @@ class EdgeSettings(CommonSettings):
     sleep_max_s: float = Field(3600.0, gt=0, description="The longest it stays awake with something learned, seconds")
     crystal_bytes: int = Field(1024, ge=0, le=2900, description="Crystals in a packet, bytes")
     probe_share: int = Field(8, ge=2, description="One in this many interactions is kept for trying bundles on")
+    redact: str = Field(
+        "emails,numbers,keys",
+        description="What is taken out of a text before it is kept and learned, by commas: emails, numbers, keys, "
+        "MODULE:FUNCTION of your own (str to str); empty for nothing",
+    )
     keep_days: float = Field(30.0, gt=0, description="Age at which what was asked and answered is deleted, days")
     keep_bytes: int = Field(
         256 << 20, ge=0, description="Texts and answers kept, bytes; above it the oldest are deleted"

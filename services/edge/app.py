@@ -12,6 +12,7 @@ that leases, health and metrics go on. `serving` is one reference: a query uses 
 
 import asyncio
 import logging
+import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ from common.wire.bundle import digest, verify
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Answer, Applied, Bundle, Heartbeat, Query
 from common.wire.packet import PacketBody, key_id, seal
-from services.edge.answer import Answered, Gauges, Serving, answer, refusal
+from services.edge.answer import Answered, Gauges, Interaction, Serving, answer, refusal
 from services.edge.learning import (
     Forgotten,
     due_domains,
@@ -47,6 +48,7 @@ from services.edge.learning import (
     settle_bundle,
 )
 from services.edge.record import Domain, Packet, Record, Verdict
+from services.edge.redaction import redacted, redactor
 from services.edge.sleep import Rhythm, is_probe
 from services.edge.slots import Slots
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
@@ -72,7 +74,7 @@ class Edge:
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Raises Unavailable("missing_key"), Rejected("bad_key")."""
+        """Raises Unavailable("missing_key"), Rejected("bad_key", "bad_setting")."""
         self._settings = settings
         self._broker = broker
         self._record = record
@@ -81,6 +83,7 @@ class Edge:
         self._key: SigningKey = keys.load_private(settings.home, settings.node)
         self._publisher: VerifyKey = keys.load_public(keys.publisher_path(settings.home))
         self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
+        self._redact = redactor(settings.redact, pkgutil.resolve_name)
         self._learning = asyncio.Lock()  # folding, settling, forgetting, judging: all read residues and write them
         self._gauges: Gauges = {}
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
@@ -118,17 +121,33 @@ class Edge:
         self._gauges = done.gauges
         self._last[done.answer.domain or NEW_TERRITORY] = done.answer
         _show_answer(done.answer)
-        return await self._keep(done)
+        return await self._keep(serving, done)
 
-    async def _keep(self, done: Answered) -> bytes:
+    async def _keep(self, serving: Serving, done: Answered) -> bytes:
         """The packed answer, with its interaction on disk; an earlier computation's, if there was one."""
-        body, each = pack(done.answer), done.interaction
-        if each is None:
+        body = pack(done.answer)
+        if done.interaction is None:
             return body
+        kept = await asyncio.to_thread(self._redacted, serving, done.interaction, done.answer.text)
+        if kept is None:
+            return body
+        each, clean = kept
         probe = is_probe(each.client, each.query_id, self._settings.probe_share)
-        if await asyncio.to_thread(self._record.add, each, body, probe=probe):
+        if await asyncio.to_thread(self._record.add, each, body if clean else b"", probe=probe):
             return body
         return await asyncio.to_thread(self._record.answer_to, each.client, each.query_id) or body
+
+    def _redacted(self, serving: Serving, read: Interaction, said: str) -> tuple[Interaction, bool] | None:
+        """What is kept of an interaction, None for nothing; and whether the answer may be kept as it is.
+
+        One that may not is computed again should the query come again: with the same seed, to the same text.
+        """
+        try:
+            each = redacted(serving.constellation, read, self._redact)
+            return None if each is None else (each, self._redact(said) == said)
+        except Rejected as error:
+            log.error("nothing is kept of a query: %s", error)  # noqa: TRY400 -- the operator's function's fault
+            return None
 
     async def _refuse(self, serving: Serving, query: Query, entry_id: str, error: QigError) -> None:
         """Tells the client; the consumer then buries the query with the same reason."""

@@ -151,12 +151,15 @@ class Record:
     # Interactions
 
     def answer_to(self, client: str, query_id: str) -> bytes | None:
-        """The stored answer to a query, or None: a redelivered query is not answered twice."""
+        """The stored answer to a query, or None; where there is one, a redelivered query is not answered twice."""
         row = self._one("SELECT answer FROM interactions WHERE client = ? AND query_id = ?", (client, query_id))
-        return None if row is None else bytes(row[0])
+        return bytes(row[0]) or None if row else None
 
     def add(self, interaction: Interaction, answer: bytes, *, probe: bool) -> bool:
-        """Keeps an interaction with its packed answer; False, and nothing done, when the query was kept before."""
+        """Keeps an interaction with its packed answer; False, and nothing done, when the query was kept before.
+
+        answer: empty where it is not to be kept.
+        """
         i = interaction
         values = (i.client, i.query_id, i.at_s, i.text, i.domain, i.basin.astype("<f8").tobytes(), i.tokens)
         with self._write() as db:

@@ -214,6 +214,39 @@ async def test_of_what_may_not_be_stored_no_byte_is_on_the_disk(edge, home, max_
     assert b"swordfish" in kept  # the search would have found it
 
 
+async def test_what_is_redacted_is_on_no_disk_and_the_kernel_reads_it_all_the_same(edge, home):
+    texts = ["swordfish@example.org", TEXT + "swordfish@example.org"]
+    for number, text in enumerate(texts):
+        (sent,) = await edge.on_query(delivery_of(f"{number + 1}-0"), Query(text=text, max_tokens=0))
+        assert unpack(Answer, sent.message).prompt_bytes == len(text)
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert b"swordfish" not in kept
+    assert b"king. [e-mail]" in kept
+
+
+async def test_an_answer_that_holds_what_is_redacted_is_computed_again_and_not_kept(life, edge, monkeypatch):
+    monkeypatch.setattr("services.edge.redaction.BUILT_IN", {"emails": lambda text: "" if text != TEXT else text})
+    query = Query(text=TEXT, max_tokens=8)
+    strict = await life(redact="emails")
+    (first,) = await strict.on_query(delivery_of("7-0"), query)
+    assert strict._record.answer_to("anonymous", "7-0") is None
+    assert [each.interactions for each in strict._record.fresh()] == [1]
+    (second,) = await strict.on_query(delivery_of("7-0"), query)
+    assert unpack(Answer, first.message).text == unpack(Answer, second.message).text != ""
+
+
+async def test_an_operator_s_function_that_fails_keeps_nothing_and_answers_all_the_same(life, edge):
+    failing = await life(redact="builtins:len")
+    (sent,) = await failing.on_query(delivery_of("7-0"), Query(text=TEXT, max_tokens=4))
+    assert unpack(Answer, sent.message).completion_tokens > 0
+    assert failing._record.find("anonymous", "7-0") is None
+
+
+async def test_a_redaction_that_nobody_knows_stops_the_start(life, publisher):
+    with pytest.raises(Rejected, match="QIG_REDACT=email"):
+        await life(redact="email")
+
+
 async def test_a_refused_query_is_told_why_and_buried(edge, monkeypatch, redis):
     def refuse(*_, **__):
         raise Rejected("lone_surrogate", "half a character")
