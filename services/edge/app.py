@@ -371,10 +371,16 @@ def state_dir(home: Path, node: str) -> Path:
     return home / "edges" / node
 
 
+def _address(settings: EdgeSettings) -> str:
+    """Where this edge serves HTTP; empty while nobody knows, because any free port will do."""
+    host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
+    return f"http://{host}:{settings.http_port}" if settings.http_port else ""
+
+
 async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
     """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used."""
     home = state_dir(settings.home, settings.node)
-    record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time())
+    record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time(), address=_address(settings))
     edge = Edge(settings, broker, record, Slots(home / "bundles"))
     await edge.start()
 

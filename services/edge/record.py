@@ -126,11 +126,14 @@ class Kept:
 class Record:
     """The open file. Its methods may be called from any thread; each is one transaction."""
 
-    def __init__(self, path: Path, *, now_s: float) -> None:
-        """Opens or makes the file. Raises Unavailable (disk_full, unwritable, state_in_use), Corrupt, Rejected."""
+    def __init__(self, path: Path, *, now_s: float, address: str = "") -> None:
+        """Opens or makes the file. Raises Unavailable (disk_full, unwritable, state_in_use), Corrupt, Rejected.
+
+        address: where this process serves HTTP, told to whoever finds the file in use (`address_of`).
+        """
         self._path: Final = path
         self._turn: Final = threading.Lock()
-        self._guard: Final = _lock(path)
+        self._guard: Final = _lock(path, address)
         with contextlib.ExitStack() as undo:
             undo.callback(self._guard.close)
             with _sql(path):
@@ -510,11 +513,26 @@ def _interaction(row: tuple) -> Interaction:  # type: ignore[type-arg]
     return Interaction(query_id, client, text, at_s, domain, cells, tokens, size_bytes, bits, kappa, found)
 
 
-def _lock(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- an open file, of a type without a public name
-    """Holds `path`.lock until the process ends. Raises Unavailable("state_in_use", "unwritable")."""
+def address_of(path: Path) -> str:
+    """Where the process that has this file in use serves HTTP, http://HOST:PORT; empty where it does not say."""
+    try:
+        return _lock_path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _lock(path: Path, address: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- an open file, of a type without a public name
+    """Holds `path`.lock, the address inside, until the process ends.
+
+    Raises Unavailable("state_in_use", "unwritable").
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        guard = path.with_name(path.name + ".lock").open("a")
+        guard = _lock_path(path).open("a", encoding="utf-8")
     except OSError as error:
         raise _refused(path, error.strerror or "") from error
     try:
@@ -524,6 +542,9 @@ def _lock(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- an ope
         raise Unavailable(
             "state_in_use", f"{path} is in use by another process: an edge runs once a node, choose another QIG_NODE"
         ) from error
+    guard.truncate(0)
+    guard.write(address)
+    guard.flush()
     return guard
 
 

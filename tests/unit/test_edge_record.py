@@ -7,7 +7,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels.memory import count
 from services.edge import record as module
 from services.edge.answer import Interaction
-from services.edge.record import Packet, Record
+from services.edge.record import Packet, Record, address_of
 
 DAY_S = 86_400.0
 
@@ -187,6 +187,15 @@ def test_settled_packets_go_by_age_and_waiting_ones_stay(record):
 def test_a_second_process_on_one_file_is_refused(record):
     with pytest.raises(Unavailable, match="state_in_use"):
         Record(record._path, now_s=1.0)
+
+
+def test_whoever_finds_the_file_in_use_learns_where_its_process_serves(record, tmp_path):
+    assert address_of(record._path) == ""
+    other = Record(tmp_path / "other" / "edge.db", now_s=1.0, address="http://127.0.0.1:8000")
+    with pytest.raises(Unavailable, match="state_in_use"):
+        Record(other._path, now_s=1.0, address="http://127.0.0.1:1")
+    assert address_of(other._path) == "http://127.0.0.1:8000"
+    other.close()
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
