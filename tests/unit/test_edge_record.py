@@ -268,6 +268,21 @@ def test_not_a_byte_of_what_grew_too_old_stays_in_the_files(record):
     assert not in_the_files(record, "swordfish")
 
 
+def test_what_was_forgotten_while_somebody_read_the_file_is_gone_after_the_next_pruning(record, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.0)
+    busy = reopened(record)
+    busy.add(interaction(text="swordfish"), b"", probe=False)
+    reader = sqlite3.connect(busy._path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM interactions").fetchall()
+    busy.forget(busy.find("c", "q").row, "heart", None)
+    assert in_the_files(busy, "swordfish")
+    reader.close()
+    pruned(busy, 20.0)
+    assert not in_the_files(busy, "swordfish")
+    busy.close()
+
+
 def test_a_withdrawn_packet_leaves_what_was_folded_for_it_waiting(record):
     for number in range(2):
         record.add(interaction(f"q{number}"), b"", probe=False)

@@ -91,16 +91,16 @@ class Life:
         self.record = Record(Path(folder) / "edge.db", now_s=1.0)
         self.serving = Serving(micro, 4, "cd" * 32, "node-1")
 
-    def read(self, name, text):
+    def read(self, name, text, domain="heart"):
         ids = self.serving.constellation.encoder.encode(text)
         basin = self.serving.constellation.basin(ids)
         size = len(text.encode())
-        read = Interaction(name, "c", text, 1.0, "heart", basin, len(ids), size, 1.0, 55.0, "CRYSTAL")
+        read = Interaction(name, "c", text, 1.0, domain, basin, len(ids), size, 1.0, 55.0, "CRYSTAL")
         self.record.add(read, b"answer", probe=False)
 
-    def fold(self):
-        if self.record.unfolded("heart"):
-            fold_domain(self.record, self.serving, "heart", gauges={}, crystal_bytes=300, now_s=2.0)
+    def fold(self, domain="heart"):
+        if self.record.unfolded(domain):
+            fold_domain(self.record, self.serving, domain, gauges={}, crystal_bytes=300, now_s=2.0)
 
     def leave(self):
         for each in self.record.packets("pending"):
@@ -164,6 +164,23 @@ def test_what_left_is_named_and_the_rest_is_taken(micro, tmp_path):
     ids = life.serving.constellation.encoder.encode("O sing again. ")
     assert life.residue == memory_file.to_bytes(counted(ids))
     life.record.close()
+
+
+def test_a_text_of_new_territory_is_forgotten_in_the_domain_that_was_opened_for_it(micro, tmp_path):
+    life = Life(micro, tmp_path)
+    for number, text in enumerate(["the king spake. ", "unto the people. "]):
+        life.read(str(number), text, None)
+    life.fold(None)
+    life.leave()
+    record = life.record
+    record.settle(
+        [0], {None: counted(), "scripture": record.residue(None)}, {}, opened="scripture", cursor="1-0", at_s=3.0
+    )
+    done = forget(record, "c", "0")
+    ids = micro.encoder.encode("unto the people. ")
+    assert same(record.residue("scripture"), counted(ids))
+    assert [(left.sequence, left.status) for left in done.left] == [(0, "acknowledged")]
+    record.close()
 
 
 def test_what_waits_or_is_probe_text_has_no_counts_and_an_unknown_name_is_none(micro, tmp_path):
