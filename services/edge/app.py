@@ -15,6 +15,7 @@ import logging
 import pkgutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,7 @@ from common.wire.bundle import digest, verify
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Answer, Applied, Bundle, Heartbeat, Query
 from common.wire.packet import PacketBody, key_id, seal
-from services.edge.answer import Answered, Gauges, Interaction, Serving, answer, refusal
+from services.edge.answer import Answered, Gauges, Serving, answer, refusal
 from services.edge.learning import (
     Forgotten,
     due_domains,
@@ -121,33 +122,39 @@ class Edge:
         self._gauges = done.gauges
         self._last[done.answer.domain or NEW_TERRITORY] = done.answer
         _show_answer(done.answer)
-        return await self._keep(serving, done)
+        return await self._keep(await asyncio.to_thread(self._redacted, serving, done))
 
-    async def _keep(self, serving: Serving, done: Answered) -> bytes:
+    async def _keep(self, done: Answered) -> bytes:
         """The packed answer, with its interaction on disk; an earlier computation's, if there was one."""
-        body = pack(done.answer)
-        if done.interaction is None:
+        body, each = pack(done.answer), done.interaction
+        if each is None:
             return body
-        kept = await asyncio.to_thread(self._redacted, serving, done.interaction, done.answer.text)
-        if kept is None:
-            return body
-        each, clean = kept
         probe = is_probe(each.client, each.query_id, self._settings.probe_share)
-        if await asyncio.to_thread(self._record.add, each, body if clean else b"", probe=probe):
+        kept = body if await asyncio.to_thread(self._is_clean, done.answer.text) else b""
+        if await asyncio.to_thread(self._record.add, each, kept, probe=probe):
             return body
         return await asyncio.to_thread(self._record.answer_to, each.client, each.query_id) or body
 
-    def _redacted(self, serving: Serving, read: Interaction, said: str) -> tuple[Interaction, bool] | None:
-        """What is kept of an interaction, None for nothing; and whether the answer may be kept as it is.
+    def _redacted(self, serving: Serving, done: Answered) -> Answered:
+        """With what may be kept of the interaction. Nothing, when the operator's function fails."""
+        if done.interaction is None:
+            return done
+        try:
+            kept = redacted(serving.constellation, done.interaction, self._redact)
+        except Rejected as error:
+            log.error("nothing is kept of a query: %s", error)  # noqa: TRY400 -- the operator's fault
+            kept = None
+        return replace(done, interaction=kept)
 
-        One that may not is computed again should the query come again: with the same seed, to the same text.
+    def _is_clean(self, said: str) -> bool:
+        """Whether an answer may be kept. One that may not is computed again should its query come again: with the same
+        seed, to the same text.
         """
         try:
-            each = redacted(serving.constellation, read, self._redact)
-            return None if each is None else (each, self._redact(said) == said)
+            return self._redact(said) == said
         except Rejected as error:
-            log.error("nothing is kept of a query: %s", error)  # noqa: TRY400 -- the operator's function's fault
-            return None
+            log.error("an answer is not kept: %s", error)  # noqa: TRY400 -- the operator's fault
+            return False
 
     async def _refuse(self, serving: Serving, query: Query, entry_id: str, error: QigError) -> None:
         """Tells the client; the consumer then buries the query with the same reason."""
