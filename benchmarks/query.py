@@ -250,7 +250,7 @@ async def swap(bench):
 
 
 async def release(bench, version):
-    """What a publisher does: the parts in the store, a signed bundle in the stream. Each version has a part of its own."""
+    """What a publisher does: parts in the store, a signed bundle in the stream. Each version has a part of its own."""
     parts = bench.parts | {"notes.bin": str(version).encode()}
     for data in parts.values():
         await store.put(bench.redis, data)
@@ -276,8 +276,7 @@ async def rest(bench):
 
 def resident(pid):
     """Resident bytes of a process."""
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 PARTS = {"hop": hop, "clients": clients, "overload": overload, "swap": swap, "rest": rest}

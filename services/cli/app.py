@@ -166,6 +166,18 @@ def doctor(
     _do("doctor", home=home, port=port, json=as_json)
 
 
+@app.command()
+def forget(
+    query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it.")],
+    client: Annotated[str, typer.Option(help="Who asked.")] = "anonymous",
+    node: Annotated[str | None, typer.Option(help="The edge; every edge of this home when not given.")] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Delete a query's text and answer from the edges of this home, with what they taught; say what had left."""
+    _do("forget", query_id=query_id, client=client, node=node, home=home, json=as_json)
+
+
 _STREAM: Final = "queries, packets, batches or candidates."
 Stream = Annotated[str | None, typer.Option(help=_STREAM)]
 

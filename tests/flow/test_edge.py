@@ -209,12 +209,51 @@ async def test_a_redelivered_query_gets_the_stored_answer_also_after_a_restart(e
     assert first == second
 
 
-async def test_what_may_not_be_stored_is_not(edge):
-    query = Query(text=TEXT, max_tokens=0, store=False)
+@pytest.mark.parametrize("max_tokens", [0, 8])
+async def test_of_what_may_not_be_stored_no_byte_is_on_the_disk(edge, home, max_tokens):
+    query = Query(text="swordfish " + TEXT, max_tokens=max_tokens, store=False, id="q-7", client="kiosk-9")
     (sent,) = await edge.on_query(delivery_of("7-0"), query)
     assert unpack(Answer, sent.message).prompt_bits > 0
-    assert edge._record.answer_to("anonymous", "7-0") is None
+    assert edge._record.answer_to("kiosk-9", "q-7") is None
     assert edge._record.fresh() == []
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert not any(mark in kept for mark in (b"swordfish", TEXT.encode(), b"q-7", b"kiosk-9"))
+    await edge.on_query(delivery_of("8-0"), query.model_copy(update={"store": True}))
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert b"swordfish" in kept  # the search would have found it
+
+
+async def test_what_is_redacted_is_on_no_disk_and_the_kernel_reads_it_all_the_same(edge, home):
+    texts = ["swordfish@example.org", TEXT + "swordfish@example.org"]
+    for number, text in enumerate(texts):
+        (sent,) = await edge.on_query(delivery_of(f"{number + 1}-0"), Query(text=text, max_tokens=0))
+        assert unpack(Answer, sent.message).prompt_bytes == len(text)
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert b"swordfish" not in kept
+    assert b"king. [e-mail]" in kept
+
+
+async def test_an_answer_that_holds_what_is_redacted_is_computed_again_and_not_kept(life, edge, monkeypatch):
+    monkeypatch.setattr("services.edge.redaction.BUILT_IN", {"emails": lambda text: "" if text != TEXT else text})
+    query = Query(text=TEXT, max_tokens=8)
+    strict = await life(redact="emails")
+    (first,) = await strict.on_query(delivery_of("7-0"), query)
+    assert strict._record.answer_to("anonymous", "7-0") is None
+    assert [each.interactions for each in strict._record.fresh()] == [1]
+    (second,) = await strict.on_query(delivery_of("7-0"), query)
+    assert unpack(Answer, first.message).text == unpack(Answer, second.message).text != ""
+
+
+async def test_an_operator_s_function_that_fails_keeps_nothing_and_answers_all_the_same(life, edge):
+    failing = await life(redact="builtins:len")
+    (sent,) = await failing.on_query(delivery_of("7-0"), Query(text=TEXT, max_tokens=4))
+    assert unpack(Answer, sent.message).completion_tokens > 0
+    assert failing._record.find("anonymous", "7-0") is None
+
+
+async def test_a_redaction_that_nobody_knows_stops_the_start(life, publisher):
+    with pytest.raises(Rejected, match="QIG_REDACT=email"):
+        await life(redact="email")
 
 
 async def test_a_refused_query_is_told_why_and_buried(edge, monkeypatch, redis):
@@ -456,6 +495,59 @@ async def test_a_packet_that_nobody_named_for_long_lets_the_next_one_go(edge, re
     clock[0] += 1801
     await edge.sleep()
     assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1]
+
+
+# One interaction, afterwards
+
+
+async def test_a_forgotten_text_is_in_no_packet_that_had_not_left(edge, redis, home):
+    await read(edge, 8)
+    await read(edge, 1, text="swordfish, said the king. " * 3, first=8)
+    edge._send = killed
+    with pytest.raises(Killed):
+        await edge.sleep()
+    del edge._send
+    done = await edge.forget("anonymous", "q8")
+    assert (done.withdrawn, done.left) == ((0,), ())
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    body = verify(open_envelope(raw), keys.load_private(home, NODE).verify_key)
+    assert (body.interactions, body.fresh_bytes) == (8, 8 * len(TEXT))
+
+
+async def test_a_packet_that_was_about_to_leave_when_the_edge_was_killed_counts_as_left(edge, life, monkeypatch):
+    await read(edge, 8)
+    monkeypatch.setattr(type(edge._broker), "produce", killed)
+    with pytest.raises(Killed):
+        await edge.sleep()
+    monkeypatch.undo()
+    done = await (await life()).forget("anonymous", "q0")
+    assert (done.withdrawn, [each.sequence for each in done.left]) == ((), [0])
+
+
+async def test_a_rejected_text_is_not_learned(edge, redis, home):
+    await read(edge, 9)
+    assert await edge.judge("anonymous", "q3", "rejected")
+    assert not await edge.judge("anonymous", "unknown", "rejected")
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    assert verify(open_envelope(raw), keys.load_private(home, NODE).verify_key).interactions == 8
+
+
+@pytest.mark.parametrize(("days", "left"), [(1.9, 0), (2.1, 8)])
+async def test_what_is_older_than_the_setting_says_goes_while_the_edge_runs(edge, life, clock, days, left):
+    await read(edge, 8)
+    clock[0] += 2 * 86_400
+    keeping = await life(keep_days=days)
+    await keeping.prune()
+    assert sum(each.interactions for each in keeping._record.fresh()) == left
+
+
+async def test_what_is_more_than_the_setting_says_goes_oldest_first(edge, life):
+    await read(edge, 8)
+    keeping = await life(keep_bytes=0)
+    await keeping.prune()
+    assert keeping._record.fresh() == []
 
 
 # Heart
