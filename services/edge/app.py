@@ -126,8 +126,12 @@ class Edge:
         """One query: its answer, computed once and sent once; before it, if it asked to stream, its pieces."""
         query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
         assert query.id is not None
-        known = await asyncio.to_thread(self._record.answer_to, query.client, query.id)
-        body = known if known is not None else await self._answer(query, delivery.at_ms / 1000)
+        left_s = None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._now()
+        if left_s is not None and left_s <= self.scheduler.expected_s():  # begun, it would end too late
+            body = self._refusal(query, self._too_late(query))
+        else:
+            known = await asyncio.to_thread(self._record.answer_to, query.client, query.id)
+            body = known if known is not None else await self._answer(query, left_s)
         return [Send(streams.answers(query.client), body, query.id)]
 
     async def on_cancel(self, delivery: Delivery) -> None:
@@ -158,20 +162,12 @@ class Edge:
         _show_answer(done.answer)
         return await self._keep(done)
 
-    async def _answer(self, query: Query, asked_s: float) -> bytes:
-        """The packed answer, or refusal, of a query that came by stream at asked_s."""
-        late = None if query.deadline_s is None else asked_s + query.deadline_s - self._now()
-        try:
-            if late is not None and late <= 0:
-                raise self._too_late(query)
-            turn = self.ask(query)
-        except Unavailable as error:
-            if error.code != TOO_LATE:
-                raise
-            return self._refusal(query, error)
+    async def _answer(self, query: Query, left_s: float | None) -> bytes:
+        """The packed answer, or refusal, of a query that came by stream. left_s: until its deadline."""
+        turn = self.ask(query)
         name = (query.client, turn.name)
         self._turns[name] = turn
-        timer = asyncio.get_running_loop().call_later(late, self._expire, turn) if late is not None else None
+        timer = asyncio.get_running_loop().call_later(left_s, self._expire, turn) if left_s is not None else None
         try:
             if query.stream:
                 await self._send_pieces(turn)
@@ -194,7 +190,7 @@ class Edge:
         turn.leave(Problem(code=error.code, message=error.message, retry_after_s=error.retry_after_s))
 
     def _too_late(self, query: Query) -> Unavailable:
-        wait_s = self.scheduler.wait_s()
+        wait_s = self.scheduler.expected_s()
         message = f"not answered within its deadline of {query.deadline_s:g} s: the fleet is busy; ask again later"
         return Unavailable(TOO_LATE, message, retry_after_s=max(wait_s, RETRY_MIN_S))
 

@@ -132,7 +132,6 @@ class Scheduler:
         self.clock: Final = clock
         self._turns: Turns[Turn] = Turns(active_max=active_max, waiting_max=waiting_max)
         self._workers = workers
-        self._active_max = active_max
         self._change = threading.Condition()
         self._closing = False
         self._mean_s = 0.0
@@ -166,7 +165,7 @@ class Scheduler:
             if self._closing:
                 raise Unavailable("stopping", "this node stops: ask another, or again")
             if not self._turns.add(query.client, turn):
-                wait_s = self.wait_s()
+                wait_s = self.expected_s()
                 raise Unavailable(
                     "overloaded",
                     f"{self._turns.waiting} queries wait and {self._turns.active} are being answered here: ask again in"
@@ -181,10 +180,11 @@ class Scheduler:
         """Queries being answered, and waiting."""
         return self._turns.active, self._turns.waiting
 
-    def wait_s(self) -> float:
-        """How long a query that came now would wait for its first token, from what answers lately took; seconds."""
-        ahead = self._turns.waiting + max(0, self._turns.active - self._active_max + 1)
-        return ahead * self._mean_s / self._workers
+    def expected_s(self) -> float:
+        """How long a query that came now would share the workers with others, from the work that answers lately took;
+        seconds, 0 while a worker is free.
+        """
+        return max(0, self._turns.active + self._turns.waiting + 1 - self._workers) * self._mean_s / self._workers
 
     def withdraw(self, turn: Turn) -> None:
         """A turn that was left and is not begun goes now; one that is begun goes at its next token."""
