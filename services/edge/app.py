@@ -80,6 +80,7 @@ NEW_TERRITORY: Final = "new"  # as a metric's label
 ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
 WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
+CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
 
 
@@ -110,6 +111,7 @@ class Edge:
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
         self._asked_s = 0.0
         self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
+        self._cancelled: dict[tuple[str, str], None] = {}  # client and query, the oldest first
         self._measuring = threading.Lock()
         self.scheduler = Scheduler(
             self._begin,
@@ -135,9 +137,13 @@ class Edge:
         return [Send(streams.answers(query.client), body, query.id)]
 
     async def on_cancel(self, delivery: Delivery) -> None:
-        """A client no longer wants an answer: if it is being made here, it ends between two tokens."""
+        """A client no longer wants an answer: made here, it ends between two tokens; not yet here, it is not begun."""
         wanted = unpack(Cancel, delivery.body)
-        turn = self._turns.get((wanted.client, wanted.query_id))
+        name = (wanted.client, wanted.query_id)
+        self._cancelled[name] = None
+        if len(self._cancelled) > CANCELS_KEPT:
+            del self._cancelled[next(iter(self._cancelled))]
+        turn = self._turns.get(name)
         if turn is not None:
             turn.leave()
 
@@ -164,9 +170,7 @@ class Edge:
 
     async def _answer(self, query: Query, left_s: float | None) -> bytes:
         """The packed answer, or refusal, of a query that came by stream. left_s: until its deadline."""
-        turn = self.ask(query)
-        name = (query.client, turn.name)
-        self._turns[name] = turn
+        turn = self._schedule(query)
         timer = asyncio.get_running_loop().call_later(left_s, self._expire, turn) if left_s is not None else None
         try:
             if query.stream:
@@ -182,8 +186,16 @@ class Edge:
         finally:
             if timer is not None:
                 timer.cancel()
-            if self._turns.get(name) is turn:
+            if self._turns.get(name := (query.client, turn.name)) is turn:
                 del self._turns[name]
+
+    def _schedule(self, query: Query) -> Turn:
+        """A turn that cancels can find."""
+        turn = self.ask(query)
+        self._turns[query.client, turn.name] = turn
+        if (query.client, turn.name) in self._cancelled:  # the two streams are read apart: a cancel may come first
+            turn.leave()
+        return turn
 
     def _expire(self, turn: Turn) -> None:
         error = self._too_late(turn.query)
