@@ -65,6 +65,13 @@ async def test_a_text_that_begins_anew_is_told_from_the_old_one(capsys):
     assert "down \nanother edge took the query over, and begins anew:\ndown to the sea\n" in shown.file.getvalue()
 
 
+@pytest.mark.parametrize("text", ["a\\", "\\[", "[red]", ":smile:", "x[/"])
+def test_an_answer_is_shown_as_it_is(text):
+    shown = Console(file=io.StringIO(), width=120)
+    ask.show(answer_to(Query(id="q-1", client="c", text="-"), text=text), shown)
+    assert shown.file.getvalue().startswith(f"{text}\n")
+
+
 async def test_a_query_that_became_a_dead_letter_is_told_its_reason(broker_url, redis, start_node):
     async def fail(delivery, body):
         raise Rejected("garbage", "no map")
