@@ -13,7 +13,7 @@ from common.coordizer.artifacts import EOS
 from common.kernels import gate
 from common.kernels.generate import Voice, generate
 from common.kernels.kernel import Kernel, read
-from common.wire.messages import Query
+from common.wire.messages import Mode, Query
 from services.edge.generation import Generation
 
 TEXT = "The whale rose beside the boat, and the cold sea. "
@@ -22,7 +22,8 @@ TOKENS = 40  # enough for kappa, and for a loop to be looked for
 
 def warm(constellation: Constellation) -> None:
     """Reads and speaks in every way that an edge does. The answers are thrown away."""
-    for mode in ("routed", "constellation", *ROLES):
+    modes: tuple[Mode, ...] = ("routed", "constellation", *ROLES)
+    for mode in modes:
         query = Query(id="warm", text=TEXT * 8, max_tokens=TOKENS, mode=mode)
         for _ in Generation(constellation, query, "warm"):
             pass
