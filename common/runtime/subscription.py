@@ -123,7 +123,7 @@ class Subscription(Generic[M]):
         )
 
         async def take(entries: list[Entry]) -> None:
-            await self._intake.take_all(holder, entries)
+            await self._intake.take_all(holder, entries, new=claim_ms is None)
 
         half(take)
         return half
