@@ -36,10 +36,19 @@ class Bearing:
         found: float = _kappa(self._directions, self._read, min(last, self.tokens))
         return found
 
-    def heading(self) -> npt.NDArray[np.float64]:
-        """The unit mean direction of the window, (64,); zeros when its directions cancel."""
-        found: npt.NDArray[np.float64] = _heading(self._directions, self.tokens)
+    def follow(self, basin: npt.NDArray[np.float32], fresh: int) -> tuple[float, float]:
+        """`turn`, then kappa of the window and of its last `fresh` directions; two tokens or more were read."""
+        self._read += 1
+        window = self.tokens
+        found: tuple[float, float] = _follow(
+            basin, self._home_s, self._directions, self._read, window, min(fresh, window)
+        )
         return found
+
+    @property
+    def held(self) -> npt.NDArray[np.float64]:
+        """The directions of the window, (tokens, 64), in no order; a view."""
+        return self._directions[: self.tokens]
 
 
 @compiled
@@ -76,8 +85,15 @@ def _kappa(directions: Any, read: int, count: int) -> Any:
 
 
 @compiled
-def _heading(directions: Any, count: int) -> Any:
-    """`geometry.concentration.heading` of the first `count` rows."""
+def _follow(basin: Any, home_s: Any, directions: Any, read: int, window: int, fresh: int) -> Any:
+    _direct(basin, home_s, directions[(read - 1) % len(directions)])
+    return _kappa(directions, read, window), _kappa(directions, read, fresh)
+
+
+@compiled
+def mean_direction(directions: Any) -> Any:
+    """`geometry.concentration.heading` (64,) of unit directions (T, 64): zeros when they cancel, or there are none."""
+    count = len(directions)
     total, squares = np.zeros(directions.shape[1]), 0.0
     for t in range(count):
         for i in range(len(total)):

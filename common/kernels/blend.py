@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from common.kernels.bearing import mean_direction
 from common.kernels.compiled import compiled_fast, exp32, log32, peak
+from common.kernels.decode import add_rows
 from common.kernels.gate import OCTAVES
 from common.kernels.memory import DISCOUNT, ORDERS
 from common.kernels.recall import expect, locate
@@ -62,10 +64,21 @@ def _add_softmax(logits: Any, weight: float, p: Any) -> None:
 
 
 @compiled_fast
-def steered(p: Any, along: Any, gain: float, reach: float) -> Any:
+def choose(p: Any, roots: Any, held: Any, gain: float, reach: float, temperature: float, uniform: float) -> int:
+    """`draw` of what `steered` makes of p."""
+    token: int = draw(steered(p, roots, held, gain, reach), temperature, uniform)
+    return token
+
+
+@compiled_fast
+def steered(p: Any, roots: Any, held: Any, gain: float, reach: float) -> Any:
     """Log p + gain * along, (V,) float32, within 3e-7 of the larger term; but a gain above 0 raises no token whose p is
     under reach times the largest.
+
+    along: how far each token lies along the mean of the directions held (T, 64); roots (64, V): of the tokens' basins.
     """
+    along, heading = np.zeros(len(p), np.float32), mean_direction(held).astype(np.float32)
+    add_rows(heading, np.arange(len(heading)), roots, along)
     out, strength = np.empty(len(p), np.float32), np.float32(gain)
     least = reach * peak(p) if gain > 0 else 0.0
     for i in range(len(p)):

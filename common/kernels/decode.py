@@ -113,6 +113,14 @@ def speak(w: Head, hidden: Array, basin: Array) -> Array:
 
 
 @compiled_fast
+def follow(w: Body, head: Head, loops: int, keys: Array, values: Array, place: int, token: int) -> tuple[Array, Array]:
+    """Reads one token on in the cache's first text, at a place: its basin (64,), and the next token's logits (V,)."""
+    slot, places, ids = np.zeros(1, np.int64), np.full(1, place), np.full(1, token, np.int32)
+    hidden, basins = advance(w, loops, keys, values, slot, places, ids)
+    return basins[0], speak(head, hidden[0], basins[0])
+
+
+@compiled_fast
 def _attend(
     w: Body,
     tau: Array,

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.constants import CELLS
-from common.kernels.decode import Array, Body, Head, Ids, Indices, advance, speak
+from common.kernels.decode import Array, Body, Head, Ids, Indices, M, advance, follow, speak
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights
 
@@ -109,10 +109,25 @@ class State:
         found: Array = speak(self._narrow_head, hidden, basin)
         return found
 
-    def along(self, heading: npt.NDArray[np.float64]) -> Array:
-        """How far each token lies along a unit direction of the sphere picture, (64,): (vocab,) in [-1, 1]."""
-        found: Array = self.sqrt_basins @ heading.astype(np.float32)
+    def follow(self, cache: Cache, token: int) -> tuple[Array, Array]:
+        """Reads one token on in a cache's first text: its basin (64,), and the next token's logits (vocab,).
+
+        What `extend` and `speak` give, in one call: between two tokens there is little else to pay for.
+        """
+        if cache.lengths[0] == self.spec.context:
+            self._forget(cache, 0)
+        place = int(cache.lengths[0])
+        cache.ids[0, place] = token
+        cache.lengths[0] = place + 1
+        found: tuple[Array, Array] = follow(
+            self._body, self._narrow_head, self.spec.loops, cache.keys, cache.values, place, token
+        )
         return found
+
+    @property
+    def roots(self) -> M:
+        """The roots of the tokens' basins, (64, vocab), as a matrix of decode.py."""
+        return self._narrow_head.table[self.spec.width :]
 
     def _forget(self, cache: Cache, slot: int) -> None:
         """Makes room: the newer half of the window, read again as if it were all."""
@@ -177,7 +192,7 @@ def _body(spec: Spec, weights: Weights, roots: Array) -> Body:
 def _head(weights: Weights, roots: Array) -> Head:
     return Head(
         leave=np.ascontiguousarray(weights["leave"].T),
-        table=np.concatenate([weights["embed"].T, roots.T]),
+        table=np.ascontiguousarray(np.concatenate([weights["embed"].T, roots.T])),
         bias=np.ascontiguousarray(weights["bias"]),
         gain=np.float32(COUPLING_SCALE * weights["coupling"]),
     )

@@ -11,7 +11,7 @@ from common.constants import KAPPA_WINDOW_TOKENS, Phase
 from common.geometry.concentration import KAPPA_MAX, directions, kappa
 from common.geometry.phases import phase_of
 from common.kernels.bearing import Bearing
-from common.kernels.blend import draw, steered
+from common.kernels.blend import choose, draw, steered
 from common.kernels.decode import Array
 from common.kernels.kernel import Floats, Kernel, Speaker
 from common.kernels.loops import LOOP_READS, looping
@@ -19,7 +19,6 @@ from common.kernels.memory import Ids
 from common.kernels.tacking import FRESH_TOKENS, KEPT_TOKENS, REACH, Helm, steer
 
 MEMORY_CONTEXT: Final = 3
-_ONLY: Final = np.zeros(1, np.int64)  # the one slot of a reader's cache
 KAPPA_MIN_TOKENS: Final = 16  # below this a direction is mostly noise: kappa is not known yet
 
 
@@ -64,11 +63,16 @@ class _Reader:
     def read(self, ids: Ids) -> None:
         """Reads on."""
         state = self.voice.kernel.state
-        hidden, basins = state.extend(self._cache, ids) if len(ids) > 1 else state.step(self._cache, ids, _ONLY)
+        hidden, basins = state.extend(self._cache, ids)
         for basin in basins[-KAPPA_WINDOW_TOKENS:]:
             self.bearing.turn(basin)
         self.basin = basins[-1]
         self.logits = state.speak(hidden[-1], self.basin)
+
+    def follow(self, token: int) -> tuple[float, float]:
+        """Reads one token on; kappa of the window and of its last FRESH_TOKENS. Two tokens or more were read."""
+        self.basin, self.logits = self.voice.kernel.state.follow(self._cache, token)
+        return self.bearing.follow(self.basin, FRESH_TOKENS)
 
     def forget(self, recent: Ids) -> None:
         """Reads `recent`, what was said last, as if nothing came before. The bearing still knows all of its window."""
@@ -76,10 +80,6 @@ class _Reader:
         self._cache = state.start()
         hidden, basins = state.extend(self._cache, recent)
         self.logits = state.speak(hidden[-1], basins[-1])
-
-    def kappas(self, *, loop: bool) -> tuple[float, float]:
-        """Kappa of the window and of its last FRESH_TOKENS; in a loop the most that it can be."""
-        return (KAPPA_MAX, KAPPA_MAX) if loop else (self.bearing.kappa(), self.bearing.kappa(FRESH_TOKENS))
 
 
 def generate(
@@ -105,16 +105,16 @@ def generate(
     text[:start] = prompt[-start:]
     recent = text[:start]
     for end in range(start + 1, start + 1 + max_tokens):
-        token = sample(_fuse(readers, recent[-MEMORY_CONTEXT:], helm), temperature * helm.temperature, rng, top_p)
+        p = _fuse(readers, recent[-MEMORY_CONTEXT:])
+        token = _choose(p, lead, helm, temperature * helm.temperature, rng, top_p)
         if token in stop:
             return
         text[end - 1] = token
         recent = text[max(0, end - LOOP_READS) : end]
-        for reader in readers:
-            reader.read(recent[-1:])
+        kappas = [reader.follow(token) for reader in readers]
         value = None
         if lead.bearing.tokens >= KAPPA_MIN_TOKENS:
-            value, fresh = lead.kappas(loop=looping(recent))
+            value, fresh = (KAPPA_MAX, KAPPA_MAX) if looping(recent) else kappas[0]
             phase = phase_of(value, None, phase)
             helm = steer(helm, value, fresh, phase)
             if helm.forgets:
@@ -130,15 +130,22 @@ def measure_kappa(basins: Array, home: Floats) -> float | None:
     return kappa(directions(window, np.sqrt(home))) if len(window) >= KAPPA_MIN_TOKENS else None
 
 
-def _fuse(readers: Sequence[_Reader], context: Ids, helm: Helm) -> Array:
-    """Log p (V,): the voices' distributions weighted by their shares, then steered along the lead's heading."""
+def _fuse(readers: Sequence[_Reader], context: Ids) -> Floats:
+    """P (V,): the voices' distributions weighted by their shares."""
     fused = np.zeros(len(readers[0].logits))
     for r in readers:
         r.speaker.add(fused, r.logits, context, share=r.voice.share)
-    lead = readers[0]
-    along = lead.voice.kernel.state.along(lead.bearing.heading())
-    found: Array = steered(fused, along, helm.gain, REACH)
-    return found
+    return fused
+
+
+def _choose(p: Floats, lead: _Reader, helm: Helm, temperature: float, rng: np.random.Generator, top_p: float) -> int:
+    """A token id from p, steered along the lead's heading, sharpened or flattened by the temperature; the likeliest
+    (lowest id on ties) at 0.
+    """
+    way = (lead.voice.kernel.state.roots, lead.bearing.held, helm.gain, REACH)
+    if temperature > 0 and top_p >= 1:
+        return int(choose(p, *way, temperature, rng.random()))
+    return sample(steered(p, *way), temperature, rng, top_p)
 
 
 def sample(log_p: npt.NDArray[np.floating], temperature: float, rng: np.random.Generator, top_p: float = 1.0) -> int:

@@ -24,9 +24,10 @@ def warm(constellation: Constellation) -> None:
     """Reads and speaks in every way that an edge does. The answers are thrown away."""
     modes: tuple[Mode, ...] = ("routed", "constellation", *ROLES)
     for mode in modes:
-        query = Query(id="warm", text=TEXT * 8, max_tokens=TOKENS, mode=mode)
-        for _ in Generation(constellation, query, "warm"):
-            pass
+        for top_p in (1.0, 0.9):
+            query = Query(id="warm", text=TEXT * 8, max_tokens=TOKENS, mode=mode, top_p=top_p)
+            for _ in Generation(constellation, query, "warm"):
+                pass
     role = constellation.kernel(ROLES[0])
     opened = Kernel(role.state, (*role.memories, role.memories[-1]), gate.prior(2 + len(role.memories)))
     prompt = np.array([EOS, ord("a")], np.int32)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from common.constants import KAPPA_WINDOW_TOKENS
 from common.geometry.concentration import directions, heading
 from common.geometry.simplex import uniform
-from common.kernels.bearing import Bearing
+from common.kernels.bearing import Bearing, mean_direction
 from common.kernels.generate import measure_kappa
 
 HOMES = {"uniform": uniform(), "peaked": np.random.default_rng(8).dirichlet(np.full(64, 0.2))}
@@ -27,7 +27,8 @@ def test_kappa_kept_current_equals_kappa_of_the_window(home, tokens, last, sharp
     assert np.isclose(bearing.kappa(), measure_kappa(read, home), rtol=1e-9, atol=1e-9)
     assert np.isclose(bearing.kappa(last), measure_kappa(read[-last:], home), rtol=1e-9, atol=1e-9)
     window = directions(read[-KAPPA_WINDOW_TOKENS:].astype(np.float64), np.sqrt(home))
-    assert np.allclose(bearing.heading(), heading(window), atol=1e-9)
+    assert np.allclose(mean_direction(bearing.held), heading(window), atol=1e-9)
+    assert bearing.follow(read[0], last) == pytest.approx((bearing.kappa(), bearing.kappa(last)))
 
 
 def test_a_basin_at_home_has_no_direction():

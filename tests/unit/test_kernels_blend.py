@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.geometry.concentration import heading
 from common.kernels import gate as gates
 from common.kernels import memory as m
 from common.kernels import weights as w
@@ -91,8 +92,11 @@ def test_the_compiled_bucket_is_the_gates(order, total):
 
 def steered_before(gain, reach):
     rng = np.random.default_rng(2)
-    p, along = rng.dirichlet(np.full(300, 0.05)), rng.uniform(-1, 1, 300).astype(np.float32)
-    return p, along, steered(p, along, gain, reach), np.log(np.maximum(p, 1e-30)) + gain * along
+    p, roots = rng.dirichlet(np.full(300, 0.05)), rng.uniform(-1, 1, (64, 300)).astype(np.float32)
+    held = rng.normal(size=(9, 64))
+    held /= np.linalg.norm(held, axis=1, keepdims=True)
+    along = heading(held) @ roots
+    return p, along, steered(p, roots, held, gain, reach), np.log(np.maximum(p, 1e-30)) + gain * along
 
 
 @given(st.floats(-24, 24))

@@ -173,8 +173,19 @@ def test_the_coupling_is_part_of_the_logits(state, ids):
         assert np.allclose(logits - pull, plain.logits(hidden, basins)[0, t], atol=1e-5)
 
 
-def test_a_token_lies_wholly_along_its_own_basin(state):
-    assert np.isclose(state.along(state.sqrt_basins[5].astype(np.float64))[5], 1, atol=1e-6)
+def test_a_token_followed_is_a_token_read_and_spoken_of(state):
+    cache, other = state.start(), state.start()
+    ids = np.arange(2 * state.spec.context + 3, dtype=np.int32) % state.spec.vocab
+    for token in ids:
+        hidden, basins = state.extend(cache, np.array([token], np.int32))
+        basin, logits = state.follow(other, int(token))
+        assert np.allclose(basin, basins[0], atol=1e-6)
+        assert np.allclose(logits, state.speak(hidden[0], basins[0]), atol=2e-5)
+
+
+def test_the_roots_of_a_state_are_those_of_its_tokens_basins(state):
+    roots = state.roots.view(np.float16).astype(np.float32) if state.roots.dtype == np.uint16 else state.roots
+    assert np.array_equal(roots, halved(state.sqrt_basins).T)
 
 
 def test_weights_survive_their_bytes_within_half_precision(tensors):

@@ -86,7 +86,7 @@ def test_the_lead_alone_is_measured_and_steered(micro):
 def test_a_gain_of_zero_changes_no_distribution(micro, monkeypatch):
     monkeypatch.setattr(generate, "steer", lambda helm, *_: helm)
     untouched = said(micro, 5, max_tokens=60)
-    monkeypatch.setattr(generate.Bearing, "heading", lambda _: np.eye(64)[0])
+    monkeypatch.setattr(generate.Bearing, "held", np.eye(64)[:1])
     assert [s.token for s in said(micro, 5, max_tokens=60)] == [s.token for s in untouched]
 
 
@@ -101,11 +101,11 @@ def test_a_state_that_forgets_goes_on_from_what_was_said_last_and_kappa_knows_th
     voice = generate.Voice(micro.kernel("percept"), micro.homes["percept"], 1.0)
     ids = np.arange(40, dtype=np.int32) % 200 + 40
     reader, fresh = generate._Reader(voice, ids), generate._Reader(voice, ids[-KEPT_TOKENS:])
-    before, kappas = reader.logits.copy(), reader.kappas(loop=False)
+    before, kappa = reader.logits.copy(), reader.bearing.kappa()
     reader.forget(ids[-KEPT_TOKENS:])
     assert np.array_equal(reader.logits, fresh.logits)
     assert not np.allclose(reader.logits, before)
-    assert reader.kappas(loop=False) == kappas
+    assert reader.bearing.kappa() == kappa
 
 
 @pytest.mark.parametrize(("renewal", "times"), [(0, 0), (31, 0), (32, 20), (33, 0)])
