@@ -87,8 +87,12 @@ def wait_delay_s(consumer: Consumer[M], age_s: float) -> float:
 class Intake(Generic[M]):
     """Takes deliveries of one consumer in this process, `at_once` at the same time."""
 
-    def __init__(self, redis: Redis, consumer: Consumer[M], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, redis: Redis, consumer: Consumer[M], *, direct: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
+        """direct: what handlers send is published with their commit, not through the outbox (`scripts.commit`)."""
         self.consumer = consumer
+        self._direct = direct
         self._redis = redis
         self._clock = clock
         self._room = asyncio.Semaphore(consumer.at_once)
@@ -190,7 +194,9 @@ class Intake(Generic[M]):
         for _ in range(CONFLICT_TRIES):
             wanted = await consumer.handle(delivery, message)
             token = (consumer.group, entry.id)
-            done = await scripts.commit(self._redis, consumer.stream, wanted, entry=token, keep=consumer.keep)
+            done = await scripts.commit(
+                self._redis, consumer.stream, wanted, entry=token, keep=consumer.keep, direct=self._direct
+            )
             if done != "conflict":
                 return done
         await self._retry_in(holder, entry, consumer.retry_first_s, delivered=deliveries - 1)

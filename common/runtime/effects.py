@@ -6,7 +6,7 @@ acknowledged (if somebody else already has, nothing further happens), then the w
 
     Exists, Absent, Equals    conditions; one that does not hold undoes the whole commit, and the handler runs again
     HashSet, HashDelete, HashAdd    writes to side keys of the consumed stream, `streams.side_key(stream, ...)`
-    Send    leaves through the stream's outbox and arrives at its target exactly once by `id`
+    Send    arrives at its target exactly once by `id`; on a Cluster it leaves through the stream's outbox
 
 >>> from common.runtime import streams
 >>> ledger = streams.side_key(streams.PACKETS, "ledger")

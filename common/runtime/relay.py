@@ -2,9 +2,10 @@
 
     {qig:packets}:outbox ──XREAD──▶ publish on the target unless its id was seen ──▶ XDEL from the outbox
 
-A handler commits in one slot, its message belongs in another: so the message is part of the commit as an outbox entry,
-and leaves from there. A relay killed between publishing and deleting publishes again after its restart, and the seen id
-makes that do nothing; so any number of relays may carry one outbox, and none needs to know of the others.
+On a Cluster a handler commits in one slot, its message belongs in another: so the message is part of the commit as an
+outbox entry, and leaves from there. A relay killed between publishing and deleting publishes again after its restart,
+and the seen id makes that do nothing; so any number of relays may carry one outbox, and none needs to know of the
+others. Without slots what a handler sends is published by its commit itself: the outbox is a tick's alone.
 """
 
 import asyncio

@@ -43,9 +43,28 @@ end
 return mine[1][4]
 """
 
+# An entry unless its id was published before. entries kept and seconds kept: '' = all, for ever; ids remembered.
+_PUBLISHING: Final = f"""#!lua
+local function publish(stream, seen, id, message, entries, seconds, ids)
+  if redis.call('ZSCORE', seen, id) then return false end
+  local now = tonumber(redis.call('TIME')[1])
+  local entry
+  if entries == '' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  else entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message) end
+  redis.call('ZADD', seen, now, id)
+  redis.call('ZREMRANGEBYSCORE', seen, '-inf', now - {SEEN_TTL_S})
+  redis.call('ZREMRANGEBYRANK', seen, 0, -(tonumber(ids) + 1))
+  if seconds ~= '' then
+    redis.call('EXPIRE', stream, seconds)
+    redis.call('EXPIRE', seen, seconds)
+  end
+  return entry
+end
+"""
+
 # KEYS: stream, then every key an operation names. ARGV: group, entry ('' = no entry), keep, then five to an operation:
 # name, index of its key, a, b, c. Nothing is written before every condition held and the acknowledgement was ours.
-_COMMIT: Final = """#!lua
+_COMMIT: Final = f"""{_PUBLISHING}
 for i = 4, #ARGV, 5 do
   local op, key, field = ARGV[i], KEYS[tonumber(ARGV[i + 1])], ARGV[i + 2]
   if op == 'exists' and redis.call('HEXISTS', key, field) == 0 then return -1 end
@@ -63,28 +82,18 @@ for i = 4, #ARGV, 5 do
   elseif op == 'delete' then redis.call('HDEL', key, a)
   elseif op == 'add' then redis.call('HINCRBY', key, a, b)
   elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
+  elseif op == 'tell' then
+    local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
+    publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
   elseif op == 'dead' then redis.call('XADD', key, 'MAXLEN', '~', a, '*', '__data__', b)
   end
 end
 return 1
 """
 
-# KEYS: stream, its seen set. ARGV: id, message, entries kept ('' = all), seconds kept ('' = for ever), then for the
-# seen set its seconds and its size.
-_PUBLISH: Final = """#!lua
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return false end
-local now = tonumber(redis.call('TIME')[1])
-local entry
-if ARGV[3] == '' then entry = redis.call('XADD', KEYS[1], '*', '__data__', ARGV[2])
-else entry = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', '__data__', ARGV[2]) end
-redis.call('ZADD', KEYS[2], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[5]))
-redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -(tonumber(ARGV[6]) + 1))
-if ARGV[4] ~= '' then
-  redis.call('EXPIRE', KEYS[1], ARGV[4])
-  redis.call('EXPIRE', KEYS[2], ARGV[4])
-end
-return entry
+# KEYS: stream, its seen set. ARGV: id, message, entries kept, seconds kept, ids remembered.
+_PUBLISH: Final = f"""{_PUBLISHING}
+return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 """
 
 # KEYS: stream. ARGV: group, idle_ms. A consumer that holds entries stays: deleting it would delete its pending list.
@@ -182,15 +191,23 @@ async def hold(
 
 
 async def commit(
-    redis: Redis, stream: str, wanted: Sequence[Effect], *, entry: tuple[str, str] | None = None, keep: bool = False
+    redis: Redis,
+    stream: str,
+    wanted: Sequence[Effect],
+    *,
+    entry: tuple[str, str] | None = None,
+    keep: bool = False,
+    direct: bool = False,
 ) -> Committed:
     """Conditions, acknowledgement and writes of one piece of work, all or nothing.
 
     entry: (group, entry id), or None when no entry is being finished. keep: leave the finished entry in the stream.
+    direct: what is sent is published here and now instead of through the outbox; only where there are no slots.
     "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done.
     """
     effects.check(stream, tuple(wanted))
-    return await _commit(redis, stream, [_operation(stream, effect) for effect in wanted], entry=entry, keep=keep)
+    operations = [_operation(stream, effect, direct=direct) for effect in wanted]
+    return await _commit(redis, stream, operations, entry=entry, keep=keep)
 
 
 async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str], keep: bool = False) -> Committed:
@@ -201,11 +218,20 @@ async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, st
 
 async def publish(redis: Redis, stream: str, message: bytes, message_id: str) -> str | None:
     """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None."""
-    kept = streams.retention(stream)
-    limits = ["" if limit is None else str(limit) for limit in (kept.entries, kept.idle_s)]
     keys = [stream, streams.seen(stream)]
-    entry = await _run(redis, _PUBLISH, keys, [message_id, message, *limits, SEEN_TTL_S, SEEN_MAX_IDS])
+    entry = await _run(redis, _PUBLISH, keys, [message_id, message, *_limits(stream)])
     return None if entry is None else cast("bytes", entry).decode()
+
+
+async def has_slots(redis: Redis) -> bool:
+    """Whether the server is a node of a Cluster: a script then may touch the keys of one slot alone."""
+    about = await redis.info("cluster")
+    return bool(about.get("cluster_enabled"))
+
+
+def _limits(stream: str) -> list[str]:
+    kept = streams.retention(stream)
+    return ["" if limit is None else str(limit) for limit in (kept.entries, kept.idle_s)] + [str(SEEN_MAX_IDS)]
 
 
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
@@ -217,8 +243,10 @@ Operation = tuple[str, str, str, str | bytes, bytes | str]
 _NAMES: Final[dict[type[Effect], str]] = {Exists: "exists", Absent: "absent", HashDelete: "delete"}
 
 
-def _operation(stream: str, effect: Effect) -> Operation:
+def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
     match effect:
+        case Send(target, message, message_id) if direct:
+            return ("tell", target, message_id, message, "")
         case Send(target, message, message_id):
             return ("send", streams.outbox(stream), target, message_id, message)
         case HashAdd(key, field, by):
@@ -232,9 +260,11 @@ def _operation(stream: str, effect: Effect) -> Operation:
 async def _commit(
     redis: Redis, stream: str, operations: Sequence[Operation], *, entry: tuple[str, str] | None, keep: bool
 ) -> Committed:
-    keys = list(dict.fromkeys([stream, *(operation[1] for operation in operations)]))
+    told = [streams.seen(target) for name, target, *_ in operations if name == "tell"]
+    keys = list(dict.fromkeys([stream, *(operation[1] for operation in operations), *told]))
     index = {key: str(place) for place, key in enumerate(keys, start=1)}
     args: list[str | bytes | int] = [*(entry or ("", "")), "keep" if keep else ""]
-    for name, key, *rest in operations:
-        args += [name, index[key], *rest]
+    for name, key, a, b, c in operations:
+        limits = " ".join([index[streams.seen(key)], *_limits(key)]) if name == "tell" else c
+        args += [name, index[key], a, b, limits]
     return _COMMITTED[int(await _run(redis, _COMMIT, keys, args))]

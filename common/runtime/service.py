@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Corrupt, QigError, Unavailable
-from common.runtime import http, logs, metrics, settings
+from common.runtime import http, logs, metrics, scripts, settings
 from common.runtime.broker import Broker
 from common.runtime.connection import connect, faststream_broker, wait_until_there
 from common.runtime.consumer import Consumer, Intake
@@ -177,8 +177,11 @@ class _Process:
         )
         faststream = faststream_broker(self._loaded.broker_url)
         await faststream.connect()
+        direct = not await scripts.has_slots(redis)
         reading = [
-            Subscription(faststream, redis, Intake(redis, consumer), name, check_every_s=self._check_every_s)
+            Subscription(
+                faststream, redis, Intake(redis, consumer, direct=direct), name, check_every_s=self._check_every_s
+            )
             for consumer in wiring.consumers
         ]
         boxes = dict.fromkeys([*(consumer.stream for consumer in wiring.consumers), *wiring.relays])

@@ -46,8 +46,9 @@ async def finished(redis: Redis, stream: str = streams.QUERIES) -> bool:
 class Node:
     """One process of the queries' group."""
 
-    def __init__(self, url: str, what: Consumer[bytes], name: str) -> None:
+    def __init__(self, url: str, what: Consumer[bytes], name: str, *, direct: bool = True) -> None:
         self.health = Health()
+        self._direct = direct
         self.name = name
         self._url = url
         self._what = what
@@ -61,7 +62,7 @@ class Node:
         self._faststream = faststream_broker(self._url, graceful_s=5.0)
         await self._faststream.connect()
         self._clients.push_async_callback(self._faststream.config.disconnect)
-        intake = Intake(redis, self._what)
+        intake = Intake(redis, self._what, direct=self._direct)
         self.subscription = Subscription(self._faststream, redis, intake, self.name, check_every_s=0.05)
         work = (self.subscription.watch(self.health), run_relay(redis, self._what.stream, self.health))
         self._tasks = [asyncio.create_task(part) for part in work]

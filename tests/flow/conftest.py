@@ -13,8 +13,8 @@ async def start_node(redis: Redis, broker_url: str) -> AsyncIterator[Callable[[C
     nodes: list[Node] = []
     names = (f"node-{number}" for number in itertools.count())
 
-    async def begin(what: Consumer[bytes], url: str = broker_url) -> Node:
-        nodes.append(Node(url, what, next(names)))
+    async def begin(what: Consumer[bytes], url: str = broker_url, *, direct: bool = True) -> Node:
+        nodes.append(Node(url, what, next(names), direct=direct))
         await nodes[-1].start()
         return nodes[-1]
 

@@ -5,7 +5,7 @@ from broker_node import COUNTS, consumer, counted, finished, letters
 from faststream.redis import RedisBroker
 
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import streams
+from common.runtime import scripts, streams
 from common.runtime.effects import Absent, HashSet, Send
 
 pytestmark = pytest.mark.anyio
@@ -229,13 +229,14 @@ async def test_a_condition_that_fails_runs_the_handler_again_on_what_is_there_no
     assert await redis.hgetall(taken) == {b"a": b"somebody else", b"b": b"q"}
 
 
-async def test_one_id_in_two_entries_is_answered_once(redis, start_node, eventually):
+@pytest.mark.parametrize("direct", [True, False])
+async def test_one_id_in_two_entries_is_answered_once(redis, start_node, eventually, direct):
     async def answer(delivery, body):
         return [*counted(body), Send(streams.answers("kiosk"), body, body.decode())]
 
     for _ in range(2):
         await redis.xadd(streams.QUERIES, {"__data__": b"q1"})
-    await start_node(consumer(answer))
+    await start_node(consumer(answer), direct=direct)
     await eventually(lambda: finished(redis, streams.outbox(streams.QUERIES)))
     await eventually(lambda: finished(redis))
     await eventually(lambda: finished(redis, streams.outbox(streams.QUERIES)))
@@ -295,3 +296,26 @@ async def test_a_stop_lets_all_that_run_at_once_end_and_hands_back_what_waits(re
     await start_node(consumer(count))
     await eventually(lambda: finished(redis))
     assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(12)}
+
+
+async def test_what_is_sent_is_there_with_the_commit_where_there_are_no_slots(redis):
+    entry = await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0")
+    await redis.xreadgroup("edge", "me", {streams.QUERIES: ">"})
+    sent = [Send(streams.answers("kiosk"), b"a", "a1"), Send(streams.BATCHES, b"b", "b1")]
+    done = await scripts.commit(redis, streams.QUERIES, sent, entry=("edge", entry.decode()), direct=True)
+    assert done == "done"
+    assert not await scripts.has_slots(redis)
+    assert [fields for _, fields in await redis.xrange(streams.answers("kiosk"))] == [{b"__data__": b"a"}]
+    assert [fields for _, fields in await redis.xrange(streams.BATCHES)] == [{b"__data__": b"b"}]
+    assert await redis.exists(streams.outbox(streams.QUERIES)) == 0
+    assert 0 < await redis.ttl(streams.answers("kiosk")) <= 86_400
+    assert await redis.ttl(streams.BATCHES) == -1
+    assert await scripts.publish(redis, streams.answers("kiosk"), b"a", "a1") is None
+
+
+async def test_nothing_is_sent_by_a_commit_whose_entry_somebody_else_has_finished(redis):
+    sent = [Send(streams.answers("kiosk"), b"a", "a1")]
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    assert await scripts.commit(redis, streams.QUERIES, sent, entry=("edge", "1-0"), direct=True) == "gone"
+    assert await redis.exists(streams.answers("kiosk")) == 0

@@ -117,7 +117,10 @@ async def test_a_dead_reader_makes_the_consumer_not_ready_and_is_restarted(redis
     await eventually(lambda: redis.hexists(COUNTS, "q"))
 
 
-async def test_a_broker_killed_and_restarted_on_its_data_finishes_everything_once(tmp_path, start_node, eventually):
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_broker_killed_and_restarted_on_its_data_finishes_everything_once(
+    tmp_path, start_node, eventually, direct
+):
     first = embedded.start(tmp_path)
     port = int(first.url.rpartition(":")[2])
     async with connect(first.url) as redis:
@@ -128,7 +131,7 @@ async def test_a_broker_killed_and_restarted_on_its_data_finishes_everything_onc
             await asyncio.sleep(0.002)
             return [*counted(body), Send(streams.answers("kiosk"), body, body.decode())]
 
-        node = await start_node(consumer(answer), url=first.url)
+        node = await start_node(consumer(answer), url=first.url, direct=direct)
         await eventually(lambda: redis.hlen(COUNTS))
         os.kill(first.pid, signal.SIGKILL)
         first.process.wait()
