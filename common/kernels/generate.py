@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,7 @@ class Voice:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One generated token, and what was measured after it. kappa and phase are None while fewer than KAPPA_MIN_TOKENS
     were read. basin: the first voice's, (64,); basins: every voice's, in their order.
     """

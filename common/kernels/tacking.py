@@ -16,8 +16,7 @@ machine; it knows no text and no kernel.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from common.constants import KAPPA_TARGET, KAPPA_WINDOW_TOKENS, PHASE_BOUNDS, Phase
 
@@ -37,8 +36,7 @@ HEAT_RATE: Final = 0.02  # of temperature a token
 HEAT_MAX: Final = 1.5  # above, what is said is noise, and noise has a direction too
 
 
-@dataclass(frozen=True, slots=True)
-class Helm:
+class Helm(NamedTuple):
     """gain: in [-24, 24], what the heading is worth in nats; trim: in [0, 24], the gain that holds the set point as far
     as is known; renewal: tokens since the FRACTURE that is being left, 0 when none is; temperature: a factor on the
     sampler's, 1 outside renewals and at most 1.5.

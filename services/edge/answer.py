@@ -6,6 +6,7 @@ Pure: a generation and the gauges go in; new gauges, an answer and an interactio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,23 @@ from services.edge.territory import territory
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
-Gauges = Mapping[str, Moments]
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """The running moments of one state, or of all four together, and the Phi they amount to."""
+
+    moments: Moments
+    reading: Integration
+
+    @classmethod
+    def of(cls, moments: Moments) -> "Gauge":
+        """A gauge that reads what its moments amount to."""
+        return cls(moments, integration(moments))
+
+
+Gauges = Mapping[str, Gauge]
+UNKNOWN: Final = Gauge.of(NO_MOMENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +90,15 @@ class Answered:
 
 
 def measured(generation: Generation, gauges: Gauges) -> Gauges:
-    """The running moments after one more generation."""
+    """The gauges after one more generation; those of states that heard nothing are the same."""
     constellation, heard = generation.constellation, generation.heard
-    past = gauges.get(heard.role, NO_MOMENTS)
-    found: dict[str, Moments] = {
-        heard.role: combine_reading(constellation, heard.role, past, heard.reading, generation.steps)
-    }
+    past = gauges.get(heard.role, UNKNOWN).moments
+    after = combine_reading(constellation, heard.role, past, heard.reading, generation.steps)
+    found: dict[str, Gauge] = {heard.role: Gauge.of(after)}
     if generation.together is not None:
         held = np.array(generation.held).reshape(-1, CELLS)
-        past = gauges.get(TOGETHER, NO_MOMENTS)
-        found[TOGETHER] = combine_hearing(constellation, past, generation.together, held)
+        past = gauges.get(TOGETHER, UNKNOWN).moments
+        found[TOGETHER] = Gauge.of(combine_hearing(constellation, past, generation.together, held))
     return {**gauges, **found}
 
 
@@ -147,8 +163,7 @@ def _answer(
     serving: Serving, generation: Generation, gauges: Gauges, seconds: float, problem: Problem | None
 ) -> Answer:
     query, heard, route = generation.query, generation.heard, generation.heard.route
-    phi = integration(gauges.get(heard.role, NO_MOMENTS))
-    whole = integration(gauges.get(TOGETHER, NO_MOMENTS))
+    phi, whole = (gauges.get(name, UNKNOWN).reading for name in (heard.role, TOGETHER))
     kappa, phase = _bearing(generation, phi)
     return Answer(
         query_id=generation.query_id,

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from common.constants import ROLES, Role
-from common.geometry.integration import NO_MOMENTS, integration
 from common.kernels.memory import merge
 from common.wire.codec import pack
 from common.wire.messages import Bundle
 from common.wire.packet import PacketBody, base_prefix
-from services.edge.answer import Gauges, Serving
+from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.record import Domain, Kept, Packet, Record, Verdict
 from services.edge.sleep import Rhythm, due, fold, overdue, settle
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
@@ -172,4 +171,4 @@ def _unlearn(record: Record, kept: Kept) -> Unlearned | None:
 
 
 def _phi(gauges: Gauges) -> Mapping[Role, float | None]:
-    return {role: integration(gauges.get(role, NO_MOMENTS)).phi for role in ROLES}
+    return {role: gauges.get(role, UNKNOWN).reading.phi for role in ROLES}

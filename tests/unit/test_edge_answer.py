@@ -127,7 +127,7 @@ def test_phi_is_unknown_until_512_transitions_were_read_and_then_known(serving):
     for _ in range(14):
         done = ask(serving, text=TEXT * 4, gauges=gauges, max_tokens=0, mode="heart")
         gauges = done.gauges
-        known.append((gauges["heart"].n >= 512, done.answer.phi is not None))
+        known.append((gauges["heart"].moments.n >= 512, done.answer.phi is not None))
     assert known[0] == (False, False)
     assert known[-1] == (True, True)
     assert all(enough == told for enough, told in known)
@@ -177,7 +177,7 @@ def test_constellation_mode_measures_all_four_together_once_512_transitions_were
     for number in range(8):
         done = ask(serving, text=TEXT * 4, gauges=gauges, id=f"q{number}", mode="constellation", temperature=1.0)
         gauges = done.gauges
-        told.append((gauges["constellation"].n >= 512, done.answer.constellation_phi is not None))
+        told.append((gauges["constellation"].moments.n >= 512, done.answer.constellation_phi is not None))
     assert told[0] == (False, False)
     assert told[-1] == (True, True)
     assert all(enough == known for enough, known in told)
@@ -186,11 +186,11 @@ def test_constellation_mode_measures_all_four_together_once_512_transitions_were
 
 
 def test_what_the_constellation_hears_and_says_both_count(serving):
-    read = ask(serving, mode="constellation", max_tokens=0).gauges["constellation"].n
+    read = ask(serving, mode="constellation", max_tokens=0).gauges["constellation"].moments.n
     spoken = ask(serving, mode="constellation", max_tokens=40, temperature=1.0)
     assert read > 0
     assert spoken.answer.completion_tokens > 16
-    assert spoken.gauges["constellation"].n > read + 10
+    assert spoken.gauges["constellation"].moments.n > read + 10
 
 
 def test_of_other_queries_one_in_thirty_two_is_heard_by_all_four(serving):
