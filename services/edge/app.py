@@ -22,6 +22,7 @@ from typing import Final
 
 from nacl.signing import SigningKey, VerifyKey
 
+from common.constants import Role
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.errors import Corrupt, QigError, Rejected, Unavailable
@@ -51,6 +52,7 @@ from common.wire.messages import (
 from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Answered, Gauges, Serving, conclude, measured, refusal
 from services.edge.generation import Generation
+from services.edge.http.routes import application
 from services.edge.learning import due_domains, fold_domain, give_up, go_home, settle_bundle
 from services.edge.record import Domain, Packet, Record
 from services.edge.scheduler import Scheduler, Turn
@@ -420,6 +422,10 @@ class _Making:
     def __iter__(self) -> Iterator[str]:
         return iter(self.generation)
 
+    @property
+    def kernel(self) -> Role:
+        return self.generation.heard.role
+
     def conclude(self, seconds: float, problem: Problem | None) -> Answered:
         return self.edge.conclude(self.serving, self.generation, seconds, problem)
 
@@ -465,6 +471,7 @@ async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
             Follower(streams.CANCEL, ONLY_NEW, edge.on_cancel),
         ],
         ticks=[Tick("sleep", SLEEP_CHECK_S, edge.sleep), Tick("heart", HEART_EVERY_S, edge.beat)],
+        app=application(edge),
         ready=edge.ready,
         stop=edge.stop,
     )

@@ -1,0 +1,42 @@
+"""A whole edge in this process with its HTTP, and a client for it."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import httpx2
+
+from common.runtime.service import serve
+from services.edge.app import build
+
+
+@asynccontextmanager
+async def serving(settings):
+    """The base URL of an edge that runs until the end of the block."""
+    stop, address = asyncio.Event(), asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(
+        serve(
+            settings,
+            service="edge",
+            build=lambda broker: build(settings, broker),
+            check_every_s=0.05,
+            stop=stop,
+            on_start=address.set_result,
+        )
+    )
+    try:
+        yield await address
+    finally:
+        stop.set()
+        await running
+
+
+@asynccontextmanager
+async def edge_with_client(settings, **client):
+    """The same with a client whose base URL is the edge's."""
+    async with serving(settings) as url, httpx2.AsyncClient(base_url=url, timeout=10, **client) as http:
+        yield http
+
+
+async def ready(http):
+    """Whether the edge is."""
+    return (await http.get("/readyz")).status_code == 200
