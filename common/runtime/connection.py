@@ -96,6 +96,21 @@ def faststream_broker(url: str, graceful_s: float = GRACEFUL_S) -> RedisBroker:
     )
 
 
+async def greet(redis: Redis, url: str) -> None:
+    """Return when the broker at `url` answers, and would work with us.
+
+    Raises Rejected("broker_refused") when it answers "not you", redis-py's errors in AWAY when it does not answer.
+    """
+    try:
+        await redis.ping()
+    except AuthenticationError as error:
+        message = f"{redacted(url)} refuses us: {error}; check user and password in QIG_BROKER_URL"
+        raise Rejected("broker_refused", message) from None
+    except ResponseError as error:  # protected mode, a right that is missing: it will say so again
+        message = f"{redacted(url)} refuses us: {error}; see QIG_BROKER_URL and the broker's own settings"
+        raise Rejected("broker_refused", message) from None
+
+
 async def wait_until_there(url: str) -> None:
     """Return when the broker answers; it may be long. Raises Rejected("broker_refused") when it answers "not you"."""
     async with connect(url, retries=0) as client:
@@ -105,13 +120,7 @@ async def wait_until_there(url: str) -> None:
         async for attempt in waits:
             with attempt:
                 try:
-                    await client.ping()
-                except AuthenticationError as error:
-                    message = f"{redacted(url)} refuses us: {error}; check user and password in QIG_BROKER_URL"
-                    raise Rejected("broker_refused", message) from None
-                except ResponseError as error:  # protected mode, a right that is missing: it will say so again
-                    message = f"{redacted(url)} refuses us: {error}; see QIG_BROKER_URL and the broker's own settings"
-                    raise Rejected("broker_refused", message) from None
+                    await greet(client, url)
                 except AWAY as error:
                     log.warning("no broker at %s yet (%s); trying again", redacted(url), error)
                     raise

@@ -23,8 +23,8 @@ in `asyncio.to_thread`: it blocks the lease's renewal otherwise, and the entry i
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
 
@@ -92,6 +92,8 @@ class Intake(Generic[M]):
         self._redis = redis
         self._clock = clock
         self._room = asyncio.Semaphore(consumer.at_once)
+        self._leased: dict[object, tuple[str, Entry]] = {}
+        self._renewal: asyncio.Task[None] | None = None
 
     async def take(self, holder: str, entry: Entry) -> Outcome:
         """One delivery of `entry` to the group's consumer `holder`. Never raises but when it is cancelled."""
@@ -108,8 +110,9 @@ class Intake(Generic[M]):
         deliveries = await self._hold(holder, entry)
         if deliveries == 0:
             return "lost"
-        async with self._lease(holder, entry), self._room:
-            return await self._decide(holder, entry, deliveries)
+        with self._lease(holder, entry):
+            async with self._room:
+                return await self._decide(holder, entry, deliveries)
 
     async def _decide(self, holder: str, entry: Entry, deliveries: int) -> Outcome:
         limit = self.consumer.max_deliveries
@@ -191,22 +194,25 @@ class Intake(Generic[M]):
             self._redis, self.consumer.stream, mine, entry.id, idle_s=max(0.0, idle_s), delivered=delivered
         )
 
-    @asynccontextmanager
-    async def _lease(self, holder: str, entry: Entry) -> AsyncIterator[None]:
+    @contextmanager
+    def _lease(self, holder: str, entry: Entry) -> Iterator[None]:
         """While the entry waits and is handled here it does not look abandoned, however long that takes."""
-
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(self.consumer.claim_after_s / LEASES_PER_CLAIM)
-                with suppress(RedisError):  # the next renewal may come through; if none does, the commit decides
-                    await self._hold(holder, entry)
-
-        renewal = asyncio.create_task(renew(), name=f"lease {entry.id}")
+        lease = object()  # not the entry's id: the claimer beside us may be given the same entry
+        self._leased[lease] = (holder, entry)
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew(), name=f"leases {self.consumer.stream}")
         try:
             yield
         finally:
-            renewal.cancel()
-            await asyncio.gather(renewal, return_exceptions=True)
+            del self._leased[lease]
+
+    async def _renew(self) -> None:
+        """Renews every lease until there is none: one task, however many handlers run."""
+        while self._leased:
+            await asyncio.sleep(self.consumer.claim_after_s / LEASES_PER_CLAIM)
+            for holder, entry in list(self._leased.values()):
+                with suppress(RedisError):  # the next renewal may come through; if none does, the commit decides
+                    await self._hold(holder, entry)
 
 
 def _no_body(entry: Entry) -> str:

@@ -10,7 +10,7 @@ passed. A bug is tried TRIES times and then passed, loudly: one broken broadcast
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -72,6 +72,15 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
             health.report(name, f"the broker is away: {error}")
             log.warning("cannot read %s, the broker is away: %s", follower.stream, error)
             await asyncio.sleep(BACKOFF_MAX_S)
+
+
+async def kept(redis: Redis, stream: str) -> AsyncIterator[Entry]:
+    """Every entry that is in `stream` now, the oldest first."""
+    after = "-"
+    while page := cast("list[Any]", await redis.xrange(stream, min=after, count=FOLLOW_RECORDS)):
+        for entry_id, fields in page:
+            yield Entry(entry_id.decode(), fields)
+        after = f"({page[-1][0].decode()}"
 
 
 async def newest(redis: Redis, stream: str) -> str:

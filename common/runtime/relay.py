@@ -30,11 +30,15 @@ async def carry(redis: Redis, stream: str, *, block_ms: int | None = None) -> in
     box = streams.outbox(stream)
     answer = cast("Any", await redis.xread({box: "0"}, count=RELAY_RECORDS, block=block_ms))
     rows = answer[0][1] if answer else []
-    for entry, fields in rows:
-        target, message_id = fields[b"stream"].decode(), fields[b"id"].decode()
-        if await scripts.publish(redis, target, fields[streams.DATA_FIELD.encode()], message_id) is None:
+    if not rows:
+        return 0
+    bodies = [
+        (fields[b"stream"].decode(), fields[streams.DATA_FIELD.encode()], fields[b"id"].decode()) for _, fields in rows
+    ]
+    for (target, _, _), entry in zip(bodies, await scripts.publish_all(redis, bodies), strict=True):
+        if entry is None:
             metrics.DUPLICATES.labels(metrics.stream_label(target)).inc()
-        await redis.xdel(box, entry)
+    await redis.xdel(box, *(entry for entry, _ in rows))
     return len(rows)
 
 

@@ -57,13 +57,20 @@ class EdgeSettings(CommonSettings):
 
     http_port: int = Field(8000, ge=0, le=65_535, description=_PORT)
     workers: int = Field(2, ge=1, le=64, description="Threads that generate")
-    active_max: int = Field(32, ge=1, le=1024, description="Queries that are answered at once, each some MB of caches")
-    waiting_max: int = Field(64, ge=1, le=65_536, description="Queries that wait for a place; more are refused")
     sleep_after_bytes: int = Field(20_000, ge=1, description="Fresh text after which an edge wants to sleep, bytes")
     sleep_idle_s: float = Field(5.0, ge=0, description="Idle time before it may sleep, seconds")
     sleep_max_s: float = Field(3600.0, gt=0, description="The longest it stays awake with something learned, seconds")
     crystal_bytes: int = Field(1024, ge=0, le=2900, description="Crystals in a packet, bytes")
     probe_share: int = Field(8, ge=2, description="One in this many interactions is kept for trying bundles on")
+    redact: str = Field(
+        "emails,numbers,keys",
+        description="What is taken out of a text before it is kept and learned, by commas: emails, numbers, keys, "
+        "MODULE:FUNCTION of your own (str to str); empty for nothing",
+    )
+    keep_days: float = Field(30.0, gt=0, description="Age at which what was asked and answered is deleted, days")
+    keep_bytes: int = Field(
+        256 << 20, ge=0, description="Texts and answers kept, bytes; above it the oldest are deleted"
+    )
 
 
 class AggregatorSettings(CommonSettings):

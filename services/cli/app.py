@@ -93,11 +93,11 @@ def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.8,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None,
     store: Annotated[bool, typer.Option("--store/--no-store", help="Whether the fleet may learn from it.")] = True,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds to wait for the answer.")] = 60.0,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
-    """Ask the fleet; show the answer, its route, Φ, κ and phase."""
+    """Ask the fleet; show the answer as it is made, its route, Φ, κ and phase. Ctrl-C cancels it."""
     fields = {"text": text, "mode": mode, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     _do("ask", fields=fields | {"store": store}, timeout_s=timeout, home=home, json=as_json)
 
@@ -164,6 +164,18 @@ def doctor(
 ) -> None:
     """Check this machine, the settings and the broker; each failure comes with what to do."""
     _do("doctor", home=home, port=port, json=as_json)
+
+
+@app.command()
+def forget(
+    query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it.")],
+    client: Annotated[str, typer.Option(help="Who asked.")] = "anonymous",
+    node: Annotated[str | None, typer.Option(help="The edge; every edge of this home when not given.")] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Delete a query's text and answer from the edges of this home, with what they taught; say what had left."""
+    _do("forget", query_id=query_id, client=client, node=node, home=home, json=as_json)
 
 
 _STREAM: Final = "queries, packets, batches or candidates."

@@ -1,42 +1,34 @@
-"""`qig ask`: one query through the broker, one answer back, on a stream that only this question has."""
+"""`qig ask`: one query through the broker, one answer back, on a stream that only this question has.
+
+On a terminal the answer appears as it is made. Ctrl-C cancels the query at the edge that makes it.
+"""
 
 import asyncio
-import secrets
 import sys
-import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from rich.console import Console
 
-from common.errors import Rejected, Unavailable
-from common.runtime import scripts, streams
-from common.runtime.entries import body_of
-from common.runtime.settings import redacted
-from common.wire.codec import pack, unpack, validated
-from common.wire.messages import Answer, DeadLetter, Query
-from services.cli.broker import check_there, client, find_url
+from common.client import Client, Reply
+from common.errors import Unavailable
+from common.runtime import streams
+from common.wire.messages import Answer
+from services.cli.broker import client, find_url
 from services.cli.show import console, number, plain
-
-LOOK_EVERY_S: Final = 0.5
-DEAD_LOOKED_AT: Final = 64  # a query's own dead letter is among the newest
 
 
 def run(fields: Mapping[str, object], *, timeout_s: float, home: Path, json: bool) -> int:
     """fields: of Query, but for its names. Raises Rejected when it is refused, Unavailable when nobody answers."""
-    name = f"ask-{secrets.token_hex(8)}"
-    text = given(str(fields["text"]))
-    query = validated(Query, {**fields, "text": text, "id": name, "client": name})
+    wishes = {**fields, "text": given(str(fields["text"])), "deadline_s": timeout_s}
     out = console()
-    answer = asyncio.run(_ask(query, find_url(home), timeout_s, out))
-    if answer.problem is not None:
-        raise Rejected(answer.problem.code, answer.problem.message)
+    live = out if out.is_terminal and not json else None
+    answer = asyncio.run(_ask(find_url(home), wishes, live))
     if json:
         sys.stdout.write(answer.model_dump_json() + "\n")
+    elif live:
+        out.print(f"[dim]{plain(evidence(answer))}[/]")
     else:
         show(answer, out)
     return 0
@@ -47,49 +39,42 @@ def given(text: str) -> str:
     return sys.stdin.read() if text == "-" else text
 
 
-async def _ask(query: Query, url: str, timeout_s: float, out: Console) -> Answer:
-    assert query.id is not None
-    async with client(url) as redis:
-        await check_there(redis, url)
+async def _ask(url: str, wishes: Mapping[str, Any], live: Console | None) -> Answer:
+    """live: where the answer's text is shown as it comes."""
+    async with Client(url) as asker:
         try:
-            entry = await scripts.publish(redis, streams.QUERIES, pack(query), query.id)
-            assert entry is not None, "the id is new"
-            with out.status("waiting for the answer") if out.is_terminal else nullcontext():
-                answer = await _wait(redis, query.client, entry, timeout_s)
-        except RedisError as error:
-            message = f"the broker at {redacted(url)} went away while the answer was made ({error}): ask again"
-            raise Unavailable("broker_away", message) from None
-        await redis.delete(streams.answers(query.client), streams.seen(streams.answers(query.client)))
-    return answer
+            return await (_show_pieces(asker.stream(**wishes), live) if live else asker.ask(**wishes))
+        except Unavailable as error:
+            if error.code != "no_answer":
+                raise
+            raise Unavailable("no_answer", f"{error.message}: {await _why(url)}") from None
 
 
-async def _wait(redis: Redis, reader: str, entry: str, timeout_s: float) -> Answer:
-    """The answer; raises the reason when the query became a dead letter, or Unavailable at the end of the time."""
-    deadline = time.monotonic() + timeout_s
-    while (left_s := deadline - time.monotonic()) > 0:
-        block_ms = max(1, int(1000 * min(LOOK_EVERY_S, left_s)))
-        found = cast("Any", await redis.xread({streams.answers(reader): "0"}, count=1, block=block_ms))
-        if found:
-            body = body_of(found[0][1][0][1])
-            return unpack(Answer, body or b"")
-        await _raise_if_dead(redis, entry)
-    raise Unavailable("no_answer", f"no answer within {timeout_s:g} s: {await _why(redis)}")
+async def _show_pieces(reply: Reply, out: Console) -> Answer:
+    waiting = out.status("waiting for the answer")
+    waiting.start()
+    said = False
+    try:
+        async for piece in reply:
+            waiting.stop()
+            if said and piece.index == 0:
+                out.print("\n[dim]another edge took the query over, and begins anew:[/]")
+            out.print(plain(piece.text), end="", soft_wrap=True)
+            said = True
+    finally:
+        waiting.stop()
+        if said:
+            out.print()
+    return reply.answer
 
 
-async def _raise_if_dead(redis: Redis, entry: str) -> None:
-    rows = cast("list[Any]", await redis.xrevrange(streams.dead(streams.QUERIES), count=DEAD_LOOKED_AT))
-    for _, fields in rows:
-        letter = unpack(DeadLetter, body_of(fields) or b"")
-        if letter.entry == entry:
-            raise Rejected(letter.code, f"the query could not be handled: {letter.reason}; see `qig dead list`")
-
-
-async def _why(redis: Redis) -> str:
+async def _why(url: str) -> str:
     """What the broker knows of the edges: the likeliest cause, and what to do."""
-    groups = await redis.xinfo_groups(streams.QUERIES) if await redis.exists(streams.QUERIES) else []
-    if not groups or not groups[0]["consumers"]:
-        return "no edge reads the queries; start the fleet with `qig up`, and it will answer this one too"
-    waiting = await redis.xlen(streams.QUERIES)
+    async with client(url) as redis:
+        groups = await redis.xinfo_groups(streams.QUERIES) if await redis.exists(streams.QUERIES) else []
+        if not groups or not groups[0]["consumers"]:
+            return "no edge reads the queries; start the fleet with `qig up`"
+        waiting = await redis.xlen(streams.QUERIES)
     return f"{waiting} queries are waiting or in work; `qig watch` shows which edges are ready; or a longer --timeout"
 
 

@@ -15,12 +15,12 @@ from rich.table import Table
 from common.errors import Rejected, Unavailable
 from common.runtime import streams
 from common.runtime.entries import body_of
+from common.runtime.follower import kept
 from common.wire.codec import unpack
 from common.wire.messages import DeadLetter
 from services.cli.broker import check_there, client, find_url
 from services.cli.show import console, plain
 
-PAGE: Final = 100
 NO_BODY: Final = "no_body"  # consumer.py's: an entry without a message; its letter holds the fields instead
 _ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 
@@ -76,11 +76,8 @@ async def _list(wanted: list[str], url: str) -> list[tuple[str, DeadLetter]]:
 
 async def letters_of(redis: Redis, stream: str) -> AsyncIterator[tuple[str, DeadLetter]]:
     """Every dead letter of a stream with its id, the oldest first."""
-    after = "-"
-    while page := cast("list[Any]", await redis.xrange(streams.dead(stream), min=after, count=PAGE)):
-        for entry, fields in page:
-            yield entry.decode(), unpack(DeadLetter, body_of(fields) or b"")
-        after = f"({page[-1][0].decode()}"
+    async for entry in kept(redis, streams.dead(stream)):
+        yield entry.id, unpack(DeadLetter, body_of(entry.fields) or b"")
 
 
 async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
+from common.client import Client
 from common.constants import PACKET_MAX_BYTES, ROLES
 from common.constellation import parts as bundle_parts
 from common.errors import Unavailable
@@ -125,7 +126,8 @@ async def _tell(home: Path, out: Console) -> Story:
         await _start(fleet, await first_genesis(home))
         out.print(f"[green]✓[/] services     aggregator, trainer, publisher, {', '.join(EDGES)}: ready")
         examiner = Examiner({**owned.held_out, "scripture": [each.text for each in unseen.held_out]})
-        async with Watcher(redis) as watcher, Desk(redis, "demo") as desk:
+        async with Client(fleet.broker_url) as asker, Watcher(asker, redis) as watcher:
+            desk = Desk(asker)
             await _ask_each_role(desk, out)
             before = await _examine(examiner, redis, await watcher.bundle(1))
             traffic = asyncio.create_task(desk.keep_asking(list(QUESTIONS.values())))
@@ -189,7 +191,7 @@ async def _read(desk: Desk, passages: Iterator[str]) -> int:
     """
     size = 0
     for passage in passages:
-        await desk.send(passage, max_tokens=0)
+        desk.send(passage, max_tokens=0)
         size += len(passage.encode())
         if size >= ROUND_BYTES:
             break

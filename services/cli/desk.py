@@ -1,119 +1,71 @@
-"""A client's desk: it asks, remembers what it asked, and knows what was answered; and a watcher of what the fleet says.
-
-Used by the demo; plain Redis streams throughout, as any client would use them.
-"""
+"""A desk that asks, and knows what of it was answered; and a watcher of what the fleet says. The demo's two eyes."""
 
 import asyncio
 import itertools
-import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, Unpack, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from common.client import Client, Wishes
 from common.errors import QigError, Unavailable
-from common.runtime import scripts, streams
-from common.runtime.entries import body_of
-from common.wire.codec import pack, unpack
-from common.wire.messages import Answer, Applied, Bundle, DeadLetter, Query
+from common.runtime import streams
+from common.runtime.entries import Delivery, body_of
+from common.runtime.follower import FROM_START, Follower, follow
+from common.runtime.health import Health
+from common.wire.codec import unpack
+from common.wire.messages import Answer, Applied, Bundle, DeadLetter
 from common.wire.packet import open_envelope
 
 ANSWER_TIMEOUT_S: Final = 60.0
 ASK_EVERY_S: Final = 0.25
-BLOCK_MS: Final = 500
-RETRY_S: Final = 0.2
 
 
 class Desk:
-    """Asks under one client name. `lost` counts the queries that stayed without an answer when last waited for."""
+    """Asks as a client, many queries at once. asked: by query id; lost: without an answer when last waited for."""
 
-    def __init__(self, redis: Redis, client: str) -> None:
-        self._redis = redis
-        self._client = f"{client}-{secrets.token_hex(4)}"
-        self._asked: dict[str, asyncio.Future[Answer]] = {}
-        self._names = itertools.count()
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.asked: dict[str, asyncio.Task[Answer]] = {}
         self.lost = 0
+        self._names = itertools.count()
 
-    async def __aenter__(self) -> Self:
-        self._reader = asyncio.create_task(self._read())
-        return self
+    def send(self, text: str, **wishes: Unpack[Wishes]) -> "asyncio.Task[Answer]":
+        """Asks, and does not wait; the answer is the task's result."""
+        name = wishes["id"] = f"q-{next(self._names)}"
+        task = self.asked[name] = asyncio.create_task(self.client.ask(text, **wishes), name=name)
+        task.add_done_callback(_is_lost)  # looked at, so that asyncio does not complain of an error nobody awaited
+        return task
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
-
-    async def send(
-        self, text: str, *, max_tokens: int, seed: int | None = None, store: bool = True
-    ) -> "asyncio.Future[Answer]":
-        """Publishes a query, exactly once whatever the broker does meanwhile; the answer comes into the future.
-
-        Cancelled before it is known to be there, it counts as never asked: nobody waits for its answer.
-        """
-        name = f"q-{next(self._names)}"
-        future = self._asked[name] = asyncio.get_running_loop().create_future()
-        query = pack(Query(id=name, client=self._client, text=text, max_tokens=max_tokens, seed=seed, store=store))
-        try:
-            await self._publish(query, f"{self._client}:{name}")
-        except asyncio.CancelledError:
-            del self._asked[name]
-            raise
-        return future
-
-    async def _publish(self, query: bytes, name: str) -> None:
-        while True:
-            try:
-                await scripts.publish(self._redis, streams.QUERIES, query, name)
-            except RedisError:
-                await asyncio.sleep(RETRY_S)  # the same id again: a publication whose reply was lost is not repeated
-            else:
-                return
-
-    async def ask(self, text: str, *, max_tokens: int, seed: int | None = None) -> Answer:
-        """One answer. Raises Unavailable("no_answer")."""
-        future = await self.send(text, max_tokens=max_tokens, seed=seed)
+    async def ask(self, text: str, **wishes: Unpack[Wishes]) -> Answer:
+        """One answer. Raises Unavailable("no_answer") when it takes too long."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await future
+                return await self.send(text, **wishes)
         except TimeoutError:
-            raise Unavailable(
-                "no_answer", f"no edge answered within {ANSWER_TIMEOUT_S:g} s: see the edges' logs"
-            ) from None
+            message = f"no edge answered within {ANSWER_TIMEOUT_S:g} s: see the edges' logs"
+            raise Unavailable("no_answer", message) from None
 
     async def keep_asking(self, questions: Sequence[str], every_s: float = ASK_EVERY_S) -> None:
         """Ordinary traffic until cancelled; it asks to be forgotten, so that it teaches nothing."""
-        number = 0
-        while True:
-            await self.send(questions[number % len(questions)], max_tokens=16, store=False)
-            number += 1
+        for question in itertools.cycle(questions):
+            self.send(question, max_tokens=16, store=False)
             await asyncio.sleep(every_s)
 
     async def all_answered(self) -> int:
         """Waits until nothing is open, or ANSWER_TIMEOUT_S; sets `lost`; how many were ever asked."""
-        open_ = [future for future in self._asked.values() if not future.done()]
-        if open_:
-            await asyncio.wait(open_, timeout=ANSWER_TIMEOUT_S)
-        self.lost = sum(not future.done() for future in self._asked.values())
-        return len(self._asked)
+        asked = list(self.asked.values())
+        if asked:
+            await asyncio.wait(asked, timeout=ANSWER_TIMEOUT_S)
+        self.lost = sum(not task.done() or _is_lost(task) for task in asked)
+        return len(asked)
 
-    async def _read(self) -> None:
-        position = "0"
-        while True:
-            try:
-                found = await self._redis.xread({streams.answers(self._client): position}, count=64, block=BLOCK_MS)
-            except RedisError:
-                await asyncio.sleep(RETRY_S)
-                continue
-            for entry, fields in cast("Any", found)[0][1] if found else ():
-                position = entry
-                answer = unpack(Answer, body_of(fields) or b"")
-                future = self._asked.get(answer.query_id)
-                if future is not None and not future.done():
-                    future.set_result(answer)
+
+def _is_lost(task: "asyncio.Task[Answer]") -> bool:
+    return task.cancelled() or task.exception() is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +80,8 @@ class SeenPacket:
 class Watcher:
     """Reads packets as they pass while it lives, and bundles and verdicts from the beginning of their streams."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, client: Client, redis: Redis) -> None:
+        self._client = client
         self._redis = redis
         self.packets: list[SeenPacket] = []
         self._bundles: dict[int, Bundle] = {}
@@ -136,14 +89,19 @@ class Watcher:
         self._news = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
-        self._reader = asyncio.create_task(self._read())
+        packets = Follower(streams.PACKETS, FROM_START, self._on_packet)
+        self._readers = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(follow(self._redis, packets, Health())),
+        ]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
 
     async def bundle(self, at_least: int) -> Bundle:
         """The first bundle of this version or a higher one; waits for it."""
@@ -168,31 +126,16 @@ class Watcher:
             f"no bundle after {version}, {len(self.packets)} packets seen: `qig watch` and the logs show where it waits"
         )
 
-    async def _read(self) -> None:
-        positions = dict.fromkeys((streams.PACKETS, streams.BUNDLES, streams.APPLIED), "0")
-        while True:
-            try:
-                found = cast("Any", await self._redis.xread(cast("Any", positions), count=64, block=BLOCK_MS))
-            except RedisError:
-                await asyncio.sleep(RETRY_S)
-                continue
+    async def _watch(self) -> None:
+        async for told in self._client.watch(after=FROM_START):
             async with self._news:
-                for name, entries in found or ():
-                    for entry, fields in entries:
-                        positions[name.decode()] = entry
-                        self._note(name.decode(), body_of(fields) or b"")
+                if isinstance(told, Bundle):
+                    self._bundles[told.version] = told
+                elif isinstance(told, Applied):
+                    self._verdicts[told.version, told.node] = told
                 self._news.notify_all()
 
-    def _note(self, stream: str, body: bytes) -> None:
-        try:
-            if stream == streams.PACKETS:
-                envelope = open_envelope(body)
-                self.packets.append(SeenPacket(envelope.key.hex()[:8], envelope.sequence, len(body)))
-            elif stream == streams.BUNDLES:
-                bundle = unpack(Bundle, body)
-                self._bundles[bundle.version] = bundle
-            else:
-                told = unpack(Applied, body)
-                self._verdicts[told.version, told.node] = told
-        except QigError:
-            return  # not ours to judge: whoever consumes the stream buries it with its reason
+    async def _on_packet(self, delivery: Delivery) -> None:
+        with suppress(QigError):  # not ours to judge: whoever consumes the stream buries it with its reason
+            envelope = open_envelope(delivery.body)
+            self.packets.append(SeenPacket(envelope.key.hex()[:8], envelope.sequence, len(delivery.body)))

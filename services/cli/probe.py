@@ -1,4 +1,4 @@
-"""One HTTP GET to a service of ours, and what /readyz and /metrics say. No HTTP library, and a bounded answer."""
+"""One HTTP request to a service of ours, and what /readyz and /metrics say. No HTTP library, and a bounded answer."""
 
 import asyncio
 import json
@@ -15,13 +15,19 @@ TIMEOUT_S: Final = 2.0
 
 async def get(url: str, timeout_s: float = TIMEOUT_S) -> tuple[int, bytes]:
     """Status and body. Raises Unavailable("no_answer")."""
+    return await request("GET", url, timeout_s)
+
+
+async def request(method: str, url: str, timeout_s: float) -> tuple[int, bytes]:
+    """Status and body of a request without a body of its own. Raises Unavailable("no_answer")."""
     parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(host, port)
-            writer.write(f"GET {parts.path or '/'} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            writer.write(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"(?i)content-length: *(\d+)", head)
             size = min(int(length[1]), ANSWER_MAX_BYTES) if length else 0

@@ -4,6 +4,7 @@
     qig:cancel  ──▶ on_cancel  leave it between two tokens
     qig:bundles ──▶ on_bundle  verify, fetch, try, swap, settle ───▶ qig:applied
     tick sleep  ──▶ fold what is due, send what is pending ────────▶ qig:packets
+    tick prune  ──▶ delete what is too old or too much
     tick heart  ──▶ how it goes ───────────────────────────────────▶ qig:heart
 
 State lies under HOME/edges/NODE: edge.db (record.py) and bundles/ (slots.py). Whatever computes runs in a thread, so
@@ -13,10 +14,11 @@ that leases, health and metrics go on. `serving` is one reference: a query uses 
 import asyncio
 import contextlib
 import logging
+import pkgutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -53,8 +55,18 @@ from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Answered, Gauges, Serving, conclude, measured, refusal
 from services.edge.generation import Generation
 from services.edge.http.routes import application
-from services.edge.learning import due_domains, fold_domain, give_up, go_home, settle_bundle
-from services.edge.record import Domain, Packet, Record
+from services.edge.learning import (
+    Forgotten,
+    due_domains,
+    fold_domain,
+    forget,
+    give_up,
+    go_home,
+    judge,
+    settle_bundle,
+)
+from services.edge.record import Domain, Packet, Record, Verdict
+from services.edge.redaction import redacted, redactor
 from services.edge.scheduler import Scheduler, Turn
 from services.edge.sleep import Rhythm, is_probe
 from services.edge.slots import Slots
@@ -63,9 +75,12 @@ from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 log = logging.getLogger(__name__)
 
 SLEEP_CHECK_S: Final = 0.5
-PRUNE_EVERY_S: Final = 600.0
+PRUNE_EVERY_S: Final = 60.0
+DAY_S: Final = 86_400.0
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
 NEW_TERRITORY: Final = "new"  # as a metric's label
+ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
+WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
 RETRY_MIN_S: Final = 1.0
 
@@ -82,7 +97,7 @@ class Edge:
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Raises Unavailable("missing_key"), Rejected("bad_key")."""
+        """Raises Unavailable("missing_key"), Rejected("bad_key", "bad_setting")."""
         self._settings = settings
         self._broker = broker
         self._record = record
@@ -91,18 +106,18 @@ class Edge:
         self._key: SigningKey = keys.load_private(settings.home, settings.node)
         self._publisher: VerifyKey = keys.load_public(keys.publisher_path(settings.home))
         self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
-        self._learning = asyncio.Lock()  # a fold and a settlement both read residues and write them back
+        self._redact = redactor(settings.redact, pkgutil.resolve_name)
+        self._learning = asyncio.Lock()  # folding, settling, forgetting, judging: all read residues and write them
         self._gauges: Gauges = {}
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
         self._asked_s = 0.0
-        self._pruned_s = 0.0
         self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
         self._measuring = threading.Lock()
         self.scheduler = Scheduler(
             self._begin,
             workers=settings.workers,
-            active_max=settings.active_max,
-            waiting_max=settings.waiting_max,
+            active_max=ACTIVE_MAX,
+            waiting_max=WAITING_MAX,
         )
         self.serving: Serving | None = None
         self.follow_from = FROM_START
@@ -212,9 +227,31 @@ class Edge:
         if each is None:
             return body
         probe = is_probe(each.client, each.query_id, self._settings.probe_share)
-        if await asyncio.to_thread(self._record.add, each, body, probe=probe):
+        kept = body if await asyncio.to_thread(self._is_clean, done.answer.text) else b""
+        if await asyncio.to_thread(self._record.add, each, kept, probe=probe):
             return body
         return await asyncio.to_thread(self._record.answer_to, each.client, each.query_id) or body
+
+    def _redacted(self, serving: Serving, done: Answered) -> Answered:
+        """With what may be kept of the interaction. Nothing, when the operator's function fails."""
+        if done.interaction is None:
+            return done
+        try:
+            kept = redacted(serving.constellation, done.interaction, self._redact)
+        except Rejected as error:
+            log.error("nothing is kept of a query: %s", error)  # noqa: TRY400 -- the operator's fault
+            kept = None
+        return replace(done, interaction=kept)
+
+    def _is_clean(self, said: str) -> bool:
+        """Whether an answer may be kept. One that may not is computed again should its query come again: with the same
+        seed, to the same text.
+        """
+        try:
+            return self._redact(said) == said
+        except Rejected as error:
+            log.error("an answer is not kept: %s", error)  # noqa: TRY400 -- the operator's fault
+            return False
 
     def _begin(self, query: Query, name: str) -> "_Making":
         """On a worker's thread: the prompt is read by what serves now, and so is the rest, whatever is swapped in."""
@@ -226,7 +263,8 @@ class Edge:
         """On a worker's thread: measured with all others, one after the other."""
         with self._measuring:
             self._gauges = gauges = measured(generation, self._gauges)
-        return conclude(serving, generation, gauges, at_s=self._now(), seconds=seconds, problem=problem)
+        done = conclude(serving, generation, gauges, at_s=self._now(), seconds=seconds, problem=problem)
+        return self._redacted(serving, done)
 
     # Bundles
 
@@ -341,7 +379,7 @@ class Edge:
         if serving is None:
             return
         async with self._learning:
-            await asyncio.to_thread(self._forget_old)
+            await asyncio.to_thread(self._give_up)
             wanted = await asyncio.to_thread(
                 due_domains, record, serving, self._rhythm, asked_s=self._asked_s, now_s=self._now()
             )
@@ -350,15 +388,21 @@ class Edge:
             for packet in await asyncio.to_thread(record.packets, "pending"):
                 await self._send(packet)
 
-    def _forget_old(self) -> None:
-        now_s = self._now()
-        lost = give_up(self._record, now_s=now_s)
+    async def prune(self) -> None:
+        """Deletes what this edge is to keep no longer, also while no bundle serves."""
+        keep_s, keep_bytes = self._settings.keep_days * DAY_S, self._settings.keep_bytes
+        async with self._learning:
+            gone = await asyncio.to_thread(
+                self._record.prune, now_s=self._now(), max_age_s=keep_s, max_bytes=keep_bytes
+            )
+        if gone:
+            log.info("%d interactions were too old or too much: deleted", gone)
+
+    def _give_up(self) -> None:
+        lost = give_up(self._record, now_s=self._now())
         if lost:
             metrics.PACKETS.labels("lost", "").inc(len(lost))
             log.warning("no bundle named packets %s: their counts go out again", lost)
-        if now_s - self._pruned_s >= PRUNE_EVERY_S:
-            self._pruned_s = now_s
-            self._record.prune(now_s=now_s)
 
     def _fold(self, serving: Serving, domain: Domain) -> None:
         if domain is None and go_home(self._record, serving, self._rhythm):
@@ -381,11 +425,24 @@ class Edge:
             at_s=self._now(),
         )
         name = f"{key_id(self._key.verify_key).hex()}:{record.epoch}:{packet.sequence}"
+        await asyncio.to_thread(record.leaving, packet.sequence, raw)
         await self._broker.produce(streams.PACKETS, raw, name)
         await asyncio.to_thread(record.sent, packet.sequence, raw, at_s=self._now())
         metrics.PACKET_BYTES.observe(len(raw))
         metrics.PACKETS.labels("sent", "").inc()
         log.info("packet %d sent: %d bytes, %d interactions", packet.sequence, len(raw), body.interactions)
+
+    # One interaction, afterwards
+
+    async def forget(self, client: str, query_id: str) -> Forgotten | None:
+        """Deletes an interaction with its answer and what it taught; None when nothing is kept under this name."""
+        async with self._learning:
+            return await asyncio.to_thread(forget, self._record, client, query_id)
+
+    async def judge(self, client: str, query_id: str, verdict: Verdict | None) -> bool:
+        """Accepts or rejects an interaction, None: neither; False when nothing is kept under this name."""
+        async with self._learning:
+            return await asyncio.to_thread(judge, self._record, client, query_id, verdict)
 
     # Heart
 
@@ -419,6 +476,10 @@ class _Making:
     serving: Serving
     generation: Generation
 
+    @property
+    def tokens(self) -> int:
+        return len(self.generation.steps)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.generation)
 
@@ -450,10 +511,16 @@ def state_dir(home: Path, node: str) -> Path:
     return home / "edges" / node
 
 
+def _address(settings: EdgeSettings) -> str:
+    """Where this edge serves HTTP; empty while nobody knows, because any free port will do."""
+    host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
+    return f"http://{host}:{settings.http_port}" if settings.http_port else ""
+
+
 async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
     """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used."""
     home = state_dir(settings.home, settings.node)
-    record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time())
+    record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time(), address=_address(settings))
     edge = Edge(settings, broker, record, Slots(home / "bundles"))
     await edge.start()
 
@@ -462,7 +529,7 @@ async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
         streams.GROUPS[streams.QUERIES],
         lambda body: unpack(Query, body),
         edge.on_query,
-        at_once=settings.active_max,
+        at_once=ACTIVE_MAX,
     )
     return Wiring(
         consumers=[queries],
@@ -470,7 +537,11 @@ async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
             Follower(streams.BUNDLES, edge.follow_from, edge.on_bundle),
             Follower(streams.CANCEL, ONLY_NEW, edge.on_cancel),
         ],
-        ticks=[Tick("sleep", SLEEP_CHECK_S, edge.sleep), Tick("heart", HEART_EVERY_S, edge.beat)],
+        ticks=[
+            Tick("sleep", SLEEP_CHECK_S, edge.sleep),
+            Tick("prune", PRUNE_EVERY_S, edge.prune),
+            Tick("heart", HEART_EVERY_S, edge.beat),
+        ],
         app=application(edge),
         ready=edge.ready,
         stop=edge.stop,

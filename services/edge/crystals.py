@@ -5,12 +5,14 @@ kernel that will receive it:
 
     before   p of the token as things stand
     after    p once (count, total) is added to the domain's memory
-    score    max(count - 0.9, 0.02) * min(log2(after / before), 1) / bits that the entry takes in a packet
+    score    max(weight - 0.9, 0.02) * min(log2(after / before), 1) / bits that the entry takes in a packet
+    weight   count, where an occurrence in a text whose answer was accepted and ended in CRYSTAL stands for two
 
 in ascending order of context length, so that a chosen lower order is the back-off of the higher. The gain of one
 occurrence is capped: what surprises most (a name said ten times in one chapter) recurs least elsewhere. A memory looks
 a context up only through its shorter contexts; an n-gram whose shorter context nobody knows yet ranks below the
 crystals that would bring it. The state cannot be asked about an n-gram without its text: the role's memory speaks.
+Weights steer the ranking alone: what is sent are counts.
 
 Pure and vectorised; knows nothing of packets (common/wire/crystals.py turns a ranking into bytes).
 """
@@ -29,6 +31,7 @@ from common.wire.ngrams import ORDERS, Crystals, Order
 COUNT_MIN: Final = 2  # settled (privacy): what was said once stays
 CERTAIN_COUNT: Final = 0.9  # of the count: part of the first sighting is luck (packets.md, 4)
 WORTH_MIN: Final = 0.02
+ACCEPTED_WEIGHT: Final = 2.0  # chosen (docs/experiments.md): 95 of 100 crystals from accepted text that is half of all
 # Chosen on four times 20 KB of an unseen domain at 2K tokens (docs/experiments.md). Bits per byte of its held-out text
 # at 1 KB of crystals: 2.349; without the cap 2.362; n-grams by count alone 2.356; in no order 2.46.
 GAIN_MAX_BITS: Final = 1.0
@@ -36,6 +39,7 @@ ENTRY_BITS: Final = (8.0, 16.0, 26.0)  # by context length: a longer one also pa
 CANDIDATES_MAX: Final = 1 << 16  # n-grams of one order that are looked at: the most frequent
 
 _NONE: Final = np.zeros(0, np.uint64)
+_NOTHING: Final = Memory(())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,20 +67,31 @@ class _Chosen:
         return _at(found, peaks, contexts)
 
 
-def select(residue: Memory, kernel: Kernel) -> Selection:
-    """Ranks what a residue could bring to the kernel whose last memory will take it (empty for new territory)."""
+def select(residue: Memory, kernel: Kernel, accepted: Memory = _NOTHING) -> Selection:
+    """Ranks what a residue could bring to the kernel whose last memory will take it (empty for new territory).
+
+    accepted: the counts of the texts that weigh up; those that the residue has no more weigh nothing.
+    """
     floors = kernel.floors()
     chosen: list[_Chosen] = []
     for order in range(ORDERS):
         table = residue.tables[order] if order < len(residue.tables) else Table.counted(_NONE)
-        chosen.append(_choose(table, kernel, floors, order, chosen[-1] if chosen else None))
+        praised = _grams(accepted, order)
+        chosen.append(_choose(table, praised, kernel, floors, order, chosen[-1] if chosen else None))
     orders = [_order(residue, n, one) for n, one in enumerate(chosen)]
     # A stable sort: among equals the lower order, which the higher one needs, goes first.
     ranking = np.argsort(-np.concatenate([one.score for one in chosen]), kind="stable")
     return Selection(Crystals((orders[0], orders[1], orders[2])), ranking)
 
 
-def _choose(table: Table, kernel: Kernel, floors: list[Floats], order: int, below: _Chosen | None) -> _Chosen:
+def _choose(
+    table: Table,
+    praised: tuple[Keys, Counts],
+    kernel: Kernel,
+    floors: list[Floats],
+    order: int,
+    below: _Chosen | None,
+) -> _Chosen:
     keys, counts = _candidates(table)
     contexts = keys >> TOKEN_BITS
     added = np.maximum(look_up(table.contexts, table.totals, contexts), counts).astype(np.float64)
@@ -92,7 +107,8 @@ def _choose(table: Table, kernel: Kernel, floors: list[Floats], order: int, belo
     unaided = _mix(kernel, others, before, gates.bucket(now.order, now.total))
     aided = _mix(kernel, others, grown, gates.bucket(order, grown_total))
     gain = np.minimum(np.log2(aided / unaided), GAIN_MAX_BITS)
-    worth = np.maximum(counts - CERTAIN_COUNT, WORTH_MIN) * gain / ENTRY_BITS[order]
+    weight = counts + (ACCEPTED_WEIGHT - 1.0) * np.minimum(look_up(*praised, keys), counts)
+    worth = np.maximum(weight - CERTAIN_COUNT, WORTH_MIN) * gain / ENTRY_BITS[order]
     score = np.minimum(worth, reach)
     keep = score > 0
     return _Chosen(keys[keep], counts[keep], grown[keep], score[keep])

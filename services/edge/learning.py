@@ -1,19 +1,22 @@
-"""The record and the pure rooms together: what is due, a fold on disk, a settlement on disk. Each is one transaction.
+"""The record and the pure rooms together: a fold on disk, a settlement, a text forgotten or judged; each at once.
 
-Knows no broker. The shell sees to it that a fold and a settlement never overlap: both read residues and write them.
+Knows no broker. The shell sees to it that no two of them overlap: all read residues and write them.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from common.constants import ROLES, Role
 from common.geometry.integration import NO_MOMENTS, integration
+from common.kernels.memory import merge
 from common.wire.codec import pack
 from common.wire.messages import Bundle
 from common.wire.packet import PacketBody, base_prefix
 from services.edge.answer import Gauges, Serving
-from services.edge.record import Domain, Packet, Record
+from services.edge.record import Domain, Kept, Packet, Record, Verdict
 from services.edge.sleep import Rhythm, due, fold, overdue, settle
+from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
 
 TERRITORY_MIN_BYTES: Final = 4096  # chosen: of 4 KB of one domain's text 3 % look strange, of 1 KB 7 % (territory.py)
 
@@ -45,6 +48,7 @@ def fold_domain(
         record.residue(domain),
         crystal_bytes=crystal_bytes,
         phi=_phi(gauges),
+        accepted=record.accepted(domain),
     )
     packet = Packet(
         sequence=record.sequence,
@@ -57,7 +61,7 @@ def fold_domain(
         body=pack(done.body),
         counts=done.carried,
     )
-    record.slept(domain, [row for row, _ in waiting], done.residue, packet)
+    record.slept({row: ids for (row, _), ids in zip(waiting, done.ids, strict=True)}, done.residue, packet)
     return done.body
 
 
@@ -88,7 +92,9 @@ def settle_bundle(
         residues=record.residues(),
         waiting=record.unfolded(None),
     )
-    record.settle(settled.acknowledged, settled.residues, settled.moved, cursor=entry_id, at_s=now_s)
+    record.settle(
+        settled.acknowledged, settled.residues, settled.moved, opened=settled.opened, cursor=entry_id, at_s=now_s
+    )
     return settled.acknowledged
 
 
@@ -98,6 +104,71 @@ def give_up(record: Record, *, now_s: float) -> list[int]:
     if lost:
         record.lose(lost, at_s=now_s)
     return lost
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What forgetting did besides deleting the text and its answer.
+
+    counts: "none" where nothing was counted (it waited, or was kept as probe text); "taken" out of the residue, or out
+    of it before, when it was rejected; "kept" where a release that did not note what it counted had counted it.
+    withdrawn: packets that had not left, and are made anew without it. left: packets that had; see Left.
+    """
+
+    counts: Literal["none", "taken", "kept"]
+    withdrawn: tuple[int, ...]
+    left: tuple[Left, ...]
+
+
+def forget(record: Record, client: str, query_id: str) -> Forgotten | None:
+    """Deletes an interaction: text, answer, and what it taught. None when nothing is kept under this name.
+
+    While no packet has left since it was counted, everything is as if it had never come.
+    """
+    kept = record.find(client, query_id)
+    if kept is None:
+        return None
+    undone = _unlearn(record, kept)
+    if undone is None:
+        record.forget(kept.row, kept.domain, None)
+        return Forgotten("kept" if kept.folded else "none", (), ())
+    if kept.taken is not None:
+        record.forget(kept.row, kept.domain, None)
+        return Forgotten("taken", (), undone.left)
+    record.forget(kept.row, kept.domain, undone.residue, undone.withdrawn)
+    return Forgotten("taken", undone.withdrawn, undone.left)
+
+
+def judge(record: Record, client: str, query_id: str, verdict: Verdict | None) -> bool:
+    """Accepts or rejects an interaction, or (None) takes that back; False when nothing is kept under this name.
+
+    Accepted text weighs up in the selection of crystals when its answer ended in CRYSTAL. Rejected text teaches
+    nothing: it is not counted, and what was counted is taken out of the residue; if it had not left, as if it had never
+    come. A text that is rejected no more is counted again, or gets back exactly what was taken.
+    """
+    kept = record.find(client, query_id)
+    if kept is None:
+        return False
+    if verdict == "rejected" and kept.verdict != "rejected" and (undone := _unlearn(record, kept)) is not None:
+        waits = kept.packet in undone.withdrawn
+        taken = None if waits else undone.taken
+        record.judge(kept.row, verdict, taken, kept.domain, undone.residue, undone.withdrawn)
+    elif verdict != "rejected" and kept.taken is not None:
+        back = merge([record.residue(kept.domain), kept.taken])
+        record.judge(kept.row, verdict, None, kept.domain, back)
+    else:
+        record.judge(kept.row, verdict, kept.taken, kept.domain, None)
+    return True
+
+
+def _unlearn(record: Record, kept: Kept) -> Unlearned | None:
+    """None where nothing was counted, or nobody knows what."""
+    if kept.ids is None or kept.packet is None:
+        return None
+    packets = record.packets_since(kept.domain, kept.packet)
+    folded = [record.members(sequence) for sequence in withdrawable(packets)]
+    others = [ids for members in folded for row, ids in members.items() if row != kept.row]
+    return unlearn(kept.ids, record.residue(kept.domain), packets, others, own=kept.packet)
 
 
 def _phi(gauges: Gauges) -> Mapping[Role, float | None]:

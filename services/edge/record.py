@@ -1,13 +1,17 @@
 """What an edge remembers across kills: one SQLite file, one transaction a step.
 
-    interactions   what was asked and answered; `folded` once counted, `probe` when kept to try bundles on
+    interactions   what was asked and answered; `folded` once counted, with the `ids` that were and the `packet` that
+                   came of it; `probe` when kept to try bundles on; `verdict` when somebody judged the answer; `taken`
+                   is what a rejected text had in the residue
     residue        n-gram counts by domain that no bundle has taken yet ('' = new territory)
     packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
     meta           epoch, next sequence, the last bundle entry seen
 
 Write-ahead log and synchronous=FULL: what a method returned from is on the disk. A second process on the same file is
 refused by a lock that ends with the process, however it ends. Bounded: interactions by age and size, packets that are
-settled by age. Knows nothing of what is in a packet or of how counts are chosen.
+settled by age. What is deleted is overwritten, in the log too (secure_delete, and a checkpoint that empties the log).
+A file of an older schema is brought up to this one when it is opened. Knows nothing of what is in a packet or of how
+counts are chosen.
 
 The epoch names a life of this file: the second in which it was made. An edge that lost its file starts the next epoch,
 so that its sequences never repeat.
@@ -28,20 +32,19 @@ import numpy as np
 from common.constants import CELLS, Phase
 from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels import memory_file
-from common.kernels.memory import Memory, count
+from common.kernels.memory import Ids, Memory, count
 from common.kernels.spec import MAX_VOCAB
 from services.edge.answer import Interaction
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x51494745  # "QIGE"
-INTERACTIONS_MAX_AGE_S: Final = 30 * 86_400.0  # chosen: what a month has not needed goes
-INTERACTIONS_MAX_BYTES: Final = 256 << 20  # texts and answers; the oldest go first, folded or not
-PACKETS_MAX_AGE_S: Final = 30 * 86_400.0  # settled ones; a packet that waits is kept
 FOLD_MAX_BYTES: Final = 1 << 20  # of text: a fold of about 15 s takes the oldest; the rest waits for the next sleep
 BUSY_TIMEOUT_S: Final = 5.0
 ORDERS: Final = 3  # of a residue: what crystals can carry
+_IDS: Final = np.dtype("<u2")  # of a token: MAX_VOCAB is 2^15
 
 Status = Literal["pending", "sent", "acknowledged", "lost"]
+Verdict = Literal["accepted", "rejected"]
 Domain = str | None
 
 _SCHEMA: Final = """
@@ -50,8 +53,9 @@ CREATE TABLE interactions (
   id INTEGER PRIMARY KEY, client TEXT NOT NULL, query_id TEXT NOT NULL, at_s REAL NOT NULL, text TEXT NOT NULL,
   domain TEXT, basin BLOB NOT NULL, tokens INTEGER NOT NULL, size_bytes INTEGER NOT NULL, bits REAL NOT NULL,
   kappa REAL, phase TEXT, answer BLOB NOT NULL, probe INTEGER NOT NULL, folded INTEGER NOT NULL DEFAULT 0,
-  UNIQUE (client, query_id));
+  packet INTEGER, ids BLOB, verdict TEXT, taken BLOB, UNIQUE (client, query_id));
 CREATE INDEX interactions_fresh ON interactions (folded, probe, domain);
+CREATE INDEX interactions_packet ON interactions (packet);
 CREATE INDEX interactions_age ON interactions (at_s);
 CREATE TABLE residue (domain TEXT PRIMARY KEY, memory BLOB NOT NULL);
 CREATE TABLE packets (
@@ -59,6 +63,16 @@ CREATE TABLE packets (
   base BLOB NOT NULL, basin BLOB NOT NULL, body BLOB NOT NULL, counts BLOB NOT NULL, raw BLOB);
 CREATE INDEX packets_status ON packets (status);
 """
+# By the schema that they start from. What an older release folded has no ids: its counts cannot be told apart any more.
+_MIGRATIONS: Final = {
+    1: """
+ALTER TABLE interactions ADD COLUMN packet INTEGER;
+ALTER TABLE interactions ADD COLUMN ids BLOB;
+ALTER TABLE interactions ADD COLUMN verdict TEXT;
+ALTER TABLE interactions ADD COLUMN taken BLOB;
+CREATE INDEX interactions_packet ON interactions (packet);
+"""
+}
 _COLUMNS: Final = "id, query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase"
 
 
@@ -74,9 +88,9 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A packet of this edge. body: packed PacketBody; counts: what it carries; raw: the bytes last sent, None before.
+    """A packet of this edge. body: packed PacketBody; counts: what it carries; at_s: when its status last changed.
 
-    at_s: when its status last changed.
+    raw: the bytes that were last handed to the broker, or are about to be; None: it has certainly not left.
     """
 
     sequence: int
@@ -91,14 +105,35 @@ class Packet:
     raw: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """How one interaction stands. domain: whose text it is; packet: the sequence of the packet made when it was folded.
+
+    ids: what was counted; None while it waits, and for what a release before schema 2 folded. taken: what was taken out
+    of the residue when the folded text was rejected.
+    """
+
+    row: int
+    domain: Domain
+    probe: bool
+    folded: bool
+    packet: int | None
+    ids: Ids | None
+    verdict: Verdict | None
+    taken: Memory | None
+
+
 class Record:
     """The open file. Its methods may be called from any thread; each is one transaction."""
 
-    def __init__(self, path: Path, *, now_s: float) -> None:
-        """Opens or makes the file. Raises Unavailable (disk_full, unwritable, state_in_use), Corrupt, Rejected."""
+    def __init__(self, path: Path, *, now_s: float, address: str = "") -> None:
+        """Opens or makes the file. Raises Unavailable (disk_full, unwritable, state_in_use), Corrupt, Rejected.
+
+        address: where this process serves HTTP, told to whoever finds the file in use (`address_of`).
+        """
         self._path: Final = path
         self._turn: Final = threading.Lock()
-        self._guard: Final = _lock(path)
+        self._guard: Final = _lock(path, address)
         with contextlib.ExitStack() as undo:
             undo.callback(self._guard.close)
             with _sql(path):
@@ -119,12 +154,15 @@ class Record:
     # Interactions
 
     def answer_to(self, client: str, query_id: str) -> bytes | None:
-        """The stored answer to a query, or None: a redelivered query is not answered twice."""
+        """The stored answer to a query, or None; where there is one, a redelivered query is not answered twice."""
         row = self._one("SELECT answer FROM interactions WHERE client = ? AND query_id = ?", (client, query_id))
-        return None if row is None else bytes(row[0])
+        return bytes(row[0]) or None if row else None
 
     def add(self, interaction: Interaction, answer: bytes, *, probe: bool) -> bool:
-        """Keeps an interaction with its packed answer; False, and nothing done, when the query was kept before."""
+        """Keeps an interaction with its packed answer; False, and nothing done, when the query was kept before.
+
+        answer: empty where it is not to be kept.
+        """
         i = interaction
         values = (i.client, i.query_id, i.at_s, i.text, i.domain, i.basin.astype("<f8").tobytes(), i.tokens)
         with self._write() as db:
@@ -139,7 +177,7 @@ class Record:
         """What waits to be counted, by domain."""
         rows = self._all(
             "SELECT domain, count(*), sum(size_bytes), min(at_s) FROM interactions WHERE folded = 0 AND probe = 0"
-            " GROUP BY domain ORDER BY domain"
+            " AND verdict IS NOT 'rejected' GROUP BY domain ORDER BY domain"
         )
         return [Fresh(*row) for row in rows]
 
@@ -147,10 +185,24 @@ class Record:
         """The oldest texts that wait to be counted for a domain, with their row ids: until `max_bytes` are passed."""
         rows = self._all(
             f"SELECT {_COLUMNS} FROM (SELECT *, sum(size_bytes) OVER (ORDER BY id) - size_bytes AS before"  # noqa: S608 -- a constant
-            " FROM interactions WHERE folded = 0 AND probe = 0 AND domain IS ?) WHERE before < ? ORDER BY id",
+            " FROM interactions WHERE folded = 0 AND probe = 0 AND verdict IS NOT 'rejected' AND domain IS ?)"
+            " WHERE before < ? ORDER BY id",
             (domain, max_bytes),
         )
         return [(row[0], _interaction(row)) for row in rows]
+
+    def accepted(self, domain: Domain, max_bytes: int = FOLD_MAX_BYTES) -> list[str]:
+        """The newest texts of a domain whose answers were accepted and ended in CRYSTAL, until `max_bytes` are passed.
+
+        Those that wait to be counted, and those that were.
+        """
+        rows = self._all(
+            "SELECT text FROM (SELECT *, sum(size_bytes) OVER (ORDER BY id DESC) - size_bytes AS after"
+            " FROM interactions WHERE verdict = 'accepted' AND phase = 'CRYSTAL' AND probe = 0 AND domain IS ?)"
+            " WHERE after < ? ORDER BY id",
+            (domain, max_bytes),
+        )
+        return [row[0] for row in rows]
 
     def probes(self, limit: int) -> list[str]:
         """The newest texts that were kept out of learning."""
@@ -161,6 +213,63 @@ class Record:
         """When the newest interaction came; 0 when there is none."""
         row = self._one("SELECT max(at_s) FROM interactions")
         return float(row[0]) if row and row[0] is not None else 0.0
+
+    # One interaction, afterwards
+
+    def find(self, client: str, query_id: str) -> Kept | None:
+        """How an interaction stands; None when nothing is kept under this name."""
+        row = self._one(
+            "SELECT id, domain, probe, folded, packet, ids, verdict, taken FROM interactions"
+            " WHERE client = ? AND query_id = ?",
+            (client, query_id),
+        )
+        if row is None:
+            return None
+        number, domain, probe, folded, packet, ids, verdict, taken = row
+        memory = None if taken is None else memory_file.from_bytes(taken, MAX_VOCAB)
+        return Kept(number, domain, bool(probe), bool(folded), packet, _ids(ids), verdict, memory)
+
+    def members(self, sequence: int) -> dict[int, Ids]:
+        """What was counted for a packet: the ids of each text that is still kept, by row."""
+        rows = self._all("SELECT id, ids FROM interactions WHERE packet = ?", (sequence,))
+        return {row: np.frombuffer(ids, _IDS).astype(np.int32) for row, ids in rows}
+
+    def packets_since(self, domain: Domain, sequence: int) -> list[Packet]:
+        """The packets of a domain from this sequence on, whatever became of them."""
+        rows = self._all(
+            "SELECT * FROM packets WHERE domain IS ? AND sequence >= ? ORDER BY sequence", (domain, sequence)
+        )
+        return [_packet(row) for row in rows]
+
+    def forget(self, row: int, domain: Domain, residue: Memory | None, withdrawn: Iterable[int] = ()) -> None:
+        """An interaction goes, with its answer; not a byte of either stays in the file.
+
+        residue: the domain's without it, None where it does not change; withdrawn: packets that have not left and
+        never will; what was counted for them waits to be counted again.
+        """
+        with self._write() as db:
+            _withdraw(db, withdrawn)
+            if residue is not None:
+                _put_residue(db, domain, residue)
+            db.execute("DELETE FROM interactions WHERE id = ?", (row,))
+        self._scrub()
+
+    def judge(
+        self,
+        row: int,
+        verdict: Verdict | None,
+        taken: Memory | None,
+        domain: Domain,
+        residue: Memory | None,
+        withdrawn: Iterable[int] = (),
+    ) -> None:
+        """An interaction is accepted, rejected, or neither. residue, withdrawn: as of `forget`; taken: see Kept."""
+        kept = None if taken is None else memory_file.to_bytes(taken)
+        with self._write() as db:
+            _withdraw(db, withdrawn)
+            if residue is not None:
+                _put_residue(db, domain, residue)
+            db.execute("UPDATE interactions SET verdict = ?, taken = ? WHERE id = ?", (verdict, kept, row))
 
     # Sleep
 
@@ -179,30 +288,37 @@ class Record:
         rows = self._all("SELECT domain, memory FROM residue")
         return {row[0] or None: memory_file.from_bytes(row[1], MAX_VOCAB) for row in rows}
 
-    def slept(self, domain: Domain, folded: Sequence[int], residue: Memory, packet: Packet | None) -> None:
+    def slept(self, folded: Mapping[int, Ids], residue: Memory, packet: Packet) -> None:
         """One sleep, whole or not at all: interactions counted, the residue they led to, the packet that came of it.
 
-        packet.sequence must be `sequence`, which moves on.
+        folded: what was counted of each row; packet.sequence must be `sequence`, which moves on.
         """
+        p = packet
         with self._write() as db:
-            db.executemany("UPDATE interactions SET folded = 1 WHERE id = ?", [(row,) for row in folded])
-            _put_residue(db, domain, residue)
-            if packet is not None:
-                expected = int(_meta(db, "sequence") or 0)
-                assert packet.sequence == expected, f"packet {packet.sequence} where {expected} is due"
-                p = packet
-                db.execute(
-                    "INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (p.sequence, p.domain, p.status, p.at_s, p.base_version, p.base, p.basin, p.body,
-                     memory_file.to_bytes(p.counts), p.raw),
-                )  # fmt: skip
-                _set_meta(db, "sequence", str(expected + 1))
+            expected = int(_meta(db, "sequence") or 0)
+            assert p.sequence == expected, f"packet {p.sequence} where {expected} is due"
+            db.executemany(
+                "UPDATE interactions SET folded = 1, packet = ?, ids = ? WHERE id = ?",
+                [(p.sequence, ids.astype(_IDS).tobytes(), row) for row, ids in folded.items()],
+            )
+            _put_residue(db, p.domain, residue)
+            db.execute(
+                "INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (p.sequence, p.domain, p.status, p.at_s, p.base_version, p.base, p.basin, p.body,
+                 memory_file.to_bytes(p.counts), p.raw),
+            )  # fmt: skip
+            _set_meta(db, "sequence", str(expected + 1))
 
     def packets(self, *statuses: Status) -> list[Packet]:
         """The packets in these states, oldest first."""
         marks = ", ".join("?" * len(statuses))
         rows = self._all(f"SELECT * FROM packets WHERE status IN ({marks}) ORDER BY sequence", statuses)  # noqa: S608 -- question marks
         return [_packet(row) for row in rows]
+
+    def leaving(self, sequence: int, raw: bytes) -> None:
+        """A packet is about to be handed to the broker, as these bytes: from here on it may have left."""
+        with self._write() as db:
+            db.execute("UPDATE packets SET raw = ? WHERE sequence = ? AND status = 'pending'", (raw, sequence))
 
     def sent(self, sequence: int, raw: bytes, *, at_s: float) -> None:
         """A packet is in the broker, as these bytes."""
@@ -226,11 +342,13 @@ class Record:
         residues: Mapping[Domain, Memory],
         moved: Mapping[int, Domain],
         *,
+        opened: Domain = None,
         cursor: str,
         at_s: float,
     ) -> None:
         """A bundle was dealt with: packets settled, residues as given, rows of fresh text moved to another domain.
 
+        opened: the domain that new territory's residue went to, and with it whatever was counted into that residue;
         cursor: the entry id of the bundle; the next start reads on from there.
         """
         with self._write() as db:
@@ -241,6 +359,9 @@ class Record:
             for domain, residue in residues.items():
                 _put_residue(db, domain, residue)
             _move(db, moved)
+            if opened is not None:
+                db.execute("UPDATE interactions SET domain = ? WHERE domain IS NULL AND folded = 1", (opened,))
+                db.execute("UPDATE packets SET domain = ? WHERE domain IS NULL", (opened,))
             _set_meta(db, "cursor", cursor)
 
     @property
@@ -255,20 +376,22 @@ class Record:
 
     # Bounds
 
-    def prune(self, *, now_s: float, max_bytes: int = INTERACTIONS_MAX_BYTES) -> int:
-        """Deletes what is too old or too much, oldest first; returns how many interactions went."""
+    def prune(self, *, now_s: float, max_age_s: float, max_bytes: int) -> int:
+        """Deletes interactions that are too old, and the oldest while texts and answers are too many bytes, folded or
+        not; returns how many went. Settled packets go by the same age; one that waits is kept.
+        """
+        limit_s = now_s - max_age_s
         with self._write() as db:
-            gone = db.execute("DELETE FROM interactions WHERE at_s < ?", (now_s - INTERACTIONS_MAX_AGE_S,)).rowcount
-            gone += db.execute(
-                "DELETE FROM interactions WHERE id IN (SELECT id FROM (SELECT id, sum(length(CAST(text AS BLOB)) +"
-                " length(answer)) OVER (ORDER BY id DESC) AS kept FROM interactions) WHERE kept > ?)",
-                (max_bytes,),
-            ).rowcount
-            db.execute(
-                "DELETE FROM packets WHERE status IN ('acknowledged', 'lost') AND at_s < ?",
-                (now_s - PACKETS_MAX_AGE_S,),
-            )
-            return gone
+            gone = db.execute("DELETE FROM interactions WHERE at_s < ?", (limit_s,)).rowcount
+            if _used_bytes(db) > max_bytes:  # else there is nothing to add up: what is kept lies in the pages
+                gone += db.execute(
+                    "DELETE FROM interactions WHERE id IN (SELECT id FROM (SELECT id, sum(length(CAST(text AS BLOB)) +"
+                    " length(answer)) OVER (ORDER BY id DESC) AS kept FROM interactions) WHERE kept > ?)",
+                    (max_bytes,),
+                ).rowcount
+            db.execute("DELETE FROM packets WHERE status IN ('acknowledged', 'lost') AND at_s < ?", (limit_s,))
+        self._scrub()  # every time: one that found the file being read left the log as it was
+        return gone
 
     # The file
 
@@ -276,6 +399,7 @@ class Record:
         with _sql(self._path):
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA secure_delete = ON")
             version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             owner = int(self._db.execute("PRAGMA application_id").fetchone()[0])
             tables = int(self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
@@ -283,6 +407,8 @@ class Record:
             self._create(now_s)
         elif owner != APPLICATION_ID:
             raise Corrupt("not_a_record", f"{self._path} is another program's database: move it away")
+        elif version in _MIGRATIONS:
+            self._migrate(version)
         elif version != SCHEMA_VERSION:
             raise Rejected(
                 "record_version",
@@ -297,6 +423,18 @@ class Record:
             _set_meta(db, "sequence", "0")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _migrate(self, version: int) -> None:
+        with self._write() as db:
+            for step in range(version, SCHEMA_VERSION):
+                for statement in _MIGRATIONS[step].strip().split(";\n"):
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _scrub(self) -> None:
+        """Carries the log into the file and empties it: what was overwritten in the one is gone from the other."""
+        with self._turn, _sql(self._path):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -336,6 +474,20 @@ def _move(db: sqlite3.Connection, moved: Mapping[int, Domain]) -> None:
     db.executemany("UPDATE interactions SET domain = ? WHERE id = ? AND folded = 0", rows)
 
 
+def _used_bytes(db: sqlite3.Connection) -> int:
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _withdraw(db: sqlite3.Connection, sequences: Iterable[int]) -> None:
+    for sequence in sequences:
+        db.execute("UPDATE interactions SET folded = 0, packet = NULL, ids = NULL WHERE packet = ?", (sequence,))
+        gone = db.execute("DELETE FROM packets WHERE sequence = ? AND raw IS NULL", (sequence,)).rowcount
+        assert gone == 1, f"packet {sequence} has left: it cannot be withdrawn"
+
+
 def _put_residue(db: sqlite3.Connection, domain: Domain, residue: Memory) -> None:
     if residue.entries:
         db.execute("INSERT OR REPLACE INTO residue VALUES (?, ?)", (domain or "", memory_file.to_bytes(residue)))
@@ -349,6 +501,10 @@ def _packet(row: tuple) -> Packet:  # type: ignore[type-arg]
     return Packet(sequence, domain, status, at_s, base_version, base, basin, body, carried, raw)
 
 
+def _ids(blob: bytes | None) -> Ids | None:
+    return None if blob is None else np.frombuffer(blob, _IDS).astype(np.int32)
+
+
 def _interaction(row: tuple) -> Interaction:  # type: ignore[type-arg]
     query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase = row[1:]
     found: Phase | None = phase
@@ -356,11 +512,26 @@ def _interaction(row: tuple) -> Interaction:  # type: ignore[type-arg]
     return Interaction(query_id, client, text, at_s, domain, cells, tokens, size_bytes, bits, kappa, found)
 
 
-def _lock(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- an open file, of a type without a public name
-    """Holds `path`.lock until the process ends. Raises Unavailable("state_in_use", "unwritable")."""
+def address_of(path: Path) -> str:
+    """Where the process that has this file in use serves HTTP, http://HOST:PORT; empty where it does not say."""
+    try:
+        return _lock_path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _lock(path: Path, address: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- an open file, of a type without a public name
+    """Holds `path`.lock, the address inside, until the process ends.
+
+    Raises Unavailable("state_in_use", "unwritable").
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        guard = path.with_name(path.name + ".lock").open("a")
+        guard = _lock_path(path).open("a", encoding="utf-8")
     except OSError as error:
         raise _refused(path, error.strerror or "") from error
     try:
@@ -370,6 +541,9 @@ def _lock(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- an ope
         raise Unavailable(
             "state_in_use", f"{path} is in use by another process: an edge runs once a node, choose another QIG_NODE"
         ) from error
+    guard.truncate(0)
+    guard.write(address)
+    guard.flush()
     return guard
 
 

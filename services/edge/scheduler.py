@@ -36,8 +36,12 @@ class Making(Protocol):
     def kernel(self) -> Role:
         """The role that leads it."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens said so far."""
+
     def __iter__(self) -> Iterator[str]:
-        """The text that each further token completes."""
+        """The text that each further token completes, and then what was held back."""
 
     def conclude(self, seconds: float, problem: Problem | None) -> Answered:
         """The answer as far as it came. problem: why it was left, unless its asker wished it."""
@@ -64,7 +68,7 @@ class Turn:
         self.making: Making | None = None  # the worker's, as all below
         self.saying: Iterator[str] | None = None
         self.worked_s = 0.0
-        self.began_s = time.perf_counter()
+        self.began_s = scheduler.clock()
         self._scheduler = scheduler
         self._heard: list[Said] = []
         self._news = asyncio.Event()
@@ -123,10 +127,19 @@ class Turn:
 
 
 class Scheduler:
-    """Runs generations from `start` to `stop`. begin: makes one, on a worker's thread."""
+    """Runs generations from `start` to `stop`. begin: makes one, on a worker's thread. clock: seconds."""
 
-    def __init__(self, begin: Begin, *, workers: int, active_max: int, waiting_max: int) -> None:
+    def __init__(
+        self,
+        begin: Begin,
+        *,
+        workers: int,
+        active_max: int,
+        waiting_max: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._begin = begin
+        self.clock: Final = clock
         self._turns: Turns[Turn] = Turns(active_max=active_max, waiting_max=waiting_max)
         self._workers = workers
         self._active_max = active_max
@@ -213,10 +226,10 @@ class Scheduler:
 
     def _advance(self, turn: Turn) -> bool:
         """One slice; whether there is more to do."""
-        began_s = time.perf_counter()
+        began_s = self.clock()
         try:
             more = self._say(turn, began_s)
-            turn.worked_s += time.perf_counter() - began_s
+            turn.worked_s += self.clock() - began_s
             if not more:
                 self._end(turn)
         except BaseException as error:  # noqa: BLE001 -- the border of a thread: its asker gets whatever went wrong
@@ -225,33 +238,31 @@ class Scheduler:
         return more
 
     def _say(self, turn: Turn, began_s: float) -> bool:
+        first = turn.saying is None
         if turn.saying is None:
             if turn.left:
                 raise _left(turn)
             turn.making = self._begin(turn.query, turn.name)
             turn.saying = iter(turn.making)
-            first = True
-        else:
-            first = False
-        said, tokens, more = [], 0, False
+        assert turn.making is not None
+        said, tokens, more = [], turn.making.tokens, False
         while not turn.left:
             piece = next(turn.saying, None)
             if piece is None:
                 break
             said.append(piece)
-            tokens += 1
-            if (first and any(said)) or time.perf_counter() - began_s >= SLICE_S:  # somebody waits for the first text
+            if (first and any(said)) or self.clock() - began_s >= SLICE_S:  # somebody waits for the first text
                 more = True
                 break
         text = "".join(said)
         if text:
-            self._call(turn.tell, Said(text, tokens))
+            self._call(turn.tell, Said(text, turn.making.tokens - tokens))
         return more
 
     def _end(self, turn: Turn) -> None:
         assert turn.making is not None
         problem = turn.left if isinstance(turn.left, Problem) else None
-        self._call(turn.end, turn.making.conclude(time.perf_counter() - turn.began_s, problem))
+        self._call(turn.end, turn.making.conclude(self.clock() - turn.began_s, problem))
 
     def _call(self, what: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens

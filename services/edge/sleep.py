@@ -81,8 +81,11 @@ def is_probe(client: str, query_id: str, share: int) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
-    """residue: with the fresh text in it, until a bundle has taken it; carried: what the packet says of it."""
+    """ids: what was counted of each text; residue: with that in it, until a bundle has taken it; carried: what the
+    packet says of it.
+    """
 
+    ids: tuple[Ids, ...]
     residue: Memory
     body: PacketBody
     carried: Memory
@@ -96,10 +99,12 @@ def fold(
     *,
     crystal_bytes: int,
     phi: Mapping[Role, float | None],
+    accepted: Sequence[str] = (),
 ) -> Folded:
     """Scores and counts fresh text of one domain (None: new territory), and packs what is worth sending.
 
-    interactions: at least one; phi: of each role's kernel, as it runs.
+    interactions: at least one; phi: of each role's kernel, as it runs; accepted: texts of this domain, fresh or counted
+    before, whose n-grams weigh up in the selection.
     """
     texts = [constellation.encoder.encode(each.text) for each in interactions]
     weights = np.array([max(len(ids), 1) for ids in texts], np.float64)
@@ -111,7 +116,7 @@ def fold(
     else:
         bits, gate = _read_known(kernel, texts)
     grown = bounded(merge([residue, count(texts, ORDERS)]))
-    selection = select(grown, kernel)
+    selection = select(grown, kernel, count([constellation.encoder.encode(text) for text in accepted], ORDERS))
     vocab_size = constellation.coordizer.vocab_size
     sent, blob = crystal_codec.fit(
         selection.crystals, selection.ranking, vocab_size=vocab_size, budget_bytes=crystal_bytes
@@ -131,7 +136,7 @@ def fold(
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
         crystals=blob,
     )
-    return Folded(grown, body, as_memory(sent))
+    return Folded(tuple(texts), grown, body, as_memory(sent))
 
 
 def as_memory(found: Crystals) -> Memory:
@@ -150,11 +155,15 @@ def bounded(residue: Memory, limit: int = RESIDUE_MAX_ENTRIES) -> Memory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Settled:
-    """What a bundle changes here: packets it took, the residues then, rows of fresh text that found a domain."""
+    """What a bundle changes here: packets it took, the residues then, rows of fresh text that found a domain.
+
+    opened: the domain that new territory's residue went to; None where it did not move.
+    """
 
     acknowledged: tuple[int, ...]
     residues: dict[Domain, Memory]
     moved: dict[int, Domain]
+    opened: Domain
 
 
 def settle(
@@ -186,7 +195,7 @@ def settle(
     moved: dict[int, Domain] = {
         row: domain for row, each in waiting if (domain := _reaching(constellation, each)) is not None
     }
-    return Settled(tuple(packet.sequence for packet in named), left, moved)
+    return Settled(tuple(packet.sequence for packet in named), left, moved, target)
 
 
 def nearest_opened(constellation: Constellation, packet: Packet) -> str | None:

@@ -248,3 +248,50 @@ async def test_a_stream_that_followers_read_keeps_its_finished_entries(redis, st
     await eventually(lambda: redis.hexists(COUNTS, "q"))
     assert await redis.xlen(streams.QUERIES) == 1
     assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_as_many_handlers_run_at_the_same_time_as_the_consumer_allows_and_no_more(
+    redis, broker, start_node, eventually, at_once
+):
+    running, most, go = 0, 0, asyncio.Event()
+
+    async def handle(delivery, body):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == at_once:
+            go.set()
+        await go.wait()
+        running -= 1
+        return counted(body)
+
+    for number in range(12):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    await start_node(consumer(handle, at_once=at_once))
+    await eventually(lambda: finished(redis))
+    assert most == at_once
+    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(12)}
+
+
+async def test_a_stop_lets_all_that_run_at_once_end_and_hands_back_what_waits(redis, broker, start_node, eventually):
+    begun, go = [], asyncio.Event()
+
+    async def handle(delivery, body):
+        begun.append(body)
+        await go.wait()
+        return counted(body)
+
+    for number in range(12):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    node = await start_node(consumer(handle, at_once=3))
+    await eventually(lambda: len(begun) == 3)
+    stopping = asyncio.create_task(node.stop())
+    await asyncio.sleep(0)
+    go.set()
+    await stopping
+    done = len(await redis.hgetall(COUNTS))
+    assert len(begun) == done
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(12)}

@@ -1,17 +1,21 @@
 import asyncio
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 
 import pytest
+from broker_node import consumer
+from client_edge import answer_to, edge, pieces_of
 from rich.console import Console
 
+from common.client import Reply
 from common.errors import Rejected, Unavailable
-from common.runtime import streams
+from common.runtime import follower, streams
 from common.wire.codec import pack, unpack
-from common.wire.messages import Answer, DeadLetter, Heartbeat, Query, RouteStep
+from common.wire.messages import Answer, Cancel, DeadLetter, Heartbeat, Query, RouteStep
 from services.cli import ask, dead, route, watch
 from services.trainer import folder
 
@@ -20,57 +24,59 @@ OUT = Console(width=120)
 QIG = [sys.executable, "-m", "services.cli.app"]
 
 
-def query(name="ask-1"):
-    return Query(id=name, client=name, text="hello")
-
-
 def letter(body=b"m", **changed):
     fields = {"stream": streams.QUERIES, "entry": "1-1", "code": "garbage", "reason": "no map", "deliveries": 1}
     return pack(DeadLetter(**(fields | {"body": body, "at_s": 1.0} | changed)))
 
 
-@asynccontextmanager
-async def edge(redis, react):
-    """Somebody who reads one query and reacts to it."""
-
-    async def work():
-        ((_, ((entry, fields),)),) = await redis.xread({streams.QUERIES: "0"}, block=5000)
-        await react(entry.decode(), unpack(Query, fields[b"__data__"]))
-
-    task = asyncio.create_task(work())
-    yield
-    await task
+ASKED = {"text": "down to the sea", "deadline_s": 60.0}
+HASTY = {"text": "down to the sea", "deadline_s": 0.05}
 
 
-async def test_a_question_is_answered_and_leaves_no_key_behind(redis, broker_url):
-    async def answer(_entry, asked):
-        found = Answer(query_id=asked.id, client=asked.client, node="e", bundle=3, text=asked.text, finish="stop")
-        await redis.xadd(streams.answers(asked.client), {"__data__": pack(found)})
-
-    async with edge(redis, answer):
-        found = await ask._ask(query(), broker_url, 5.0, OUT)
-    assert (found.text, found.bundle) == ("hello", 3)
-    assert await redis.keys("qig:answers:*") == []
+async def test_a_question_is_answered_and_leaves_no_key_behind(redis, broker_url, start_node):
+    await start_node(consumer(edge(redis, bundle=3)))
+    found = await ask._ask(broker_url, ASKED, None)
+    assert (found.text, found.bundle) == (ASKED["text"], 3)
+    assert await redis.keys("*qig:answers:*") == []
 
 
-async def test_a_query_that_became_a_dead_letter_is_told_its_reason(redis, broker_url):
-    async def bury(entry, _asked):
-        await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter(entry=entry)})
+async def test_on_a_terminal_the_answer_appears_as_it_is_made(redis, broker_url, start_node, eventually):
+    shown = Console(file=io.StringIO(), force_terminal=True, width=20)
 
-    async with edge(redis, bury):
-        with pytest.raises(Rejected, match=r"garbage: the query could not be handled: no map; see `qig dead list`"):
-            await ask._ask(query(), broker_url, 5.0, OUT)
+    async def when_the_first_is_seen(piece):
+        if piece.index == 1:
+            await eventually(lambda: "down" in shown.file.getvalue())
+
+    await start_node(consumer(edge(redis, when_the_first_is_seen)))
+    await ask._ask(broker_url, ASKED, shown)
+    assert "down to the sea\n" in shown.file.getvalue()
 
 
-async def test_another_querys_dead_letter_is_not_ours(redis, broker_url):
-    await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})
-    with pytest.raises(Unavailable, match="no_answer"):
-        await ask._ask(query(), broker_url, 0.05, OUT)
+async def test_a_text_that_begins_anew_is_told_from_the_old_one(capsys):
+    query = Query(id="q-1", client="c", text="down to the sea")
+
+    async def say(asked):
+        for piece in (pieces_of(asked)[0], *pieces_of(asked, "edge-2")):
+            yield piece
+        yield answer_to(asked, node="edge-2")
+
+    shown = Console(file=io.StringIO(), force_terminal=True, color_system=None)
+    assert (await ask._show_pieces(Reply(query, say), shown)).node == "edge-2"
+    assert "down \nanother edge took the query over, and begins anew:\ndown to the sea\n" in shown.file.getvalue()
+
+
+async def test_a_query_that_became_a_dead_letter_is_told_its_reason(broker_url, redis, start_node):
+    async def fail(delivery, body):
+        raise Rejected("garbage", "no map")
+
+    await start_node(consumer(fail))
+    with pytest.raises(Rejected, match=r"garbage: the query could not be handled: no map; see `qig dead list`"):
+        await ask._ask(broker_url, ASKED, None)
 
 
 async def test_a_question_without_any_edge_says_that_nobody_reads_it(redis, broker_url):
     with pytest.raises(Unavailable, match=r"no answer within 0\.05 s: no edge reads the queries; .*`qig up`"):
-        await ask._ask(query(), broker_url, 0.05, OUT)
+        await ask._ask(broker_url, HASTY, None)
     assert await redis.xlen(streams.QUERIES) == 1
 
 
@@ -78,12 +84,26 @@ async def test_a_question_that_waits_behind_others_says_how_many(redis, broker_u
     await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
     await redis.xgroup_createconsumer(streams.QUERIES, "edge", "busy")
     with pytest.raises(Unavailable, match="1 queries are waiting or in work"):
-        await ask._ask(query(), broker_url, 0.05, OUT)
+        await ask._ask(broker_url, HASTY, None)
 
 
 async def test_a_question_to_no_broker_says_what_to_do():
     with pytest.raises(Unavailable, match=r"broker_away: no broker answers at redis://127\.0\.0\.1:1 .*`qig up`"):
-        await ask._ask(query(), "redis://127.0.0.1:1", 0.05, OUT)
+        await ask._ask("redis://127.0.0.1:1", HASTY, None)
+
+
+@pytest.mark.live
+async def test_ctrl_c_cancels_the_question_at_its_edge(redis, broker_url, eventually):
+    environ = os.environ | {"QIG_BROKER_URL": broker_url}
+    process = await asyncio.create_subprocess_exec(*QIG, "ask", "hello", env=environ, stderr=subprocess.PIPE)
+    await eventually(lambda: redis.xlen(streams.QUERIES), 30.0)
+    process.send_signal(signal.SIGINT)
+    _, said = await process.communicate()
+    assert (process.returncode, b"Traceback" in said) == (130, False)
+    ((_, asked),) = await redis.xrange(streams.QUERIES)
+    ((_, cancelled),) = await redis.xrange(streams.CANCEL)
+    query, cancel = unpack(Query, asked[b"__data__"]), unpack(Cancel, cancelled[b"__data__"])
+    assert (cancel.query_id, cancel.client) == (query.id, query.client)
 
 
 def test_the_evidence_names_what_is_known_and_what_is_not():
@@ -112,7 +132,7 @@ async def test_two_who_replay_one_letter_publish_it_once(redis, broker_url):
 
 
 async def test_all_letters_are_replayed_but_those_that_came_without_a_message(redis, broker_url, monkeypatch):
-    monkeypatch.setattr(dead, "PAGE", 2)
+    monkeypatch.setattr(follower, "FOLLOW_RECORDS", 2)
     for number in range(5):
         code = "no_body" if number == 3 else "garbage"
         await redis.xadd(streams.dead(streams.PACKETS), {"__data__": letter(b"%d" % number, code=code)})

@@ -1,25 +1,62 @@
 import asyncio
 
 import pytest
+from broker_node import consumer
+from client_edge import answer_to, edge, say
 
-from services.cli.broker import client
-from services.cli.desk import Desk
+from common.client import Client
+from common.runtime import streams
+from common.runtime.follower import kept
+from common.wire.codec import pack, unpack
+from common.wire.messages import Applied, Heartbeat, Query
+from services.cli import desk
+from services.cli.desk import Desk, Watcher
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_query_that_was_cancelled_before_it_went_out_is_not_lost():
-    async with client("redis://127.0.0.1:1") as redis:
-        desk = Desk(redis, "test")
-        asking = asyncio.create_task(desk.send("hello", max_tokens=1))
-        await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.wait([asking])
-        assert (await desk.all_answered(), desk.lost) == (0, 0)
+@pytest.fixture
+async def client(redis, broker_url):
+    async with Client(broker_url) as made:
+        yield made
 
 
-async def test_queries_of_one_desk_never_share_a_name(redis):
-    desk = Desk(redis, "test")
-    for _ in range(3):
-        await desk.send("hello", max_tokens=1)
-    assert sorted(desk._asked) == ["q-0", "q-1", "q-2"]
+async def test_queries_of_one_desk_never_share_a_name_and_are_answered(redis, client, start_node):
+    await start_node(consumer(edge(redis)))
+    at = Desk(client)
+    asked = [at.send(text) for text in ("one", "two", "three")]
+    assert (await at.all_answered(), at.lost) == (3, 0)
+    assert sorted(at.asked) == ["q-0", "q-1", "q-2"]
+    assert [task.result().text for task in asked] == ["one", "two", "three"]
+
+
+async def test_a_query_without_an_answer_is_lost(redis, client, eventually, monkeypatch):
+    monkeypatch.setattr(desk, "ANSWER_TIMEOUT_S", 0.05)
+    at = Desk(client)
+    at.send("answered")
+    at.send("not answered")
+    await eventually(lambda: has(redis, 2))
+    asked = [unpack(Query, entry.fields[b"__data__"]) async for entry in kept(redis, streams.QUERIES)]
+    await say(redis, answer_to(next(query for query in asked if query.text == "answered")))
+    await eventually(lambda: any(task.done() for task in at.asked.values()))
+    assert (await at.all_answered(), at.lost) == (2, 1)
+
+
+async def has(redis, number):
+    return await redis.xlen(streams.QUERIES) == number
+
+
+async def test_a_watcher_knows_the_verdicts_that_came_before_it_and_waits_for_the_rest(redis, client):
+    async def tell(node):
+        told = Applied(node=node, version=2, verdict="applied", at_s=1.0)
+        await redis.xadd(streams.APPLIED, {"__data__": pack(told)})
+
+    await tell("edge-1")
+    await redis.xadd(streams.PACKETS, {"__data__": b"no packet"})
+    beat = Heartbeat(node="edge-1", service="edge", at_s=1.0, bundle=1, ready=True)
+    await redis.xadd(streams.HEART, {"__data__": pack(beat)})
+    async with Watcher(client, redis) as watcher:
+        waiting = asyncio.create_task(watcher.verdicts(2, ["edge-1", "edge-2"]))
+        await tell("edge-2")
+        assert [told.node for told in await waiting] == ["edge-1", "edge-2"]
+        assert watcher.packets == []

@@ -1,5 +1,8 @@
+import asyncio
 import contextlib
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from edge_fleet import (
@@ -19,15 +22,16 @@ from edge_fleet import (
 from common.constants import PACKET_MAX_BYTES
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, streams
-from common.runtime.entries import body_of
-from common.wire.codec import unpack
-from common.wire.messages import Answer, Bundle, Heartbeat, Query
+from common.runtime.entries import Delivery, body_of
+from common.wire.codec import pack, unpack, unpack_reply
+from common.wire.messages import Answer, Bundle, Cancel, Heartbeat, Query
 from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import base_of
 from services.aggregator.cut import Limits, cut
 from services.edge import app
 from services.edge.app import Edge, state_dir
+from services.edge.generation import Generation
 from services.edge.record import Record
 from services.edge.slots import Slots
 
@@ -205,12 +209,51 @@ async def test_a_redelivered_query_gets_the_stored_answer_also_after_a_restart(e
     assert first == second
 
 
-async def test_what_may_not_be_stored_is_not(edge):
-    query = Query(text=TEXT, max_tokens=0, store=False)
+@pytest.mark.parametrize("max_tokens", [0, 8])
+async def test_of_what_may_not_be_stored_no_byte_is_on_the_disk(edge, home, max_tokens):
+    query = Query(text="swordfish " + TEXT, max_tokens=max_tokens, store=False, id="q-7", client="kiosk-9")
     (sent,) = await edge.on_query(delivery_of("7-0"), query)
     assert unpack(Answer, sent.message).prompt_bits > 0
-    assert edge._record.answer_to("anonymous", "7-0") is None
+    assert edge._record.answer_to("kiosk-9", "q-7") is None
     assert edge._record.fresh() == []
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert not any(mark in kept for mark in (b"swordfish", TEXT.encode(), b"q-7", b"kiosk-9"))
+    await edge.on_query(delivery_of("8-0"), query.model_copy(update={"store": True}))
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert b"swordfish" in kept  # the search would have found it
+
+
+async def test_what_is_redacted_is_on_no_disk_and_the_kernel_reads_it_all_the_same(edge, home):
+    texts = ["swordfish@example.org", TEXT + "swordfish@example.org"]
+    for number, text in enumerate(texts):
+        (sent,) = await edge.on_query(delivery_of(f"{number + 1}-0"), Query(text=text, max_tokens=0))
+        assert unpack(Answer, sent.message).prompt_bytes == len(text)
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert b"swordfish" not in kept
+    assert b"king. [e-mail]" in kept
+
+
+async def test_an_answer_that_holds_what_is_redacted_is_computed_again_and_not_kept(life, edge, monkeypatch):
+    monkeypatch.setattr("services.edge.redaction.BUILT_IN", {"emails": lambda text: "" if text != TEXT else text})
+    query = Query(text=TEXT, max_tokens=8)
+    strict = await life(redact="emails")
+    (first,) = await strict.on_query(delivery_of("7-0"), query)
+    assert strict._record.answer_to("anonymous", "7-0") is None
+    assert [each.interactions for each in strict._record.fresh()] == [1]
+    (second,) = await strict.on_query(delivery_of("7-0"), query)
+    assert unpack(Answer, first.message).text == unpack(Answer, second.message).text != ""
+
+
+async def test_an_operator_s_function_that_fails_keeps_nothing_and_answers_all_the_same(life, edge):
+    failing = await life(redact="builtins:len")
+    (sent,) = await failing.on_query(delivery_of("7-0"), Query(text=TEXT, max_tokens=4))
+    assert unpack(Answer, sent.message).completion_tokens > 0
+    assert failing._record.find("anonymous", "7-0") is None
+
+
+async def test_a_redaction_that_nobody_knows_stops_the_start(life, publisher):
+    with pytest.raises(Rejected, match="QIG_REDACT=email"):
+        await life(redact="email")
 
 
 async def test_a_refused_query_is_told_why_and_buried(edge, monkeypatch, redis):
@@ -222,6 +265,111 @@ async def test_a_refused_query_is_told_why_and_buried(edge, monkeypatch, redis):
         await edge.on_query(delivery_of("7-0"), Query(text="x"))
     (told,) = await answers(redis)
     assert (told.finish, told.problem.code, told.query_id) == ("refused", "lone_surrogate", "7-0")
+
+
+@pytest.fixture
+def resting(monkeypatch):
+    """Every generation rests after its third token until `wake`; those that were begun are `made`."""
+    told = SimpleNamespace(made=[], wake=threading.Event())
+
+    class Resting(Generation):
+        def __iter__(self):
+            told.made.append(self)
+            for number, piece in enumerate(super().__iter__(), 1):
+                if number == 3:
+                    assert told.wake.wait(timeout=10)
+                yield piece
+
+    monkeypatch.setattr(app, "Generation", Resting)
+    yield told
+    told.wake.set()
+
+
+async def replies(redis, client="anonymous"):
+    return [unpack_reply(body_of(fields)) for _, fields in await redis.xrange(streams.answers(client))]
+
+
+async def test_a_query_that_streams_is_told_in_pieces_which_together_are_its_answer(edge, redis):
+    query = Query(id="q", text=TEXT, max_tokens=40, stream=True, seed=1)
+    (sent,) = await edge.on_query(delivery_of(), query)
+    pieces = await replies(redis)
+    assert pieces
+    assert [(piece.query_id, piece.index) for piece in pieces] == [("q", n) for n in range(len(pieces))]
+    made = unpack(Answer, sent.message)
+    assert "".join(piece.text for piece in pieces) == made.text
+    assert sum(piece.tokens for piece in pieces) == made.completion_tokens
+
+
+async def test_without_stream_there_are_no_pieces(edge, redis):
+    await edge.on_query(delivery_of(), Query(text=TEXT, max_tokens=40))
+    assert await replies(redis) == []
+
+
+async def test_many_queries_are_answered_at_once_and_each_as_if_it_were_alone(edge):
+    queries = [Query(id=f"q{n}", client=f"c{n % 3}", text=TEXT * (n % 4 + 1), max_tokens=20) for n in range(24)]
+    together = await asyncio.gather(*(edge.on_query(delivery_of(), query) for query in queries))
+    for query, (sent,) in zip(queries, together, strict=True):
+        alone = Generation(edge.serving.constellation, query, query.id)
+        assert list(alone)
+        assert unpack(Answer, sent.message).text == alone.text
+
+
+async def test_a_cancelled_query_ends_between_two_tokens_and_its_answer_says_so(edge, eventually, resting):
+    query = Query(id="q", client="me", text=TEXT, max_tokens=100, temperature=1.0)
+    making = asyncio.create_task(edge.on_query(delivery_of(), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    for wanted in (Cancel(query_id="q", client="you"), Cancel(query_id="other", client="me")):
+        await edge.on_cancel(delivery_of("2-0", streams.CANCEL, pack(wanted)))
+    assert not edge._turns["me", "q"].left
+    await edge.on_cancel(delivery_of("3-0", streams.CANCEL, pack(Cancel(query_id="q", client="me"))))
+    resting.wake.set()
+    (sent,) = await making
+    made = unpack(Answer, sent.message)
+    assert (made.finish, made.query_id, made.problem) == ("cancelled", "q", None)
+    assert 3 <= made.completion_tokens <= 4
+    assert edge._turns == {}
+
+
+@pytest.mark.parametrize(("age_s", "finish"), [(1.0, "read"), (2.0, "refused"), (3.0, "refused")])
+async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(edge, clock, age_s, finish):
+    at_ms = int(clock[0] * 1000)
+    clock[0] = at_ms / 1000 + age_s
+    query = Query(id="q", text=TEXT, max_tokens=0, deadline_s=2.0)
+    (sent,) = await edge.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
+    made = unpack(Answer, sent.message)
+    assert made.finish == finish
+    if finish == "refused":
+        assert (made.problem.code, made.problem.retry_after_s >= 1) == ("deadline", True)
+        assert edge._record.answer_to("anonymous", "q") is None
+
+
+async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_why(edge, clock, eventually, resting):
+    at_ms = int(clock[0] * 1000)
+    clock[0] = at_ms / 1000 + 1.9
+    query = Query(id="q", text=TEXT, max_tokens=100, temperature=1.0, deadline_s=2.0)
+    making = asyncio.create_task(edge.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: edge._turns["anonymous", "q"].left)
+    resting.wake.set()
+    (sent,) = await making
+    made = unpack(Answer, sent.message)
+    assert (made.finish, made.problem.code) == ("cancelled", "deadline")
+    assert 3 <= made.completion_tokens <= 4
+
+
+async def test_a_bundle_swapped_in_while_an_answer_is_made_leaves_it_to_the_one_that_began_it(
+    edge, publisher, micro_parts, redis, eventually, resting
+):
+    query = Query(id="q", text=TEXT, max_tokens=10, temperature=1.0)
+    making = asyncio.create_task(edge.on_query(delivery_of(), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await publisher.release(micro_parts | {"notes.bin": b"new"})
+    await bundles_to(edge, redis)
+    resting.wake.set()
+    (sent,) = await making
+    assert unpack(Answer, sent.message).bundle == 1
+    (sent,) = await edge.on_query(delivery_of("2-0"), query.model_copy(update={"id": "later", "max_tokens": 1}))
+    assert unpack(Answer, sent.message).bundle == 2
 
 
 # Sleep
@@ -347,6 +495,59 @@ async def test_a_packet_that_nobody_named_for_long_lets_the_next_one_go(edge, re
     clock[0] += 1801
     await edge.sleep()
     assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1]
+
+
+# One interaction, afterwards
+
+
+async def test_a_forgotten_text_is_in_no_packet_that_had_not_left(edge, redis, home):
+    await read(edge, 8)
+    await read(edge, 1, text="swordfish, said the king. " * 3, first=8)
+    edge._send = killed
+    with pytest.raises(Killed):
+        await edge.sleep()
+    del edge._send
+    done = await edge.forget("anonymous", "q8")
+    assert (done.withdrawn, done.left) == ((0,), ())
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    body = verify(open_envelope(raw), keys.load_private(home, NODE).verify_key)
+    assert (body.interactions, body.fresh_bytes) == (8, 8 * len(TEXT))
+
+
+async def test_a_packet_that_was_about_to_leave_when_the_edge_was_killed_counts_as_left(edge, life, monkeypatch):
+    await read(edge, 8)
+    monkeypatch.setattr(type(edge._broker), "produce", killed)
+    with pytest.raises(Killed):
+        await edge.sleep()
+    monkeypatch.undo()
+    done = await (await life()).forget("anonymous", "q0")
+    assert (done.withdrawn, [each.sequence for each in done.left]) == ((), [0])
+
+
+async def test_a_rejected_text_is_not_learned(edge, redis, home):
+    await read(edge, 9)
+    assert await edge.judge("anonymous", "q3", "rejected")
+    assert not await edge.judge("anonymous", "unknown", "rejected")
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    assert verify(open_envelope(raw), keys.load_private(home, NODE).verify_key).interactions == 8
+
+
+@pytest.mark.parametrize(("days", "left"), [(1.9, 0), (2.1, 8)])
+async def test_what_is_older_than_the_setting_says_goes_while_the_edge_runs(edge, life, clock, days, left):
+    await read(edge, 8)
+    clock[0] += 2 * 86_400
+    keeping = await life(keep_days=days)
+    await keeping.prune()
+    assert sum(each.interactions for each in keeping._record.fresh()) == left
+
+
+async def test_what_is_more_than_the_setting_says_goes_oldest_first(edge, life):
+    await read(edge, 8)
+    keeping = await life(keep_bytes=0)
+    await keeping.prune()
+    assert keeping._record.fresh() == []
 
 
 # Heart

@@ -1,9 +1,12 @@
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 import sys
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 from edge_fleet import NODE, TEXT, Publisher, answers, messages, settings_of, verdicts
 
@@ -12,7 +15,10 @@ from common.runtime.service import serve
 from common.wire.codec import pack
 from common.wire.messages import DeadLetter, Query
 from common.wire.packet import open_envelope
+from services.cli.probe import free_port
+from services.edge.answer import Interaction
 from services.edge.app import build, state_dir
+from services.edge.record import Record, address_of
 
 pytestmark = pytest.mark.anyio
 QUERIES = 40
@@ -52,6 +58,25 @@ async def test_queries_that_came_before_the_bundle_are_answered_once_it_is_there
     (made,) = await answers(redis)
     assert (made.node, made.bundle) == (NODE, 1)
     assert await verdicts(redis) == [(1, "applied")]
+
+
+async def test_an_edge_tells_where_it_serves_and_deletes_what_is_too_old_before_any_bundle(
+    tmp_path, broker_url, redis, eventually
+):
+    settings = settings_of(tmp_path, broker_url, http_port=free_port())
+    file = state_dir(tmp_path, NODE) / "edge.db"
+    record = Record(file, now_s=1.0)
+    basin = np.full(64, 1 / 64)
+    record.add(Interaction("q", "c", "hi", 1.0, "heart", basin, 1, 2, 3.0, None, None), b"hi", probe=False)
+    record.close()
+    async with running(settings) as address:
+        await eventually(lambda: address_of(file) == address)
+        await eventually(lambda: kept_in(file) == 0)
+
+
+def kept_in(file):
+    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as reader:
+        return reader.execute("SELECT count(*) FROM interactions").fetchone()[0]
 
 
 @pytest.mark.live

@@ -7,19 +7,20 @@ import itertools
 import sqlite3
 from pathlib import Path
 
+from common.client import Client
 from common.constants import ROLES
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, store, streams
 from common.runtime.connection import connect
 from common.runtime.entries import body_of
-from common.runtime.follower import newest
+from common.runtime.follower import kept, newest
 from common.wire.bundle import verify
 from common.wire.codec import unpack
 from common.wire.messages import Answer, Bundle, DeadLetter
 from services.aggregator.app import LEDGER
 from services.cli import home as places
 from services.cli import probe
-from services.cli.desk import Desk as Desk  # noqa: PLC0414 -- the tests' client
+from services.cli.desk import Desk
 from services.cli.fleet import Fleet
 from services.trainer import folder
 from services.trainer.corpora import document
@@ -75,9 +76,15 @@ class Live:
 
     # What clients do
 
+    @contextlib.asynccontextmanager
+    async def desk(self):
+        """A client of its own, whose answers are kept until it leaves."""
+        async with Client(self.fleet.broker_url) as client:
+            yield Desk(client)
+
     async def read(self, desk, number):
         """The edges are given that many passages to learn from."""
-        return [await desk.send(next(self.passages), max_tokens=0) for _ in range(number)]
+        return [desk.send(next(self.passages), max_tokens=0) for _ in range(number)]
 
     @contextlib.asynccontextmanager
     async def traffic(self, desk, every_s=0.15):
@@ -86,7 +93,7 @@ class Live:
 
         async def ask():
             for number in itertools.count():
-                await desk.send(QUESTIONS[number % len(QUESTIONS)], max_tokens=8, store=False)
+                desk.send(QUESTIONS[number % len(QUESTIONS)], max_tokens=8, store=False)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), every_s)
                     return
@@ -112,14 +119,14 @@ class Live:
     # What the fleet says
 
     async def messages(self, stream, cls):
-        return [unpack(cls, body_of(fields)) for _, fields in await self.redis.xrange(stream)]
+        return [unpack(cls, body_of(entry.fields)) async for entry in kept(self.redis, stream)]
 
     async def bundles(self):
         """The releases by version: what else lies in the stream was not signed, or is there again."""
         publisher, found = keys.load_public(keys.publisher_path(self.home)), {}
-        for _, fields in await self.redis.xrange(streams.BUNDLES):
+        async for entry in kept(self.redis, streams.BUNDLES):
             with contextlib.suppress(Rejected, Corrupt):
-                bundle = unpack(Bundle, body_of(fields))
+                bundle = unpack(Bundle, body_of(entry.fields))
                 verify(bundle, publisher)
                 found[bundle.version] = bundle
         return [found[version] for version in sorted(found)]
@@ -128,7 +135,7 @@ class Live:
         return await self.messages(streams.dead(stream), DeadLetter)
 
     async def answers(self, desk):
-        return await self.messages(streams.answers(desk._client), Answer)
+        return await self.messages(streams.answers(desk.client.name), Answer)
 
     async def version(self, node):
         """The bundle that an edge serves; None while it does not answer."""
@@ -194,4 +201,4 @@ async def live(home, genesis, *, enrolled=EDGES, **aggregator):
 
 def answered_once(desk, answers):
     """Whether each query that was asked at this desk has exactly one answer, and nothing else has one."""
-    return sorted(answer.query_id for answer in answers) == sorted(desk._asked)
+    return sorted(answer.query_id for answer in answers) == sorted(desk.asked)

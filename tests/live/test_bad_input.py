@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from live_fleet import EDGES, Desk, answered_once, live, until
+from live_fleet import EDGES, answered_once, live, until
 from nacl.signing import SigningKey
 
 from common.constants import CELLS
@@ -124,10 +124,10 @@ async def test_an_unknown_message_ends_as_a_dead_letter_with_its_reason(lively, 
 
 
 async def test_queries_around_a_bad_one_are_answered(lively, letters):
-    async with Desk(lively.redis, "around") as desk:
-        before = await desk.send("Where does the river go?", max_tokens=4, store=False)
+    async with lively.desk() as desk:
+        before = desk.send("Where does the river go?", max_tokens=4, store=False)
         await lively.redis.xadd(streams.QUERIES, OTHER_SHAPE)
-        after = await desk.send("And the sea?", max_tokens=4, store=False)
+        after = desk.send("And the sea?", max_tokens=4, store=False)
         assert {(await before).finish, (await after).finish} <= {"stop", "length"}
         assert answered_once(desk, await lively.answers(desk))
     assert [letter.code for letter in await letters(streams.QUERIES)] == ["unknown_field"]
@@ -263,7 +263,7 @@ async def verdicts(lively, version):
 async def check_good_bundles_go_on(lively, sender, good_version):
     """The edges answer with their last good bundle, and the next good one reaches them."""
     assert {await lively.version(node) for node in EDGES} == {good_version}
-    async with Desk(lively.redis, "after") as desk:
+    async with lively.desk() as desk:
         answer = await desk.ask("Where does the river go?", max_tokens=4)
         assert answer.bundle == good_version
     raw = await sender.good()

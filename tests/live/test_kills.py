@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from live_fleet import Desk, answered_once, live, until
+from live_fleet import answered_once, live, until
 
 from common.constellation import parts as bundle_parts
 from common.constellation.domains import from_json
@@ -75,7 +75,7 @@ async def kill(fleet, victim):
 @pytest.mark.parametrize("victim", MOMENTS)
 async def test_after_a_kill_every_query_is_answered_once_and_every_packet_counted_once(lively, victim):
     version = (await lively.bundles())[-1].version
-    async with Desk(lively.redis, victim) as desk:
+    async with lively.desk() as desk:
         async with lively.traffic(desk):
             await lively.read(desk, 6)
             await MOMENTS[victim](lively)

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ["train"],
     "validate": ["validate"],
     "doctor": ["doctor"],
+    "forget": ["forget", "q1"],
     "dead list": ["dead", "list"],
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],
     "keys init": ["keys", "init"],

@@ -114,6 +114,29 @@ def test_the_ranking_is_better_than_any_order(micro, opening):
     assert bits(opening, as_memory(chosen), ids) < bits(opening, as_memory(random), ids)
 
 
+def test_accepted_text_ranks_higher_and_is_not_counted_higher(micro, kernel):
+    praised, other = residue(micro, "qqzzqqzz", 2), residue(micro, NEW, 2)
+    memory = merge([other, praised])
+    plain, weighed = select(memory, kernel), select(memory, kernel, praised)
+    for one, two in zip(plain.crystals.orders, weighed.crystals.orders, strict=True):
+        assert np.array_equal(one.keys, two.keys)
+        assert np.array_equal(one.counts, two.counts)
+        assert np.array_equal(one.totals, two.totals)
+    shares = [praised_share(found, praised, 12) for found in (plain, weighed)]
+    assert shares[0] < shares[1]
+
+
+def test_what_was_accepted_and_is_no_more_in_the_residue_weighs_nothing(micro, kernel):
+    memory = residue(micro, NEW, 2)
+    gone = residue(micro, "qqzzqqzz", 2)
+    assert np.array_equal(select(memory, kernel, gone).ranking, select(memory, kernel).ranking)
+
+
+def praised_share(found, praised, number):
+    orders = zip(best(found, number).orders, praised.tables, strict=True)
+    return sum(int(np.isin(order.keys, table.keys).sum()) for order, table in orders) / number
+
+
 def test_selection_is_deterministic(micro, kernel):
     one, other = (select(residue(micro, NEW, 3), kernel) for _ in range(2))
     assert np.array_equal(one.ranking, other.ranking)

@@ -7,7 +7,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels.memory import count
 from services.edge import record as module
 from services.edge.answer import Interaction
-from services.edge.record import Packet, Record
+from services.edge.record import Packet, Record, address_of
 
 DAY_S = 86_400.0
 
@@ -34,6 +34,21 @@ def packet(record, domain="heart", **fields):
 
 def entries(memory):
     return [(table.keys.tolist(), table.counts.tolist(), table.totals.tolist()) for table in memory.tables]
+
+
+def slept(record, domain="heart", **fields):
+    """Whatever waits is folded, each text as the ids 7 8."""
+    rows = {row: np.array([7, 8], np.int32) for row, _ in record.unfolded(domain)}
+    record.slept(rows, counts(7, 8), packet(record, domain, **fields))
+
+
+def pruned(record, now_s, **limits):
+    return record.prune(now_s=now_s, **{"max_age_s": 30 * DAY_S, "max_bytes": 1 << 30} | limits)
+
+
+def in_the_files(record, text):
+    """Whether any file of the record holds these bytes."""
+    return any(text.encode() in path.read_bytes() for path in record._path.parent.iterdir())
 
 
 @pytest.fixture
@@ -87,8 +102,7 @@ def test_a_fold_takes_the_oldest_until_enough(record, max_bytes, taken):
 
 def test_a_sleep_is_on_disk_whole(record):
     record.add(interaction(), b"", probe=False)
-    rows = [row for row, _ in record.unfolded("heart")]
-    record.slept("heart", rows, counts(7, 8), packet(record))
+    slept(record)
     again = reopened(record)
     assert (again.fresh(), again.sequence, again.epoch) == ([], 1, 1000)
     assert entries(again.residue("heart")) == entries(counts(7, 8))
@@ -98,16 +112,15 @@ def test_a_sleep_is_on_disk_whole(record):
 
 def test_a_sleep_that_fails_half_way_leaves_nothing(record, monkeypatch):
     record.add(interaction(), b"", probe=False)
-    rows = [row for row, _ in record.unfolded("heart")]
     with pytest.raises(AssertionError, match="packet 5 where 0 is due"):
-        record.slept("heart", rows, counts(7, 8), packet(record, sequence=5))
+        slept(record, sequence=5)
     assert record.residue("heart").entries == 0
     assert [each.interactions for each in record.fresh()] == [1]
     assert record.packets("pending") == []
 
 
 def test_a_packet_goes_from_pending_to_sent_to_acknowledged(record):
-    record.slept("heart", [], counts(1, 2), packet(record))
+    record.slept({}, counts(1, 2), packet(record))
     record.sent(0, b"raw", at_s=50.0)
     (sent,) = record.packets("sent")
     assert (sent.raw, sent.at_s, sent.domain, sent.base_version) == (b"raw", 50.0, "heart", 4)
@@ -117,7 +130,7 @@ def test_a_packet_goes_from_pending_to_sent_to_acknowledged(record):
 
 
 def test_only_a_sent_packet_is_lost_and_only_a_pending_one_sent(record):
-    record.slept("heart", [], counts(1), packet(record))
+    record.slept({}, counts(1), packet(record))
     record.lose([0], at_s=2.0)
     assert len(record.packets("pending")) == 1
     record.sent(0, b"raw", at_s=3.0)
@@ -136,7 +149,7 @@ def test_settling_moves_the_cursor_the_residues_and_fresh_rows_together(record):
 
 
 def test_new_territory_has_a_residue_of_its_own(record):
-    record.slept(None, [], counts(3), packet(record, None))
+    record.slept({}, counts(3), packet(record, None))
     assert list(record.residues()) == [None]
     assert record.packets("pending")[0].domain is None
 
@@ -152,28 +165,37 @@ def test_a_life_that_lost_its_file_starts_a_later_epoch(record, tmp_path):
 @pytest.mark.parametrize(("age_s", "left"), [(30 * DAY_S - 1, 1), (30 * DAY_S, 1), (30 * DAY_S + 1, 0)])
 def test_interactions_go_by_age(record, age_s, left):
     record.add(interaction(at_s=100.0), b"", probe=False)
-    assert record.prune(now_s=100.0 + age_s) == 1 - left
+    assert pruned(record, 100.0 + age_s) == 1 - left
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(29, 2), (30, 3), (31, 3)])
 def test_interactions_go_by_size_oldest_first(record, limit, kept):
     for number in range(3):
         record.add(interaction(f"q{number}", text="αβ1"), b"12345", probe=False)
-    record.prune(now_s=20.0, max_bytes=limit)
+    pruned(record, 20.0, max_bytes=limit)
     assert [i.query_id for _, i in record.unfolded("heart")] == ["q0", "q1", "q2"][3 - kept :]
 
 
 def test_settled_packets_go_by_age_and_waiting_ones_stay(record):
     for number in range(2):
-        record.slept("heart", [], counts(1), packet(record, at_s=float(number)))
+        record.slept({}, counts(1), packet(record, at_s=float(number)))
     record.settle([0], {}, {}, cursor="1-1", at_s=0.0)
-    record.prune(now_s=40 * DAY_S)
+    pruned(record, 40 * DAY_S)
     assert [p.sequence for p in record.packets("pending", "acknowledged")] == [1]
 
 
 def test_a_second_process_on_one_file_is_refused(record):
     with pytest.raises(Unavailable, match="state_in_use"):
         Record(record._path, now_s=1.0)
+
+
+def test_whoever_finds_the_file_in_use_learns_where_its_process_serves(record, tmp_path):
+    assert address_of(record._path) == ""
+    other = Record(tmp_path / "other" / "edge.db", now_s=1.0, address="http://127.0.0.1:8000")
+    with pytest.raises(Unavailable, match="state_in_use"):
+        Record(other._path, now_s=1.0, address="http://127.0.0.1:1")
+    assert address_of(other._path) == "http://127.0.0.1:8000"
+    other.close()
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
@@ -191,8 +213,8 @@ def test_another_program_s_database_is_left_alone(tmp_path):
 
 
 def test_a_newer_schema_is_refused(record):
-    record._db.execute("PRAGMA user_version = 2")
-    with pytest.raises(Rejected, match="schema 2"):
+    record._db.execute("PRAGMA user_version = 3")
+    with pytest.raises(Rejected, match="schema 3"):
         reopened(record)
 
 
@@ -213,4 +235,166 @@ def test_a_full_disk_is_said_and_loses_nothing(record):
 def test_a_commit_is_flushed_to_the_disk(record):
     assert record._db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert record._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert module.SCHEMA_VERSION == 1
+
+
+# One interaction, afterwards
+
+
+def test_how_an_interaction_stands_is_told_from_waiting_to_folded(record):
+    assert record.find("c", "q") is None
+    record.add(interaction(), b"", probe=False)
+    waiting = record.find("c", "q")
+    assert (waiting.folded, waiting.packet, waiting.ids, waiting.verdict) == (False, None, None, None)
+    slept(record)
+    folded = record.find("c", "q")
+    assert (folded.folded, folded.packet, folded.ids.tolist(), folded.domain) == (True, 0, [7, 8], "heart")
+    assert list(record.members(0)) == [folded.row]
+
+
+@pytest.mark.parametrize("size", [5, 100_000])
+def test_not_a_byte_of_what_was_forgotten_stays_in_the_files(record, size):
+    secret = "swordfish" + "x" * size
+    record.add(interaction(text=secret), secret.encode(), probe=False)
+    record.add(interaction("other"), b"", probe=False)
+    assert in_the_files(record, "swordfish")
+    record.forget(record.find("c", "q").row, "heart", None)
+    assert not in_the_files(record, "swordfish")
+    assert [each.query_id for _, each in record.unfolded("heart")] == ["other"]
+
+
+def test_not_a_byte_of_what_grew_too_old_stays_in_the_files(record):
+    record.add(interaction(text="swordfish", at_s=0.0), b"swordfish", probe=False)
+    pruned(record, 31 * DAY_S)
+    assert not in_the_files(record, "swordfish")
+
+
+def test_what_was_forgotten_while_somebody_read_the_file_is_gone_after_the_next_pruning(record, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.0)
+    busy = reopened(record)
+    busy.add(interaction(text="swordfish"), b"", probe=False)
+    reader = sqlite3.connect(busy._path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM interactions").fetchall()
+    busy.forget(busy.find("c", "q").row, "heart", None)
+    assert in_the_files(busy, "swordfish")
+    reader.close()
+    pruned(busy, 20.0)
+    assert not in_the_files(busy, "swordfish")
+    busy.close()
+
+
+def test_a_withdrawn_packet_leaves_what_was_folded_for_it_waiting(record):
+    for number in range(2):
+        record.add(interaction(f"q{number}"), b"", probe=False)
+    slept(record)
+    record.forget(record.find("c", "q0").row, "heart", counts(), [0])
+    assert [each.query_id for _, each in record.unfolded("heart")] == ["q1"]
+    assert (record.packets("pending"), record.members(0), record.sequence) == ([], {}, 1)
+
+
+def test_a_packet_that_may_have_left_is_not_withdrawn(record):
+    record.add(interaction(), b"", probe=False)
+    slept(record)
+    record.leaving(0, b"raw")
+    with pytest.raises(AssertionError, match="has left"):
+        record.forget(record.find("c", "q").row, "heart", counts(), [0])
+    assert record.find("c", "q").folded
+    assert [packet.raw for packet in record.packets("pending")] == [b"raw"]
+
+
+def test_rejected_text_waits_for_nothing_until_the_verdict_changes(record):
+    record.add(interaction(), b"", probe=False)
+    row = record.find("c", "q").row
+    record.judge(row, "rejected", None, "heart", None)
+    assert (record.fresh(), record.unfolded("heart")) == ([], [])
+    record.judge(row, None, None, "heart", None)
+    assert [each.interactions for each in record.fresh()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fields", "probe", "weighs"),
+    [
+        ("accepted", {"phase": "CRYSTAL"}, False, ["hello"]),
+        ("accepted", {"phase": "TACKING"}, False, []),
+        ("accepted", {"phase": "CRYSTAL"}, True, []),
+        ("accepted", {"phase": "CRYSTAL", "domain": "vocab"}, False, []),
+        ("rejected", {"phase": "CRYSTAL"}, False, []),
+        (None, {"phase": "CRYSTAL"}, False, []),
+    ],
+)
+def test_text_that_was_accepted_and_ended_in_crystal_weighs_up(record, verdict, fields, probe, weighs):
+    record.add(interaction(**fields), b"", probe=probe)
+    record.judge(record.find("c", "q").row, verdict, None, "heart", None)
+    assert record.accepted("heart") == weighs
+
+
+def test_what_was_counted_for_new_territory_follows_its_residue_to_the_opened_domain(record):
+    record.add(interaction(domain=None), b"", probe=False)
+    slept(record, None)
+    record.add(interaction("later", domain=None), b"", probe=False)
+    record.settle([0], {None: counts(), "scripture": counts(7)}, {}, opened="scripture", cursor="5-1", at_s=1.0)
+    assert [record.find("c", name).domain for name in ("q", "later")] == ["scripture", None]
+    assert [each.sequence for each in record.packets_since("scripture", 0)] == [0]
+
+
+# An older file
+
+
+FIRST = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE interactions (
+  id INTEGER PRIMARY KEY, client TEXT NOT NULL, query_id TEXT NOT NULL, at_s REAL NOT NULL, text TEXT NOT NULL,
+  domain TEXT, basin BLOB NOT NULL, tokens INTEGER NOT NULL, size_bytes INTEGER NOT NULL, bits REAL NOT NULL,
+  kappa REAL, phase TEXT, answer BLOB NOT NULL, probe INTEGER NOT NULL, folded INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (client, query_id));
+CREATE INDEX interactions_fresh ON interactions (folded, probe, domain);
+CREATE INDEX interactions_age ON interactions (at_s);
+CREATE TABLE residue (domain TEXT PRIMARY KEY, memory BLOB NOT NULL);
+CREATE TABLE packets (
+  sequence INTEGER PRIMARY KEY, domain TEXT, status TEXT NOT NULL, at_s REAL NOT NULL, base_version INTEGER NOT NULL,
+  base BLOB NOT NULL, basin BLOB NOT NULL, body BLOB NOT NULL, counts BLOB NOT NULL, raw BLOB);
+CREATE INDEX packets_status ON packets (status);
+INSERT INTO meta VALUES ('epoch', '77'), ('sequence', '3');
+INSERT INTO interactions VALUES
+  (1, 'c', 'old', 10.0, 'hello', 'heart', zeroblob(512), 2, 5, 9.5, NULL, NULL, x'616e73776572', 0, 1),
+  (2, 'c', 'new', 11.0, 'again', 'heart', zeroblob(512), 2, 5, 9.5, NULL, NULL, x'616e73776572', 0, 0);
+PRAGMA application_id = 1363756869;
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.fixture
+def first(tmp_path):
+    """A record's file as the first schema made it: one text folded, one that waits."""
+    made = sqlite3.connect(tmp_path / "edge.db")
+    made.executescript(FIRST)
+    made.close()
+    opened = Record(tmp_path / "edge.db", now_s=1000.0)
+    yield opened
+    opened.close()
+
+
+def test_a_file_of_the_first_schema_goes_on(first):
+    assert (first.epoch, first.sequence, first.answer_to("c", "old")) == (77, 3, b"answer")
+    assert [each.query_id for _, each in first.unfolded("heart")] == ["new"]
+    kept = first.find("c", "old")
+    assert (kept.folded, kept.packet, kept.ids) == (True, None, None)
+    again = reopened(first)
+    assert again.sequence == 3
+    again.close()
+
+
+def test_a_file_of_the_first_schema_becomes_what_a_new_one_is(first, tmp_path):
+    fresh = Record(tmp_path / "new" / "edge.db", now_s=1.0)
+    shapes = [
+        {
+            (table, *column[1:])
+            for (table,) in each._all("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')")
+            for column in each._all(f"PRAGMA table_info({table})") + each._all(f"PRAGMA index_info({table})")
+        }
+        for each in (first, fresh)
+    ]
+    versions = {each._one("PRAGMA user_version") for each in (first, fresh)}
+    fresh.close()
+    assert shapes[0] == shapes[1]
+    assert versions == {(module.SCHEMA_VERSION,)}

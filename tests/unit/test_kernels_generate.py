@@ -51,6 +51,21 @@ def test_sampling_follows_the_distribution():
     assert np.allclose(drawn, [0.1, 0.6, 0.3], atol=0.03)
 
 
+@pytest.mark.parametrize(
+    ("top_p", "tokens"),
+    [(1.0, {0, 1, 2, 3}), (0.96, {0, 1, 2}), (0.95, {1, 2}), (0.61, {1, 2}), (0.6, {1}), (0.01, {1})],
+)
+def test_of_the_nucleus_alone_is_drawn_and_the_likeliest_is_always_in_it(top_p, tokens):
+    rng = np.random.default_rng(0)
+    log_p = np.log(np.float32([0.04, 0.6, 0.35, 0.01]))
+    assert {sample(log_p, 1.0, rng, top_p) for _ in range(2000)} == tokens
+
+
+def test_a_whole_nucleus_draws_as_no_nucleus_does(micro):
+    assert [s.token for s in said(micro, 5, top_p=1.0)] == [s.token for s in said(micro, 5)]
+    assert [s.token for s in said(micro, 5, top_p=0.05)] != [s.token for s in said(micro, 5)]
+
+
 def test_an_unknown_kappa_leaves_the_helm_alone(micro):
     steps = said(micro, 5, max_tokens=20)
     assert all((step.kappa is None) == (step.helm == Helm()) for step in steps)

@@ -1,0 +1,334 @@
+"""A fleet as a program sees it: ask, stream, cancel, watch; through outages, with nothing lost and nothing said twice.
+
+    async with Client("redis://127.0.0.1:6379", name="kiosk-7") as client:
+        answer = await client.ask("Where does the river go?")
+        reply = client.stream("And the sea?", max_tokens=64)
+        async for piece in reply:                      # leaving early cancels the query; so does cancelling an `ask`
+            print(piece.text, end="")
+        print(reply.answer.kappa)
+
+                ┌── publish by id ──▶ qig:queries ───────▶ edge
+    ask, stream ┤◀── pieces, answer ── qig:answers:NAME ◀──┤      each stream is followed from the last entry seen:
+                │◀── the reason ────── {qig:queries}:dead ◀┘      after an outage it goes on there
+                └── left early ─────▶ qig:cancel
+
+Any number of queries may be open; they share three connections. A query is published by its id, so a publication whose
+reply was lost is not made twice, and a program that was restarted may ask again under the id it used: it is given the
+answer that is there, or is on its way. Ids are remembered for a week, answers are kept for a day.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypedDict, Unpack, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from common.client.draft import Draft, complaint, ending, extended
+from common.constants import Role
+from common.errors import QigError, Rejected, Unavailable
+from common.runtime import scripts, streams
+from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet
+from common.runtime.entries import Delivery, body_of
+from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
+from common.runtime.health import Health
+from common.runtime.settings import redacted
+from common.wire.codec import pack, unpack, unpack_reply, validated
+from common.wire.messages import Answer, Applied, Bundle, Cancel, DeadLetter, Heartbeat, Piece, Query
+
+log = logging.getLogger(__name__)
+
+CANCEL_TIMEOUT_S: Final = 2.0  # who leaves does not wait for a broker that is away: the edge then works in vain
+DEAD_LOOKED_AT: Final = 64  # of the letters that were there before: the one of a query that is asked again is new
+WATCH_AHEAD: Final = 256  # messages read and not yet taken; a slower watcher is read for more slowly
+
+News = Heartbeat | Bundle | Applied
+_NEWS: Final[dict[str, type[News]]] = {
+    streams.HEART: Heartbeat,
+    streams.BUNDLES: Bundle,
+    streams.APPLIED: Applied,
+}
+
+
+class Wishes(TypedDict, total=False):
+    """What may be said of a query besides its text: the fields of `Query`, which has their defaults and bounds."""
+
+    id: str
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...]
+    seed: int | None
+    deadline_s: float | None
+    mode: Literal["routed", "constellation"] | Role
+    store: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A query that is open. pieces: come, and not yet taken; outcome: what it ended with; news: something came."""
+
+    query: Query
+    body: bytes
+    draft: Draft = field(default_factory=Draft)
+    pieces: deque[Piece] = field(default_factory=deque)
+    outcome: Answer | QigError | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hear(self, piece: Piece) -> None:
+        longer = extended(self.draft, piece)
+        if longer is None or self.outcome is not None:
+            return
+        if piece.index == 0:
+            self.pieces.clear()  # the text begins anew: what was not yet taken of the old one is void
+        self.draft = longer
+        self.pieces.append(piece)
+        self.news.set()
+
+    def end(self, outcome: Answer | QigError) -> None:
+        self.outcome = self.outcome or outcome
+        self.news.set()
+
+
+class Reply:
+    """A query and what comes back for it. Iterating over it asks, and gives the pieces; then `answer` is there.
+
+    The text of the pieces since the last with index 0 is the answer's text: a piece with index 0 that is not the first
+    says that another edge took the query over, and begins anew. Leaving the iteration early cancels the query.
+    """
+
+    def __init__(self, query: Query, say: Callable[[Query], AsyncGenerator[Piece | Answer, None]]) -> None:
+        self.query = query
+        self._say = say
+        self._answer: Answer | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer with its evidence; there when the pieces have ended."""
+        assert self._answer is not None, "the answer comes after the last piece: iterate to the end first"
+        return self._answer
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """Raises as `Client.ask`."""
+        async with aclosing(self._say(self.query)) as said:
+            async for each in said:
+                if isinstance(each, Answer):
+                    self._answer = each
+                else:
+                    yield each
+
+
+class Client:
+    """One client of a fleet. Use it as a context manager: leaving it cancels at the edges what is still open."""
+
+    def __init__(self, url: str, *, name: str | None = None) -> None:
+        """url: the broker's. name: the client's, a slug; None: one of its own, whose answers go when it leaves.
+
+        Raises Rejected("bad_url").
+        """
+        self.name = name or f"client-{secrets.token_hex(8)}"
+        self._answers = streams.answers(self.name)
+        self._passing = name is None
+        self._url = url
+        try:
+            self._redis: Redis = connect(url)
+        except ValueError as error:
+            raise Rejected(
+                "bad_url", f"no broker address: {error}; it begins with redis://, rediss:// or unix://"
+            ) from None
+        self._open: dict[str, _Asked] = {}
+        self._turn = asyncio.Lock()  # publications share one connection, however many are asked at once
+        self._readers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Raises Unavailable("broker_away"), Rejected("broker_refused")."""
+        dead = streams.dead(streams.QUERIES)
+        try:
+            async with connect(self._url, retries=0) as first:
+                await greet(first, self._url)
+                followers = [
+                    Follower(self._answers, await newest(first, self._answers), self._on_reply),
+                    Follower(dead, await newest(first, dead), self._on_letter),
+                ]
+        except AWAY as error:
+            message = (
+                f"no broker answers at {redacted(self._url)} ({error}): start one with `qig up`, or correct the address"
+            )
+            raise Unavailable("broker_away", message) from None
+        self._readers = [asyncio.create_task(follow(self._redis, each, Health())) for each in followers]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        readers, self._readers = self._readers, []
+        await _end(readers)
+        left = list(self._open.values())
+        await asyncio.gather(*map(self._leave, left))
+        for asked in left:
+            asked.end(_left_client())
+        if self._passing:
+            with suppress(RedisError, TimeoutError):
+                async with asyncio.timeout(CANCEL_TIMEOUT_S):
+                    await self._redis.delete(self._answers, streams.seen(self._answers))
+        await self._redis.aclose()
+
+    async def ask(self, text: str, **wishes: Unpack[Wishes]) -> Answer:
+        """The answer to `text`. Cancelling the task that waits cancels the query at the edge.
+
+        With deadline_s it gives up then, and so does the edge; without, it waits for as long as it takes. Raises
+        Rejected with the reason when the query is refused or became a dead letter, Unavailable when asking again may
+        help ("no_answer" at the deadline; what an edge says, with its retry_after_s). Outages are waited out.
+        """
+        async with aclosing(self._say(self._query(text, wishes))) as said:
+            async for each in said:
+                if isinstance(each, Answer):
+                    return each
+        raise AssertionError("what is said ends with an answer, or raises")
+
+    def stream(self, text: str, **wishes: Unpack[Wishes]) -> Reply:
+        """The answer to `text`, piece by piece; the query is published when the iteration begins. Raises Rejected."""
+        return Reply(self._query(text, {**wishes, "stream": True}), self._say)
+
+    async def watch(self, *, after: str = ONLY_NEW) -> AsyncIterator[News]:
+        """Heartbeats, bundles and edges' verdicts as they come, for ever; through outages.
+
+        after: an entry id, which begins with milliseconds since 1970: what came later and is still kept comes first
+        ("0-0": all that is). Signatures are not checked: see common.wire.bundle.verify.
+        """
+        news: asyncio.Queue[News] = asyncio.Queue(WATCH_AHEAD)
+
+        def teller(cls: type[News]) -> Callable[[Delivery], Awaitable[None]]:
+            return lambda delivery: news.put(unpack(cls, delivery.body))
+
+        followers = [Follower(stream, after, teller(cls)) for stream, cls in _NEWS.items()]
+        readers = [asyncio.create_task(follow(self._redis, each, Health())) for each in followers]
+        self._readers += readers
+        taking = asyncio.create_task(news.get())
+        try:
+            while True:
+                await asyncio.wait([taking, *readers], return_when=asyncio.FIRST_COMPLETED)
+                if not taking.done():
+                    raise _left_client()
+                told = taking.result()
+                taking = asyncio.create_task(news.get())
+                yield told
+        finally:
+            taking.cancel()
+            await _end(readers)
+            self._readers = [reader for reader in self._readers if reader not in readers]
+
+    def _query(self, text: str, wishes: Any) -> Query:
+        name = wishes.get("id") or f"q-{secrets.token_hex(8)}"
+        return validated(Query, {**wishes, "text": text, "client": self.name, "id": name})
+
+    async def _say(self, query: Query) -> AsyncGenerator[Piece | Answer, None]:
+        """Publish the query, and say what comes: pieces if it asks for them, then the answer."""
+        assert query.id is not None
+        assert self._readers, "nobody reads the answers: use the client as a context manager"
+        if query.id in self._open:
+            msg = f"query {query.id} of {self.name} is open: wait for its answer, or choose another id"
+            raise ValueError(msg)
+        asked = self._open[query.id] = _Asked(query, pack(query))
+        loop = asyncio.get_running_loop()
+        until = None if query.deadline_s is None else loop.time() + query.deadline_s
+        try:
+            await _in_time(self._publish(asked), query, until)
+            while True:
+                asked.news.clear()
+                while asked.pieces:
+                    yield asked.pieces.popleft()
+                if asked.outcome is not None:
+                    break
+                await _in_time(asked.news.wait(), query, until)
+            if isinstance(asked.outcome, QigError):
+                raise asked.outcome
+            if query.stream:
+                for piece in ending(asked.draft, asked.outcome):
+                    yield piece
+            yield asked.outcome
+        finally:
+            await self._leave(asked)
+
+    async def _publish(self, asked: _Asked) -> None:
+        assert asked.query.id is not None
+        while True:
+            try:
+                async with self._turn:
+                    name = f"{self.name}:{asked.query.id}"
+                    entry = await scripts.publish(self._redis, streams.QUERIES, asked.body, name)
+                    if entry is None:  # it was there: from an earlier life, or the reply was lost
+                        await self._catch_up()
+            except AWAY as error:
+                log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
+                await asyncio.sleep(BACKOFF_MAX_S)
+            except ResponseError as error:
+                raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
+            else:
+                return
+
+    async def _catch_up(self) -> None:
+        """Hear what lies in the streams already: a query that was published before may have ended before."""
+        async for entry in kept(self._redis, self._answers):
+            with suppress(Rejected):
+                self._note(unpack_reply(body_of(entry.fields) or b""))
+        rows = await self._redis.xrevrange(streams.dead(streams.QUERIES), count=DEAD_LOOKED_AT)
+        for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", rows):
+            with suppress(Rejected):
+                self._bury(unpack(DeadLetter, body_of(fields) or b""))
+
+    async def _leave(self, asked: _Asked) -> None:
+        """Nobody waits for it any more; if it is not answered yet, its edge may stop."""
+        query = asked.query
+        if self._open.pop(query.id or "", None) is None or asked.outcome is not None:
+            return
+        cancel = pack(Cancel(query_id=query.id or "", client=self.name))
+        with suppress(RedisError, TimeoutError):
+            async with asyncio.timeout(CANCEL_TIMEOUT_S), self._turn:
+                await scripts.publish(self._redis, streams.CANCEL, cancel, f"{self.name}:{query.id}")
+
+    async def _on_reply(self, delivery: Delivery) -> None:
+        self._note(unpack_reply(delivery.body))
+
+    async def _on_letter(self, delivery: Delivery) -> None:
+        self._bury(unpack(DeadLetter, delivery.body))
+
+    def _note(self, reply: Piece | Answer) -> None:
+        asked = self._open.get(reply.query_id)
+        if asked is None or reply.client != self.name:
+            return
+        if isinstance(reply, Piece):
+            asked.hear(reply)
+        else:
+            asked.end(complaint(reply) or reply)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        for asked in self._open.values():
+            if asked.body == letter.body:
+                reason = f"the query could not be handled: {letter.reason}; see `qig dead list`"
+                asked.end(Rejected(letter.code, reason))
+
+
+async def _in_time(work: Awaitable[object], query: Query, until: float | None) -> None:
+    """Raises Unavailable("no_answer") when the work is not done by then, of the loop's clock."""
+    try:
+        async with asyncio.timeout_at(until):
+            await work
+    except TimeoutError:
+        raise Unavailable("no_answer", f"no answer within {query.deadline_s:g} s") from None
+
+
+def _left_client() -> Unavailable:
+    return Unavailable("client_closed", "the client was left while somebody waited for more: keep it open for as long")
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

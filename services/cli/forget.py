@@ -1,0 +1,109 @@
+"""`qig forget`: delete one interaction wherever an edge of this home keeps it.
+
+stopped edge   edge.db is opened, and locked meanwhile
+running edge   DELETE ADDRESS/v1/interactions/QUERY_ID?client=CLIENT     200 and what was done, as JSON
+                                                                         404 unknown_interaction: not kept there
+"""
+
+import asyncio
+import json as json_text
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from common.errors import Rejected, Unavailable
+from services.cli import probe
+from services.cli.show import console, plain
+from services.edge.learning import forget
+from services.edge.record import Record, address_of
+
+UNKNOWN: Final = "unknown_interaction"
+TIMEOUT_S: Final = 60.0  # an edge that folds a megabyte of text forgets when it has done
+_COUNTS: Final = {
+    "none": "nothing had been counted of it",
+    "taken": "its counts are out of what waits to be sent",
+    "kept": "its counts stay: the release that counted it did not note them",
+}
+
+
+def run(*, query_id: str, client: str, node: str | None, home: Path, json: bool) -> int:
+    """Say for each edge that kept it what was done. Raises Rejected("unknown_edge", "unknown_interaction")."""
+    files = edge_files(home, node)
+    found = 0
+    for file in files:  # what one edge did is said before another is asked, which may fail
+        done = _forget(file, client, query_id)
+        if done is not None:
+            found += 1
+            _tell(file.parent.name, done, json=json)
+    if not found:
+        message = f"{query_id!r} of client {client!r} is kept by none of {len(files)} edges below {home}: see --client"
+        raise Rejected(UNKNOWN, message)
+    return 0
+
+
+def edge_files(home: Path, node: str | None) -> list[Path]:
+    """The state files of the edges of a home, or of one: what `qig up` keeps, and what an edge with this QIG_HOME does.
+
+    Raises Rejected("unknown_edge").
+    """
+    found = sorted([*home.glob("edges/*/edge.db"), *home.glob("nodes/*/edges/*/edge.db")])
+    chosen = [file for file in found if node in (None, file.parent.name)]
+    if not chosen:
+        there = ", ".join(file.parent.name for file in found) or "none"
+        raise Rejected(
+            "unknown_edge", f"no state of edge {node or ''} below {home} (there: {there}): see --home, --node"
+        )
+    return chosen
+
+
+def _forget(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
+    try:
+        record = Record(file, now_s=time.time())
+    except Unavailable as error:
+        if error.code != "state_in_use":
+            raise
+        return asyncio.run(_ask(file, client, query_id))
+    try:
+        done = forget(record, client, query_id)
+    finally:
+        record.close()
+    return None if done is None else asdict(done)
+
+
+async def _ask(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
+    node, address = file.parent.name, address_of(file)
+    if not address:
+        message = (
+            f"{node} runs, and does not say where it serves HTTP (QIG_HTTP_PORT is 0): stop it, and say this again"
+        )
+        raise Unavailable("edge_running", message)
+    url = f"{address}/v1/interactions/{quote(query_id, safe='')}?client={quote(client, safe='')}"
+    status, body = await probe.request("DELETE", url, TIMEOUT_S)
+    if status == 404 and UNKNOWN.encode() in body:
+        return None
+    try:
+        told = json_text.loads(body)
+        return {"counts": told["counts"], "withdrawn": told["withdrawn"], "left": told["left"]}
+    except (ValueError, KeyError, TypeError):
+        reason = body[:200].decode("utf-8", "replace")
+        raise Unavailable("no_answer", f"{node} at {address} did not forget it: HTTP {status} {reason}") from None
+
+
+def _tell(node: str, done: dict[str, Any], *, json: bool) -> None:
+    if json:
+        sys.stdout.write(json_text.dumps({"node": node, **done}) + "\n")
+    else:
+        console().print("\n".join(plain(line) for line in _lines(node, done)))
+
+
+def _lines(node: str, told: dict[str, Any]) -> list[str]:
+    counts = str(told["counts"])
+    lines = [f"{node}: deleted the text and its answer; {_COUNTS.get(counts, counts)}"]
+    lines += [f"{node}: packet {sequence} had not left: made anew without it" for sequence in told["withdrawn"]]
+    for left in told["left"]:
+        carried = f"carries {left['ngrams']} n-grams that occur in it" if left["ngrams"] else "counts it in its figures"
+        lines.append(f"{node}: packet {left['sequence']} has left ({left['status']}) and {carried}")
+    return lines
