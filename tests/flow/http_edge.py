@@ -6,18 +6,19 @@ from contextlib import asynccontextmanager
 import httpx2
 
 from common.runtime.service import serve
+from common.runtime.settings import DEFAULT_API
 from services.edge.app import build
 
 
 @asynccontextmanager
-async def serving(settings):
+async def serving(settings, api=DEFAULT_API):
     """The base URL of an edge that runs until the end of the block."""
     stop, address = asyncio.Event(), asyncio.get_running_loop().create_future()
     running = asyncio.create_task(
         serve(
             settings,
             service="edge",
-            build=lambda broker: build(settings, broker),
+            build=lambda broker: build(settings, broker, api),
             check_every_s=0.05,
             stop=stop,
             on_start=address.set_result,
@@ -31,9 +32,9 @@ async def serving(settings):
 
 
 @asynccontextmanager
-async def edge_with_client(settings, **client):
+async def edge_with_client(settings, api=DEFAULT_API, **client):
     """The same with a client whose base URL is the edge's."""
-    async with serving(settings) as url, httpx2.AsyncClient(base_url=url, timeout=10, **client) as http:
+    async with serving(settings, api) as url, httpx2.AsyncClient(base_url=url, timeout=10, **client) as http:
         yield http
 
 

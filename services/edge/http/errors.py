@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from typing_extensions import TypedDict
+
 from common.errors import QigError, Rejected, Unavailable
 
 INVALID: Final = "invalid_request_error"
@@ -34,6 +36,21 @@ _FIELD: Final = re.compile(r"[a-z][a-z0-9_]*")
 _TAGS: Final = frozenset({"body", "query", "path", "str", "int", "float", "bool"})  # in pydantic's locations: no fields
 
 
+class Problem(TypedDict):
+    """What is wrong, of what kind, where in the request, and a stable code."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(TypedDict):
+    """The body of every response that is no answer."""
+
+    error: Problem
+
+
 class Refusal(Exception):
     """A request that gets no answer, and what its client is told. status: of HTTP, 400 or above."""
 
@@ -56,9 +73,9 @@ class Refusal(Exception):
         self.retry_after_s = retry_after_s
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorBody:
         """What is sent as JSON."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        return ErrorBody(error=Problem(message=self.message, type=self.kind, param=self.param, code=self.code))
 
     @property
     def headers(self) -> dict[str, str]:

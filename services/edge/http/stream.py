@@ -1,7 +1,7 @@
 """Turns of the scheduler as a response: waited for as long as the client is there, whole or as server-sent events.
 
-    asked ─▶ turns ─┬─ answers            whole, unless the client goes
-                    └─ told ─▶ events     what is said, as it is said; a ping in silence; an error in the midst
+    queries ─▶ told ─┬─▶ answers     whole
+                     └─▶ events      what is said, as it is said; a ping in silence; an error in the midst
 
 A client that goes away leaves its turns, so that their places are free before the next token. It is noticed by reading
 what it sends, which is nothing: frameworks look for it in streams alone, and in some versions not there.
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -25,6 +25,8 @@ from common.wire.messages import Answer, Query
 from services.edge.answer import Serving
 from services.edge.http.errors import refusal_of
 from services.edge.http.shape import Chunk, Shape
+from services.edge.learning import Forgotten
+from services.edge.record import Verdict
 from services.edge.scheduler import Said, Turn
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,12 @@ class Answering(Protocol):
     async def finish(self, turn: Turn) -> bytes:
         """The packed answer of a turn."""
 
+    async def forget(self, client: str, query_id: str) -> Forgotten | None:
+        """Deletes an interaction; None when nothing is kept under this name."""
+
+    async def judge(self, client: str, query_id: str, verdict: Verdict | None) -> bool:
+        """Accepts or rejects an interaction, None: neither; False when nothing is kept under this name."""
+
 
 class _End:
     """After the last of the news."""
@@ -69,44 +77,52 @@ class Told:
     news: Said | Answer
 
 
-@contextlib.asynccontextmanager
-async def asked(edge: Answering, queries: Sequence[Query]) -> AsyncIterator[list[Turn]]:
-    """The turns of these queries, left at the end: what has not ended by then ends."""
-    turns: list[Turn] = []
-    try:
-        turns += map(edge.ask, queries)
-        yield turns
-    finally:
-        for turn in turns:
-            turn.leave()
-
-
 async def answers(edge: Answering, queries: Sequence[Query]) -> list[Answer]:
     """Every answer, whole. Raises what making one raised."""
-    async with asked(edge, queries) as turns:
-        made = await asyncio.gather(*map(edge.finish, turns))
-    return [unpack(Answer, body) for body in made]
+    ended: dict[int, Answer] = {}
+    async with contextlib.aclosing(told(edge, queries)) as news:
+        async for one in news:
+            if one is not None and isinstance(one.news, Answer):
+                ended[one.index] = one.news
+    return [ended[index] for index in range(len(queries))]
 
 
 async def told(edge: Answering, queries: Sequence[Query], silence_s: float = PING_S) -> AsyncGenerator[Told | None]:
-    """News of all choices as they come; None after each `silence_s` without any. Raises what making one raised."""
+    """News of all choices as they come; None after each `silence_s` without any. Raises what making one raised.
+
+    Closing it leaves what has not ended: that is kept as it then is, like any answer its asker no longer wanted.
+    """
     news: asyncio.Queue[Told | Exception] = asyncio.Queue(1)  # one: a slow reader gets more at once, not later
-    async with asked(edge, queries) as turns:
-        tasks = [asyncio.create_task(_follow(edge, index, turn, news)) for index, turn in enumerate(turns)]
-        try:
-            missing = len(turns)
-            while missing:
-                one: Told | Exception | None = None
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(silence_s):
-                        one = await news.get()
-                if isinstance(one, Exception):
-                    raise one
-                missing -= one is not None and isinstance(one.news, Answer)
-                yield one
-        finally:
-            for task in tasks:
-                task.cancel()
+    turns = _ask_all(edge, queries)
+    tasks = [asyncio.create_task(_follow(edge, index, turn, news)) for index, turn in enumerate(turns)]
+    try:
+        missing = len(turns)
+        while missing:
+            one: Told | Exception | None = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(silence_s):
+                    one = await news.get()
+            if isinstance(one, Exception):
+                raise one
+            missing -= one is not None and isinstance(one.news, Answer)
+            yield one
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ask_all(edge: Answering, queries: Sequence[Query]) -> list[Turn]:
+    """A turn a query, or none at all."""
+    turns: list[Turn] = []
+    try:
+        for query in queries:
+            turns.append(edge.ask(query))  # noqa: PERF401 -- those before one that is refused must be left
+    except BaseException:
+        for turn in turns:
+            turn.leave()
+        raise
+    return turns
 
 
 async def _follow(edge: Answering, index: int, turn: Turn, news: "asyncio.Queue[Told | Exception]") -> None:
@@ -114,6 +130,11 @@ async def _follow(edge: Answering, index: int, turn: Turn, news: "asyncio.Queue[
         async for said in turn.pieces():
             await news.put(Told(index, turn.kernel, said))
         await news.put(Told(index, turn.kernel, unpack(Answer, await edge.finish(turn))))
+    except asyncio.CancelledError:
+        turn.leave()
+        with contextlib.suppress(QigError):  # it was not begun
+            await edge.finish(turn)
+        raise
     except Exception as error:  # noqa: BLE001 -- carried to the reader, which raises it
         await news.put(error)
 
@@ -187,7 +208,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- ASGI's signature
         """Sends until the end, or until nobody reads."""
-        await unless_gone(receive, self._send(send))
+        with contextlib.suppress(Gone):
+            await unless_gone(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
