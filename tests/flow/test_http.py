@@ -1,10 +1,14 @@
 import base64
 import json
+import time
 
+import httpx2
 import numpy as np
 import pytest
 from edge_fleet import Publisher, settings_of
 from http_edge import edge_with_client, ready
+
+from common.runtime import metrics
 
 pytestmark = pytest.mark.anyio
 PROMPT = "The king spake unto the people"
@@ -155,3 +159,57 @@ async def test_a_prompt_is_kept_once_however_many_choices_it_has(http):
     name = (await complete(http, n=2)).json()["id"]
     assert (await http.delete(f"/v1/interactions/{name}")).status_code == 200
     assert (await http.delete(f"/v1/interactions/{name}-1")).status_code == 404
+
+
+async def test_an_edge_without_a_bundle_says_when_to_ask_again(tmp_path, broker_url, redis, eventually):
+    async with edge_with_client(settings_of(tmp_path, broker_url)) as http:
+        await eventually(lambda: listed(http))
+        answer = await complete(http)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_bundle")
+        assert answer.headers["retry-after"] == "1"
+        assert not await ready(http)
+
+
+async def test_an_edge_that_is_full_says_when_to_ask_again(http, monkeypatch):
+    monkeypatch.setattr("services.edge.scheduler.Turns.add", lambda *_: False)
+    answer = await complete(http)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert int(answer.headers["retry-after-ms"]) >= 1
+
+
+async def test_a_client_that_goes_away_ends_its_answer(http, eventually, monkeypatch):
+    def endless(generation):
+        while True:
+            time.sleep(0.001)
+            yield "on and "
+
+    def ended():
+        return metrics.REGISTRY.get_sample_value("qig_queries_total", {"outcome": "cancelled"}) or 0
+
+    monkeypatch.setattr("services.edge.generation.Generation.__iter__", endless)
+    before = ended()
+    with pytest.raises(httpx2.ReadTimeout):
+        await http.post("/v1/completions", json={"model": "routed", "prompt": PROMPT, "n": 2}, timeout=0.1)
+    await eventually(lambda: ended() == before + 2)
+    body = {"model": "routed", "prompt": PROMPT, "stream": True}
+    async with http.stream("POST", "/v1/completions", json=body) as answer:
+        assert answer.headers["x-constellation-kernel"]
+        assert "on and" in await anext(answer.aiter_lines())
+    await eventually(lambda: ended() == before + 3)
+
+
+async def test_requests_are_counted_by_route_and_status(http):
+    def counted(**labels):
+        return metrics.REGISTRY.get_sample_value("qig_http_requests_total", labels) or 0
+
+    before = counted(route="/v1/models/{name}", status="2xx"), counted(route="other", status="4xx")
+    await http.get("/v1/models/heart")
+    await http.get("/v1/nowhere")
+    assert counted(route="/v1/models/{name}", status="2xx") == before[0] + 1
+    assert counted(route="other", status="4xx") == before[1] + 1
+    assert metrics.REGISTRY.get_sample_value("qig_http_refused_total", {"code": "unknown_url"}) >= 1
+
+
+async def listed(http):
+    return (await http.get("/v1/models")).status_code == 200

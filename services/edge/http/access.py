@@ -1,6 +1,7 @@
 """Who may ask, and how often. Pure: a header, keys and an allowance go in; a name, headers or a Refusal come out."""
 
 import ipaddress
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -56,8 +57,8 @@ def allowance_headers(allowance: Allowance) -> dict[str, str]:
 
 
 def _span(seconds: float) -> str:
-    """As OpenAI writes it: 120ms, 7s, 1m0s."""
+    """As OpenAI writes it, 120ms, 7s, 1m0s; rounded up, so that who waits as long has waited long enough."""
     if seconds < 1:
-        return f"{round(seconds * 1000)}ms"
-    minutes, rest = divmod(round(seconds), 60)
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(math.ceil(seconds), 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"

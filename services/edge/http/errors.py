@@ -131,7 +131,7 @@ def invalid(param: str, reason: str, code: str = "invalid_value") -> Refusal:
 
 def invalid_fields(errors: Sequence[dict[str, Any]]) -> Refusal:  # noqa: PLR0911 -- one return a kind of error
     """What pydantic found, as OpenAI says it: the first of the errors. errors: as `ValidationError.errors()`."""
-    first = errors[0]
+    first = _telling(errors)
     kind, context, value = first["type"], first.get("ctx", {}), first.get("input")
     param = _param(first["loc"])
     if kind == "json_invalid" or not param:
@@ -155,6 +155,13 @@ def invalid_fields(errors: Sequence[dict[str, Any]]) -> Refusal:  # noqa: PLR091
         message = f"Invalid type for '{param}': expected {expected}, but got {_type_name(value)} instead."
         return Refusal(400, "invalid_type", message, param=param)
     return invalid(param, f"{first['msg']}.")
+
+
+def _telling(errors: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first error; of the forms one field may have, the one that fits but for a limit."""
+    param = _param(errors[0]["loc"])
+    limits = (each for each in errors if each["type"] in _LENGTHS | _LIMITS and _param(each["loc"]) == param)
+    return next(limits, errors[0])
 
 
 def _param(location: Sequence[int | str]) -> str:
