@@ -30,7 +30,7 @@ async def url(tmp_path, broker, broker_url, micro_parts, eventually):
     await Publisher(broker, settings.home).release(micro_parts)
     async with edge_with_client(settings, ApiSettings(api_per_minute=100)) as http:
         await eventually(lambda: ready(http))
-        yield f"{http.base_url}/v1".replace("//v1", "/v1")
+        yield str(http.base_url).rstrip("/") + "/v1"
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_what_is_not_said_is_a_querys_own_default():
     (query,) = asked(completion())
     assert (query.id, query.client, query.text, query.mode, query.max_tokens) == ("cmpl-1", "kiosk", "x", "routed", 16)
     assert (query.temperature, query.top_p, query.stop, query.seed, query.store) == (0.8, 1.0, (), None, True)
-    assert chat_asked(chat())[0].max_tokens == 128
+    assert chat_asked(chat())[0].max_tokens == 1024  # until it ends by itself
 
 
 def test_what_is_said_reaches_the_query():

@@ -45,7 +45,9 @@ _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_MAX_CHARS)]
-ModelName = Annotated[str, StringConstraints(max_length=MODEL_MAX_CHARS)]
+# The limits that only openapi.json tells are looked at later, since OpenAI has errors of their own for them.
+ModelName = Annotated[str, StringConstraints(max_length=MODEL_MAX_CHARS), Field(json_schema_extra={"enum": [*MODELS]})]
+Text = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": QUERY_MAX_CHARS})]
 
 
 class Received(BaseModel):

@@ -17,7 +17,6 @@ from services.edge.http.errors import Refusal, invalid, unsupported
 from services.edge.http.evidence import Evidence, FinishReason, Usage, evidence, finish_reason, usage_of
 from services.edge.http.shape import Chunk, Head
 
-DEFAULT_TOKENS: Final = 128  # a query's own
 MESSAGES_MAX: Final = 2048
 BETWEEN: Final = "\n\n"
 
@@ -40,7 +39,9 @@ class ChatRequest(Asking):
     """The body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MESSAGES_MAX)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="128 when absent")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=MAX_NEW_TOKENS, description="Until it ends by itself, and 1,024 at most, when absent"
+    )
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="The older name of the same")
 
 
@@ -111,7 +112,7 @@ def chat_queries(asked: ChatRequest, *, name: str, client: str) -> list[Query]:
     """One query a choice. Raises Refusal."""
     text = BETWEEN.join(filter(None, map(_content, range(len(asked.messages)), asked.messages)))
     check_text(text, "messages")
-    tokens = asked.max_completion_tokens or asked.max_tokens or DEFAULT_TOKENS
+    tokens = asked.max_completion_tokens or asked.max_tokens or MAX_NEW_TOKENS
     new = all(message.role != "assistant" for message in asked.messages)
     return queries(asked, [text], max_tokens=tokens, name=name, client=client, learn=new)
 

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from common.coordizer.encode import Encoder
 from common.errors import Rejected
 from common.wire.messages import MAX_NEW_TOKENS, QUERY_MAX_CHARS, Answer, Query
-from services.edge.http.asking import CHOICES_MAX, Asking, check_text, queries
+from services.edge.http.asking import CHOICES_MAX, Asking, Text, check_text, queries
 from services.edge.http.errors import invalid
 from services.edge.http.evidence import Evidence, FinishReason, Usage, evidence, finish_reason, usage_of
 from services.edge.http.shape import Chunk, Head
@@ -18,8 +18,8 @@ DEFAULT_TOKENS: Final = 16  # OpenAI's
 
 Tokens = Annotated[list[int], Field(min_length=1, max_length=QUERY_MAX_CHARS)]
 Prompt = (
-    str
-    | Annotated[list[str], Field(min_length=1, max_length=CHOICES_MAX)]
+    Text
+    | Annotated[list[Text], Field(min_length=1, max_length=CHOICES_MAX)]
     | Tokens
     | Annotated[list[Tokens], Field(min_length=1, max_length=CHOICES_MAX)]
 )

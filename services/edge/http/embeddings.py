@@ -12,19 +12,18 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from common.constants import CELLS
 from common.constellation.constellation import Constellation
 from common.kernels.memory import Ids
 from common.wire.messages import QUERY_MAX_CHARS
-from services.edge.http.asking import ModelName, Received, check_text, mode_of
+from services.edge.http.asking import ModelName, Received, Text, check_text, mode_of
 from services.edge.http.errors import invalid
 
 INPUTS_MAX: Final = 2048  # OpenAI's
 
 Tokens = Annotated[list[int], Field(min_length=1, max_length=QUERY_MAX_CHARS)]
 Input = (
-    str
-    | Annotated[list[str], Field(min_length=1, max_length=INPUTS_MAX)]
+    Text
+    | Annotated[list[Text], Field(min_length=1, max_length=INPUTS_MAX)]
     | Tokens
     | Annotated[list[Tokens], Field(min_length=1, max_length=INPUTS_MAX)]
 )
@@ -36,7 +35,7 @@ class EmbeddingRequest(Received):
     model: ModelName = Field(description="Any of the models: a text lies in the same place for all")
     input: Input = Field(description="A text, texts, or the same as token ids of the coordizer")
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(None, description="64, when it is given")
+    dimensions: Literal[64] | None = None  # as many as cells
 
 
 class Embedding(TypedDict):
@@ -65,8 +64,6 @@ class EmbeddingList(TypedDict):
 
 def embeddings(asked: EmbeddingRequest, constellation: Constellation) -> EmbeddingList:
     """The basins of all inputs. Raises Refusal, and Rejected for a text that cannot be coordized."""
-    if asked.dimensions not in (None, CELLS):
-        raise invalid("dimensions", f"a basin has {CELLS} dimensions, {asked.dimensions} were asked for.")
     mode = mode_of(asked.model)
     inputs = list(_ids(asked.input, constellation))
     basins = [constellation.basin(ids) for ids in inputs]
