@@ -12,7 +12,7 @@ from services.edge.app import build
 
 @asynccontextmanager
 async def serving(settings, api=DEFAULT_API):
-    """The base URL of an edge that runs until the end of the block."""
+    """The base URL of an edge that runs until the end of the block, and the event that stops it."""
     stop, address = asyncio.Event(), asyncio.get_running_loop().create_future()
     running = asyncio.create_task(
         serve(
@@ -25,7 +25,7 @@ async def serving(settings, api=DEFAULT_API):
         )
     )
     try:
-        yield await address
+        yield await address, stop
     finally:
         stop.set()
         await running
@@ -34,7 +34,8 @@ async def serving(settings, api=DEFAULT_API):
 @asynccontextmanager
 async def edge_with_client(settings, api=DEFAULT_API, **client):
     """The same with a client whose base URL is the edge's."""
-    async with serving(settings, api) as url, httpx2.AsyncClient(base_url=url, timeout=10, **client) as http:
+    async with serving(settings, api) as (url, stop), httpx2.AsyncClient(base_url=url, timeout=10, **client) as http:
+        http.stopping = stop
         yield http
 
 

@@ -1,8 +1,9 @@
+import asyncio
 import base64
 import json
+import threading
 import time
 
-import httpx2
 import numpy as np
 import pytest
 from edge_fleet import Publisher, settings_of
@@ -178,25 +179,70 @@ async def test_an_edge_that_is_full_says_when_to_ask_again(http, monkeypatch):
     assert int(answer.headers["retry-after-ms"]) >= 1
 
 
-async def test_a_client_that_goes_away_ends_its_answer(http, eventually, monkeypatch):
-    def endless(generation):
-        while True:
+@pytest.fixture
+def endless(http, monkeypatch):
+    """Answers that never end by themselves: whether one was begun, and how many of them were cancelled."""
+    begun = threading.Event()
+
+    def go_on(generation):
+        while generation.query.client != "proof":
             time.sleep(0.001)
+            begun.set()
             yield "on and "
 
-    def ended():
+    def cancelled():
         return metrics.REGISTRY.get_sample_value("qig_queries_total", {"outcome": "cancelled"}) or 0
 
-    monkeypatch.setattr("services.edge.generation.Generation.__iter__", endless)
-    before = ended()
-    with pytest.raises(httpx2.ReadTimeout):
-        await http.post("/v1/completions", json={"model": "routed", "prompt": PROMPT, "n": 2}, timeout=0.1)
-    await eventually(lambda: ended() == before + 2)
+    monkeypatch.setattr("services.edge.generation.Generation.__iter__", go_on)
+    return begun.is_set, cancelled
+
+
+async def test_a_client_that_no_longer_waits_for_an_answer_ends_it(http, endless, eventually):
+    begun, cancelled = endless
+    before = cancelled()
+    answering = asyncio.create_task(complete(http))
+    await eventually(begun)
+    answering.cancel()
+    await eventually(lambda: cancelled() == before + 1)
+
+
+async def test_a_client_that_leaves_a_stream_ends_it(http, endless, eventually):
+    _, cancelled = endless
+    before = cancelled()
     body = {"model": "routed", "prompt": PROMPT, "stream": True}
     async with http.stream("POST", "/v1/completions", json=body) as answer:
         assert answer.headers["x-constellation-kernel"]
         assert "on and" in await anext(answer.aiter_lines())
-    await eventually(lambda: ended() == before + 3)
+    await eventually(lambda: cancelled() == before + 1)
+
+
+async def test_a_stop_lets_what_is_being_answered_end(
+    tmp_path, broker, broker_url, micro_parts, eventually, monkeypatch
+):
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(generation):
+        yield "first "
+        began.set()
+        assert go_on.wait(10)
+        yield "last"
+        generation.text, generation.finish = "first last", "stop"
+
+    await Publisher(broker, (settings := settings_of(tmp_path, broker_url)).home).release(micro_parts)
+    async with edge_with_client(settings) as http:
+        await eventually(lambda: ready(http))
+        monkeypatch.setattr("services.edge.generation.Generation.__iter__", slow)
+        answering = asyncio.create_task(complete(http))
+        await eventually(began.is_set)
+        http.stopping.set()
+        await eventually(lambda: away(http))
+        go_on.set()
+        assert (await answering).json()["choices"][0]["text"] == "first last"
+
+
+async def away(http):
+    answer = await http.get("/v1/models")
+    return (answer.status_code, answer.json().get("error", {}).get("code")) == (503, "away")
 
 
 async def test_requests_are_counted_by_route_and_status(http):
