@@ -25,13 +25,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict, Unpack, cast
+from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from common.client.draft import Draft, complaint, ending, extended
-from common.constants import Role
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import scripts, streams
 from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet
@@ -40,7 +39,7 @@ from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
 from common.runtime.health import Health
 from common.runtime.settings import redacted
 from common.wire.codec import pack, unpack, unpack_reply, validated
-from common.wire.messages import Answer, Applied, Bundle, Cancel, DeadLetter, Heartbeat, Piece, Query
+from common.wire.messages import Answer, Applied, Bundle, Cancel, DeadLetter, Heartbeat, Mode, Piece, Query
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class Wishes(TypedDict, total=False):
     stop: tuple[str, ...]
     seed: int | None
     deadline_s: float | None
-    mode: Literal["routed", "constellation"] | Role
+    mode: Mode
     store: bool
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.constants import CELLS, KAPPA_WINDOW_TOKENS
-from common.geometry.concentration import AT_HOME_RAD, LOOSENESS_FLOOR, TANGENT_CELLS, heading
+from common.geometry.concentration import AT_HOME_RAD, LOOSENESS_FLOOR, TANGENT_CELLS
 from common.kernels.compiled import compiled
 
 
@@ -33,13 +33,13 @@ class Bearing:
 
     def kappa(self, last: int = KAPPA_WINDOW_TOKENS) -> float:
         """Kappa of the last directions held, within 1e-9 of the geometry's (relative, tested). Two tokens or more."""
-        places = np.arange(self._read - min(last, self.tokens), self._read) % KAPPA_WINDOW_TOKENS
-        found: float = _kappa(self._directions, places)
+        found: float = _kappa(self._directions, self._read, min(last, self.tokens))
         return found
 
     def heading(self) -> npt.NDArray[np.float64]:
         """The unit mean direction of the window, (64,); zeros when its directions cancel."""
-        return heading(self._directions[: self.tokens])
+        found: npt.NDArray[np.float64] = _heading(self._directions, self.tokens)
+        return found
 
 
 @compiled
@@ -60,14 +60,32 @@ def _direct(basin: Any, home_s: Any, out: Any) -> None:
 
 
 @compiled
-def _kappa(directions: Any, places: Any) -> Any:
-    count, squares, resultant = len(places), 0.0, 0.0
+def _kappa(directions: Any, read: int, count: int) -> Any:
+    """Of the last `count` of `read` directions, which lie in a ring."""
+    squares, resultant = 0.0, 0.0
     total = np.zeros(directions.shape[1])
-    for t in places:
+    for t in range(read - count, read):
+        row = directions[t % len(directions)]
         for i in range(len(total)):
-            total[i] += directions[t, i]
-            squares += directions[t, i] * directions[t, i]
+            total[i] += row[i]
+            squares += row[i] * row[i]
     for i in range(len(total)):
         resultant += total[i] * total[i]
     r2 = min(max((resultant - squares) / (count * (count - 1)), 0.0), 1.0)
     return np.sqrt(r2) * (TANGENT_CELLS - r2) / max(1.0 - r2, LOOSENESS_FLOOR)
+
+
+@compiled
+def _heading(directions: Any, count: int) -> Any:
+    """`geometry.concentration.heading` of the first `count` rows."""
+    total, squares = np.zeros(directions.shape[1]), 0.0
+    for t in range(count):
+        for i in range(len(total)):
+            total[i] += directions[t, i]
+    for i in range(len(total)):
+        squares += total[i] * total[i]
+    length = np.sqrt(squares)
+    scale = 1.0 / length if length > AT_HOME_RAD * count else 0.0
+    for i in range(len(total)):
+        total[i] *= scale
+    return total

@@ -19,6 +19,7 @@ from common.kernels.memory import Ids
 from common.kernels.tacking import FRESH_TOKENS, KEPT_TOKENS, REACH, Helm, steer
 
 MEMORY_CONTEXT: Final = 3
+_ONLY: Final = np.zeros(1, np.int64)  # the one slot of a reader's cache
 KAPPA_MIN_TOKENS: Final = 16  # below this a direction is mostly noise: kappa is not known yet
 
 
@@ -63,7 +64,7 @@ class _Reader:
     def read(self, ids: Ids) -> None:
         """Reads on."""
         state = self.voice.kernel.state
-        hidden, basins = state.extend(self._cache, ids)
+        hidden, basins = state.extend(self._cache, ids) if len(ids) > 1 else state.step(self._cache, ids, _ONLY)
         for basin in basins[-KAPPA_WINDOW_TOKENS:]:
             self.bearing.turn(basin)
         self.basin = basins[-1]
@@ -99,14 +100,18 @@ def generate(
     """
     readers = [_Reader(voice, prompt) for voice in voices]
     lead, helm, phase = readers[0], Helm(), None
-    recent = prompt[-LOOP_READS:]
-    for _ in range(max_tokens):
+    text = np.empty(LOOP_READS + max_tokens, np.int32)
+    start = min(len(prompt), LOOP_READS)
+    text[:start] = prompt[-start:]
+    recent = text[:start]
+    for end in range(start + 1, start + 1 + max_tokens):
         token = sample(_fuse(readers, recent[-MEMORY_CONTEXT:], helm), temperature * helm.temperature, rng, top_p)
         if token in stop:
             return
-        recent = np.append(recent, np.int32(token))[-LOOP_READS:]
+        text[end - 1] = token
+        recent = text[max(0, end - LOOP_READS) : end]
         for reader in readers:
-            reader.read(np.array([token], np.int32))
+            reader.read(recent[-1:])
         value = None
         if lead.bearing.tokens >= KAPPA_MIN_TOKENS:
             value, fresh = lead.kappas(loop=looping(recent))

@@ -3,7 +3,7 @@
     XADD ──▶ stream ──reader (new entries)──┐
                │  ▲                          ├─▶ take ─▶ hold: still mine? how often delivered?
                │  └──claimer (entries left ──┘             │ no: somebody else has it, leave it
-               │     behind claim_after_s)                 ▼ yes: keep the lease while it waits and runs
+               │     behind claim_after_s)                 ▼ yes (or new): keep the lease while it waits and runs
                │                            delivered too often? ──▶ dead letter   (it may have killed the process)
                │                            no body? ──────────────▶ dead letter
                │                            decode, handle ─▶ effects ─▶ commit: conditions + XACK + effects, one script
@@ -23,7 +23,7 @@ in `asyncio.to_thread`: it blocks the lease's renewal otherwise, and the entry i
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
@@ -94,25 +94,67 @@ class Intake(Generic[M]):
         self._room = asyncio.Semaphore(consumer.at_once)
         self._leased: dict[object, tuple[str, Entry]] = {}
         self._renewal: asyncio.Task[None] | None = None
+        self._waiting: set[asyncio.Task[Outcome]] = set()
+        self._begun: set[asyncio.Task[Outcome]] = set()
+        self._closed = False
 
-    async def take(self, holder: str, entry: Entry) -> Outcome:
+    async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
+        """Deliveries of several entries; returns when there is room for more. new: nobody was given them before."""
+        if self._closed:
+            return
+        for entry in entries:
+            task = asyncio.create_task(self._take(holder, entry, new=new), name=f"entry {entry.id}")
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
+            task.add_done_callback(self._begun.discard)
+        while len(self._waiting) + len(self._begun) >= self.consumer.at_once:
+            await asyncio.wait(self._waiting | self._begun, return_when=asyncio.FIRST_COMPLETED)
+
+    async def close(self) -> None:
+        """Let what has begun end, and nothing begin any more; what waits stays pending."""
+        self._closed = True
+        await self._end(self._waiting)
+        if self._begun:
+            await asyncio.wait(self._begun)
+
+    async def abandon(self) -> None:
+        """As if killed: nothing that has begun is finished."""
+        self._closed = True
+        await self._end(self._waiting | self._begun)
+
+    async def _end(self, tasks: Iterable["asyncio.Task[Outcome]"]) -> None:
+        doomed = list(tasks)
+        for task in doomed:
+            task.cancel()
+        await asyncio.gather(*doomed, return_exceptions=True)
+
+    async def _take(self, holder: str, entry: Entry, *, new: bool) -> Outcome:
         """One delivery of `entry` to the group's consumer `holder`. Never raises but when it is cancelled."""
         with bound(stream=self.consumer.stream, entry=entry.id):
             try:
-                outcome = await self._while_held(holder, entry)
+                outcome = await self._while_held(holder, entry, new=new)
             except RedisError as error:  # the broker went away under us: the entry is pending there, and claimed later
                 log.warning("the broker is away, the entry stays pending: %s", error)
                 outcome = "unavailable"
             metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
             return outcome
 
-    async def _while_held(self, holder: str, entry: Entry) -> Outcome:
-        deliveries = await self._hold(holder, entry)
+    async def _while_held(self, holder: str, entry: Entry, *, new: bool) -> Outcome:
+        # A new entry was delivered once, to us, and just now: to ask would cost a round trip a message. Were it given
+        # away meanwhile all the same, the commit decides.
+        deliveries = 1 if new else await self._hold(holder, entry)
         if deliveries == 0:
             return "lost"
         with self._lease(holder, entry):
             async with self._room:
+                self._begin()
                 return await self._decide(holder, entry, deliveries)
+
+    def _begin(self) -> None:
+        task = asyncio.current_task()
+        if task in self._waiting:
+            self._waiting.discard(task)
+            self._begun.add(task)
 
     async def _decide(self, holder: str, entry: Entry, deliveries: int) -> Outcome:
         limit = self.consumer.max_deliveries

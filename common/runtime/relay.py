@@ -9,6 +9,7 @@ makes that do nothing; so any number of relays may carry one outbox, and none ne
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
@@ -32,14 +33,15 @@ async def carry(redis: Redis, stream: str, *, block_ms: int | None = None) -> in
     rows = answer[0][1] if answer else []
     if not rows:
         return 0
-    bodies = [
-        (fields[b"stream"].decode(), fields[streams.DATA_FIELD.encode()], fields[b"id"].decode()) for _, fields in rows
-    ]
-    for (target, _, _), entry in zip(bodies, await scripts.publish_all(redis, bodies), strict=True):
-        if entry is None:
-            metrics.DUPLICATES.labels(metrics.stream_label(target)).inc()
+    await asyncio.gather(*(_publish(redis, fields) for _, fields in rows))
     await redis.xdel(box, *(entry for entry, _ in rows))
     return len(rows)
+
+
+async def _publish(redis: Redis, fields: Mapping[bytes, bytes]) -> None:
+    target, message_id = fields[b"stream"].decode(), fields[b"id"].decode()
+    if await scripts.publish(redis, target, fields[streams.DATA_FIELD.encode()], message_id) is None:
+        metrics.DUPLICATES.labels(metrics.stream_label(target)).inc()
 
 
 async def run_relay(redis: Redis, stream: str, health: Health) -> None:

@@ -10,16 +10,21 @@ it the acknowledgement would be made and the effects refused. Each script is saf
 reply was lost cannot know whether it ran.
 """
 
-import itertools
+import asyncio
+import functools
+import hashlib
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Literal, cast
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
 from common.runtime import effects, streams
 from common.runtime.effects import Absent, Effect, Equals, Exists, HashAdd, HashDelete, HashSet, Send
 
 SEEN_TTL_S: Final = 7 * 86_400  # a relay or a producer that was away for a week no longer counts on being remembered
+TRIP_MAX: Final = 128  # calls in one round trip
 SEEN_MAX_IDS: Final = 100_000  # per stream, about 10 MB: the older half of a flood is forgotten first
 
 Committed = Literal["done", "gone", "conflict"]
@@ -97,10 +102,65 @@ return gone
 """
 
 
+class _Lane:
+    """Script calls of many tasks in as few round trips as they need: what is asked during one trip goes with the next.
+
+    A call costs the event loop more than the server; side by side they cost a third. A server that restarted has
+    forgotten the scripts and is told them again.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[str, list[str], list[str | bytes | int], asyncio.Future[Any]]] = []
+        self._trip: asyncio.Task[None] | None = None
+
+    async def call(self, redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((script, list(keys), list(args), future))
+        if self._trip is None or self._trip.done():
+            self._trip = asyncio.create_task(self._go(redis), name="scripts")
+        return await future
+
+    async def _go(self, redis: Redis) -> None:
+        while self._waiting:
+            asked, self._waiting = self._waiting[:TRIP_MAX], self._waiting[TRIP_MAX:]
+            try:
+                found = await _trip(redis, [(script, keys, args) for script, keys, args, _ in asked])
+            except Exception as error:  # noqa: BLE001 -- every caller gets what the trip met
+                found = [error] * len(asked)
+            for (*_, future), result in zip(asked, found, strict=True):
+                if future.done():  # its caller was cancelled
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+
+async def _trip(redis: Redis, calls: Sequence[tuple[str, list[str], list[str | bytes | int]]]) -> list[Any]:
+    """What each call answered, or its error; raises when the trip failed as a whole."""
+    if len(calls) == 1:
+        script, keys, args = calls[0]
+        return [await cast("Awaitable[Any]", redis.register_script(script)(keys=keys, args=args))]
+    pipeline = redis.pipeline(transaction=False)
+    for script, keys, args in calls:
+        pipeline.evalsha(_digest(script), len(keys), *keys, *args)
+    found = await pipeline.execute(raise_on_error=False)
+    for place, (script, keys, args) in enumerate(calls):
+        if isinstance(found[place], NoScriptError):
+            found[place] = await cast("Awaitable[Any]", redis.register_script(script)(keys=keys, args=args))
+    return found
+
+
+@functools.cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 -- Redis's name for a script
+
+
+_LANES: Final[WeakKeyDictionary[Redis, _Lane]] = WeakKeyDictionary()
+
+
 async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-    """By digest; a server that restarted and forgot the script is told it again (redis-py's Script does both)."""
-    known = redis.register_script(script)
-    return await cast("Awaitable[Any]", known(keys=list(keys), args=list(args)))
+    return await _LANES.setdefault(redis, _Lane()).call(redis, script, keys, args)
 
 
 async def hold(
@@ -141,29 +201,11 @@ async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, st
 
 async def publish(redis: Redis, stream: str, message: bytes, message_id: str) -> str | None:
     """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None."""
-    entry = await _run(redis, _PUBLISH, *_publication(stream, message, message_id))
-    return None if entry is None else cast("bytes", entry).decode()
-
-
-async def publish_all(redis: Redis, messages: Sequence[tuple[str, bytes, str]]) -> list[str | None]:
-    """`publish` of each (stream, message, id), in order and in one round trip; of a Cluster in one a node.
-
-    Raises the first error of any, with the others published.
-    """
-    if len(messages) == 1:
-        return [await publish(redis, *messages[0])]
-    known = redis.register_script(_PUBLISH)
-    pipeline = redis.pipeline(transaction=False)
-    for keys, args in itertools.starmap(_publication, messages):
-        await cast("Awaitable[Any]", known(keys=list(keys), args=list(args), client=pipeline))
-    found = await pipeline.execute()
-    return [None if entry is None else cast("bytes", entry).decode() for entry in found]
-
-
-def _publication(stream: str, message: bytes, message_id: str) -> tuple[list[str], list[str | bytes | int]]:
     kept = streams.retention(stream)
     limits = ["" if limit is None else str(limit) for limit in (kept.entries, kept.idle_s)]
-    return [stream, streams.seen(stream)], [message_id, message, *limits, SEEN_TTL_S, SEEN_MAX_IDS]
+    keys = [stream, streams.seen(stream)]
+    entry = await _run(redis, _PUBLISH, keys, [message_id, message, *limits, SEEN_TTL_S, SEEN_MAX_IDS])
+    return None if entry is None else cast("bytes", entry).decode()
 
 
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:

@@ -14,8 +14,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from faststream import AckPolicy
 from faststream.redis import RedisBroker, StreamSub
-from faststream.redis.message import FAKE_CONSUMER, DefaultStreamMessage, RedisStreamMessage
-from faststream.redis.subscriber.usecases import StreamSubscriber
+from faststream.redis.message import FAKE_CONSUMER, BatchStreamMessage, RedisBatchStreamMessage
+from faststream.redis.subscriber.usecases import StreamBatchSubscriber
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
@@ -87,7 +87,7 @@ class Subscription(Generic[M]):
         """Finish the work in flight, then hand back what was read and not begun, to be claimed by others at once."""
         self._stopping = True
         async with self._upkeep:
-            await asyncio.gather(*(half.stop() for half in self._holders.values()))
+            await asyncio.gather(self._intake.close(), *(half.stop() for half in self._holders.values()))
         try:
             await self._hand_back()
         except RedisError as error:  # the broker is away or has lost the group: what was read is claimed, or read anew
@@ -101,28 +101,29 @@ class Subscription(Generic[M]):
                 entry = row["message_id"].decode()
                 await scripts.hold(self._redis, stream, (group, holder), entry, idle_s=self.consumer.claim_after_s)
 
-    def _subscribe(self, faststream: RedisBroker, holder: str, claim_ms: int | None, poll_ms: int) -> StreamSubscriber:
+    def _subscribe(
+        self, faststream: RedisBroker, holder: str, claim_ms: int | None, poll_ms: int
+    ) -> StreamBatchSubscriber:
         consumer = self.consumer
         source = StreamSub(
             consumer.stream,
             group=consumer.group,
             consumer=holder,
             max_records=consumer.max_records,  # its default reads the whole backlog into one process
+            batch=True,  # one task of FastStream's a read, not one an entry: the intake makes its own
             min_idle_time=claim_ms,
             polling_interval=poll_ms,
         )
-        made = faststream.subscriber(
+        half = faststream.subscriber(
             stream=source,
             parser=_parse,
             decoder=_decode,
             ack_policy=AckPolicy.MANUAL,  # the commit acknowledges; an XACK of its own would come without the effects
             no_reply=True,
-            max_workers=consumer.at_once if consumer.at_once > 1 else None,
         )
-        half = cast("StreamSubscriber", made)  # its overloads know one with several workers by a broader name
 
-        async def take(entry: Entry) -> None:
-            await self._intake.take(holder, entry)
+        async def take(entries: list[Entry]) -> None:
+            await self._intake.take_all(holder, entries, new=claim_ms is None)
 
         half(take)
         return half
@@ -176,16 +177,18 @@ class Subscription(Generic[M]):
         metrics.OUTBOX.labels(stream).set(await self._redis.xlen(streams.outbox(stream)))
 
 
-def _is_alive(half: StreamSubscriber) -> bool:
+def _is_alive(half: StreamBatchSubscriber) -> bool:
     # On a lost group it stops for ever with a line in the log and nothing else: `running` false, no tasks.
     return half.running and any(not task.done() for task in half.tasks)
 
 
-async def _parse(message: DefaultStreamMessage) -> RedisStreamMessage:
-    # The default parser raises on an entry without __data__, before any handler could give it a reason and an end.
-    return RedisStreamMessage(raw_message=message, body=b"", consumer=FAKE_CONSUMER, group=None)
+async def _parse(message: BatchStreamMessage) -> RedisBatchStreamMessage:
+    # The default parser raises on an entry without __data__, before any handler could give it a reason and an end; and
+    # it cannot read batches of msgpack at all.
+    return RedisBatchStreamMessage(raw_message=message, body=b"", consumer=FAKE_CONSUMER, group=None)
 
 
-async def _decode(message: RedisStreamMessage) -> Entry:
+async def _decode(message: RedisBatchStreamMessage) -> list[Entry]:
     raw = message.raw_message
-    return Entry(raw["message_ids"][0].decode(), raw["data"])
+    pairs = zip(raw["message_ids"], raw["data"], strict=True)
+    return [Entry(entry_id.decode(), fields) for entry_id, fields in pairs]

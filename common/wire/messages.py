@@ -56,6 +56,7 @@ MAX_U32: Final = (1 << 32) - 1
 MAX_TIME_S: Final = 1e11  # seconds since 1970; the year 5138
 PI_RAD: Final = 3.1415927  # the simplex is this wide; pi rounded up, so that float noise stays inside
 
+Mode = Literal["routed", "constellation", "vocab", "strategy", "percept", "heart"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=NAME_MAX_CHARS)]
 """A slug: no colon, no brace, no slash, so that it may stand in a stream's name and in a file's."""
 Path = Annotated[
@@ -115,7 +116,7 @@ class Query(Message):
     seed: Count | None = None
     stream: bool = False  # True: the answer's text comes in Pieces as it is made, and then whole in the Answer
     deadline_s: Annotated[float, Field(gt=0.0, le=DEADLINE_MAX_S)] | None = None  # after its entry; then it is refused
-    mode: Literal["routed", "constellation", "vocab", "strategy", "percept", "heart"] = "routed"
+    mode: Mode = "routed"
     store: bool = True  # False: answer, and learn nothing from it
 
 

@@ -16,7 +16,7 @@ from common.errors import Unavailable
 from common.runtime import streams
 from common.wire.messages import Answer
 from services.cli.broker import client, find_url
-from services.cli.show import console, number, plain
+from services.cli.show import console, number, plain, verbatim
 
 
 def run(fields: Mapping[str, object], *, timeout_s: float, home: Path, json: bool) -> int:
@@ -59,7 +59,7 @@ async def _show_pieces(reply: Reply, out: Console) -> Answer:
             waiting.stop()
             if said and piece.index == 0:
                 out.print("\n[dim]another edge took the query over, and begins anew:[/]")
-            out.print(plain(piece.text), end="", soft_wrap=True)
+            out.print(verbatim(piece.text), end="", soft_wrap=True)
             said = True
     finally:
         waiting.stop()
@@ -81,7 +81,7 @@ async def _why(url: str) -> str:
 def show(answer: Answer, out: Console) -> None:
     """The text, then one line of evidence."""
     if answer.text:
-        out.print(plain(answer.text))
+        out.print(verbatim(answer.text), soft_wrap=True)
     out.print(f"[dim]{plain(evidence(answer))}[/]")
 
 

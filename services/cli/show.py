@@ -8,6 +8,7 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 MISSING: Final = "not known"
 PIPED_WIDTH: Final = 200  # where there is no terminal to fit in, tables keep their columns
@@ -19,8 +20,17 @@ def console() -> Console:
 
 
 def plain(text: str) -> str:
-    """Text of others, shown as it is: no markup of ours is read in it, no control character reaches the terminal."""
-    return escape("".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text))
+    """A few words of others within ours: no markup is read in them, no control character reaches the terminal."""
+    return escape(_printable(text))
+
+
+def verbatim(text: str) -> Text:
+    """A text of others, shown as it is: also its backslashes and colons, which `plain` leaves to rich."""
+    return Text(_printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 def number(value: float | None, form: str = ".2f") -> str:

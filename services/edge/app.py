@@ -88,6 +88,7 @@ NEW_TERRITORY: Final = "new"  # as a metric's label
 ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
 WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
+CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
 PROVE_EVERY_S: Final = 5.0
 PROVE_TIMEOUT_S: Final = 10.0
@@ -121,6 +122,7 @@ class Edge:
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
         self._asked_s = 0.0
         self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
+        self._cancelled: dict[tuple[str, str], None] = {}  # client and query, the oldest first
         self._measuring = threading.Lock()
         self.scheduler = Scheduler(
             self._begin,
@@ -137,14 +139,23 @@ class Edge:
         """One query: its answer, computed once and sent once; before it, if it asked to stream, its pieces."""
         query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
         assert query.id is not None
-        known = await asyncio.to_thread(self._record.answer_to, query.client, query.id)
-        body = known if known is not None else await self._answer(query, delivery.at_ms / 1000)
+        left_s = None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._now()
+        if left_s is not None and left_s <= self.scheduler.expected_s():  # begun, it would end too late
+            body = self._refusal(query, self._too_late(query))
+        else:
+            again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
+            known = await asyncio.to_thread(self._record.answer_to, query.client, query.id) if again else None
+            body = known if known is not None else await self._answer(query, left_s)
         return [Send(streams.answers(query.client), body, query.id)]
 
     async def on_cancel(self, delivery: Delivery) -> None:
-        """A client no longer wants an answer: if it is being made here, it ends between two tokens."""
+        """A client no longer wants an answer: made here, it ends between two tokens; not yet here, it is not begun."""
         wanted = unpack(Cancel, delivery.body)
-        turn = self._turns.get((wanted.client, wanted.query_id))
+        name = (wanted.client, wanted.query_id)
+        self._cancelled[name] = None
+        if len(self._cancelled) > CANCELS_KEPT:
+            del self._cancelled[next(iter(self._cancelled))]
+        turn = self._turns.get(name)
         if turn is not None:
             turn.leave()
 
@@ -169,20 +180,10 @@ class Edge:
         _show_answer(done.answer)
         return await self._keep(done)
 
-    async def _answer(self, query: Query, asked_s: float) -> bytes:
-        """The packed answer, or refusal, of a query that came by stream at asked_s."""
-        late = None if query.deadline_s is None else asked_s + query.deadline_s - self._now()
-        try:
-            if late is not None and late <= 0:
-                raise self._too_late(query)
-            turn = self.ask(query)
-        except Unavailable as error:
-            if error.code != TOO_LATE:
-                raise
-            return self._refusal(query, error)
-        name = (query.client, turn.name)
-        self._turns[name] = turn
-        timer = asyncio.get_running_loop().call_later(late, self._expire, turn) if late is not None else None
+    async def _answer(self, query: Query, left_s: float | None) -> bytes:
+        """The packed answer, or refusal, of a query that came by stream. left_s: until its deadline."""
+        turn = self._schedule(query)
+        timer = asyncio.get_running_loop().call_later(left_s, self._expire, turn) if left_s is not None else None
         try:
             if query.stream:
                 await self._send_pieces(turn)
@@ -197,15 +198,23 @@ class Edge:
         finally:
             if timer is not None:
                 timer.cancel()
-            if self._turns.get(name) is turn:
+            if self._turns.get(name := (query.client, turn.name)) is turn:
                 del self._turns[name]
+
+    def _schedule(self, query: Query) -> Turn:
+        """A turn that cancels can find."""
+        turn = self.ask(query)
+        self._turns[query.client, turn.name] = turn
+        if (query.client, turn.name) in self._cancelled:  # the two streams are read apart: a cancel may come first
+            turn.leave()
+        return turn
 
     def _expire(self, turn: Turn) -> None:
         error = self._too_late(turn.query)
         turn.leave(Problem(code=error.code, message=error.message, retry_after_s=error.retry_after_s))
 
     def _too_late(self, query: Query) -> Unavailable:
-        wait_s = self.scheduler.wait_s()
+        wait_s = self.scheduler.expected_s()
         message = f"not answered within its deadline of {query.deadline_s:g} s: the fleet is busy; ask again later"
         return Unavailable(TOO_LATE, message, retry_after_s=max(wait_s, RETRY_MIN_S))
 

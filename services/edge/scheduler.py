@@ -25,7 +25,8 @@ from common.wire.messages import Problem, Query
 from services.edge.answer import Answered
 from services.edge.turns import Turns
 
-SLICE_S: Final = 0.002  # chosen: a slice costs some tokens more than its hand-over, and 32 of them are 64 ms
+SLICE_S: Final = 0.002  # chosen: while others wait. A hand-over costs less than a token, and 32 slices are 64 ms
+TELL_S: Final = 0.005  # chosen: text is told at first at once and then so often; each time wakes the event loop
 MEAN_DECAY: Final = 0.9  # of the mean seconds of work an answer takes, for the estimate of the wait
 
 
@@ -65,8 +66,12 @@ class Turn:
         self.query = query
         self.name = name
         self.left: Problem | bool = False  # read by the worker between tokens: True, or the reason
+        self.listening = False  # read by it too: until somebody is, nothing is told before the end
         self.making: Making | None = None  # the worker's, as all below
         self.saying: Iterator[str] | None = None
+        self.unsaid: list[str] = []
+        self.told_s: float | None = None
+        self.told_tokens = 0
         self.worked_s = 0.0
         self.began_s = scheduler.clock()
         self._scheduler = scheduler
@@ -77,6 +82,7 @@ class Turn:
 
     async def pieces(self) -> AsyncIterator[Said]:
         """What is said, as it is said: all since the last look at once, so that a slow reader holds nobody up."""
+        self.listening = True
         while True:
             await self._news.wait()
             self._news.clear()
@@ -142,7 +148,6 @@ class Scheduler:
         self.clock: Final = clock
         self._turns: Turns[Turn] = Turns(active_max=active_max, waiting_max=waiting_max)
         self._workers = workers
-        self._active_max = active_max
         self._change = threading.Condition()
         self._closing = False
         self._mean_s = 0.0
@@ -176,7 +181,7 @@ class Scheduler:
             if self._closing:
                 raise Unavailable("stopping", "this node stops: ask another, or again")
             if not self._turns.add(query.client, turn):
-                wait_s = self.wait_s()
+                wait_s = self.expected_s()
                 raise Unavailable(
                     "overloaded",
                     f"{self._turns.waiting} queries wait and {self._turns.active} are being answered here: ask again in"
@@ -191,10 +196,11 @@ class Scheduler:
         """Queries being answered, and waiting."""
         return self._turns.active, self._turns.waiting
 
-    def wait_s(self) -> float:
-        """How long a query that came now would wait for its first token, from what answers lately took; seconds."""
-        ahead = self._turns.waiting + max(0, self._turns.active - self._active_max + 1)
-        return ahead * self._mean_s / self._workers
+    def expected_s(self) -> float:
+        """How long a query that came now would share the workers with others, from the work that answers lately took;
+        seconds, 0 while a worker is free.
+        """
+        return max(0, self._turns.active + self._turns.waiting + 1 - self._workers) * self._mean_s / self._workers
 
     def withdraw(self, turn: Turn) -> None:
         """A turn that was left and is not begun goes now; one that is begun goes at its next token."""
@@ -238,26 +244,35 @@ class Scheduler:
         return more
 
     def _say(self, turn: Turn, began_s: float) -> bool:
-        first = turn.saying is None
         if turn.saying is None:
             if turn.left:
                 raise _left(turn)
             turn.making = self._begin(turn.query, turn.name)
             turn.saying = iter(turn.making)
-        assert turn.making is not None
-        said, tokens, more = [], turn.making.tokens, False
+        more = False
         while not turn.left:
             piece = next(turn.saying, None)
             if piece is None:
                 break
-            said.append(piece)
-            if (first and any(said)) or self.clock() - began_s >= SLICE_S:  # somebody waits for the first text
+            turn.unsaid.append(piece)
+            now_s = self.clock()
+            if turn.listening and (turn.told_s is None or now_s - turn.told_s >= TELL_S):
+                self._tell(turn, now_s)
+            if now_s - began_s >= SLICE_S and (self._turns.wanted or self._closing):
                 more = True
                 break
-        text = "".join(said)
-        if text:
-            self._call(turn.tell, Said(text, turn.making.tokens - tokens))
+        if not more:
+            self._tell(turn, None)
         return more
+
+    def _tell(self, turn: Turn, now_s: float | None) -> None:
+        """What was said and is not told yet; now_s: None at the end."""
+        assert turn.making is not None
+        text, turn.unsaid = "".join(turn.unsaid), []
+        if text:
+            tokens = turn.making.tokens
+            self._call(turn.tell, Said(text, tokens - turn.told_tokens))
+            turn.told_s, turn.told_tokens = now_s, tokens
 
     def _end(self, turn: Turn) -> None:
         assert turn.making is not None

@@ -33,6 +33,7 @@ class Turns(Generic[J]):
         self._clients: OrderedDict[str, _Client[J]] = OrderedDict()
         self.active = 0
         self.waiting = 0
+        self.ready = 0  # begun, and nobody works on them now
 
     def add(self, client: str, job: J) -> bool:
         """A new job at the end of its client's line; False, and nothing done, when there is no room."""
@@ -55,15 +56,22 @@ class Turns(Generic[J]):
                 self.active += 1
             elif here.ready:
                 job = here.ready.popleft()
+                self.ready -= 1
             else:
                 continue
             self._clients.move_to_end(client)
             return client, job
         return None
 
+    @property
+    def wanted(self) -> bool:
+        """Whether `take` would find something."""
+        return self.ready > 0 or (self.waiting > 0 and self.active < self._active_max)
+
     def give_back(self, client: str, job: J) -> None:
         """A slice of a taken job is done, and it is not."""
         self._clients[client].ready.append(job)
+        self.ready += 1
 
     def drop(self, client: str) -> None:
         """A taken job is done: its place is free."""

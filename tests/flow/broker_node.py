@@ -75,6 +75,7 @@ class Node:
 
     async def kill(self) -> None:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
+        await self.subscription._intake.abandon()
         reading = [task for half in self.subscription._holders.values() for task in half.tasks]
         doomed = [*self._tasks, *reading]
         self._tasks = []

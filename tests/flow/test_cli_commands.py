@@ -30,7 +30,7 @@ def letter(body=b"m", **changed):
 
 
 ASKED = {"text": "down to the sea", "deadline_s": 60.0}
-HASTY = {"text": "down to the sea", "deadline_s": 0.05}
+HASTY = {"text": "down to the sea", "deadline_s": 0.5}
 
 
 async def test_a_question_is_answered_and_leaves_no_key_behind(redis, broker_url, start_node):
@@ -65,6 +65,13 @@ async def test_a_text_that_begins_anew_is_told_from_the_old_one(capsys):
     assert "down \nanother edge took the query over, and begins anew:\ndown to the sea\n" in shown.file.getvalue()
 
 
+@pytest.mark.parametrize("text", ["a\\", "\\[", "[red]", ":smile:", "x[/"])
+def test_an_answer_is_shown_as_it_is(text):
+    shown = Console(file=io.StringIO(), width=120)
+    ask.show(answer_to(Query(id="q-1", client="c", text="-"), text=text), shown)
+    assert shown.file.getvalue().startswith(f"{text}\n")
+
+
 async def test_a_query_that_became_a_dead_letter_is_told_its_reason(broker_url, redis, start_node):
     async def fail(delivery, body):
         raise Rejected("garbage", "no map")
@@ -75,7 +82,7 @@ async def test_a_query_that_became_a_dead_letter_is_told_its_reason(broker_url, 
 
 
 async def test_a_question_without_any_edge_says_that_nobody_reads_it(redis, broker_url):
-    with pytest.raises(Unavailable, match=r"no answer within 0\.05 s: no edge reads the queries; .*`qig up`"):
+    with pytest.raises(Unavailable, match=r"no answer within 0\.5 s: no edge reads the queries; .*`qig up`"):
         await ask._ask(broker_url, HASTY, None)
     assert await redis.xlen(streams.QUERIES) == 1
 

@@ -330,6 +330,21 @@ async def test_a_cancelled_query_ends_between_two_tokens_and_its_answer_says_so(
     assert edge._turns == {}
 
 
+async def test_a_query_whose_cancel_came_first_is_not_begun(edge, resting):
+    await edge.on_cancel(delivery_of("1-0", streams.CANCEL, pack(Cancel(query_id="q", client="me"))))
+    (sent,) = await edge.on_query(delivery_of(), Query(id="q", client="me", text=TEXT, max_tokens=100))
+    made = unpack(Answer, sent.message)
+    assert (made.text, made.problem.code) == ("", "cancelled")
+    assert resting.made == []
+
+
+async def test_of_the_cancels_that_came_first_the_newest_are_remembered(edge, monkeypatch):
+    monkeypatch.setattr(app, "CANCELS_KEPT", 2)
+    for name in ("old", "q", "new"):
+        await edge.on_cancel(delivery_of("1-0", streams.CANCEL, pack(Cancel(query_id=name, client="me"))))
+    assert list(edge._cancelled) == [("me", "q"), ("me", "new")]
+
+
 @pytest.mark.parametrize(("age_s", "finish"), [(1.0, "read"), (2.0, "refused"), (3.0, "refused")])
 async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(edge, clock, age_s, finish):
     at_ms = int(clock[0] * 1000)

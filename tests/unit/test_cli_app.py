@@ -21,6 +21,7 @@ COMMANDS = {
     "validate": ["validate"],
     "doctor": ["doctor"],
     "forget": ["forget", "q1"],
+    "warm": ["warm"],
     "dead list": ["dead", "list"],
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],
     "keys init": ["keys", "init"],

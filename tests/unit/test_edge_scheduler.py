@@ -91,6 +91,12 @@ async def test_the_first_text_is_told_at_once(schedule):
     assert (await anext(pieces)).text == "2 "
 
 
+async def test_who_listens_to_no_pieces_is_told_nothing_before_the_end_and_still_has_all(schedule):
+    turn = ask(schedule(), max_tokens=5)
+    await turn.result()
+    assert [piece.text for piece in await heard(turn)] == ["1 2 3 4 5 "]
+
+
 async def test_many_more_queries_than_places_are_all_answered(schedule, eventually):
     scheduler = schedule(workers=2, active_max=3, waiting_max=1000)
     turns = [ask(scheduler, f"q{n}", client=f"c{n % 7}", max_tokens=20) for n in range(100)]

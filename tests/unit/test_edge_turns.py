@@ -98,12 +98,15 @@ def test_whatever_happens_every_job_is_in_one_place_and_the_counts_say_so(story)
                 turns.drop(owner)
                 there[owner] -= 1
         assert 0 <= turns.active <= 3
+        assert turns.wanted == (turns.ready > 0 or (turns.waiting > 0 and turns.active < 3))
+        assert turns.ready == turns.active - len(out)
         assert 0 <= turns.waiting <= 6
         assert turns.active + turns.waiting == sum(there.values())
     for owner, _ in out:
         turns.drop(owner)
         there[owner] -= 1
-    while (found := turns.take()) is not None:
+    while turns.wanted:
+        found = turns.take()
         turns.drop(found[0])
         there[found[0]] -= 1
     assert sum(there.values()) == turns.active == turns.waiting == 0

@@ -1,0 +1,33 @@
+import gc
+
+from numba.core.dispatcher import Dispatcher
+
+from common.wire.messages import Query
+from services.edge.generation import Generation
+from services.edge.trial import try_bundle
+from services.edge.warm import warm
+
+TEXT = "The king spake unto the people, and the people answered the king. "
+
+
+def compiled():
+    """What numba has compiled, or loaded, in this process: each function with the types it was asked for."""
+    found = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]
+    return {(each.__module__, each.__name__, str(signature)) for each in found for signature in each.signatures}
+
+
+def test_after_warming_an_edge_compiles_nothing_when_it_reads_speaks_and_tries_a_bundle(micro, micro_parts):
+    warm(micro)
+    before = compiled()
+    for mode in ("routed", "constellation", "heart"):
+        query = Query(id=mode, text=TEXT * 20, max_tokens=60, temperature=1.0, top_p=0.9, mode=mode)
+        assert list(Generation(micro, query, mode))
+    assert try_bundle(micro, micro_parts, [TEXT * 40]).verdict == "applied"
+    assert compiled() == before
+    assert any(name == "mix" for _, name, _ in before)
+
+
+def test_a_domain_with_a_memory_of_its_own_compiles_nothing_either(micro):
+    warm(micro)
+    sizes = [signature.count("UniTuple") for module, name, signature in compiled() if name == "mix"]
+    assert len(sizes) >= 2
