@@ -92,9 +92,12 @@ def data(lines):
     return [json.loads(line.removeprefix(b"data: ")) for line in lines if line not in (PING, DONE)]
 
 
-async def told_whole(edge, *queries, silence_s=10.0):
-    news = told(edge, queries, silence_s)
-    return [line async for line in events(await anext(news), news, shape())]
+async def first_of(news, edge, allowed, eventually):
+    """The first of the news, once somebody listens to them."""
+    first = asyncio.create_task(anext(news))
+    await eventually(lambda: edge.turns and edge.turns[-1].listening)
+    allowed.release(1)
+    return await first
 
 
 async def test_whole_answers_come_in_the_order_of_their_queries(edge, allowed):
@@ -104,7 +107,7 @@ async def test_whole_answers_come_in_the_order_of_their_queries(edge, allowed):
 
 
 async def test_silence_is_told_and_kept_alive_with_a_comment(edge, allowed):
-    news = told(edge, [ask(max_tokens=1)], 0.01)
+    news = told(edge, [ask(max_tokens=1)], silence_s=0.01)
     assert await anext(news) is None
     lines = events(None, news, shape())
     assert [await anext(lines), await anext(lines)] == [PING, PING]
@@ -117,9 +120,11 @@ async def test_an_error_before_the_first_text_is_the_requests_own(edge):
         await anext(told(edge, [ask(text="wrong")]))
 
 
-async def test_an_error_in_the_midst_is_the_last_event_and_says_nothing_of_itself(edge, allowed):
-    allowed.release(2)
-    first, last = data(await told_whole(edge, ask(text="breaks")))
+async def test_an_error_in_the_midst_is_the_last_event_and_says_nothing_of_itself(edge, allowed, eventually):
+    news = told(edge, [ask(text="breaks")])
+    lines = events(await first_of(news, edge, allowed, eventually), news, shape())
+    allowed.release(1)
+    first, last = data([line async for line in lines])
     assert first["choices"][0]["text"] == "1 "
     assert last["error"]["type"] == "server_error"
     assert "a bug" not in json.dumps(last)
@@ -132,9 +137,8 @@ async def test_queries_before_one_that_is_refused_are_left(edge, eventually):
 
 
 async def test_closing_the_news_leaves_the_turn_which_is_kept_as_it_is(edge, allowed, eventually):
-    allowed.release(1)
     news = told(edge, [ask(max_tokens=1000)])
-    assert isinstance((await anext(news)).news, Said)
+    assert isinstance((await first_of(news, edge, allowed, eventually)).news, Said)
     closing = asyncio.create_task(news.aclose())
     await eventually(lambda: edge.turns[0].left)
     allowed.release(1)
@@ -156,8 +160,7 @@ async def test_a_client_that_goes_away_ends_whole_answers_and_streams(edge, allo
         sent.append(message)
 
     news = told(edge, [ask("stream", max_tokens=1000)])
-    allowed.release(1)
-    stream = EventStream(events(await anext(news), news, shape()), {})
+    stream = EventStream(events(await first_of(news, edge, allowed, eventually), news, shape()), {})
     streaming = asyncio.create_task(stream({}, receive, send))
     await eventually(lambda: len(sent) == 2)
     waiting = asyncio.create_task(unless_gone(receive, answers(edge, [ask("whole", max_tokens=1000)])))

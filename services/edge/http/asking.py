@@ -6,7 +6,7 @@ refused by name, since an answer that silently lacks it would be taken for one t
 
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, cast, get_args
+from typing import Annotated, Any, Final, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -16,11 +16,11 @@ from common.wire.messages import (
     MAX_TEMPERATURE,
     QUERY_MAX_CHARS,
     STOP_MAX_CHARS,
+    Mode,
     Query,
 )
 from services.edge.http.errors import Refusal, invalid, no_model, unsupported
 
-Mode = Literal["routed", "constellation", "vocab", "strategy", "percept", "heart"]
 MODELS: Final[tuple[str, ...]] = get_args(Mode)  # one name a concept: a model is the mode of a query
 CHOICES_MAX: Final = 16  # of one request, prompts times n
 MODEL_MAX_CHARS: Final = 256

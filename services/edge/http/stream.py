@@ -80,21 +80,24 @@ class Told:
 async def answers(edge: Answering, queries: Sequence[Query]) -> list[Answer]:
     """Every answer, whole. Raises what making one raised."""
     ended: dict[int, Answer] = {}
-    async with contextlib.aclosing(told(edge, queries)) as news:
+    async with contextlib.aclosing(told(edge, queries, pieces=False)) as news:
         async for one in news:
             if one is not None and isinstance(one.news, Answer):
                 ended[one.index] = one.news
     return [ended[index] for index in range(len(queries))]
 
 
-async def told(edge: Answering, queries: Sequence[Query], silence_s: float = PING_S) -> AsyncGenerator[Told | None]:
+async def told(
+    edge: Answering, queries: Sequence[Query], *, pieces: bool = True, silence_s: float = PING_S
+) -> AsyncGenerator[Told | None]:
     """News of all choices as they come; None after each `silence_s` without any. Raises what making one raised.
 
+    pieces: whether text is news, or the end alone.
     Closing it leaves what has not ended: that is kept as it then is, like any answer its asker no longer wanted.
     """
     news: asyncio.Queue[Told | Exception] = asyncio.Queue(1)  # one: a slow reader gets more at once, not later
     turns = _ask_all(edge, queries)
-    tasks = [asyncio.create_task(_follow(edge, index, turn, news)) for index, turn in enumerate(turns)]
+    tasks = [asyncio.create_task(_follow(edge, index, turn, news, pieces=pieces)) for index, turn in enumerate(turns)]
     try:
         missing = len(turns)
         while missing:
@@ -125,10 +128,13 @@ def _ask_all(edge: Answering, queries: Sequence[Query]) -> list[Turn]:
     return turns
 
 
-async def _follow(edge: Answering, index: int, turn: Turn, news: "asyncio.Queue[Told | Exception]") -> None:
+async def _follow(
+    edge: Answering, index: int, turn: Turn, news: "asyncio.Queue[Told | Exception]", *, pieces: bool
+) -> None:
     try:
-        async for said in turn.pieces():
-            await news.put(Told(index, turn.kernel, said))
+        if pieces:
+            async for said in turn.pieces():
+                await news.put(Told(index, turn.kernel, said))
         await news.put(Told(index, turn.kernel, unpack(Answer, await edge.finish(turn))))
     except asyncio.CancelledError:
         turn.leave()
