@@ -9,6 +9,8 @@ from common.runtime.service import serve
 from common.runtime.settings import DEFAULT_API
 from services.edge.app import build
 
+COMPILED_S = 60.0  # the first edge on a machine compiles its kernels
+
 
 @asynccontextmanager
 async def serving(settings, api=DEFAULT_API):

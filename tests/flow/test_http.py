@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from edge_fleet import Publisher, settings_of
-from http_edge import edge_with_client, ready
+from http_edge import COMPILED_S, edge_with_client, ready
 
 from common.runtime import metrics
 
@@ -21,7 +21,7 @@ async def http(tmp_path, broker, broker_url, micro_parts, eventually):
     settings = settings_of(tmp_path, broker_url)
     await Publisher(broker, tmp_path).release(micro_parts)
     async with edge_with_client(settings) as client:
-        await eventually(lambda: ready(client))
+        await eventually(lambda: ready(client), COMPILED_S)
         yield client
 
 
@@ -230,7 +230,7 @@ async def test_a_stop_lets_what_is_being_answered_end(
 
     await Publisher(broker, (settings := settings_of(tmp_path, broker_url)).home).release(micro_parts)
     async with edge_with_client(settings) as http:
-        await eventually(lambda: ready(http))
+        await eventually(lambda: ready(http), COMPILED_S)
         monkeypatch.setattr("services.edge.generation.Generation.__iter__", slow)
         answering = asyncio.create_task(complete(http))
         await eventually(began.is_set)

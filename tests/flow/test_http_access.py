@@ -2,7 +2,7 @@ import time
 
 import pytest
 from edge_fleet import Publisher, settings_of
-from http_edge import edge_with_client, ready
+from http_edge import COMPILED_S, edge_with_client, ready
 
 from common.errors import Rejected
 from common.runtime import api_keys, embedded
@@ -57,7 +57,7 @@ async def test_an_interaction_belongs_to_its_key(keyed, broker, micro_parts, eve
     settings, _ = keyed
     await Publisher(broker, settings.home).release(micro_parts)
     async with edge_with_client(settings) as http:
-        await eventually(lambda: ready(http))
+        await eventually(lambda: ready(http), COMPILED_S)
         body = {"model": "routed", "prompt": "The king", "max_tokens": 1}
         name = (await http.post("/v1/completions", json=body, headers=bearing(KIOSK))).json()["id"]
         foreign = await http.delete(f"/v1/interactions/{name}", headers=bearing(SHIP))

@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 from edge_fleet import Publisher, settings_of
-from http_edge import edge_with_client, ready
+from http_edge import COMPILED_S, edge_with_client, ready
 
 from common.runtime import api_keys
 from common.runtime.api_keys import default_path, new_key, pack
@@ -29,7 +29,7 @@ async def url(tmp_path, broker, broker_url, micro_parts, eventually):
     default_path(settings.home).write_bytes(pack(api_keys.add((), "kiosk", KEY, now_s=1.0)))
     await Publisher(broker, settings.home).release(micro_parts)
     async with edge_with_client(settings, ApiSettings(api_per_minute=100)) as http:
-        await eventually(lambda: ready(http))
+        await eventually(lambda: ready(http), COMPILED_S)
         yield str(http.base_url).rstrip("/") + "/v1"
 
 

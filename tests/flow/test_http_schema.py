@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from edge_fleet import Publisher, settings_of
-from http_edge import edge_with_client, ready
+from http_edge import COMPILED_S, edge_with_client, ready
 
 pytestmark = pytest.mark.anyio
 CHECKS = (
@@ -19,7 +19,7 @@ async def test_no_request_is_answered_in_a_way_that_the_schema_does_not_tell(
 ):
     await Publisher(broker, (settings := settings_of(tmp_path, broker_url)).home).release(micro_parts)
     async with edge_with_client(settings) as http:
-        await eventually(lambda: ready(http))
+        await eventually(lambda: ready(http), COMPILED_S)
         command = [
             "-m", "schemathesis.cli", "run", str(http.base_url).rstrip("/") + "/openapi.json",
             "--phases", "fuzzing,stateful", "--max-examples", "15", "--seed", "1", "--checks", ",".join(CHECKS),
