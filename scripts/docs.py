@@ -11,12 +11,14 @@ from typing import Final
 from common.runtime import metrics, settings
 from common.wire import export
 from services.cli import reference
+from services.edge.http import routes
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs", reference.render),
     ("docs", lambda: {"settings.md": settings.markdown().encode()}),
     ("docs", lambda: {"metrics.md": metrics.markdown().encode()}),
+    ("docs", lambda: {"openapi.json": routes.openapi()}),
     ("docs/wire", export.render),
 )
 

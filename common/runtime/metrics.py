@@ -1,7 +1,7 @@
 """Every metric of the system, declared once. docs/metrics.md is made from this list.
 
 Names: prefix qig_, base units, _total for counters, _ratio for 0..1; kappa has no unit. Labels are bounded: kernels,
-phases, streams, codes, outcomes, domains. Never a node, a client, an id or a text.
+phases, streams, codes, outcomes, domains, routes. Never a node, a client, an id or a text.
 
 A stream label is one of streams.GROUPS or a broadcast's name, and an answers stream is "qig:answers".
 """
@@ -56,6 +56,14 @@ ANSWER_SECONDS = _histogram(
     (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )  # fmt: skip
 TOKENS = _counter("qig_tokens_total", "Tokens read and written", "direction")
+FIRST_TEXT_SECONDS = _histogram(
+    "qig_http_first_text_seconds", "Time from a streaming request to the first text of its answer",
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)  # fmt: skip
+HTTP_REQUESTS = _counter(
+    "qig_http_requests_total", "Requests to the API by route and class of status", "route", "status"
+)
+HTTP_REFUSED = _counter("qig_http_refused_total", "Requests to the API that were refused, by reason", "code")
 BITS_PER_BYTE = _gauge("qig_bits_per_byte", "Prequential bits per byte of a domain's fresh text", "domain")
 
 # Streams.

@@ -1,6 +1,6 @@
 """A service process: everything it does runs in one task group, and it ends as a whole.
 
-    serve ─ wait for the broker ─ build(Broker) ─▶ Wiring ─┬─ HTTP: /healthz /readyz /metrics
+    serve ─ wait for the broker ─ build(Broker) ─▶ Wiring ─┬─ HTTP: /healthz /readyz /metrics, and an app of its own
                                                            ├─ a Subscription and a relay for each consumer
                                                            ├─ followers
                                                            └─ ticks
@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
+from faststream.asgi.types import ASGIApp
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -31,7 +32,6 @@ from common.runtime.connection import connect, faststream_broker, wait_until_the
 from common.runtime.consumer import Consumer, Intake
 from common.runtime.follower import Follower, follow
 from common.runtime.health import Health
-from common.runtime.http import Route
 from common.runtime.relay import drain, run_relay
 from common.runtime.settings import CommonSettings
 from common.runtime.subscription import CHECK_EVERY_S, Subscription
@@ -64,15 +64,16 @@ def _nothing_missing() -> None:
 class Wiring:
     """What a service consists of, made by its factory from a Broker.
 
-    ready: None, or why it cannot work yet (shown by /readyz). routes: ASGI apps by exact path. relays: streams whose
-    outbox to carry besides those consumed. stop: the last act, after all work has ended.
+    ready: None, or why it cannot work yet (shown by /readyz). app: an ASGI app for every path but the three that all
+    services have. relays: streams whose outbox to carry besides those consumed. stop: the last act, after all work has
+    ended.
     """
 
     consumers: Sequence[Consumer[Any]] = ()
     followers: Sequence[Follower] = ()
     ticks: Sequence[Tick] = ()
     ready: Callable[[], str | None] = _nothing_missing
-    routes: Sequence[Route] = ()
+    app: ASGIApp = http.NOTHING
     relays: Sequence[str] = ()
     stop: Callable[[], Awaitable[None]] | None = None
 
@@ -110,7 +111,7 @@ async def serve(
     listener = http.bind(loaded.http_host, loaded.http_port)
     url = f"http://{loaded.http_host}:{listener.getsockname()[1]}"
     process = _Process(loaded, service, build, check_every_s, stop or asyncio.Event())
-    app = http.application(http.routes(process.reasons, {"service": service, "node": loaded.node}))
+    app = http.Application(http.routes(process.reasons, {"service": service, "node": loaded.node}))
     server = http.server(app)
     try:
         with _signals(process.stopping):
@@ -120,7 +121,7 @@ async def serve(
                 if on_start:
                     on_start(url)
                 try:
-                    await process.work(app.mount)
+                    await process.work(app)
                 finally:
                     server.should_exit = True
     except BaseExceptionGroup as errors:
@@ -159,19 +160,18 @@ class _Process:
             own = "stopping"
         return self._health.reasons() | ({self._service: own} if own else {})
 
-    async def work(self, mount: Callable[[str, Any], None]) -> None:
+    async def work(self, app: http.Application) -> None:
         """Wait for the broker, build, run, stop."""
         if not await self._unless_stopped(wait_until_there(self._loaded.broker_url)):
             return
         async with connect(self._loaded.broker_url) as redis:
             wiring = await self._build(Broker(redis))
-            for path, route in wiring.routes:
-                mount(path, route)
-            await self._run(redis, wiring)
+            app.rest = wiring.app
+            await self._run(redis, wiring, app)
             if wiring.stop:
                 await wiring.stop()
 
-    async def _run(self, redis: Redis, wiring: Wiring) -> None:
+    async def _run(self, redis: Redis, wiring: Wiring, app: http.Application) -> None:
         name = (
             f"{self._loaded.node}.{os.getpid()}.{secrets.token_hex(4)}"  # of this life: a restart is another consumer
         )
@@ -195,6 +195,7 @@ class _Process:
             await asyncio.sleep(0)  # every part has begun, and is expected to report: from here on, readiness is theirs
             self._wiring = wiring
             await self.stopping.wait()
+            app.rest = http.AWAY
             log.info("stopping: finishing what is in flight")
             await self._finish(reading, ticks)
             for task in endless:

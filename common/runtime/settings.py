@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common.errors import Rejected
@@ -35,7 +35,7 @@ class CommonSettings(BaseSettings):
     broker_url: str = Field(description="The broker's address; with a password, better by file (QIG_BROKER_URL_FILE)")
     home: Path = Field(Path(".qig"), description="Directory for state and keys")
     node: NodeName = Field("node-1", description="This node's name in the fleet: letters, digits and . _ -")
-    http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics")
+    http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics; of an edge's API too")
     http_port: int = Field(0, ge=0, le=65_535, description=_PORT)
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
 
@@ -71,6 +71,23 @@ class EdgeSettings(CommonSettings):
     keep_bytes: int = Field(
         256 << 20, ge=0, description="Texts and answers kept, bytes; above it the oldest are deleted"
     )
+
+
+class ApiSettings(BaseModel):
+    """An edge's HTTP API."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    api_keys: Path | None = Field(
+        None, description="File of the API's keys (`qig keys api`); HOME/trust/api-keys.json when this is not set"
+    )
+    api_open: bool = Field(
+        False, description="Answer without keys on an address that others reach; only behind what keeps them out"
+    )
+    api_per_minute: int = Field(0, ge=0, description="Requests that each key may make a minute; 0 for no limit")
+
+
+DEFAULT_API: Final = ApiSettings()
 
 
 class AggregatorSettings(CommonSettings):
@@ -109,7 +126,13 @@ SERVICES: Final[dict[str, type[CommonSettings]]] = {
     "trainer": TrainerSettings,
     "publisher": PublisherSettings,
 }
-S = TypeVar("S", bound=CommonSettings)
+MODELS: Final[tuple[type[BaseModel], ...]] = (*SERVICES.values(), ApiSettings)
+SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "every service": CommonSettings,
+    **SERVICES,
+    "an edge's HTTP API": ApiSettings,
+}
+S = TypeVar("S", bound=BaseModel)
 
 
 def variable(field: str) -> str:
@@ -119,30 +142,22 @@ def variable(field: str) -> str:
 
 def known_variables() -> frozenset[str]:
     """Every QIG_ name that some service reads: one environment may serve several services."""
-    return frozenset({variable(name) for model in SERVICES.values() for name in model.model_fields} | {BROKER_URL_FILE})
+    return frozenset({variable(name) for model in MODELS for name in model.model_fields} | {BROKER_URL_FILE})
 
 
 def load(model: type[S], environ: Mapping[str, str] | None = None) -> S:
-    """The settings of one service from the environment.
+    """The settings of one service, or of an edge's HTTP API, from the environment.
 
     Raises Rejected: "unknown_setting" with the closest name, "bad_setting" with the variable and what it should be,
-    "no_broker" when no address is given.
+    "no_broker" when a service is given no address.
     """
     given = {
         name: value for name, value in (os.environ if environ is None else environ).items() if name.startswith(PREFIX)
     }
     _refuse_unknown(given)
     values = {name: given[variable(name)] for name in model.model_fields if variable(name) in given}
-    if BROKER_URL_FILE in given:
-        values["broker_url"] = _read_secret(Path(given[BROKER_URL_FILE]))
-    if not values.get("broker_url"):
-        message = (
-            "QIG_BROKER_URL is not set: `qig up` starts an embedded broker, or name yours (redis://127.0.0.1:6379)"
-        )
-        raise Rejected("no_broker", message)
-    if not values["broker_url"].startswith(_SCHEMES):
-        message = "QIG_BROKER_URL is no broker address: it begins with redis://, rediss:// or unix://"
-        raise Rejected("bad_setting", message)
+    if "broker_url" in model.model_fields:
+        values["broker_url"] = _broker_url(given)
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -163,8 +178,7 @@ def redacted(url: str) -> str:
 def markdown() -> str:
     """docs/settings.md."""
     text = "# Settings\n\nEnvironment variables, read once at start. Made from `common/runtime/settings.py`.\n"
-    sections: dict[str, type[CommonSettings]] = {"every service": CommonSettings, **SERVICES}
-    for title, model in sections.items():
+    for title, model in SECTIONS.items():
         text += f"\n## {title}\n\n| variable | default | what |\n|---|---|---|\n"
         common = set() if model is CommonSettings else set(CommonSettings.model_fields)
         shown = [name for name in model.model_fields if name not in common - {"http_port"}]  # each service has its port
@@ -183,6 +197,22 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
             close = difflib.get_close_matches(name.removeprefix(PREFIX), [k.removeprefix(PREFIX) for k in known], n=1)
             hint = f"did you mean {PREFIX}{close[0]}?" if close else "see docs/settings.md"
             raise Rejected("unknown_setting", f"{name} is no setting: {hint}")
+
+
+def _broker_url(given: Mapping[str, str]) -> str:
+    """Raises Rejected("no_broker", "bad_setting")."""
+    url = given.get(variable("broker_url"), "")
+    if BROKER_URL_FILE in given:
+        url = _read_secret(Path(given[BROKER_URL_FILE]))
+    if not url:
+        message = (
+            "QIG_BROKER_URL is not set: `qig up` starts an embedded broker, or name yours (redis://127.0.0.1:6379)"
+        )
+        raise Rejected("no_broker", message)
+    if not url.startswith(_SCHEMES):
+        message = "QIG_BROKER_URL is no broker address: it begins with redis://, rediss:// or unix://"
+        raise Rejected("bad_setting", message)
+    return url
 
 
 def _read_secret(path: Path) -> str:

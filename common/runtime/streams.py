@@ -31,6 +31,7 @@ HEART: Final = "qig:heart"
 CANCEL: Final = "qig:cancel"
 ANSWERS: Final = "qig:answers:"  # one stream a client
 BLOB: Final = "qig:blob:"
+RATES: Final = "qig:rates"  # windows of the HTTP API's clients, which end by themselves
 
 GROUPS: Final[dict[str, str]] = {
     QUERIES: "edge",

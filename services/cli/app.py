@@ -49,10 +49,12 @@ app = typer.Typer(
     epilog="First steps: `qig demo`, or `qig up` here and `qig ask` in another terminal. Exit codes: docs/cli.md.",
 )
 dead = typer.Typer(no_args_is_help=True, help="Messages that could not be handled, with the reason.")
-keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bundles.")
+keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bundles, and those of the HTTP API.")
+api = typer.Typer(no_args_is_help=True, help="Who may use the edges' HTTP API.")
 corpus = typer.Typer(no_args_is_help=True, help="The text that kernels learn from.")
 app.add_typer(dead, name="dead")
 app.add_typer(keys, name="keys")
+keys.add_typer(api, name="api")
 coordizer = typer.Typer(no_args_is_help=True, help="The tokenizer whose tokens have places among the 64 cells.")
 app.add_typer(corpus, name="corpus")
 app.add_typer(coordizer, name="coordizer")
@@ -217,6 +219,31 @@ def keys_init(
 ) -> None:
     """Make the keys that are missing, for the publisher and the edges; never replaces one, never shows a secret."""
     _do("keyring", names=names or [f"edge-{number}" for number in range(1, edges + 1)], home=home)
+
+
+KeyName = Annotated[str, typer.Argument(help="Whose key: letters, digits and . _ -")]
+ApiKeys = Annotated[
+    Path | None,
+    typer.Option("--file", envvar="QIG_API_KEYS", help="The file of keys; HOME/trust/api-keys.json when not given."),
+]
+
+
+@api.command("add")
+def api_add(name: KeyName, file: ApiKeys = None, home: Home = DEFAULT_HOME) -> None:
+    """Make a key and show it, once; only its hash is kept."""
+    _do("api_keys", "add", name=name, file=file, home=home)
+
+
+@api.command("list")
+def api_list(file: ApiKeys = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List who has a key."""
+    _do("api_keys", "show", file=file, home=home, json=as_json)
+
+
+@api.command("revoke")
+def api_revoke(name: KeyName, file: ApiKeys = None, home: Home = DEFAULT_HOME) -> None:
+    """End a key, at once and for every edge that reads the file."""
+    _do("api_keys", "revoke", name=name, file=file, home=home)
 
 
 @corpus.command("fetch")

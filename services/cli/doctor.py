@@ -51,8 +51,7 @@ def run(*, home: Path, port: int, json: bool) -> int:
 
 def effective(environ: Mapping[str, str]) -> Iterator[Setting]:
     """Every setting of every service; those that all have come once."""
-    sections: dict[str, type[CommonSettings]] = {"every service": CommonSettings, **settings.SERVICES}
-    for service, model in sections.items():
+    for service, model in settings.SECTIONS.items():
         for name, field in model.model_fields.items():
             if model is not CommonSettings and name in CommonSettings.model_fields and name != "http_port":
                 continue

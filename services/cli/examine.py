@@ -150,7 +150,7 @@ def constellation(home: Path) -> Check:
 def readable_settings(environ: Mapping[str, str]) -> Check:
     """Whether every service would start with these settings."""
     found = {"QIG_BROKER_URL": "redis://127.0.0.1", **environ}
-    for model in settings.SERVICES.values():
+    for model in settings.MODELS:
         try:
             settings.load(model, found)
         except QigError as error:

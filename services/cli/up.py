@@ -74,7 +74,7 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
 
 def _check_settings() -> None:
     """What a service would refuse to start with is refused here. Raises Rejected."""
-    for model in settings.SERVICES.values():
+    for model in settings.MODELS:
         settings.load(model, {variable("broker_url"): "redis://127.0.0.1"} | dict(os.environ))
 
 

@@ -6,6 +6,8 @@
     tick sleep  ──▶ fold what is due, send what is pending ────────▶ qig:packets
     tick prune  ──▶ delete what is too old or too much
     tick heart  ──▶ how it goes ───────────────────────────────────▶ qig:heart
+    tick generate   one token, so that /readyz is about answering
+    HTTP        ──▶ http/: ask, finish ────────────────────────────▶ its client
 
 State lies under HOME/edges/NODE: edge.db (record.py) and bundles/ (slots.py). Whatever computes runs in a thread, so
 that leases, health and metrics go on. `serving` is one reference: a query uses the one it began with to its end.
@@ -24,18 +26,21 @@ from typing import Final
 
 from nacl.signing import SigningKey, VerifyKey
 
+from common.constants import Role
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
+from common.runtime.api_keys import KeyFile, default_path
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Effect, Send
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import FROM_START, ONLY_NEW, Follower
 from common.runtime.heart import HEART_EVERY_S
+from common.runtime.rates import Rates
 from common.runtime.service import Tick, Wiring, run
-from common.runtime.settings import EdgeSettings
+from common.runtime.settings import DEFAULT_API, ApiSettings, EdgeSettings, load
 from common.wire.bundle import digest, verify
 from common.wire.codec import pack, unpack
 from common.wire.messages import (
@@ -53,6 +58,9 @@ from common.wire.messages import (
 from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Answered, Gauges, Serving, conclude, measured, refusal
 from services.edge.generation import Generation
+from services.edge.http.access import is_loopback
+from services.edge.http.guard import Access
+from services.edge.http.routes import application
 from services.edge.learning import (
     Forgotten,
     due_domains,
@@ -82,6 +90,9 @@ WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
 CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
+PROVE_EVERY_S: Final = 5.0
+PROVE_TIMEOUT_S: Final = 10.0
+_PROOF: Final = Query(id="proof", client="proof", text="Are you there?", max_tokens=1, store=False)
 
 
 class Edge:
@@ -269,7 +280,9 @@ class Edge:
     def conclude(self, serving: Serving, generation: Generation, seconds: float, problem: Problem | None) -> Answered:
         """On a worker's thread: measured with all others, one after the other."""
         with self._measuring:
-            self._gauges = gauges = measured(generation, self._gauges)
+            gauges = measured(generation, self._gauges)
+            if generation.query is not _PROOF:  # what this edge asks itself says nothing of what it is asked
+                self._gauges = gauges
         done = conclude(serving, generation, gauges, at_s=self._now(), seconds=seconds, problem=problem)
         return self._redacted(serving, done)
 
@@ -471,8 +484,25 @@ class Edge:
         await self._broker.produce(streams.HEART, pack(told), f"{told.node}:edge:{told.at_s:.3f}")
 
     def ready(self) -> str | None:
-        """None once a bundle serves."""
+        """None once a bundle serves; that tokens come of it is for `prove` to say."""
         return None if self.serving else "waits for the first bundle"
+
+    async def prove(self) -> None:
+        """Has one token made as any other query's is, so that readiness is about answering, and not about a process.
+
+        Raises Unavailable("no_token"). A waiting room that is full proves the same.
+        """
+        if self.serving is None:
+            return
+        try:
+            async with asyncio.timeout(PROVE_TIMEOUT_S):
+                await self.scheduler.submit(_PROOF, "proof").result()
+        except TimeoutError:
+            message = f"no token for {PROVE_TIMEOUT_S:g} s: restart this node if it lasts"
+            raise Unavailable("no_token", message) from None
+        except Unavailable as error:
+            if error.code != "overloaded":
+                raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +519,10 @@ class _Making:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.generation)
+
+    @property
+    def kernel(self) -> Role:
+        return self.generation.heard.role
 
     def conclude(self, seconds: float, problem: Problem | None) -> Answered:
         return self.edge.conclude(self.serving, self.generation, seconds, problem)
@@ -520,12 +554,34 @@ def _address(settings: EdgeSettings) -> str:
     return f"http://{host}:{settings.http_port}" if settings.http_port else ""
 
 
-async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
-    """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used."""
+def _access(settings: EdgeSettings, api: ApiSettings) -> Access:
+    """Who may ask over HTTP. Raises Rejected("no_api_keys") where others reach the address and nobody has a key."""
+    found = KeyFile(api.api_keys or default_path(settings.home))
+    needed = not (api.api_open or is_loopback(settings.http_host))
+    if needed and not found.keys:
+        message = (
+            f"{settings.http_host} is an address that others reach, and {found.path} holds no key: make one with"
+            " `qig keys api add NAME`, or listen on this machine alone (QIG_HTTP_HOST=127.0.0.1)"
+        )
+        raise Rejected("no_api_keys", message)
+    rates = Rates(settings.broker_url, api.api_per_minute) if api.api_per_minute else None
+    return Access(found, rates, needed=needed)
+
+
+async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAULT_API) -> Wiring:
+    """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used, and Rejected
+    where others reach its API and there is no key for it.
+    """
+    access = _access(settings, api)
     home = state_dir(settings.home, settings.node)
     record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time(), address=_address(settings))
     edge = Edge(settings, broker, record, Slots(home / "bundles"))
     await edge.start()
+    http = application(edge, access, created=int(time.time()))
+
+    async def stop() -> None:
+        await http.stop()
+        await edge.stop()
 
     queries = Consumer(
         streams.QUERIES,
@@ -544,15 +600,17 @@ async def build(settings: EdgeSettings, broker: Broker) -> Wiring:
             Tick("sleep", SLEEP_CHECK_S, edge.sleep),
             Tick("prune", PRUNE_EVERY_S, edge.prune),
             Tick("heart", HEART_EVERY_S, edge.beat),
+            Tick("generate", PROVE_EVERY_S, edge.prove),
         ],
+        app=http,
         ready=edge.ready,
-        stop=edge.stop,
+        stop=stop,
     )
 
 
 def main() -> None:
     """`python -m services.edge.app`: settings from the environment (docs/settings.md), until SIGTERM."""
-    run("edge", EdgeSettings, build)
+    run("edge", EdgeSettings, lambda settings, broker: build(settings, broker, load(ApiSettings)))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from common.constants import Role
 from common.errors import Unavailable
 from common.wire.messages import Problem, Query
 from services.edge.answer import Answered
@@ -31,6 +32,10 @@ MEAN_DECAY: Final = 0.9  # of the mean seconds of work an answer takes, for the 
 
 class Making(Protocol):
     """An answer in the making, on a worker's thread: iterating it says more; `conclude` ends it wherever it is."""
+
+    @property
+    def kernel(self) -> Role:
+        """The role that leads it."""
 
     @property
     def tokens(self) -> int:
@@ -87,6 +92,11 @@ class Turn:
                 yield Said("".join(each.text for each in heard), sum(each.tokens for each in heard))
             if ended:
                 return
+
+    @property
+    def kernel(self) -> Role | None:
+        """The role that leads the answer; None before it is begun."""
+        return self.making.kernel if self.making else None
 
     async def result(self) -> Answered:
         """The answer, when it has ended or was left. Raises what making it raised: Rejected, Unavailable, a bug.

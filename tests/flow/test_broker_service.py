@@ -12,7 +12,7 @@ import pytest
 from broker_node import COUNTS, consumer, counted
 
 from common.errors import QigError, Rejected, Unavailable
-from common.runtime import embedded, streams
+from common.runtime import embedded, http, streams
 from common.runtime.effects import Send
 from common.runtime.service import Tick, Wiring, serve
 from common.runtime.settings import EdgeSettings, load
@@ -217,3 +217,35 @@ async def test_an_unknown_setting_is_one_line_and_exit_code_two():
     done = await asyncio.to_thread(subprocess.run, command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "qig edge: unknown_setting: QIG_SLEEP_MAXS is no setting: did you mean QIG_SLEEP_MAX_S?\n"
+
+
+async def test_what_is_answered_on_a_kept_connection_leaves_at_once():
+    sent_at_once = asyncio.get_running_loop().create_future()
+
+    def accepted(_, writer):
+        sent_at_once.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listener = http.bind("127.0.0.1", 0)
+    async with await asyncio.start_server(accepted, sock=listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await sent_at_once
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_app_of_its_own_answers_all_other_paths_while_it_works(redis, broker_url, running, eventually):
+    async def own(scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    url, _ = await running(settings(broker_url), Wiring(app=own))
+    await eventually(lambda: ready(url))
+    assert await fetch(url + "/any/where") == (200, "/any/where")
+    assert (await fetch(url + "/healthz"))[0] == 200
+
+
+async def test_paths_of_a_service_that_waits_for_its_broker_are_away(running):
+    url, _ = await running(settings("redis://127.0.0.1:1"), Wiring())
+    status, body = await fetch(url + "/v1/models")
+    assert (status, json.loads(body)["error"]["code"]) == (503, "away")

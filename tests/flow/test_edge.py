@@ -586,3 +586,27 @@ async def killed(*_, **__):
 
 def raise_killed(*_, **__):
     raise Killed
+
+
+async def test_an_edge_proves_that_it_answers_and_that_leaves_no_trace(edge):
+    await edge.prove()
+    gauges = edge._gauges
+    for _ in range(3):
+        await edge.prove()
+    assert edge._gauges is gauges
+    assert await asyncio.to_thread(edge._record.fresh) == []
+    assert edge._last == {}
+
+
+async def test_an_edge_whose_tokens_do_not_come_says_so(edge, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr(app, "PROVE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("services.edge.generation.Generation.__iter__", lambda _: iter(stuck.wait, True))
+    with pytest.raises(Unavailable, match="no token for"):
+        await edge.prove()
+    stuck.set()
+
+
+async def test_a_full_waiting_room_is_no_reason_not_to_be_ready(edge, monkeypatch):
+    monkeypatch.setattr("services.edge.scheduler.Turns.add", lambda *_: False)
+    await edge.prove()

@@ -1,0 +1,99 @@
+"""POST /v1/embeddings: where a text lies among the 64 cells, its basin. Pure translation.
+
+A basin is a distribution (it sums to one): compare two by their Fisher-Rao distance, or by the angle between their
+square roots, which are unit vectors.
+"""
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from common.constellation.constellation import Constellation
+from common.kernels.memory import Ids
+from common.wire.messages import QUERY_MAX_CHARS
+from services.edge.http.asking import ModelName, Received, Text, check_text, mode_of
+from services.edge.http.errors import invalid
+
+INPUTS_MAX: Final = 2048  # OpenAI's
+
+Tokens = Annotated[list[int], Field(min_length=1, max_length=QUERY_MAX_CHARS)]
+Input = (
+    Text
+    | Annotated[list[Text], Field(min_length=1, max_length=INPUTS_MAX)]
+    | Tokens
+    | Annotated[list[Tokens], Field(min_length=1, max_length=INPUTS_MAX)]
+)
+
+
+class EmbeddingRequest(Received):
+    """The body of POST /v1/embeddings."""
+
+    model: ModelName = Field(description="Any of the models: a text lies in the same place for all")
+    input: Input = Field(description="A text, texts, or the same as token ids of the coordizer")
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Literal[64] | None = None  # as many as cells
+
+
+class Embedding(TypedDict):
+    """embedding: 64 numbers that sum to one, or the same as base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(TypedDict):
+    """Tokens read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(TypedDict):
+    """The answer."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+def embeddings(asked: EmbeddingRequest, constellation: Constellation) -> EmbeddingList:
+    """The basins of all inputs. Raises Refusal, and Rejected for a text that cannot be coordized."""
+    mode = mode_of(asked.model)
+    inputs = list(_ids(asked.input, constellation))
+    basins = [constellation.basin(ids) for ids in inputs]
+    read = sum(map(len, inputs))
+    return EmbeddingList(
+        object="list",
+        data=[_embedding(index, basin, asked.encoding_format) for index, basin in enumerate(basins)],
+        model=mode,
+        usage=EmbeddingUsage(prompt_tokens=read, total_tokens=read),
+    )
+
+
+def _ids(given: Any, constellation: Constellation) -> Iterator[Ids]:
+    several = isinstance(given, list) and not isinstance(given[0], int)
+    for each in given if several else [given]:
+        if isinstance(each, str):
+            check_text(each, "input")
+            yield constellation.encoder.encode(each)
+        else:
+            yield _known(each, constellation.encoder.vocab_size)
+
+
+def _known(ids: Sequence[int], vocab_size: int) -> Ids:
+    wrong = next((each for each in ids if not 0 <= each < vocab_size), None)
+    if wrong is not None:
+        raise invalid("input", f"token {wrong} is not one of this coordizer's {vocab_size}.", "invalid_tokens")
+    return np.array(ids, np.int32)
+
+
+def _embedding(index: int, basin: Any, encoding: str | None) -> Embedding:
+    numbers = np.asarray(basin, "<f4")
+    shown = base64.b64encode(numbers.tobytes()).decode() if encoding == "base64" else numbers.tolist()
+    return Embedding(object="embedding", index=index, embedding=shown)
