@@ -87,10 +87,11 @@ def as_json(seen: Seen) -> str:
 
 def view(seen: Seen) -> Group:
     """Both tables."""
-    return Group(_services(seen), "", _streams(seen))
+    return Group(services_table(seen), "", streams_table(seen))
 
 
-def _services(seen: Seen) -> Table:
+def services_table(seen: Seen) -> Table:
+    """Services by their newest beat; those of an edge with a row a domain."""
     table = Table(box=None, pad_edge=False, title_justify="left")
     for column in ("", "service", "node", "bundle", "beat", "fresh", "domain", "Φ", "κ", "phase"):
         table.add_column(column, no_wrap=True)
@@ -108,7 +109,8 @@ def _services(seen: Seen) -> Table:
     return table
 
 
-def _streams(seen: Seen) -> Table:
+def streams_table(seen: Seen) -> Table:
+    """Work streams by what waits in them."""
     table = Table(box=None, pad_edge=False)
     for column in ("stream", "waiting", "lag", "pending", "oldest idle", "outbox", "dead", "consumers"):
         table.add_column(column, justify="left" if column == "stream" else "right", no_wrap=True)
