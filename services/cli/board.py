@@ -41,7 +41,7 @@ class Board(App[None]):
 
     def compose(self) -> ComposeResult:
         """The parts."""
-        yield Header(show_clock=True)
+        yield Header(show_clock=True, icon=" ")
         yield self._news
         with VerticalScroll():
             for name, part in self._shown.items():

@@ -9,7 +9,6 @@ from typing import Final
 from redis.asyncio import Redis
 from rich.table import Table
 
-from common.constants import KAPPA_TARGET
 from common.runtime import streams
 from common.runtime.overview import depths, lately
 from common.wire.messages import Applied, Heartbeat
@@ -20,6 +19,8 @@ KEPT_S: Final = 900.0
 BEATS_MAX: Final = 10_000
 VERDICTS_MAX: Final = 12
 SPARKS: Final = 30  # columns of a curve, half a minute each
+PHI_SHOWN: Final = (0.5, 1.0)
+KAPPA_SHOWN: Final = (0.0, 100.0)
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
 
 
@@ -61,7 +62,8 @@ class Reader:
 def kernels_table(glance: Glance) -> Table:
     """Each domain that an edge spoke in: phase, and the curves of Φ and κ over the last KEPT_S seconds, all edges."""
     table = Table(box=None, pad_edge=False)
-    for column in ("domain", "phase", "Φ", "0 to 1, 15 min", "κ", f"0 to {KAPPA_TARGET:g}, 15 min"):
+    phi_shown, kappa_shown = (f"{low:g} to {high:g}, 15 min" for low, high in (PHI_SHOWN, KAPPA_SHOWN))
+    for column in ("domain", "phase", "Φ", phi_shown, "κ", kappa_shown):
         table.add_column(column, no_wrap=True)
     for domain in sorted({name for beat in glance.beats for name in (*beat.phi, *beat.kappa)}):
         told = [beat for beat in glance.beats if domain in beat.phi or domain in beat.kappa]
@@ -71,9 +73,9 @@ def kernels_table(glance: Glance) -> Table:
             domain,
             told[-1].phases.get(domain, MISSING),
             number(phi[-1][1]),
-            curve(phi, glance.seen.at_s, 1.0),
+            curve(phi, glance.seen.at_s, PHI_SHOWN),
             number(kappa[-1][1], ".1f"),
-            curve(kappa, glance.seen.at_s, KAPPA_TARGET),
+            curve(kappa, glance.seen.at_s, KAPPA_SHOWN),
         )
     if not table.row_count:
         table.add_row("no edge has answered in the last quarter of an hour")
@@ -91,24 +93,35 @@ def bundles_table(glance: Glance) -> Table:
         verdict = f"[green]{told.verdict}[/]" if told.verdict == "applied" else f"[red]{told.verdict}[/]"
         figures = (number(told.probe_before, ".3f"), number(told.probe_after, ".3f"))
         age = f"{max(0.0, glance.seen.at_s - told.at_s) / 60:.0f} min ago"
-        table.add_row(str(told.version), told.node, verdict, *figures, age, plain(told.reason))
+        table.add_row(
+            str(told.version),
+            told.node,
+            verdict,
+            *figures,
+            age,
+            "" if told.verdict == "applied" else plain(told.reason),
+        )
     if not table.row_count:
         table.add_row("", "no bundle was tried yet")
     return table
 
 
-def curve(points: Sequence[tuple[float, float | None]], now_s: float, top: float) -> str:
-    """Values in [0, top] by time, the last of each half minute, as SPARKS characters that end now; higher ones as top.
+def curve(points: Sequence[tuple[float, float | None]], now_s: float, shown: tuple[float, float]) -> str:
+    """Values by time, the last of each half minute, as SPARKS characters that end now; what is outside is cut off.
 
-    >>> curve([(0.0, 0.0), (890.0, 1.0)], 900.0, 1.0)
+    >>> curve([(0.0, 0.0), (890.0, 1.0)], 900.0, (0.0, 1.0))
     '▁                            █'
     """
     last: dict[int, float] = {}
     for at_s, value in points:
         if value is not None:
             last[min(SPARKS - 1, int((at_s - now_s + KEPT_S) * SPARKS / KEPT_S))] = value
-    return "".join(_spark(last.get(place), top) for place in range(SPARKS))
+    return "".join(_spark(last.get(place), shown) for place in range(SPARKS))
 
 
-def _spark(value: float | None, top: float) -> str:
-    return " " if value is None else _LEVELS[min(len(_LEVELS) - 1, int(value / top * len(_LEVELS)))]
+def _spark(value: float | None, shown: tuple[float, float]) -> str:
+    if value is None:
+        return " "
+    low, high = shown
+    level = int((value - low) / (high - low) * len(_LEVELS))
+    return _LEVELS[max(0, min(len(_LEVELS) - 1, level))]

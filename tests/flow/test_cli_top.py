@@ -21,8 +21,8 @@ def beat(at_s, phi=0.8, node="edge-1", **fields):
     return Heartbeat(node=node, service="edge", at_s=at_s, bundle=3, ready=True, **(told | fields))
 
 
-def applied(version, **fields):
-    return Applied(node="edge-1", version=version, verdict="applied", at_s=time.time(), **fields)
+def applied(version, verdict="applied", **fields):
+    return Applied(node="edge-1", version=version, verdict=verdict, at_s=time.time(), **fields)
 
 
 async def tell(redis, stream, *messages):
@@ -37,7 +37,7 @@ def text_of(table):
 
 
 def test_a_curve_ends_now_and_shows_the_last_value_of_each_half_minute():
-    drawn = glance.curve([(0.0, 0.9), (10.0, 0.0), (895.0, 2.0), (899.0, None)], 900.0, 1.0)
+    drawn = glance.curve([(0.0, 0.9), (10.0, 0.0), (895.0, 2.0), (899.0, None)], 900.0, (0.0, 1.0))
     assert (len(drawn), drawn[0], drawn[-1], drawn[1:-1].strip()) == (glance.SPARKS, "▁", "█", "")
 
 
@@ -48,15 +48,16 @@ async def test_a_further_look_adds_what_came_since_and_forgets_what_is_old(redis
     reader = glance.Reader(redis)
     assert [each.node for each in (await reader.look()).beats] == ["edge-1"]
     await tell(redis, streams.HEART, beat(now_s, phi=0.7))
-    await tell(redis, streams.APPLIED, applied(2, probe_before=2.0, probe_after=1.9, reason="[red]better"))
+    refused = applied(2, probe_before=2.0, probe_after=2.1, reason="[red]worse", verdict="refused")
+    await tell(redis, streams.APPLIED, refused)
     seen = await reader.look()
     assert [each.phi["heart"] for each in seen.beats] == [0.1, 0.7]
     assert [each.version for each in seen.verdicts] == [1, 2]
     assert "0.70" in text_of(glance.kernels_table(seen))
     shown = text_of(glance.bundles_table(seen))
-    assert "1.900" in shown
-    assert "[red]better" in shown
-    assert shown.index("1.900") < shown.index("not known")
+    assert "2.100" in shown
+    assert "[red]worse" in shown
+    assert shown.index("2.100") < shown.index("not known")
 
 
 async def test_the_board_shows_all_four_parts_a_broker_that_goes_away_and_its_return(redis, eventually):

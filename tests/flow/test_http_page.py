@@ -148,6 +148,37 @@ async def test_an_answer_streams_in_with_its_route_its_state_its_curves_and_its_
         await expect(page.locator("#bundles")).to_contain_text(f"{NODE}: applied")
 
 
+async def test_where_a_key_is_asked_for_the_page_asks_for_it_and_sends_it(browser, world, eventually):
+    sent = []
+
+    async def guarded(route):
+        sent.append(await route.request.header_value("authorization"))
+        if sent[-1] is None:
+            refusal = {"error": {"message": "You didn't provide an API key.", "code": "invalid_api_key"}}
+            await route.fulfill(status=401, json=refusal)
+        else:
+            await route.continue_()
+
+    async with opened(browser, world, eventually) as page:
+        await page.route("**/v1/completions", guarded)
+        await page.locator("#send").click()
+        await expect(page.locator("#problem")).to_have_text("You didn't provide an API key.")
+        await expect(page.locator("#key")).to_be_focused()
+        await page.keyboard.type("secret")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#how")).to_be_visible(timeout=SOON_MS)
+        assert sent == [None, "Bearer secret"]
+
+
+async def test_stop_leaves_the_answer_where_it_is(browser, world, eventually):
+    async with opened(browser, world, eventually) as page:
+        await page.route("**/v1/completions", lambda _: None)  # an answer that does not come
+        await page.locator("#send").click()
+        await page.locator("#stop").click()
+        await expect(page.locator("#send")).to_be_enabled(timeout=SOON_MS)
+        await expect(page.locator("#problem")).to_be_hidden()
+
+
 async def test_a_killed_broker_shows_red_while_questions_are_still_answered_and_its_return_is_told(
     browser, world, eventually
 ):

@@ -7,7 +7,7 @@ const WIDTH = 400;
 const HEIGHT = 320;
 const EDGE = 40;
 
-export function drawMap(told, path) {
+export function drawMap(told, path, now_s) {
   const map = told.map;
   if (!map) {
     byId("map").replaceChildren();
@@ -15,7 +15,8 @@ export function drawMap(told, path) {
     return;
   }
   const far = (answer) => Object.fromEntries(answer.route.map((step) => [step.domain, step.distance_rad]));
-  const others = told.answers.map((each) => ({ kernel: each.kernel, at: place(map, far(each)) })).filter((each) => each.at);
+  const lately = told.answers.filter((each) => now_s - each.at_s <= told.limits.kept_s);
+  const others = lately.map((each) => ({ kernel: each.kernel, at: place(map, far(each)) })).filter((each) => each.at);
   const own = path.map((distances) => place(map, distances)).filter(Boolean);
   const view = viewOf([...map.places, ...others.map((each) => each.at), ...own]);
   const roles = rolesOf(told);
@@ -40,7 +41,7 @@ function place(map, far) {
   return map.axes.map((weights) => -0.5 * weights.reduce((sum, weight, n) => sum + weight * lean[n], 0));
 }
 
-export function rolesOf(told) {
+function rolesOf(told) {
   return Object.fromEntries(told.answers.flatMap((each) => each.route.map((step) => [step.domain, step.kernel])));
 }
 

@@ -14,7 +14,7 @@ const parts = {
   lights: () => drawLights(state, now()),
   kernels: () => drawKernels(state.told, now()),
   charts: () => drawCharts(state.told, now()),
-  map: () => drawMap(state.told, state.path),
+  map: () => drawMap(state.told, state.path, now()),
   bundles: () => drawBundles(state.told, now()),
   streams: () => drawStreams(state.told),
   fleet: () => drawFleet(state.told, now()),
@@ -105,7 +105,7 @@ setInterval(() => {
     state.edge.away = state.edge.heard_ms;
     follow();
   }
-  redraw("lights", "kernels", "fleet", "charts");
+  redraw("lights", "kernels", "fleet", "charts", "map");
 }, 1000);
 window.addEventListener("resize", () => redraw("charts"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (dropCharts(), redraw("charts")));

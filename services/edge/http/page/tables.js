@@ -42,7 +42,7 @@ export function drawStreams(told) {
 
 export function drawFleet(told, now_s) {
   const late = silentOf(told, now_s);
-  const rows = [...told.services]
+  const rows = livelyOf(told, now_s)
     .sort((a, b) => a.node.localeCompare(b.node))
     .map((each) => {
       const [mark, text] = late.includes(each) ? ["bad", "silent"] : each.ready ? ["good", "ready"] : ["warn", "not ready"];
@@ -62,8 +62,9 @@ export function drawBundles(told, now_s) {
     ...told.applied
       .filter((each) => each.version === bundle.version)
       .map((each) => {
-        const what = word(`${each.node}: ${each.verdict}`, each.verdict === "applied" ? "mark good" : "mark bad");
-        what.title = each.reason;
+        const good = each.verdict === "applied";
+        const text = `${each.node}: ${each.verdict}${good ? "" : `, ${each.reason}`}`;
+        const what = word(text, good ? "mark good" : "mark bad reason");
         return row("", what, bits(each.probe_before), bits(each.probe_after), ago(now_s - each.at_s));
       }),
   ]);
@@ -119,8 +120,13 @@ function shade(domain) {
   return ["vocab", "strategy", "percept", "heart"].includes(domain) ? domain : "constellation";
 }
 
+// Services that were heard of at all: one that was taken away is no longer missed.
+function livelyOf(told, now_s) {
+  return told.services.filter((each) => now_s - each.at_s <= told.limits.kept_s);
+}
+
 function silentOf(told, now_s) {
-  return told.services.filter((each) => now_s - each.at_s > told.limits.silent_s);
+  return livelyOf(told, now_s).filter((each) => now_s - each.at_s > told.limits.silent_s);
 }
 
 function light(id, className, text) {
