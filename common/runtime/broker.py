@@ -5,9 +5,11 @@ tell      publish what may be lost, or come twice
 commit    conditions and writes of a periodic job, all or nothing, in one stream's slot
 put_blob, get_blob   large things, by digest
 latest    the newest entry of a stream;  read_hash  a whole hash
+depths    what waits in each work stream;  lately  what was lately broadcast
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,9 +17,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Unavailable
-from common.runtime import metrics, scripts, store, streams
+from common.runtime import metrics, overview, scripts, store, streams
 from common.runtime.effects import Effect
 from common.runtime.entries import Entry
+from common.runtime.overview import M, StreamRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +76,23 @@ class Broker:
         """Every field of a hash; empty when there is none."""
         rows = await cast("Awaitable[dict[bytes, bytes]]", self.redis.hgetall(key))
         return {name.decode(): value for name, value in rows.items()}
+
+    async def depths(self) -> tuple[StreamRow, ...]:
+        """As `overview.depths`. Raises Unavailable("broker_away")."""
+        with _away():
+            return await overview.depths(self.redis)
+
+    async def lately(
+        self, stream: str, cls: type[M], *, after: str | None, most: int
+    ) -> tuple[Sequence[M], str | None]:
+        """As `overview.lately`. Raises Unavailable("broker_away")."""
+        with _away():
+            return await overview.lately(self.redis, stream, cls, after=after, most=most)
+
+
+@contextmanager
+def _away() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise Unavailable("broker_away", f"cannot read from the broker: {error}") from error

@@ -116,6 +116,15 @@ def watch(
 
 
 @app.command()
+def top(
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """The fleet at a glance: kernels over time, services, streams, bundles. Needs the extra `top`."""
+    _do("top", every_s=every, home=home)
+
+
+@app.command()
 def route(
     text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
     genesis: Genesis = None,

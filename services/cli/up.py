@@ -187,7 +187,7 @@ def _greeting(fleet: Fleet, seconds: float) -> str:
     first = next(iter(fleet.members.values()))
     logs = plain(str(places.log_path(fleet.home, "NODE")))
     return (
-        f"ready after {seconds:.1f} s; metrics at {first.url}/metrics, logs in {logs}\n"
+        f"ready after {seconds:.1f} s; live at {first.url}/, metrics at {first.url}/metrics, logs in {logs}\n"
         'in another terminal: qig ask "Where does the river go?"   qig watch\nCtrl-C stops everything'
     )
 

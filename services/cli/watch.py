@@ -6,39 +6,23 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from common.errors import Rejected, Unavailable
+from common.errors import Unavailable
 from common.runtime import streams
-from common.runtime.entries import body_of
+from common.runtime.overview import StreamRow, depths, lately
 from common.runtime.settings import redacted
-from common.wire.codec import unpack
 from common.wire.messages import Heartbeat
 from services.cli.broker import check_there, client, find_url
 from services.cli.show import console, number, plain
 
-BEATS_LOOKED_AT: Final = 1_000
 SILENT_S: Final = 30.0  # a beat this old is of a service that stopped, or hangs
-
-
-@dataclass(frozen=True, slots=True)
-class StreamRow:
-    """length: entries not finished. lag: of those, not given to anybody; None when the broker cannot tell."""
-
-    stream: str
-    length: int
-    lag: int | None
-    pending: int
-    oldest_idle_s: float
-    outbox: int
-    dead: int
-    consumers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,36 +74,9 @@ async def _look_or_say(redis: Redis, url: str) -> Seen:
 
 async def look(redis: Redis, now_s: float) -> Seen:
     """Read the heartbeats and the streams."""
-    newest: dict[tuple[str, str], Heartbeat] = {}
-    beats = cast("list[Any]", await redis.xrevrange(streams.HEART, count=BEATS_LOOKED_AT))
-    for _, fields in beats:
-        try:
-            beat = unpack(Heartbeat, body_of(fields) or b"")
-        except Rejected:
-            continue  # somebody else's entry: the services that beat are seen all the same
-        newest.setdefault((beat.service, beat.node), beat)
-    rows = [await _stream(redis, stream) for stream in streams.GROUPS]
-    return Seen(now_s, tuple(newest[name] for name in sorted(newest)), tuple(rows))
-
-
-async def _stream(redis: Redis, stream: str) -> StreamRow:
-    try:
-        groups = await redis.xinfo_groups(stream)
-        group: dict[str, Any] = next((g for g in groups if g["name"].decode() == streams.GROUPS[stream]), {})
-        consumers = await redis.xinfo_consumers(stream, streams.GROUPS[stream]) if group else []
-    except ResponseError:  # nothing was ever published there
-        group, consumers = {}, []
-    idle = [consumer["idle"] / 1000 for consumer in consumers if consumer["pending"]]
-    return StreamRow(
-        stream=stream,
-        length=int(await redis.xlen(stream)),
-        lag=group.get("lag", 0),
-        pending=group.get("pending", 0),
-        oldest_idle_s=max(idle, default=0.0),
-        outbox=int(await redis.xlen(streams.outbox(stream))),
-        dead=int(await redis.xlen(streams.dead(stream))),
-        consumers=len(consumers),
-    )
+    beats, _ = await lately(redis, streams.HEART, Heartbeat)
+    newest = {(beat.service, beat.node): beat for beat in beats}
+    return Seen(now_s, tuple(newest[name] for name in sorted(newest)), await depths(redis))
 
 
 def as_json(seen: Seen) -> str:
@@ -130,10 +87,11 @@ def as_json(seen: Seen) -> str:
 
 def view(seen: Seen) -> Group:
     """Both tables."""
-    return Group(_services(seen), "", _streams(seen))
+    return Group(services_table(seen), "", streams_table(seen))
 
 
-def _services(seen: Seen) -> Table:
+def services_table(seen: Seen) -> Table:
+    """Services by their newest beat; those of an edge with a row a domain."""
     table = Table(box=None, pad_edge=False, title_justify="left")
     for column in ("", "service", "node", "bundle", "beat", "fresh", "domain", "Φ", "κ", "phase"):
         table.add_column(column, no_wrap=True)
@@ -151,7 +109,8 @@ def _services(seen: Seen) -> Table:
     return table
 
 
-def _streams(seen: Seen) -> Table:
+def streams_table(seen: Seen) -> Table:
+    """Work streams by what waits in them."""
     table = Table(box=None, pad_edge=False)
     for column in ("stream", "waiting", "lag", "pending", "oldest idle", "outbox", "dead", "consumers"):
         table.add_column(column, justify="left" if column == "stream" else "right", no_wrap=True)

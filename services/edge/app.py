@@ -8,6 +8,7 @@
     tick heart  ──▶ how it goes ───────────────────────────────────▶ qig:heart
     tick generate   one token, so that /readyz is about answering
     HTTP        ──▶ http/: ask, finish ────────────────────────────▶ its client
+    tick look   ◀── how the fleet goes, for the live page
 
 State lies under HOME/edges/NODE: edge.db (record.py) and bundles/ (slots.py). Whatever computes runs in a thread, so
 that leases, health and metrics go on. `serving` is one reference: a query uses the one it began with to its end.
@@ -57,9 +58,12 @@ from common.wire.messages import (
 )
 from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Answered, Gauges, Serving, conclude, measured, refusal
+from services.edge.atlas import atlas
 from services.edge.generation import Generation
 from services.edge.http.access import is_loopback
 from services.edge.http.guard import Access
+from services.edge.http.live import with_page
+from services.edge.http.lookout import LOOK_EVERY_S, Lookout
 from services.edge.http.routes import application
 from services.edge.learning import (
     Forgotten,
@@ -71,6 +75,7 @@ from services.edge.learning import (
     judge,
     settle_bundle,
 )
+from services.edge.live import Live
 from services.edge.record import Domain, Packet, Record, Verdict
 from services.edge.redaction import redacted, redactor
 from services.edge.scheduler import Scheduler, Turn
@@ -130,6 +135,7 @@ class Edge:
             active_max=ACTIVE_MAX,
             waiting_max=WAITING_MAX,
         )
+        self.live = Live(settings.node)
         self.serving: Serving | None = None
         self.follow_from = FROM_START
 
@@ -177,6 +183,7 @@ class Edge:
         """
         done = await turn.result()
         self._last[done.answer.domain or NEW_TERRITORY] = done.answer
+        self.live.answered(done.answer, self._now())
         _show_answer(done.answer)
         return await self._keep(done)
 
@@ -308,6 +315,7 @@ class Edge:
 
     async def stop(self) -> None:
         """Ends the schedule and closes the record: the last act."""
+        self.live.ended = True
         await self.scheduler.stop()
         self._record.close()
 
@@ -363,6 +371,9 @@ class Edge:
     def _swap(self, bundle: Bundle, constellation: Constellation) -> None:
         self.serving = Serving(constellation, bundle.version, digest(bundle), self._settings.node)
         self._last = {domain: each for domain, each in self._last.items() if domain in constellation.domains}
+        self.live.serves(
+            bundle.version, atlas({name: each.basin_array for name, each in constellation.domains.items()})
+        )
         metrics.BUNDLE_VERSION.set(bundle.version)
         log.info("bundle %d serves", bundle.version)
 
@@ -601,8 +612,9 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
             Tick("prune", PRUNE_EVERY_S, edge.prune),
             Tick("heart", HEART_EVERY_S, edge.beat),
             Tick("generate", PROVE_EVERY_S, edge.prove),
+            Tick("look", LOOK_EVERY_S, Lookout(edge.live, broker).look),
         ],
-        app=http,
+        app=with_page(http, edge.live),
         ready=edge.ready,
         stop=stop,
     )

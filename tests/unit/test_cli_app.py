@@ -16,6 +16,7 @@ COMMANDS = {
     "up": ["up"],
     "ask": ["ask", "hello"],
     "watch": ["watch"],
+    "top": ["top"],
     "route": ["route", "hello"],
     "train": ["train"],
     "validate": ["validate"],

@@ -1,0 +1,127 @@
+"""The fleet at a glance, as values and tables: what `qig top` shows, and how it is read from the broker."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from redis.asyncio import Redis
+from rich.table import Table
+
+from common.runtime import streams
+from common.runtime.overview import depths, lately
+from common.wire.messages import Applied, Heartbeat
+from services.cli.show import MISSING, number, plain
+from services.cli.watch import Seen
+
+KEPT_S: Final = 900.0
+BEATS_MAX: Final = 10_000
+VERDICTS_MAX: Final = 12
+SPARKS: Final = 30  # columns of a curve, half a minute each
+PHI_SHOWN: Final = (0.5, 1.0)
+KAPPA_SHOWN: Final = (0.0, 100.0)
+_LEVELS: Final = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The fleet at one moment. beats: those of the last KEPT_S seconds, oldest first; verdicts: the same order."""
+
+    seen: Seen
+    beats: Sequence[Heartbeat]
+    verdicts: Sequence[Applied]
+
+
+class Reader:
+    """Looks again and again, and reads each time only what came since."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._beats: deque[Heartbeat] = deque(maxlen=BEATS_MAX)
+        self._verdicts: deque[Applied] = deque(maxlen=VERDICTS_MAX)
+        self._heart: str | None = None  # positions in the broadcasts
+        self._applied: str | None = None
+
+    async def look(self) -> Glance:
+        """Raises RedisError."""
+        now_s = time.time()
+        beats, self._heart = await lately(self._redis, streams.HEART, Heartbeat, after=self._heart, most=BEATS_MAX)
+        self._beats.extend(beats)
+        while self._beats and self._beats[0].at_s < now_s - KEPT_S:
+            self._beats.popleft()
+        verdicts, self._applied = await lately(
+            self._redis, streams.APPLIED, Applied, after=self._applied, most=VERDICTS_MAX
+        )
+        self._verdicts.extend(verdicts)
+        newest = {(beat.service, beat.node): beat for beat in self._beats}
+        seen = Seen(now_s, tuple(newest[name] for name in sorted(newest)), await depths(self._redis))
+        return Glance(seen, tuple(self._beats), tuple(self._verdicts))
+
+
+def kernels_table(glance: Glance) -> Table:
+    """Each domain that an edge spoke in: phase, and the curves of Φ and κ over the last KEPT_S seconds, all edges."""
+    table = Table(box=None, pad_edge=False)
+    phi_shown, kappa_shown = (f"{low:g} to {high:g}, 15 min" for low, high in (PHI_SHOWN, KAPPA_SHOWN))
+    for column in ("domain", "phase", "Φ", phi_shown, "κ", kappa_shown):
+        table.add_column(column, no_wrap=True)
+    for domain in sorted({name for beat in glance.beats for name in (*beat.phi, *beat.kappa)}):
+        told = [beat for beat in glance.beats if domain in beat.phi or domain in beat.kappa]
+        phi = [(beat.at_s, beat.phi.get(domain)) for beat in told]
+        kappa = [(beat.at_s, beat.kappa.get(domain)) for beat in told]
+        table.add_row(
+            domain,
+            told[-1].phases.get(domain, MISSING),
+            number(phi[-1][1]),
+            curve(phi, glance.seen.at_s, PHI_SHOWN),
+            number(kappa[-1][1], ".1f"),
+            curve(kappa, glance.seen.at_s, KAPPA_SHOWN),
+        )
+    if not table.row_count:
+        table.add_row("no edge has answered in the last quarter of an hour")
+    return table
+
+
+def bundles_table(glance: Glance) -> Table:
+    """What edges said of the bundles they tried, newest first, with bits per byte of their own text."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("bundle", "edge", "verdict", "bit/B before", "after", "when", "why"):
+        table.add_column(
+            column, no_wrap=True, justify="right" if column in {"bundle", "bit/B before", "after"} else "left"
+        )
+    for told in reversed(glance.verdicts):
+        verdict = f"[green]{told.verdict}[/]" if told.verdict == "applied" else f"[red]{told.verdict}[/]"
+        figures = (number(told.probe_before, ".3f"), number(told.probe_after, ".3f"))
+        age = f"{max(0.0, glance.seen.at_s - told.at_s) / 60:.0f} min ago"
+        table.add_row(
+            str(told.version),
+            told.node,
+            verdict,
+            *figures,
+            age,
+            "" if told.verdict == "applied" else plain(told.reason),
+        )
+    if not table.row_count:
+        table.add_row("", "no bundle was tried yet")
+    return table
+
+
+def curve(points: Sequence[tuple[float, float | None]], now_s: float, shown: tuple[float, float]) -> str:
+    """Values by time, the last of each half minute, as SPARKS characters that end now; what is outside is cut off.
+
+    >>> curve([(0.0, 0.0), (890.0, 1.0)], 900.0, (0.0, 1.0))
+    '▁                            █'
+    """
+    last: dict[int, float] = {}
+    for at_s, value in points:
+        if value is not None:
+            last[min(SPARKS - 1, int((at_s - now_s + KEPT_S) * SPARKS / KEPT_S))] = value
+    return "".join(_spark(last.get(place), shown) for place in range(SPARKS))
+
+
+def _spark(value: float | None, shown: tuple[float, float]) -> str:
+    if value is None:
+        return " "
+    low, high = shown
+    level = int((value - low) / (high - low) * len(_LEVELS))
+    return _LEVELS[max(0, min(len(_LEVELS) - 1, level))]

@@ -1,0 +1,133 @@
+// The question and its answer, by OpenAI's API of this edge: text as it is made, then the route and the state behind it.
+
+import { byId, figure, make } from "./dom.js";
+
+const MODELS = {
+  routed: "the router’s choice",
+  constellation: "all four together",
+  vocab: "vocab",
+  strategy: "strategy",
+  percept: "percept",
+  heart: "heart",
+};
+const KEY = "qig-api-key";
+let leaving = null;
+
+export function startAsking(onAnswer) {
+  byId("model").append(...Object.entries(MODELS).map(([value, text]) => make("option", { value }, text)));
+  byId("key").value = sessionStorage.getItem(KEY) ?? "";
+  byId("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    void ask(onAnswer);
+  });
+  byId("stop").addEventListener("click", () => leaving?.abort());
+  byId("text").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").requestSubmit();
+  });
+}
+
+async function ask(onAnswer) {
+  leaving = new AbortController();
+  begin(byId("text").value);
+  try {
+    for await (const chunk of chunks(await post(leaving.signal))) {
+      if (chunk.error) throw new Error(chunk.error.message);
+      byId("answer").append(chunk.choices?.[0]?.text ?? "");
+      if (chunk.constellation) {
+        show(chunk.constellation);
+        onAnswer(chunk.constellation);
+      }
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") complain(error instanceof TypeError ? "this edge does not answer" : error.message);
+  } finally {
+    end();
+  }
+}
+
+function begin(text) {
+  byId("send").disabled = true;
+  byId("stop").disabled = false;
+  byId("said").hidden = false;
+  byId("said").setAttribute("aria-busy", "true"); // read out when it is whole, not token after token
+  byId("problem").hidden = byId("how").hidden = true;
+  byId("prompt").textContent = text;
+  byId("answer").textContent = "";
+}
+
+function end() {
+  byId("send").disabled = false;
+  byId("stop").disabled = true;
+  byId("said").setAttribute("aria-busy", "false");
+}
+
+function complain(message) {
+  byId("problem").textContent = message;
+  byId("problem").hidden = false;
+}
+
+async function post(signal) {
+  const key = byId("key").value;
+  sessionStorage.setItem(KEY, key);
+  const response = await fetch("/v1/completions", {
+    method: "POST",
+    signal,
+    headers: { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) },
+    body: JSON.stringify({
+      model: byId("model").value,
+      prompt: byId("text").value,
+      max_tokens: Number(byId("tokens").value),
+      stream: true,
+    }),
+  });
+  if (response.ok) return response;
+  if (response.status === 401) {
+    byId("key-row").hidden = false;
+    byId("key").focus();
+  }
+  const told = await response.json().catch(() => ({}));
+  throw new Error(told.error?.message ?? `this edge answered ${response.status}`);
+}
+
+async function* chunks(response) {
+  let rest = "";
+  for await (const bytes of response.body.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + bytes).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("data: ") && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
+    }
+  }
+}
+
+function show(found) {
+  byId("how").hidden = false;
+  const steps = Object.entries(found.distances_rad);
+  const farthest = Math.max(...Object.values(found.distances_rad), 1e-9);
+  byId("route").replaceChildren(...steps.map(([domain, rad]) => bar(domain, rad, found, farthest)));
+  byId("margin").textContent =
+    found.margin_rad === null
+      ? "There is one domain: no margin."
+      : `Distance to the homes, nearest first; margin ${figure(found.margin_rad, 3)} rad` +
+        (found.abstained ? ", too small to choose: the nearest two spoke together." : ".");
+  const figures = {
+    kernel: found.kernel ?? "none",
+    phase: found.phase ?? "not known",
+    Φ: figure(found.phi),
+    "Φ of all four": figure(found.constellation_phi),
+    κ: figure(found.kappa, 1),
+    bundle: String(found.bundle),
+    time: figure(found.seconds, 2, " s"),
+  };
+  const pairs = Object.entries(figures).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
+  byId("figures").replaceChildren(...pairs);
+}
+
+function bar(domain, rad, found, farthest) {
+  const chosen = domain === found.domain;
+  const line = make("div", { className: `bar ${chosen ? found.kernel : ""}` });
+  line.style.setProperty("--share", `${(100 * rad) / farthest}%`);
+  const name = make("span", {}, domain);
+  const length = make("span", { className: "n" }, figure(rad, 3, " rad"));
+  return make("li", { className: chosen ? "chosen" : "" }, name, make("div", {}, line), length);
+}

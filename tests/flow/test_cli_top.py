@@ -1,0 +1,117 @@
+import importlib.util
+import time
+
+import pytest
+from redis.exceptions import ConnectionError as AwayError
+from rich.console import Console
+
+from common.errors import Unavailable
+from common.runtime import streams
+from common.wire.codec import pack
+from common.wire.messages import Applied, Heartbeat
+from services.cli import glance, top
+from services.cli.board import PARTS, Board
+
+pytestmark = pytest.mark.anyio
+OUT = Console(width=200)
+
+
+def beat(at_s, phi=0.8, node="edge-1", **fields):
+    told = {"phases": {"heart": "CRYSTAL"}, "phi": {"heart": phi}, "kappa": {"heart": 60.0}}
+    return Heartbeat(node=node, service="edge", at_s=at_s, bundle=3, ready=True, **(told | fields))
+
+
+def applied(version, verdict="applied", **fields):
+    return Applied(node="edge-1", version=version, verdict=verdict, at_s=time.time(), **fields)
+
+
+async def tell(redis, stream, *messages):
+    for message in messages:
+        await redis.xadd(stream, {"__data__": pack(message)})
+
+
+def text_of(table):
+    with OUT.capture() as shown:
+        OUT.print(table)
+    return shown.get()
+
+
+def test_a_curve_ends_now_and_shows_the_last_value_of_each_half_minute():
+    drawn = glance.curve([(0.0, 0.9), (10.0, 0.0), (895.0, 2.0), (899.0, None)], 900.0, (0.0, 1.0))
+    assert (len(drawn), drawn[0], drawn[-1], drawn[1:-1].strip()) == (glance.SPARKS, "▁", "█", "")
+
+
+async def test_a_further_look_adds_what_came_since_and_forgets_what_is_old(redis):
+    now_s = time.time()
+    await tell(redis, streams.HEART, beat(now_s - glance.KEPT_S - 1, node="gone"), beat(now_s - 10, phi=0.1))
+    await tell(redis, streams.APPLIED, applied(1))
+    reader = glance.Reader(redis)
+    assert [each.node for each in (await reader.look()).beats] == ["edge-1"]
+    await tell(redis, streams.HEART, beat(now_s, phi=0.7))
+    refused = applied(2, probe_before=2.0, probe_after=2.1, reason="[red]worse", verdict="refused")
+    await tell(redis, streams.APPLIED, refused)
+    seen = await reader.look()
+    assert [each.phi["heart"] for each in seen.beats] == [0.1, 0.7]
+    assert [each.version for each in seen.verdicts] == [1, 2]
+    assert "0.70" in text_of(glance.kernels_table(seen))
+    shown = text_of(glance.bundles_table(seen))
+    assert "2.100" in shown
+    assert "[red]worse" in shown
+    assert shown.index("2.100") < shown.index("not known")
+
+
+async def test_the_board_shows_all_four_parts_a_broker_that_goes_away_and_its_return(redis, eventually):
+    await tell(redis, streams.HEART, beat(time.time()))
+    reader, away = glance.Reader(redis), False
+
+    async def look():
+        if away:
+            raise AwayError("refused")
+        return await reader.look()
+
+    board = Board(look, 0.02)
+    async with board.run_test(size=(120, 50)) as pilot:
+        await pilot.pause()
+        shown = {name: text_of(board.query_one(f"#{name}").content) for name in PARTS}
+        assert "CRYSTAL" in shown["kernels"]
+        assert "edge-1" in shown["fleet"]
+        assert "qig:queries" in shown["streams"]
+        assert "no bundle was tried yet" in shown["bundles"]
+        news = board.query_one("#news")
+        away = True
+        await eventually(lambda: news.display)
+        assert "refused" in str(news.content)
+        away = False
+        await eventually(lambda: not news.display)
+
+
+async def test_space_holds_the_board_and_q_ends_it(redis):
+    looks = []
+
+    async def look():
+        looks.append(1)
+        return await glance.Reader(redis).look()
+
+    board = Board(look, 60.0)
+    async with board.run_test() as pilot:
+        await pilot.press("space")
+        await board.look()
+        assert (board.sub_title, len(looks)) == ("paused", 1)
+        await pilot.press("space")
+        await board.look()
+        assert (board.sub_title, len(looks)) == ("", 2)
+        await pilot.press("q")
+    assert board.return_code == 0
+
+
+def test_without_textual_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(Unavailable, match=r"pip install textual==8\.2\.8") as raised:
+        top.run(every_s=1.0, home=tmp_path)
+    assert raised.value.code == "no_textual"
+
+
+def test_without_a_broker_it_says_how_to_start_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("QIG_BROKER_URL", raising=False)
+    with pytest.raises(Unavailable, match="qig up"):
+        top.run(every_s=1.0, home=tmp_path)

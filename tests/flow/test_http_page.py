@@ -1,0 +1,238 @@
+"""The live page in a real Chromium, beside a real edge and a real broker that are killed."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from edge_fleet import NODE, Publisher, settings_of
+from playwright.async_api import async_playwright, expect
+
+from common.errors import Unavailable
+from common.runtime import embedded
+from common.runtime.broker import Broker
+from common.runtime.connection import connect
+from services.cli import probe
+
+pytestmark = [pytest.mark.live, pytest.mark.anyio]
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PHONE = {"width": 390, "height": 844}
+SOON_MS = 20_000
+LINES = """(id) => {
+  const canvas = document.querySelector(`#${id} canvas`);
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const painted = new Set();
+  for (let i = 0; i < data.length; i += 4) painted.add((data[i] << 16) | (data[i + 1] << 8) | data[i + 2]);
+  const style = getComputedStyle(document.documentElement);
+  const colour = (kernel) => parseInt(style.getPropertyValue(`--${kernel}`).trim().slice(1), 16);
+  return ["vocab", "strategy", "percept", "heart"].filter((kernel) => painted.has(colour(kernel)));
+}"""  # the kernels whose colour is on a chart
+LISTEN = """() => {
+  window.seen = new Set();
+  const said = document.getElementById("answer");
+  new MutationObserver(() => window.seen.add(said.textContent.length)).observe(said, { childList: true });
+}"""
+
+
+@pytest.fixture(scope="module")
+def anyio_backend():
+    """One browser for the file, in its loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def browser():
+    async with async_playwright() as driver:
+        path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+        if path is None and not Path(driver.chromium.executable_path).exists():  # noqa: ASYNC240 -- once
+            pytest.skip("THE PAGE IS NOT TESTED, there is no Chromium: apt-get install chromium, or playwright install")
+        running = await driver.chromium.launch(executable_path=path)
+        yield running
+        await running.close()
+
+
+class World:
+    """A broker and an edge of our own, to be killed and started again on their ports."""
+
+    def __init__(self, home):
+        self.home = home
+        self.port = probe.free_port("127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.broker = embedded.start(home / "broker")
+        self.edge = None
+
+    async def start_edge(self):
+        environ = {
+            "QIG_BROKER_URL": self.broker.url, "QIG_HOME": str(self.home), "QIG_NODE": NODE,
+            "QIG_HTTP_PORT": str(self.port),
+        }  # fmt: skip
+        self.edge = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.edge.app", env={**os.environ, **environ}, stderr=asyncio.subprocess.DEVNULL
+        )
+
+    async def is_ready(self):
+        try:
+            return await probe.why_not_ready(self.url.rstrip("/")) is None
+        except Unavailable:
+            return False
+
+    async def kill_edge(self):
+        self.edge.kill()
+        await self.edge.wait()
+
+    async def kill_broker(self):
+        os.kill(self.broker.pid, signal.SIGKILL)
+        await asyncio.to_thread(self.broker.process.wait)
+
+    async def restart_broker(self):
+        port = int(self.broker.url.rpartition(":")[2])
+        self.broker = await asyncio.to_thread(embedded.start, self.home / "broker", port)
+
+
+@pytest.fixture(scope="module")
+async def world(tmp_path_factory, micro_parts):
+    made = World(tmp_path_factory.mktemp("page"))
+    settings_of(made.home, made.broker.url)
+    async with connect(made.broker.url) as redis:
+        await Publisher(Broker(redis), made.home).release(micro_parts)
+    await made.start_edge()
+    yield made
+    await made.kill_edge()
+    await asyncio.to_thread(made.broker.stop)
+
+
+@asynccontextmanager
+async def opened(browser, world, eventually, **how):
+    """The page, ready to be asked, in a window of its own; at its end it had no error and asked nothing of others."""
+    wrong = []
+    async with await browser.new_context(**how) as window:
+        page = await window.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda sent: None if sent.url.startswith(world.url) else wrong.append(sent.url))
+        page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+        await eventually(world.is_ready, 60.0)
+        await page.goto(world.url)
+        yield page
+    assert wrong == []
+
+
+async def ask(page, text):
+    await page.locator("#text").fill(text)
+    await page.locator("#send").click()
+    await expect(page.locator("#how")).to_be_visible(timeout=SOON_MS)
+    await expect(page.locator("#send")).to_be_enabled(timeout=SOON_MS)
+
+
+async def test_an_answer_streams_in_with_its_route_its_state_its_curves_and_its_place(browser, world, eventually):
+    async with opened(browser, world, eventually) as page:
+        await page.evaluate(LISTEN)
+        await page.locator("#tokens").fill("200")
+        await ask(page, "The whale rose beside the boat and")
+        assert await page.evaluate("window.seen.size") > 2
+        assert await page.locator("#route li").count() == 4
+        assert await page.locator("#route .chosen").count() == 1
+        kernel = await page.locator("#figures dd").first.inner_text()
+        await expect(page.locator(f"#kernels tr:has-text('{kernel}')")).not_to_contain_text("none yet", timeout=SOON_MS)
+        await expect(page.locator("#map .home")).to_have_count(4)
+        await expect(page.locator("#map .here")).to_have_count(1)
+        await ask(page, "Congress should plan the budget")
+        await expect(page.locator("#map .step")).to_have_count(1)
+        await page.wait_for_timeout(1500)  # the browser's own clock: a frame after the next second
+        assert kernel in await page.evaluate(LINES, "kappa")
+        await expect(page.locator("#streams tr")).to_have_count(4)
+        await expect(page.locator("#fleet")).to_contain_text(NODE, timeout=SOON_MS)
+        await expect(page.locator("#bundles")).to_contain_text(f"{NODE}: applied")
+
+
+async def test_where_a_key_is_asked_for_the_page_asks_for_it_and_sends_it(browser, world, eventually):
+    sent = []
+
+    async def guarded(route):
+        sent.append(await route.request.header_value("authorization"))
+        if sent[-1] is None:
+            refusal = {"error": {"message": "You didn't provide an API key.", "code": "invalid_api_key"}}
+            await route.fulfill(status=401, json=refusal)
+        else:
+            await route.continue_()
+
+    async with opened(browser, world, eventually) as page:
+        await page.route("**/v1/completions", guarded)
+        await page.locator("#send").click()
+        await expect(page.locator("#problem")).to_have_text("You didn't provide an API key.")
+        await expect(page.locator("#key")).to_be_focused()
+        await page.keyboard.type("secret")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#how")).to_be_visible(timeout=SOON_MS)
+        assert sent == [None, "Bearer secret"]
+
+
+async def test_stop_leaves_the_answer_where_it_is(browser, world, eventually):
+    async with opened(browser, world, eventually) as page:
+        await page.route("**/v1/completions", lambda _: None)  # an answer that does not come
+        await page.locator("#send").click()
+        await page.locator("#stop").click()
+        await expect(page.locator("#send")).to_be_enabled(timeout=SOON_MS)
+        await expect(page.locator("#problem")).to_be_hidden()
+
+
+async def test_a_killed_broker_shows_red_while_questions_are_still_answered_and_its_return_is_told(
+    browser, world, eventually
+):
+    async with opened(browser, world, eventually) as page:
+        await expect(page.locator("#light-broker")).to_have_class("good", timeout=SOON_MS)
+        await world.kill_broker()
+        await expect(page.locator("#light-broker")).to_have_class("bad", timeout=SOON_MS)
+        await expect(page.locator("#news")).to_contain_text("The broker is away")
+        await ask(page, "The sea was cold")
+        await world.restart_broker()
+        await expect(page.locator("#light-broker")).to_have_class("good", timeout=SOON_MS)
+        await expect(page.locator("#news")).to_have_text("All is well again.")
+
+
+async def test_a_killed_edge_shows_red_and_the_page_is_back_with_it_without_being_loaded_anew(
+    browser, world, eventually
+):
+    async with opened(browser, world, eventually) as page:
+        await expect(page.locator("#light-edge")).to_have_class("good", timeout=SOON_MS)
+        await world.kill_edge()
+        await expect(page.locator("#light-edge")).to_have_class("bad", timeout=SOON_MS)
+        await expect(page.locator("#news")).to_contain_text("does not answer")
+        await page.locator("#send").click()
+        await expect(page.locator("#problem")).to_have_text("this edge does not answer")
+        await world.start_edge()
+        await expect(page.locator("#light-edge")).to_have_class("good", timeout=60_000)
+        await ask(page, "The sea was cold")
+
+
+async def test_it_fits_a_phone_and_is_dark_where_the_phone_is(browser, world, eventually):
+    grounds = []
+    for scheme in ("light", "dark"):
+        async with opened(browser, world, eventually, viewport=PHONE, color_scheme=scheme) as page:
+            await ask(page, "O sing again, my heart")
+            wide = await page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= PHONE["width"]
+            grounds.append(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert grounds[0] != grounds[1]
+
+
+async def test_the_keyboard_alone_asks(browser, world, eventually):
+    async with opened(browser, world, eventually) as page:
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")  # the link to the question
+        await expect(page.locator("#text")).to_be_focused()
+        await page.keyboard.press("Control+A")
+        await page.keyboard.type("The rain returns")
+        await page.keyboard.press("Control+Enter")
+        await expect(page.locator("#how")).to_be_visible(timeout=SOON_MS)
+        await expect(page.locator("#prompt")).to_have_text("The rain returns")
+        assert await page.locator("#said").get_attribute("aria-live") == "polite"
+
+
+async def test_without_javascript_there_is_a_table(browser, world, eventually):
+    async with opened(browser, world, eventually, java_script_enabled=False) as page:
+        await expect(page.locator("noscript table")).to_have_count(4)
+        assert await page.locator("#app").is_hidden()
