@@ -9,6 +9,7 @@ import pytest
 from edge_fleet import Publisher, settings_of
 from http_edge import COMPILED_S, edge_with_client, ready
 
+from common.constants import ROLES
 from common.runtime import metrics
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +27,9 @@ async def http(tmp_path, broker, broker_url, micro_parts, eventually):
 
 
 async def complete(http, **fields):
-    return await http.post("/v1/completions", json={"model": "routed", "prompt": PROMPT, "max_tokens": 5} | fields)
+    return await http.post(
+        "/v1/completions", json={"model": "constellation", "prompt": PROMPT, "max_tokens": 5} | fields
+    )
 
 
 def events(text):
@@ -39,7 +42,11 @@ async def test_a_completion_has_openais_fields_and_its_evidence(http):
     body = answer.json()
     assert answer.status_code == 200, body
     (choice,) = body["choices"]
-    assert (body["object"], body["model"], body["system_fingerprint"]) == ("text_completion", "routed", "bundle-1")
+    assert (body["object"], body["model"], body["system_fingerprint"]) == (
+        "text_completion",
+        "constellation",
+        "bundle-1",
+    )
     assert (choice["index"], choice["logprobs"], choice["finish_reason"]) == (0, None, "length")
     assert choice["text"]
     assert body["usage"]["completion_tokens"] == 5
@@ -61,7 +68,7 @@ async def test_a_streamed_completion_says_the_same_as_a_whole_one(http):
 
 
 async def chat(http, messages=({"role": "user", "content": PROMPT},), **fields):
-    body = {"model": "routed", "messages": list(messages), "max_tokens": 5}
+    body = {"model": "constellation", "messages": list(messages), "max_tokens": 5}
     return await http.post("/v1/chat/completions", json=body | fields)
 
 
@@ -97,7 +104,7 @@ async def test_an_embedding_is_the_texts_basin_in_either_form(http, micro):
     ids = micro.encoder.encode(PROMPT)
     basin = micro.basin(ids)
     for given in (PROMPT, ids.tolist(), [PROMPT], [ids.tolist()]):
-        body = {"model": "routed", "input": given}
+        body = {"model": "constellation", "input": given}
         (found,) = (await http.post("/v1/embeddings", json=body)).json()["data"]
         assert np.allclose(found["embedding"], basin, atol=1e-7)
         body["encoding_format"] = "base64"
@@ -107,7 +114,7 @@ async def test_an_embedding_is_the_texts_basin_in_either_form(http, micro):
 
 async def test_models_are_listed_and_found_by_name(http):
     listed = (await http.get("/v1/models")).json()
-    assert [each["id"] for each in listed["data"]][:2] == ["routed", "constellation"]
+    assert [each["id"] for each in listed["data"]] == ["constellation", *ROLES]
     assert (await http.get("/v1/models/heart")).json() == listed["data"][-1]
     assert (await http.get("/v1/models/gpt-9")).json()["error"]["code"] == "model_not_found"
 
@@ -209,7 +216,7 @@ async def test_a_client_that_no_longer_waits_for_an_answer_ends_it(http, endless
 async def test_a_client_that_leaves_a_stream_ends_it(http, endless, eventually):
     _, cancelled = endless
     before = cancelled()
-    body = {"model": "routed", "prompt": PROMPT, "stream": True}
+    body = {"model": "constellation", "prompt": PROMPT, "stream": True}
     async with http.stream("POST", "/v1/completions", json=body) as answer:
         assert answer.headers["x-constellation-kernel"]
         assert "on and" in await anext(answer.aiter_lines())

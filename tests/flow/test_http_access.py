@@ -58,7 +58,7 @@ async def test_an_interaction_belongs_to_its_key(keyed, broker, micro_parts, eve
     await Publisher(broker, settings.home).release(micro_parts)
     async with edge_with_client(settings) as http:
         await eventually(lambda: ready(http), COMPILED_S)
-        body = {"model": "routed", "prompt": "The king", "max_tokens": 1}
+        body = {"model": "constellation", "prompt": "The king", "max_tokens": 1}
         name = (await http.post("/v1/completions", json=body, headers=bearing(KIOSK))).json()["id"]
         foreign = await http.delete(f"/v1/interactions/{name}", headers=bearing(SHIP))
         pretended = await http.delete(f"/v1/interactions/{name}?client=kiosk", headers=bearing(SHIP))

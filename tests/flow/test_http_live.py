@@ -84,7 +84,7 @@ async def test_who_follows_is_told_everything_and_then_each_answer(http):
         told = await heard(lines, "all")
         assert (told["node"], told["bundle"]) == ("node-1", 1)
         assert len(told["map"]["names"]) == 4
-        asked = {"model": "routed", "prompt": "The king spake unto the people", "max_tokens": 3}
+        asked = {"model": "constellation", "prompt": "The king spake unto the people", "max_tokens": 3}
         made = (await http.post("/v1/completions", json=asked)).json()["constellation"]
         answer = await heard(lines, "answer")
         assert {step["domain"]: step["distance_rad"] for step in answer["route"]} == made["distances_rad"]

@@ -10,7 +10,7 @@ from services.edge.http.errors import invalid_fields, not_allowed, not_found, re
 def refused(model, **fields):
     """The refusal of a body that does not fit."""
     with pytest.raises(ValidationError) as error:
-        model.model_validate({"model": "routed"} | fields)
+        model.model_validate({"model": "constellation"} | fields)
     return invalid_fields([{**each, "loc": ("body", *each["loc"])} for each in error.value.errors()])
 
 

@@ -84,8 +84,8 @@ def ask(name="q", text="x", max_tokens=3):
 
 
 def shape(**fields):
-    asked = CompletionRequest(model="routed", prompt="x", **fields)
-    return CompletionShape(Head("cmpl-1", 0, "routed", 1), asked, ["x"])
+    asked = CompletionRequest(model="constellation", prompt="x", **fields)
+    return CompletionShape(Head("cmpl-1", 0, "constellation", 1), asked, ["x"])
 
 
 def data(lines):

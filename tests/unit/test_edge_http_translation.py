@@ -10,7 +10,7 @@ from services.edge.http.completions import CompletionRequest, CompletionShape, c
 from services.edge.http.errors import Refusal
 from services.edge.http.shape import Head
 
-HEAD = Head("cmpl-1", 1_790_000_000, "routed", 3)
+HEAD = Head("cmpl-1", 1_790_000_000, "constellation", 3)
 ROUTE = (
     RouteStep(domain="heart", kernel="heart", distance_rad=0.5, weight=0.9),
     RouteStep(domain="vocab", kernel="vocab", distance_rad=0.75, weight=0.1),
@@ -31,17 +31,17 @@ EVIDENCE = {
     "abstained": False, "phi": 0.8, "phi_p": 0.001, "constellation_phi": None, "constellation_phi_p": None,
     "kappa": 55.0, "phase": "CRYSTAL", "bundle": 4, "node": "node-1", "seconds": 0.125,
 }  # fmt: skip
-ABOUT = {"id": "cmpl-1", "created": 1_790_000_000, "model": "routed"}
+ABOUT = {"id": "cmpl-1", "created": 1_790_000_000, "model": "constellation"}
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
 
 def completion(**fields):
-    return CompletionRequest.model_validate({"model": "routed", "prompt": "x"} | fields)
+    return CompletionRequest.model_validate({"model": "constellation", "prompt": "x"} | fields)
 
 
 def chat(*messages, **fields):
     listed = [{"role": role, "content": content} for role, content in messages or [("user", "x")]]
-    return ChatRequest.model_validate({"model": "routed", "messages": listed} | fields)
+    return ChatRequest.model_validate({"model": "constellation", "messages": listed} | fields)
 
 
 def asked(request, texts=("x",)):
@@ -68,6 +68,26 @@ def test_what_is_said_reaches_the_query():
     assert (query.temperature, query.top_p, query.seed, query.max_tokens) == (0.0, 0.5, 7, 9)
     assert (query.mode, query.stop, query.stream, query.store) == ("heart", ("a", "b"), True, False)
     assert asked(completion(stop="a"))[0].stop == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "asked_for"),
+    [
+        ("constellation", None, "routed"),
+        ("constellation", "routed", "routed"),
+        ("constellation", "constellation", "constellation"),
+        ("vocab", None, "vocab"),
+    ],
+)
+def test_the_model_is_the_router_or_a_kernel_and_the_mode_asks_for_all_four(model, mode, asked_for):
+    assert asked(completion(model=model, mode=mode))[0].mode == asked_for
+
+
+@pytest.mark.parametrize("mode", ["routed", "constellation"])
+def test_a_pinned_kernel_takes_no_mode(mode):
+    with pytest.raises(Refusal) as caught:
+        asked(completion(model="heart", mode=mode))
+    assert (caught.value.status, caught.value.body["error"]["param"]) == (400, "mode")
 
 
 def test_null_is_as_good_as_absent():
@@ -170,7 +190,7 @@ def test_the_newer_name_of_max_tokens_goes_first():
     ],
 )
 def test_messages_that_are_no_text_are_refused(message, code, param):
-    request = ChatRequest.model_validate({"model": "routed", "messages": [message]})
+    request = ChatRequest.model_validate({"model": "constellation", "messages": [message]})
     with pytest.raises(Refusal) as refused:
         chat_asked(request)
     assert (refused.value.code, refused.value.param) == (code, param)

@@ -6,10 +6,11 @@ refused by name, since an answer that silently lacks it would be taken for one t
 
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, cast, get_args
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from common.constants import ROLES, Role
 from common.wire.messages import (
     MAX_COUNT,
     MAX_STOPS,
@@ -21,7 +22,8 @@ from common.wire.messages import (
 )
 from services.edge.http.errors import Refusal, invalid, no_model, unsupported
 
-MODELS: Final[tuple[str, ...]] = get_args(Mode)  # one name a concept: a model is the mode of a query
+CONSTELLATION: Final = "constellation"  # the model: the router picks a kernel; and the mode: all four together
+MODELS: Final[tuple[str, ...]] = (CONSTELLATION, *ROLES)
 CHOICES_MAX: Final = 16  # of one request, prompts times n
 MODEL_MAX_CHARS: Final = 256
 
@@ -65,7 +67,10 @@ class StreamOptions(Received):
 class Asking(Received):
     """The fields that completions and chat share. Null is as good as absent."""
 
-    model: ModelName = Field(description="routed, constellation (all four kernels together), or one kernel by its name")
+    model: ModelName = Field(description="constellation: the router picks a kernel; or one kernel by its name")
+    mode: Literal["routed", "constellation"] | None = Field(
+        None, description="constellation: all four kernels answer together; of the model constellation alone"
+    )
     n: int | None = Field(None, ge=1, le=CHOICES_MAX)
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     seed: int | None = Field(None, description="The same seed, prompt and bundle give the same text")
@@ -90,11 +95,24 @@ def check_supported(fields: Mapping[str, Any]) -> None:
             raise unsupported(name)
 
 
-def mode_of(model: str) -> Mode:
-    """The mode a model's name stands for. Raises Refusal 404 for another's model."""
-    if model not in MODELS:
-        raise no_model(model)
-    return cast("Mode", model)
+def check_model(name: str) -> str:
+    """The name of a model that is there. Raises Refusal 404 for another."""
+    if name not in MODELS:
+        raise no_model(name)
+    return name
+
+
+def mode_of(asking: Asking) -> Mode:
+    """How a request is to be answered. Raises Refusal: 404 for a model that is not there, 400 for a kernel pinned and
+    all four asked for.
+    """
+    check_model(asking.model)
+    if asking.model == CONSTELLATION:
+        return asking.mode or "routed"
+    if asking.mode is not None:
+        message = f"the model {asking.model} is one kernel: ask the model {CONSTELLATION}, or leave mode out."
+        raise invalid("mode", message)
+    return cast("Role", asking.model)
 
 
 def check_text(text: str, param: str) -> None:
@@ -115,7 +133,7 @@ def queries(asking: Asking, texts: list[str], *, max_tokens: int, name: str, cli
     name: of the whole request; the first query has it as its id. Raises Refusal.
     """
     check_supported(asking.model_extra or {})
-    mode = mode_of(asking.model)
+    mode = mode_of(asking)
     each = asking.n or 1
     if each * len(texts) > CHOICES_MAX:
         raise invalid("n", f"at most {CHOICES_MAX} choices a request, {each} of {len(texts)} prompts were asked for.")

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from common.constellation.constellation import Constellation
 from common.kernels.memory import Ids
 from common.wire.messages import QUERY_MAX_CHARS
-from services.edge.http.asking import ModelName, Received, Text, check_text, mode_of
+from services.edge.http.asking import ModelName, Received, Text, check_model, check_text
 from services.edge.http.errors import invalid
 
 INPUTS_MAX: Final = 2048  # OpenAI's
@@ -64,14 +64,14 @@ class EmbeddingList(TypedDict):
 
 def embeddings(asked: EmbeddingRequest, constellation: Constellation) -> EmbeddingList:
     """The basins of all inputs. Raises Refusal, and Rejected for a text that cannot be coordized."""
-    mode = mode_of(asked.model)
+    model = check_model(asked.model)
     inputs = list(_ids(asked.input, constellation))
     basins = [constellation.basin(ids) for ids in inputs]
     read = sum(map(len, inputs))
     return EmbeddingList(
         object="list",
         data=[_embedding(index, basin, asked.encoding_format) for index, basin in enumerate(basins)],
-        model=mode,
+        model=model,
         usage=EmbeddingUsage(prompt_tokens=read, total_tokens=read),
     )
 

@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from typing_extensions import TypedDict
 
-from services.edge.http.asking import MODELS, mode_of
+from services.edge.http.asking import MODELS, check_model
 
 OWNER: Final = "qig-constellation"
 
@@ -27,7 +27,7 @@ class ModelList(TypedDict):
 
 def model_of(name: str, created: int) -> Model:
     """One model. Raises Refusal 404."""
-    return Model(id=mode_of(name), object="model", created=created, owned_by=OWNER)
+    return Model(id=check_model(name), object="model", created=created, owned_by=OWNER)
 
 
 def model_list(created: int) -> ModelList:

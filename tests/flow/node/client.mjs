@@ -2,7 +2,7 @@
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: process.argv[2], apiKey: process.argv[3], maxRetries: 0 });
-const asked = { model: "routed", messages: [{ role: "user", content: "The king spake" }], max_tokens: 5, seed: 1 };
+const asked = { model: "constellation", messages: [{ role: "user", content: "The king spake" }], max_tokens: 5, seed: 1 };
 
 const whole = await client.chat.completions.create(asked);
 let streamed = "";
@@ -11,7 +11,7 @@ for await (const chunk of await client.chat.completions.create({ ...asked, strea
   streamed += chunk.choices[0]?.delta?.content ?? "";
   usage = chunk.usage ?? usage;
 }
-const embedding = await client.embeddings.create({ model: "routed", input: "The king spake" });
+const embedding = await client.embeddings.create({ model: "constellation", input: "The king spake" });
 const models = await client.models.list();
 let error = null;
 try {

@@ -2,9 +2,10 @@
 
 import { byId, figure, make } from "./dom.js";
 
+const ALL_FOUR = "all four";
 const MODELS = {
-  routed: "the router’s choice",
-  constellation: "all four together",
+  constellation: "the router’s choice",
+  [ALL_FOUR]: "all four together",
   vocab: "vocab",
   strategy: "strategy",
   percept: "percept",
@@ -74,7 +75,7 @@ async function post(signal) {
     signal,
     headers: { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) },
     body: JSON.stringify({
-      model: byId("model").value,
+      ...(byId("model").value === ALL_FOUR ? { model: "constellation", mode: "constellation" } : { model: byId("model").value }),
       prompt: byId("text").value,
       max_tokens: Number(byId("tokens").value),
       stream: true,
