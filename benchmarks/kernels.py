@@ -40,10 +40,12 @@ from common.kernels import gate, memory
 from common.kernels.engine import ROTARY_BASE, State
 from common.kernels.kernel import Kernel, read
 from services.trainer import folder, guards, loop, losses, prune, recipe, text
+from services.trainer.allocator import keep_freed
 from services.trainer.corpora.duplicates import NEAR_LIMIT, overlap, shingles
 from services.trainer.evaluate import by_reader
 from services.trainer.loop import Plan, train
-from services.trainer.model import StateModel, coarse, export, has_bfloat16, restore
+from services.trainer.model import StateModel, attention, coarse, export, has_bfloat16, restore
+from services.trainer.speech import cross_entropy
 
 CLAIMS = {
     "speed": "training a state is at least 0.9 times as fast as training a plain transformer of equal parameters",
@@ -76,21 +78,32 @@ class Plain(nn.Module):
         self.register_buffer("cos", angle.cos())
         self.register_buffer("sin", angle.sin())
 
-    def forward(self, ids):
+    def forward(self, ids, following):
+        """The mean cross-entropy of the tokens that follow, by the same function as a state's."""
+        x, product = self.read(ids).flatten(0, 1), torch.bfloat16 if MIXED else torch.float32
+        nothing = torch.empty(len(self.bias), 0)
+        return cross_entropy(x, self.embed.weight, nothing, self.bias, following.flatten(), product)
+
+    def logits(self, ids):
+        return functional.linear(self.read(ids), self.embed.weight, self.bias)
+
+    def read(self, ids):
         x = self.embed(ids) * self.embed.weight.shape[1] ** 0.5
         (batch, tokens, width), blocks = x.shape, list(self.blocks)
         with torch.autocast("cpu", torch.bfloat16, enabled=MIXED):
             for qkv, out, up, down in zip(*(blocks[place::4] for place in range(4)), strict=True):
                 heads = (batch, tokens, 3, self.heads, width // self.heads)
-                q, k, v = functional.linear(functional.rms_norm(x, (width,)), qkv).view(heads).permute(2, 0, 3, 1, 4)
-                seen = functional.scaled_dot_product_attention(self._turn(q), self._turn(k), v, is_causal=True)
+                found = functional.linear(functional.rms_norm(x, (width,)), qkv).view(heads)
+                q, k = self._turn(found[:, :, :2]).permute(2, 0, 3, 1, 4)
+                v = found[:, :, 2].transpose(1, 2)
+                seen = attention(q * q.shape[-1] ** -0.5, k, v)
                 x = x + functional.linear(seen.transpose(1, 2).reshape(batch, tokens, width), out)
                 x = x + functional.linear(functional.linear(functional.rms_norm(x, (width,)), up).relu().square(), down)
-            return functional.linear(functional.rms_norm(x, (width,)), self.embed.weight, self.bias).float()
+        return functional.rms_norm(x, (width,))
 
     def _turn(self, z):
         a, b = z.float().chunk(2, -1)
-        cos, sin = self.cos[: z.size(-2)], self.sin[: z.size(-2)]
+        cos, sin = (turn[: z.size(1), None, None] for turn in (self.cos, self.sin))
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(z.dtype)
 
 
@@ -166,8 +179,7 @@ def plain_steps(bench, model, steps, ids):
             for group in optimiser.param_groups:
                 group["lr"] = peak * loop.rate_at(step, plan)
         ids = loop.draw(data, plan, step, bench.spec.context)
-        logits = model(ids[:, : bench.spec.context])
-        loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1 : bench.spec.context + 1].flatten())
+        loss = model(ids[:, : bench.spec.context], ids[:, 1 : bench.spec.context + 1])
         for optimiser, _ in peaks:
             optimiser.zero_grad()
         loss.backward()
@@ -251,9 +263,9 @@ def plain_bits(bench, model, ids):
         window = torch.from_numpy(ids[start : start + bench.spec.context].astype(np.int64))
         bits += np.log2(bench.spec.vocab)
         if len(window) > 1:
-            bits += float(functional.cross_entropy(model(window[None, :-1])[0], window[1:], reduction="sum")) / np.log(
-                2
-            )
+            bits += float(
+                functional.cross_entropy(model.logits(window[None, :-1])[0], window[1:], reduction="sum")
+            ) / np.log(2)
     return bits
 
 
@@ -309,6 +321,7 @@ PARTS = {"speed": speed, "plain": plain, "own": own, "generalist": generalist, "
 
 def main():
     torch.set_num_threads(1)
+    keep_freed()  # as a genesis does; the peers profit alike
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("parts", nargs="*", default=[], help=", ".join(PARTS))
     asked.add_argument("--genesis", type=Path, default=Path("data/genesis"))

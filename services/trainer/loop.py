@@ -119,10 +119,10 @@ def _step(run: Run, together: nn.Module, text: Tensor, token_basins: Tensor, pla
             group["lr"] = peak * plan.rate * rate_at(run.step, plan)
     context = run.model.spec.context
     ids = draw(text, plan, run.step, context)[team.share(plan.windows)].to(team.device)
-    logits, basins = together(ids[:, :context])
+    nats, basins = together(ids[:, :context], ids[:, 1 : context + 1])
     run.reference = follow(run.reference, basins, team)
     wanted = plan.phi_target if run.step >= plan.phi_from and not run.guard.renewing else None
-    found = losses(logits, basins, ids, token_basins, run.reference, wanted, team)
+    found = losses(nats, basins, ids, token_basins, run.reference, wanted, team)
     for optimiser, _ in run.optimisers:
         optimiser.zero_grad()
     found.total.backward()  # type: ignore[no-untyped-call]  # torch's own annotation is missing

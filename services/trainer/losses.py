@@ -36,7 +36,7 @@ class Losses:
 
 
 def losses(
-    logits: Tensor,
+    cross_entropy: Tensor,
     basins: Tensor,
     ids: Tensor,
     token_basins: Tensor,
@@ -44,14 +44,13 @@ def losses(
     phi_target: float | None,
     team: Team = ALONE,
 ) -> Losses:
-    """Logits (B, T, V), basins (B, T, 64) of the first T of ids (B, T + 17). reference (64,): the running unit mean of
-    sqrt(b).
+    """cross_entropy: of the next tokens, in nats. basins (B, T, 64): of the first T of ids (B, T + 17). reference
+    (64,): the running unit mean of sqrt(b).
 
     phi_target None leaves integration out of the total (early training, renewal); it is measured all the same.
     team: its processes hold equal shares of one batch; every figure is the whole batch's.
     """
     tokens = basins.shape[1]
-    cross_entropy = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1 : tokens + 1].flatten())
     basin = divergence(ahead(ids, tokens, token_basins), basins)
     seen = team.mean(second_moments(faculties(basins, reference)))
     nats = geometric_nats(seen)

@@ -14,13 +14,14 @@ from torch.nn import functional
 from common.kernels.engine import BASIN_GAIN, COUPLING_SCALE, EMBED_GAIN, ROTARY_BASE
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights, shapes
+from services.trainer.speech import cross_entropy
 
 MANTISSA_BITS: Final = 5
 TAU_START = math.log(12.0)  # chosen: attention logits in [-12, 12] at the start; tau is learned
 
 
 class StateModel(nn.Module):
-    """ids (B, T), T <= context, to logits (B, T, vocab) and basins (B, T, 64). sqrt_basins: (vocab, 64), fixed.
+    """ids (B, T), T <= context, to what is said next and basins (B, T, 64). sqrt_basins: (vocab, 64), fixed.
 
     `mixed_precision`: whether `forward` multiplies in bfloat16. Weights, residual stream and basins stay float32 in any
     case: phi is estimated from the basins' small differences.
@@ -43,41 +44,73 @@ class StateModel(nn.Module):
         self.register_buffer("cos", angle.cos())
         self.register_buffer("sin", angle.sin())
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and basins of every place, each from the tokens up to it."""
+    def forward(self, ids: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean cross-entropy in nats of the tokens `following` (B, T), each after its place, and the basins."""
+        spoken, basins = self._speak(ids)
+        product = torch.bfloat16 if self.mixed_precision else spoken.dtype
         w = self.tensors
-        x = float(EMBED_GAIN) * w["embed"][ids] + float(BASIN_GAIN) * functional.linear(
-            self.sqrt_basins[ids], w["enter"]
+        nats = cross_entropy(
+            spoken.flatten(0, 1), w["embed"], self.sqrt_basins, w["bias"], following.flatten(), product
         )
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.mixed_precision):
+        return nats, basins
+
+    def logits(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Next-token logits (B, T, vocab) and basins of every place, each from the tokens up to it."""
+        spoken, basins = self._speak(ids)
+        table = torch.cat([self.tensors["embed"], self.sqrt_basins], 1)
+        return functional.linear(spoken, table, self.tensors["bias"]), basins
+
+    def _speak(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What is multiplied with embeddings and roots of all tokens' basins, (B, T, width + 64), and the basins."""
+        w, narrow = self.tensors, torch.autocast(ids.device.type, torch.bfloat16, enabled=self.mixed_precision)
+        with narrow:
+            entered = functional.linear(functional.embedding(ids, self.sqrt_basins), w["enter"])
+            x = float(EMBED_GAIN) * functional.embedding(ids, w["embed"]) + float(BASIN_GAIN) * entered
             for _ in range(self.spec.loops):
                 for layer in range(self.spec.layers):
                     x = self._block(x, f"blocks|{layer}|")
         hidden = functional.rms_norm(x, (self.spec.width,))
         basins = torch.softmax(functional.linear(hidden, w["basin|weight"], w["basin|bias"]), -1)
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.mixed_precision):
-            direct = functional.linear(functional.linear(hidden, w["leave"]), w["embed"], w["bias"])
-            overlap = functional.linear(basins.clamp_min(1e-12).sqrt(), self.sqrt_basins)
-        return (direct + float(COUPLING_SCALE) * w["coupling"] * overlap).float(), basins
+        pull = float(COUPLING_SCALE) * w["coupling"] * basins.clamp_min(1e-12).sqrt()
+        with narrow:
+            left = functional.linear(hidden, w["leave"])
+        return torch.cat([left.to(pull.dtype), pull], -1), basins
 
     def _block(self, x: Tensor, name: str) -> Tensor:
         w, (batch, tokens, width) = self.tensors, x.shape
-        heads = (batch, tokens, 3, self.spec.heads, self.spec.head_width)
-        q, k, v = (
-            functional.linear(functional.rms_norm(x, (width,)), w[name + "qkv"]).view(heads).permute(2, 0, 3, 1, 4)
-        )
-        q = functional.normalize(self._rotate(q), dim=-1) * w[name + "tau"].exp()[:, None, None]
-        k = functional.normalize(self._rotate(k), dim=-1)
-        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+        found = functional.linear(functional.rms_norm(x, (width,)), w[name + "qkv"])
+        found = found.view(batch, tokens, 3, self.spec.heads, self.spec.head_width)
+        qk, v = found[:, :, :2], found[:, :, 2]
+        # A rotation changes no length, so q and k are made unit vectors on the way.
+        length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=torch.float32).clamp_min(1e-12)
+        tau = w[name + "tau"].exp()[:, None]
+        q, k = self._rotate(qk * (torch.stack([tau, torch.ones_like(tau)]) / length)).permute(2, 0, 3, 1, 4)
+        seen = attention(q, k, v.transpose(1, 2))
         x = x + functional.linear(seen.transpose(1, 2).reshape(batch, tokens, width), w[name + "o"])
         inner = functional.linear(functional.rms_norm(x, (width,)), w[name + "up"]).relu().square()
         out: Tensor = x + functional.linear(inner, w[name + "down"])
         return out
 
     def _rotate(self, z: Tensor) -> Tensor:
+        """Queries and keys (B, T, 2, H, W) by their places."""
         a, b = z.chunk(2, -1)
-        cos, sin = self.cos[: z.size(-2)], self.sin[: z.size(-2)]
+        cos, sin = (turn[: z.size(1), None, None] for turn in (self.cos, self.sin))
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of (B, H, T, W), logits <q, k>, to (B, H, T, W).
+
+    On a processor by plain products: torch's fused kernel takes three times as long at these sizes
+    (docs/experiments.md).
+    """
+    if q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+    tokens, shape = q.shape[2], q.shape
+    later = q.new_full((tokens, tokens), -torch.inf).triu(1)
+    q, k, v = (z.flatten(0, 1) for z in (q, k, v))
+    seen: Tensor = torch.softmax(torch.baddbmm(later, q, k.transpose(1, 2)), -1) @ v
+    return seen.view(shape)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -41,6 +41,7 @@ from common.kernels.kernel import Kernel, read
 from common.kernels.memory import Memory
 from common.kernels.spec import SIZES, Size, Spec
 from services.trainer import integrator
+from services.trainer.allocator import keep_freed
 from services.trainer.corpora.document import Document
 from services.trainer.corpora.split import Split
 from services.trainer.curves import SUFFIX, Recorder
@@ -291,6 +292,7 @@ def run(
     Raises Rejected("guard_stopped") when the guards end it before its last step.
     """
     torch.set_num_threads(1)
+    keep_freed()
     model = StateModel(job.spec, np.sqrt(job.basins), torch.Generator().manual_seed(plan.seed))
     if start is not None:
         restore(model, start)

@@ -56,8 +56,7 @@ def _losses(basins, target, vocab=16):
     rng = np.random.default_rng(8)
     ids = torch.from_numpy(rng.integers(0, vocab, (windows, tokens + AHEAD_TOKENS + 1)))
     token_basins = torch.tensor(rng.dirichlet(np.ones(64), vocab), dtype=torch.float32)
-    logits = torch.from_numpy(rng.normal(0, 1, (windows, tokens, vocab)))
-    return losses(logits, basins, ids, token_basins, follow(None, basins), target)
+    return losses(torch.tensor(2.5), basins, ids, token_basins, follow(None, basins), target)
 
 
 STILL = {
@@ -124,16 +123,6 @@ def test_divergence_is_zero_at_its_target_and_positive_elsewhere():
     assert divergence(p, p).item() == pytest.approx(0, abs=1e-12)
     assert divergence(p, q).item() == pytest.approx(naive.item(), rel=1e-6)
     assert naive > 0
-
-
-def test_cross_entropy_is_that_of_the_next_token():
-    basins = torch.tensor(moving(1, 2, 20), dtype=torch.float32)
-    ids = torch.from_numpy(np.random.default_rng(2).integers(0, 16, (2, 20 + AHEAD_TOKENS + 1)))
-    sure = 50.0 * torch.nn.functional.one_hot(ids[:, 1:21], 16).float()
-    tokens = torch.full((16, 64), 1 / 64)
-    assert losses(sure, basins, ids, tokens, follow(None, basins), None).cross_entropy < 1e-6
-    late = 50.0 * torch.nn.functional.one_hot(ids[:, :20], 16).float()
-    assert losses(late, basins, ids, tokens, follow(None, basins), None).cross_entropy > 10
 
 
 @pytest.mark.parametrize(("target", "costs"), [(0.0, False), (1.0, True), (None, False)])

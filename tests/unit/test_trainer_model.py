@@ -10,7 +10,7 @@ from trainer_runs import micro_model, one_thread, same  # noqa: F401 - a fixture
 from common.kernels.engine import State
 from common.kernels.spec import SIZES, Spec
 from common.kernels.weights import check, from_bytes, shapes, to_bytes
-from services.trainer.model import StateModel, coarse, export, is_matrix, restore
+from services.trainer.model import StateModel, attention, coarse, export, is_matrix, restore
 
 SPECS = [
     Spec("one", vocab=50, width=16, layers=2, loops=2, heads=2, context=16),
@@ -40,7 +40,7 @@ def test_torch_and_numpy_agree_on_logits_and_basins(spec):
     restore(model, weights)
     ids = np.random.default_rng(3).integers(0, spec.vocab, (2, spec.context))
     with torch.no_grad():
-        logits, basins = model(torch.from_numpy(ids))
+        logits, basins = model.logits(torch.from_numpy(ids))
     hidden, known = state.read(ids.astype(np.int32))
     assert np.abs(basins.numpy() - known).max() < 1e-6
     assert np.abs(logits.numpy() - state.logits(hidden, known)).max() < 1e-4
@@ -54,8 +54,8 @@ def test_torch_and_one_token_at_a_time_agree_past_the_window(spec):
     ids = np.random.default_rng(4).integers(0, spec.vocab, spec.context + 3).astype(np.int32)
     kept = spec.context - spec.context // 2  # of the window when it is full, the newer half is read again
     with torch.no_grad():
-        before, _ = model(torch.from_numpy(ids[None, : spec.context]))
-        after, _ = model(torch.from_numpy(ids[None, kept:]))
+        before, _ = model.logits(torch.from_numpy(ids[None, : spec.context]))
+        after, _ = model.logits(torch.from_numpy(ids[None, kept:]))
     expected = np.concatenate([before.numpy()[0], after.numpy()[0, -3:]])
     cache = state.start()
     steps = [state.extend(cache, ids[i : i + 1]) for i in range(len(ids))]
@@ -71,9 +71,45 @@ def test_every_tensor_of_a_block_matters_to_the_parity(spec, name):
     restore(model, weights | {f"blocks.0.{name}": weights[f"blocks.0.{name}"] * 1.1})
     ids = np.random.default_rng(3).integers(0, spec.vocab, (1, spec.context))
     with torch.no_grad():
-        logits, _ = model(torch.from_numpy(ids))
+        logits, _ = model.logits(torch.from_numpy(ids))
     state = State(spec, weights, roots)
     assert np.abs(logits.numpy() - state.logits(*state.read(ids.astype(np.int32)))).max() > 1e-4
+
+
+@pytest.mark.parametrize("spec", SPECS[:2], ids=lambda spec: spec.size)
+def test_what_a_step_learns_from_is_the_cross_entropy_of_the_logits(spec):
+    model = StateModel(spec, random_roots(spec), torch.Generator())
+    restore(model, random_weights(spec))
+    ids = torch.from_numpy(np.random.default_rng(3).integers(0, spec.vocab, (2, spec.context + 1)))
+    nats, basins = model(ids[:, :-1], ids[:, 1:])
+    logits, same_basins = model.logits(ids[:, :-1])
+    known = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    assert nats.item() == pytest.approx(known.item(), abs=1e-5)
+    assert torch.equal(basins, same_basins)
+    tensors = list(model.tensors.values())
+    for one, other in zip(torch.autograd.grad(nats, tensors), torch.autograd.grad(known, tensors), strict=True):
+        assert torch.allclose(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_products_in_half_precision_change_the_loss_by_less_than_a_hundredth():
+    spec = SIZES["tiny"]
+    model = StateModel(spec, random_roots(spec), torch.Generator())
+    restore(model, random_weights(spec))
+    ids = torch.from_numpy(np.random.default_rng(3).integers(0, spec.vocab, (2, spec.context + 1)))
+    whole, _ = model(ids[:, :-1], ids[:, 1:])
+    model.mixed_precision = True
+    assert model(ids[:, :-1], ids[:, 1:])[0].item() == pytest.approx(whole.item(), abs=1e-2)
+
+
+def test_attention_on_a_processor_is_scaled_dot_product_attention():
+    generator = torch.Generator().manual_seed(1)
+    q, k, v, asked = torch.randn(4, 2, 3, 17, 8, generator=generator)
+    q, k, v = (z.requires_grad_() for z in (q, k, v))
+    known = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+    found = attention(q, k, v)
+    assert torch.allclose(found, known, atol=1e-5)
+    for one, other in zip(*(torch.autograd.grad(z, (q, k, v), asked) for z in (found, known)), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_export_gives_back_what_restore_put_in():
