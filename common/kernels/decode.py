@@ -49,9 +49,9 @@ class Head(NamedTuple):
     """From what a state holds to the next token's logits."""
 
     leave: M  # (D, D)
-    embed: M  # (D, V)
+    table: M  # (D+64, V) embeddings, and below them the roots of the tokens' basins
     bias: Array  # (V,)
-    pull: Array  # (64, V) what the root of the basin adds: the coupling
+    gain: np.float32  # of the root of the basin: the coupling
 
 
 @compiled_fast
@@ -103,16 +103,12 @@ def advance(
 @compiled_fast
 def speak(w: Head, hidden: Array, basin: Array) -> Array:
     """Next-token logits (V,) of one place, coupling included."""
-    every = np.arange(max(len(hidden), len(basin)))
-    logits, leaving = np.zeros(len(w.bias), np.float32), np.zeros(len(hidden), np.float32)
-    root = np.empty(len(basin), np.float32)
+    width, every = len(hidden), np.arange(len(hidden) + len(basin))
+    spoken, logits = np.zeros(len(every), np.float32), w.bias.copy()
+    add_rows(hidden, every, w.leave, spoken[:width])
     for i in range(len(basin)):
-        root[i] = np.sqrt(basin[i])
-    add_rows(hidden, every, w.leave, leaving)
-    add_rows(leaving, every, w.embed, logits)
-    add_rows(root, every, w.pull, logits)
-    for v in range(len(logits)):
-        logits[v] += w.bias[v]
+        spoken[width + i] = w.gain * np.sqrt(basin[i])
+    add_rows(spoken, every, w.table, logits)
     return logits
 
 

@@ -53,9 +53,10 @@ class State:
         self.spec = spec
         self.sqrt_basins: Array = np.ascontiguousarray(sqrt_basins, np.float32)
         self.weights: Final = weights
-        self._body = _narrowed(_body(spec, weights, self.sqrt_basins), ("qkv", "out", "up", "down", "basin"))
-        self._head = _head(weights, self.sqrt_basins)
-        self._narrow_head = _narrowed(self._head, ("leave", "embed"))
+        roots = halved(sqrt_basins)
+        self._body = _narrowed(_body(spec, weights, roots), ("qkv", "out", "up", "down", "basin"))
+        self._head = _head(weights, roots)
+        self._narrow_head = _narrowed(self._head, ("leave", "table"))
 
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
@@ -98,8 +99,9 @@ class State:
 
     def logits(self, hidden: Array, basins: Array) -> Array:
         """Next-token logits (..., vocab), the coupling included."""
-        pull: Array = np.sqrt(basins) @ self._head.pull
-        found: Array = hidden @ self._head.leave @ self._head.embed + self._head.bias + pull
+        w = self._head
+        spoken = np.concatenate([hidden @ w.leave, w.gain * np.sqrt(basins)], -1)
+        found: Array = spoken @ w.table + w.bias
         return found
 
     def speak(self, hidden: Array, basin: Array) -> Array:
@@ -148,13 +150,18 @@ class State:
         )
 
 
-def _body(spec: Spec, weights: Weights, sqrt_basins: Array) -> Body:
+def halved(sqrt_basins: npt.NDArray[np.floating]) -> Array:
+    """Roots of basins as a decoder computes with them: rounded to float16, relative error 2^-11, in float32."""
+    return np.asarray(sqrt_basins).astype(np.float16).astype(np.float32)
+
+
+def _body(spec: Spec, weights: Weights, roots: Array) -> Body:
     def stacked(name: str) -> Array:
         return np.ascontiguousarray(np.stack([weights[f"blocks.{i}.{name}"].T for i in range(spec.layers)]))
 
     cos, sin = _rotary(spec)
     return Body(
-        inputs=EMBED_GAIN * weights["embed"] + BASIN_GAIN * (sqrt_basins @ weights["enter"].T),
+        inputs=EMBED_GAIN * weights["embed"] + BASIN_GAIN * (roots @ weights["enter"].T),
         cos=cos,
         sin=sin,
         tau=np.exp(stacked("tau")),
@@ -167,12 +174,12 @@ def _body(spec: Spec, weights: Weights, sqrt_basins: Array) -> Body:
     )
 
 
-def _head(weights: Weights, sqrt_basins: Array) -> Head:
+def _head(weights: Weights, roots: Array) -> Head:
     return Head(
         leave=np.ascontiguousarray(weights["leave"].T),
-        embed=np.ascontiguousarray(weights["embed"].T),
+        table=np.concatenate([weights["embed"].T, roots.T]),
         bias=np.ascontiguousarray(weights["bias"]),
-        pull=np.ascontiguousarray(sqrt_basins.T * np.float32(COUPLING_SCALE * weights["coupling"])),
+        gain=np.float32(COUPLING_SCALE * weights["coupling"]),
     )
 
 

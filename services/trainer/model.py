@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.kernels.engine import BASIN_GAIN, COUPLING_SCALE, EMBED_GAIN, ROTARY_BASE
+from common.kernels.engine import BASIN_GAIN, COUPLING_SCALE, EMBED_GAIN, ROTARY_BASE, halved
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights, shapes
 from services.trainer.speech import cross_entropy
@@ -38,7 +38,7 @@ class StateModel(nn.Module):
         self.tensors = nn.ParameterDict()
         for name, shape in shapes(spec).items():
             self.tensors[_key(name)] = nn.Parameter(_initial(name, shape, generator))
-        self.register_buffer("sqrt_basins", torch.from_numpy(np.array(sqrt_basins, np.float32)))
+        self.register_buffer("sqrt_basins", torch.from_numpy(halved(sqrt_basins)))
         half = spec.head_width // 2
         angle = torch.arange(spec.context)[:, None] * ROTARY_BASE ** (-torch.arange(half) / half)
         self.register_buffer("cos", angle.cos())

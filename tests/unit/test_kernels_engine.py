@@ -11,7 +11,7 @@ from common.errors import Rejected
 from common.kernels import compiled
 from common.kernels import weights as w
 from common.kernels.compiled import exp32, log32
-from common.kernels.engine import State
+from common.kernels.engine import State, halved
 from common.kernels.kernel import read
 from common.kernels.spec import SIZES, Spec
 
@@ -150,7 +150,7 @@ def test_half_precision_is_widened_exactly():
 def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
     halves = {k: v.astype(np.float16).astype(np.float32) for k, v in tensors.items()}
     state = State(SPEC, halves, np.sqrt(np.random.default_rng(2).dirichlet(np.ones(64), SPEC.vocab)))
-    assert state._body.qkv.dtype == state._narrow_head.embed.dtype == np.uint16
+    assert state._body.qkv.dtype == state._narrow_head.table.dtype == np.uint16
     cache, (whole, basins) = state.start(), state.read(ids[None, :16])
     for t in range(16):
         hidden, basin = state.extend(cache, ids[t : t + 1])
@@ -168,7 +168,7 @@ def test_the_coupling_is_part_of_the_logits(state, ids):
     plain = State(SPEC, {**state.weights, "coupling": np.float32(0)}, state.sqrt_basins)
     for t in range(4):
         logits = state.speak(hidden[0, t], basins[0, t])
-        pull = 10 * state.weights["coupling"] * np.sqrt(basins[0, t]) @ state.sqrt_basins.T
+        pull = 10 * state.weights["coupling"] * np.sqrt(basins[0, t]) @ halved(state.sqrt_basins).T
         assert np.allclose(logits, state.logits(hidden, basins)[0, t], atol=1e-5)
         assert np.allclose(logits - pull, plain.logits(hidden, basins)[0, t], atol=1e-5)
 
