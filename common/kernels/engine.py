@@ -61,7 +61,10 @@ class State:
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
         cache = self._empty(1, ids_BT.shape[1])  # windows are read one after the other: each overwrites the last
-        windows = [self._append(cache, 0, 0, ids) for ids in ids_BT]
+        windows = []
+        for ids in ids_BT:
+            cache.lengths[0] = 0
+            windows.append(self._on(cache, 0, ids))
         return np.stack([hidden for hidden, _ in windows]), np.stack([basins for _, basins in windows])
 
     def start(self, slots: int = 1) -> Cache:
@@ -88,14 +91,10 @@ class State:
 
         Returns hidden states (B, width) and basins (B, 64), as `extend` would of each alone (1e-5).
         """
-        places = cache.lengths[slots]
-        if places.max(initial=0) == self.spec.context:
-            for slot in slots[places == self.spec.context]:
-                self._forget(cache, int(slot))
-            places = cache.lengths[slots]
-        cache.ids[slots, places] = ids
-        cache.lengths[slots] += 1
-        return self._advance(cache, slots, places, ids)
+        for slot in slots.tolist():
+            if cache.lengths[slot] == self.spec.context:
+                self._forget(cache, slot)
+        return self._advance(cache, slots, cache.lengths[slots], ids)
 
     def logits(self, hidden: Array, basins: Array) -> Array:
         """Next-token logits (..., vocab), the coupling included."""
@@ -123,11 +122,6 @@ class State:
 
     def _on(self, cache: Cache, slot: int, ids: Ids) -> tuple[Array, Array]:
         start = int(cache.lengths[slot])
-        cache.ids[slot, start : start + len(ids)] = ids
-        cache.lengths[slot] += len(ids)
-        return self._append(cache, slot, start, ids)
-
-    def _append(self, cache: Cache, slot: int, start: int, ids: Ids) -> tuple[Array, Array]:
         hidden, basins = np.empty((len(ids), self.spec.width), np.float32), np.empty((len(ids), CELLS), np.float32)
         for low in range(0, len(ids), BLOCK):
             some = slice(low, min(low + BLOCK, len(ids)))
@@ -136,7 +130,9 @@ class State:
         return hidden, basins
 
     def _advance(self, cache: Cache, slots: Indices, places: Indices, ids: Ids) -> tuple[Array, Array]:
-        found: tuple[Array, Array] = advance(self._body, self.spec.loops, cache.keys, cache.values, slots, places, ids)
+        found: tuple[Array, Array] = advance(
+            self._body, cache.keys, cache.values, cache.ids, cache.lengths, slots, places, ids
+        )
         return found
 
     def _empty(self, slots: int, tokens: int) -> Cache:
@@ -177,7 +173,7 @@ def _body(spec: Spec, weights: Weights, roots: Array) -> Body:
 def _head(weights: Weights, roots: Array) -> Head:
     return Head(
         leave=np.ascontiguousarray(weights["leave"].T),
-        table=np.concatenate([weights["embed"].T, roots.T]),
+        table=np.ascontiguousarray(np.concatenate([weights["embed"].T, roots.T])),
         bias=np.ascontiguousarray(weights["bias"]),
         gain=np.float32(COUPLING_SCALE * weights["coupling"]),
     )
