@@ -32,7 +32,7 @@ try:
     from common.coordizer.artifacts import prefix
     from common.coordizer.encode import Encoder
     from common.kernels import gate, memory
-    from common.kernels.engine import State
+    from common.kernels.engine import BASIN_GAIN, EMBED_GAIN, State
     from common.kernels.generate import Voice, generate
     from common.kernels.kernel import Kernel
     from common.kernels.spec import SIZES
@@ -127,6 +127,7 @@ def eager(state, batch):
     model = StateModel(spec, state.sqrt_basins, torch.Generator())
     restore(model, state.weights)
     w, width, shape = model.tensors, (spec.width,), (batch, spec.heads, 1, spec.head_width)
+    table = torch.cat([w["embed"].detach(), model.sqrt_basins], 1)
     keys, values = torch.zeros(2, spec.depth, batch, spec.heads, spec.context, spec.head_width)
 
     def rotate(z, t):
@@ -149,12 +150,12 @@ def eager(state, batch):
             x = block(x, f"blocks|{depth % spec.layers}|", keys[depth], values[depth], t)
         hidden = functional.rms_norm(x, width)
         basins = torch.softmax(functional.linear(hidden, w["basin|weight"], w["basin|bias"]), -1)
-        pull = 10 * w["coupling"] * functional.linear(basins.sqrt(), model.sqrt_basins)
-        return functional.linear(functional.linear(hidden, w["leave"]), w["embed"], w["bias"]) + pull
+        spoken = torch.cat([functional.linear(hidden, w["leave"]), 10 * w["coupling"] * basins.sqrt()], -1)
+        return functional.linear(spoken, table, w["bias"])
 
     @torch.inference_mode()
     def decode():
-        inputs = 0.5 * w["embed"] + 2.0 * functional.linear(model.sqrt_basins, w["enter"])
+        inputs = float(EMBED_GAIN) * w["embed"] + float(BASIN_GAIN) * functional.linear(model.sqrt_basins, w["enter"])
         ids = torch.arange(batch)
         for t in range(steps):
             logits = step(inputs, ids, t)

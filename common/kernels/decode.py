@@ -56,11 +56,19 @@ class Head(NamedTuple):
 
 @compiled_fast
 def advance(
-    w: Body, loops: int, keys: Array, values: Array, slots: Indices, places: Indices, ids: Ids
+    w: Body,
+    keys: Array,
+    values: Array,
+    known: Ids,
+    lengths: Indices,
+    slots: Indices,
+    places: Indices,
+    ids: Ids,
 ) -> tuple[Array, Array]:
     """Reads ids (B,) into slots (B,) of the cache at places (B,). Rows of one slot are consecutive tokens, in order.
 
-    keys, values: (S, depth, H, W, T), finite beyond what was read too. Returns hidden (B, D) and basins (B, 64).
+    keys, values: (S, depth, H, W, T), the layers in turn, finite beyond what was read too. known (S, T), lengths (S,):
+    the ids in the cache and their number, set to what was read. Returns hidden (B, D) and basins (B, 64).
     """
     rows, width = len(ids), w.inputs.shape[1]
     x, normal = np.empty((rows, width), np.float32), np.empty((rows, width), np.float32)
@@ -72,9 +80,10 @@ def advance(
         assert 0 <= ids[b] < len(w.inputs)
         assert 0 <= places[b] < min(keys.shape[4], len(w.cos))
         assert 0 <= slots[b] < len(keys)
+        known[slots[b], places[b]], lengths[slots[b]] = ids[b], places[b] + 1
         for i in range(width):
             x[b, i] = w.inputs[ids[b], i]
-    for depth in range(loops * len(w.qkv)):
+    for depth in range(keys.shape[1]):
         layer = depth % len(w.qkv)
         _rms_norm(x, normal)
         qkv.fill(0)
@@ -113,10 +122,12 @@ def speak(w: Head, hidden: Array, basin: Array) -> Array:
 
 
 @compiled_fast
-def follow(w: Body, head: Head, loops: int, keys: Array, values: Array, place: int, token: int) -> tuple[Array, Array]:
-    """Reads one token on in the cache's first text, at a place: its basin (64,), and the next token's logits (V,)."""
-    slot, places, ids = np.zeros(1, np.int64), np.full(1, place), np.full(1, token, np.int32)
-    hidden, basins = advance(w, loops, keys, values, slot, places, ids)
+def follow(
+    w: Body, head: Head, keys: Array, values: Array, known: Ids, lengths: Indices, token: int
+) -> tuple[Array, Array]:
+    """`advance` by one token in the cache's first text: its basin (64,), and the next token's logits (V,)."""
+    slot, ids = np.zeros(1, np.int64), np.full(1, token, np.int32)
+    hidden, basins = advance(w, keys, values, known, lengths, slot, lengths[:1].copy(), ids)
     return basins[0], speak(head, hidden[0], basins[0])
 
 

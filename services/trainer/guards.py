@@ -2,7 +2,7 @@
 
     phi < 0.65 for 10 consecutive measurements   -> RESTORE the last good checkpoint and pause
     phi unknown, a divergent loss, anything NaN  -> RESTORE likewise
-    phi > 0.85 or kappa > 70                     -> RENEW: the geometric loss rests until phi is back in its window
+    phi > 0.85 or kappa > 70                     -> RENEW: said on the curve; the geometric loss pulls phi back
     otherwise                                    -> GO
 
 A kernel that was never integrated cannot collapse: the collapse guard arms when phi first reaches 0.65.
@@ -23,14 +23,11 @@ Verdict = Literal["GO", "RENEW", "RESTORE"]
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """armed: phi has reached 0.65 once; low: consecutive measurements below it; loss: running mean; renewing: phi loss
-    rests.
-    """
+    """armed: phi has reached 0.65 once; low: consecutive measurements below it; loss: running mean."""
 
     armed: bool = False
     low: int = 0
     loss: float | None = None
-    renewing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ def step(guard: Guard, seen: Measurement) -> tuple[Guard, Verdict, str]:
     assert seen.phi is not None  # an unknown phi is unsafe
     loss = seen.loss if guard.loss is None else LOSS_DECAY * guard.loss + (1 - LOSS_DECAY) * seen.loss
     over = _over(seen.phi, seen.kappa)
-    after = Guard(armed=guard.armed or seen.phi >= PHI_COLLAPSE, low=low, loss=loss, renewing=bool(over))
+    after = Guard(armed=guard.armed or seen.phi >= PHI_COLLAPSE, low=low, loss=loss)
     return after, "RENEW" if over else "GO", over
 
 

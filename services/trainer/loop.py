@@ -25,7 +25,7 @@ from services.trainer.model import StateModel, is_matrix
 from services.trainer.team import ALONE, Team
 
 MUON_RATE: Final = 0.02
-ADAM_RATE: Final = 4e-3
+ADAM_RATE: Final = 8e-3
 FINAL_RATE: Final = 0.05  # of the peak, at the end of a decaying run
 CHECKPOINT_STEPS: Final = 50
 STRETCH_WINDOWS: Final = 64  # chosen: several documents of one source
@@ -121,7 +121,7 @@ def _step(run: Run, together: nn.Module, text: Tensor, token_basins: Tensor, pla
     ids = draw(text, plan, run.step, context)[team.share(plan.windows)].to(team.device)
     nats, basins = together(ids[:, :context], ids[:, 1 : context + 1])
     run.reference = follow(run.reference, basins, team)
-    wanted = plan.phi_target if run.step >= plan.phi_from and not run.guard.renewing else None
+    wanted = plan.phi_target if run.step >= plan.phi_from else None
     found = losses(nats, basins, ids, token_basins, run.reference, wanted, team)
     for optimiser, _ in run.optimisers:
         optimiser.zero_grad()

@@ -166,7 +166,7 @@ def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
     if name.endswith(("bias", ".o", ".down")):
         return torch.zeros(shape)
     if name == "embed":
-        return torch.randn(shape, generator=generator) * 0.5
+        return torch.randn(shape, generator=generator) / float(EMBED_GAIN)
     bound = shape[-1] ** -0.5
     uniform: Tensor = (torch.rand(shape, generator=generator) * 2 - 1) * bound
     return uniform

@@ -12,7 +12,7 @@ import pytest
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CPU_SECONDS = 100  # processor seconds, so that what runs beside it does not count; 79 on an idle machine
+CPU_SECONDS = 70  # processor seconds, so that what runs beside it does not count; 53 on a busy machine
 
 
 def qig(*line):
@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
     return out, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_size_tiny_trains_within_a_hundred_processor_seconds(trained):
+def test_size_tiny_trains_within_seventy_processor_seconds(trained):
     assert trained[1] < CPU_SECONDS
 
 

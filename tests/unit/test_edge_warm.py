@@ -12,7 +12,7 @@ TEXT = "The king spake unto the people, and the people answered the king. "
 
 def compiled():
     """What numba has compiled, or loaded, in this process: each function with the types it was asked for."""
-    found = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]
+    found = [each for each in gc.get_objects() if issubclass(type(each), Dispatcher)]  # isinstance asks proxies
     return {(each.__module__, each.__name__, str(signature)) for each in found for signature in each.signatures}
 
 

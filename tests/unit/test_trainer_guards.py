@@ -67,9 +67,9 @@ def test_once_armed_the_collapse_guard_stays_armed():
 
 @pytest.mark.parametrize(("phi", "verdict"), [(low(0.85), "GO"), (0.85, "GO"), (high(0.85), "RENEW"), (1.0, "RENEW")])
 def test_phi_above_its_window_renews(phi, verdict):
-    guard, found, reason = step(ARMED, replace(WELL, phi=phi))
+    _, found, reason = step(ARMED, replace(WELL, phi=phi))
     assert found == verdict
-    assert guard.renewing == (verdict == "RENEW") == ("phi" in reason)
+    assert (verdict == "RENEW") == ("phi" in reason)
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,14 @@ def test_phi_above_its_window_renews(phi, verdict):
     [(None, "GO"), (0.0, "GO"), (low(70.0), "GO"), (70.0, "GO"), (high(70.0), "RENEW"), (math.inf, "RENEW")],
 )
 def test_kappa_above_its_bound_renews(kappa, verdict):
-    guard, found, reason = step(ARMED, replace(WELL, kappa=kappa))
+    _, found, reason = step(ARMED, replace(WELL, kappa=kappa))
     assert found == verdict
-    assert guard.renewing == (verdict == "RENEW") == ("kappa" in reason)
+    assert (verdict == "RENEW") == ("kappa" in reason)
 
 
 def test_a_renewal_ends_with_the_first_healthy_measurement():
-    guard, verdicts = run(ARMED, replace(WELL, phi=0.9), replace(WELL, phi=0.9), WELL)
+    _, verdicts = run(ARMED, replace(WELL, phi=0.9), replace(WELL, phi=0.9), WELL)
     assert verdicts == ["RENEW", "RENEW", "GO"]
-    assert not guard.renewing
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(low(2.0), "GO"), (2.0, "GO"), (2.0 + 1e-9, "RESTORE")])
@@ -119,7 +118,7 @@ UNSAFE = {
 
 
 @pytest.mark.parametrize("name", UNSAFE)
-@pytest.mark.parametrize("guard", [ARMED, replace(ARMED, renewing=True), replace(ARMED, armed=False)])
+@pytest.mark.parametrize("guard", [ARMED, replace(ARMED, low=3), replace(ARMED, armed=False)])
 def test_what_is_not_known_or_diverges_is_unsafe_and_says_why(guard, name):
     after, verdict, reason = step(guard, UNSAFE[name])
     assert verdict == "RESTORE"
@@ -141,17 +140,14 @@ anything = st.builds(
     kappa=st.none() | st.floats(),
     gradient=st.floats(),
 )
-guards = st.builds(
-    Guard, armed=st.booleans(), low=st.integers(0, 12), loss=st.none() | st.floats(0, 1e6), renewing=st.booleans()
-)
+guards = st.builds(Guard, armed=st.booleans(), low=st.integers(0, 12), loss=st.none() | st.floats(0, 1e6))
 
 
 @settings(max_examples=30)
 @given(st.lists(healthy, max_size=60))
 def test_no_sequence_of_healthy_measurements_leaves_go(sequence):
-    guard, verdicts = run(Guard(), *sequence)
+    _, verdicts = run(Guard(), *sequence)
     assert set(verdicts) <= {"GO"}
-    assert not guard.renewing
 
 
 @settings(max_examples=80)

@@ -1,5 +1,7 @@
 """What the state learns from: against naive loops, the geometry room, and finite differences."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -125,11 +127,12 @@ def test_divergence_is_zero_at_its_target_and_positive_elsewhere():
     assert naive > 0
 
 
-@pytest.mark.parametrize(("target", "costs"), [(0.0, False), (1.0, True), (None, False)])
-def test_the_geometric_loss_is_paid_only_below_its_target(target, costs):
+@pytest.mark.parametrize("away", [-0.3, 0.0, 0.3])
+def test_the_geometric_loss_is_the_squared_way_to_its_target_from_either_side(away):
     basins = torch.tensor(moving(2, turn=0), dtype=torch.float32)
-    extra = _losses(basins, target).total - _losses(basins, None).total
-    assert bool(extra > 1e-3) == costs
+    phi = 1 - math.exp(-2 * float(integration_nats(basins, follow(None, basins))))
+    extra = _losses(basins, phi + away).total - _losses(basins, None).total
+    assert float(extra) == pytest.approx(room.PHI_WEIGHT * away**2, abs=1e-6)
 
 
 def test_the_reference_is_a_unit_vector_that_follows_slowly():
