@@ -317,6 +317,22 @@ def _entries(reader: Reader, paths: Keys, levels: Ints, k: int, max_total: int) 
     return Order(keys, counts.astype(np.uint32), keys[starts] >> SHIFT, totals.astype(np.uint32))
 
 
+def sections(blob: bytes) -> list[tuple[str, int, int]]:
+    """What lies where in crystals that `encode` made: name, first byte, the byte after the last."""
+    rest = blob[HEADER.size :]
+    sizes, at = _sizes(rest)
+    lengths = [1, 4, 2, *(len(_varint(size)) for size in sizes), COLUMNS // 2]
+    names = ["form", "crc32", "vocabulary", "tokens", "heads", "unary bits", "12 parameters k"]
+    _, tables, end = _tables(rest, at)
+    for depth, table in enumerate(tables):
+        names.append(f"levels of depth {depth + 1}")
+        lengths.append(1 + len(table))
+    names.append(f"bits: {sizes[2]} unary, then the remainders")
+    lengths.append(len(rest) - end)
+    ends = np.cumsum(lengths).tolist()
+    return list(zip(names, [0, *ends[:-1]], ends, strict=True))
+
+
 def fit(
     found: Crystals, ranking: npt.NDArray[np.intp], *, vocab_size: int, budget_bytes: int
 ) -> tuple[Crystals, bytes]:

@@ -61,7 +61,7 @@ class Crystals:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One n-gram, for building crystals by hand."""
+    """One n-gram, for building crystals by hand and for showing them."""
 
     context: tuple[int, ...]  # oldest token first
     token: int
@@ -72,6 +72,17 @@ class Entry:
 def entry(context: Sequence[int], token: int, *, count: int, total: int) -> Entry:
     """`token` was seen `count` times after `context`, which was seen `total` times."""
     return Entry(tuple(context), token, count, total)
+
+
+def entries(found: Crystals) -> list[Entry]:
+    """Every n-gram, order after order, in ascending order of its tokens: the inverse of `crystals`."""
+    listed = []
+    for n, order in enumerate(found.orders):
+        totals = order.totals[np.searchsorted(order.contexts, order.keys >> SHIFT)]
+        columns = [(order.keys >> np.uint64(TOKEN_BITS * place) & TOKEN_MASK).tolist() for place in range(n, -1, -1)]
+        for *context, token, count, total in zip(*columns, order.counts.tolist(), totals.tolist(), strict=True):
+            listed.append(Entry(tuple(context), token, count, total))
+    return listed
 
 
 def pack_key(tokens: Iterable[int]) -> int:
