@@ -209,9 +209,8 @@ def _check_count(count: int, limit: int) -> None:
 def _checked(blob: bytes, vocab_size: int) -> bytes:
     """What follows the header, once size, form, crc and vocabulary hold."""
     _check_size(blob)
-    if len(blob) < HEADER.size:
-        raise Rejected("bad_crystals", f"crystals of {len(blob)} bytes; the header alone takes {HEADER.size}")
-    form, crc, vocab = HEADER.unpack_from(blob)
+    vocab = stated_vocabulary(blob)
+    form, crc, _ = HEADER.unpack_from(blob)
     if form != FORM:
         raise Rejected("bad_crystals", f"crystals in form {form}; this software reads form {FORM}")
     if crc != zlib.crc32(blob[5:], zlib.crc32(blob[:1])):
@@ -315,6 +314,14 @@ def _entries(reader: Reader, paths: Keys, levels: Ints, k: int, max_total: int) 
     if totals.max(initial=0) > max_total:
         raise Rejected("bad_crystals", f"a context seen {totals.max()} times; at most {max_total} are allowed")
     return Order(keys, counts.astype(np.uint32), keys[starts] >> SHIFT, totals.astype(np.uint32))
+
+
+def stated_vocabulary(blob: bytes) -> int:
+    """The vocabulary size that crystals state; who knows another refuses them. Raises Rejected("bad_crystals")."""
+    if len(blob) < HEADER.size:
+        raise Rejected("bad_crystals", f"crystals of {len(blob)} bytes; the header alone takes {HEADER.size}")
+    vocab_size: int = HEADER.unpack_from(blob)[2]
+    return vocab_size
 
 
 def sections(blob: bytes) -> list[tuple[str, int, int]]:
