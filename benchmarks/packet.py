@@ -28,19 +28,20 @@ import numpy as np
 import zstandard
 
 from common.constellation import parts as bundle_parts
-from common.coordizer.artifacts import token_bytes
+from common.coordizer.artifacts import prefix, token_bytes
+from common.coordizer.encode import Encoder
 from common.errors import QigError
 from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
 from common.wire import crystals, packet, packet_vectors
 from common.wire.codec import canonical, parse
 from common.wire.crystals import COLUMNS, ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL
-from common.wire.ngrams import capped
+from common.wire.ngrams import Crystals, Order, capped
 from common.wire.packet import DOMAIN_SEPARATION
 from common.wire.rice import pack
 from services.edge.crystals import select
 from services.edge.screen import Screen
-from services.trainer import folder
+from services.trainer import coordizers, folder
 from services.trainer.corpora.document import documents
 from services.trainer.corpora.split import split
 
@@ -51,6 +52,7 @@ CLAIMS = {
 }
 LIMITS_MS = {"select + encode": 100.0, "decode + merge": 2.0}
 BUDGETS = (1024, 2900)
+VOCABULARIES = (2048, 4096, 32_768)
 RESIDUES = (24_000, 1_000_000)  # bytes of text: a round's, and what one fold takes at most (or all there is)
 EDGES, REPEATS = 64, 15
 MASS_CAP = 100_000  # QIG_MASS_CAP
@@ -69,6 +71,8 @@ def main() -> None:
     given = parser.parse_args()
     wanted = given.cases or list(CLAIMS)
     if {"size", "time"} & {*wanted}:
+        for vocab in VOCABULARIES if "size" in wanted else ():
+            _vocabulary(vocab)
         made = bundle_parts.load(folder.read(given.genesis))
         heart = made.kernel("heart")
         kernel = Kernel(heart.state, (*heart.memories, memory.count([], 3)), gate.prior(3))
@@ -110,6 +114,22 @@ def _size(coordizer, kernel, encoder, passages) -> None:
             _show("size", f"packet, {where}", len(_sealed(blob)), "B", "limit", 4096)
             bits, plain = (8 * len(each) / sent.entries for each in (blob, _varints(sent)))
             _show("size", f"an n-gram of {sent.entries}, {where}", bits, "bit", "delta varints, zstd 19", plain)
+
+
+def _vocabulary(vocab) -> None:
+    """The coder alone, over the first ids of the shipped coordizer: a round's most frequent n-grams."""
+    encoder = Encoder(prefix(coordizers.read(Path("data/coordizer-32k")), vocab))
+    passages = [encoder.encode(each.text) for each in split(documents("unseen/scripture", root=Path("data"))).train]
+    residue, _ = _residue(encoder, passages, RESIDUES[0], 0)
+    found = Crystals(tuple(Order(t.keys, t.counts, t.contexts, t.totals) for t in residue.tables))
+    counts = np.concatenate([order.counts for order in found.orders]).astype(np.int64)
+    ranking = np.argsort(-counts, kind="stable")[: int((counts > 1).sum())]
+    (sent, blob), spent = _timed(lambda: crystals.fit(found, ranking, vocab_size=vocab, budget_bytes=BUDGETS[-1]))
+    where = f"{len(blob)} B of crystals over {vocab} tokens"
+    bits, plain = (8 * len(each) / sent.entries for each in (blob, _varints(sent)))
+    _show(
+        "size", f"an n-gram of {sent.entries}, {where}", bits, "bit", "delta varints, zstd 19", plain, encode_ms=spent
+    )
 
 
 def _varints(found):
