@@ -186,6 +186,8 @@ def _print(seen: Seen, listed: list[dict[str, Any]]) -> None:
     if seen.envelope is None:
         out.print("not sealed yet: it has certainly not left")
     else:
+        if seen.status == "pending":
+            out.print("handed to the broker, which did not say that it took it: it may have left")
         terms = seen.envelope
         out.print(f"key {terms.key.hex()}, epoch {terms.epoch}, base {terms.base_version} ({terms.base.hex()})")
     sizes = ", ".join(f"{name} {size}" for name, size in seen.sections.items())

@@ -112,6 +112,15 @@ def test_a_packet_that_was_never_sealed_says_so(sleep, genesis, tmp_path, capsys
     assert "has certainly not left" in capsys.readouterr().out
 
 
+def test_a_packet_that_was_being_sent_may_have_left(sleep, genesis, tmp_path, capsys):
+    record = Record(tmp_path / "edges" / "edge-1" / "edge.db", now_s=7.0)
+    raw = sleep(sent=False, record=record)
+    record.leaving(0, raw)
+    record.close()
+    packet.show(packet="0", node=None, genesis=genesis, home=tmp_path, json=False)
+    assert "may have left" in capsys.readouterr().out
+
+
 def test_a_running_edge_s_packets_are_read_while_it_holds_its_file(sleep, show, tmp_path):
     record = Record(tmp_path / "edges" / "edge-1" / "edge.db", now_s=7.0)
     sleep(record=record)
