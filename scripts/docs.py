@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Final
 
 from common.runtime import metrics, settings
-from common.wire import export
+from common.wire import export, layout, packet_vectors
 from services.cli import reference
 from services.edge.http import routes
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+PACKET: Final = ROOT / "docs" / "wire" / "packet.md"
 GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs", reference.render),
     ("docs", lambda: {"settings.md": settings.markdown().encode()}),
     ("docs", lambda: {"metrics.md": metrics.markdown().encode()}),
     ("docs", lambda: {"openapi.json": routes.openapi()}),
     ("docs/wire", export.render),
+    ("docs/wire", packet_vectors.render),
+    ("docs/wire", lambda: {"packet.md": layout.drawn(PACKET.read_text(encoding="utf-8")).encode()}),
 )
 
 

@@ -43,6 +43,13 @@ def coordizer_parts(coordizer: Coordizer) -> dict[str, bytes]:
     return {COORDIZER + name: data for name, data in artifacts.to_parts(coordizer).items()}
 
 
+def coordizer_of(parts: Parts) -> artifacts.Coordizer:
+    """The coordizer among a constellation's parts. Raises Rejected, and Corrupt where a digest fails."""
+    return artifacts.from_parts(
+        {path.removeprefix(COORDIZER): data for path, data in parts.items() if path.startswith(COORDIZER)}
+    )
+
+
 def kernel_part(role: Role, spec: Spec, tensors: Weights) -> dict[str, bytes]:
     """A role's weights."""
     return {kernel_path(role): weights.to_bytes(spec, tensors)}
@@ -72,9 +79,7 @@ def integrator_part(integrator: Integrator) -> dict[str, bytes]:
 
 def load(parts: Parts) -> Constellation:
     """Raises Rejected with the part that is missing or wrong, Corrupt where a coordizer digest fails."""
-    coordizer = artifacts.from_parts(
-        {path.removeprefix(COORDIZER): data for path, data in parts.items() if path.startswith(COORDIZER)}
-    )
+    coordizer = coordizer_of(parts)
     domains = {domain.name: domain for domain in _read(parts, DOMAINS, from_json)}
     specs: dict[Role, Spec] = {}
     tensors: dict[Role, Weights] = {}

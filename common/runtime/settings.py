@@ -60,7 +60,7 @@ class EdgeSettings(CommonSettings):
     sleep_after_bytes: int = Field(20_000, ge=1, description="Fresh text after which an edge wants to sleep, bytes")
     sleep_idle_s: float = Field(5.0, ge=0, description="Idle time before it may sleep, seconds")
     sleep_max_s: float = Field(3600.0, gt=0, description="The longest it stays awake with something learned, seconds")
-    crystal_bytes: int = Field(1024, ge=0, le=2900, description="Crystals in a packet, bytes")
+    crystal_bytes: int = Field(1024, ge=0, le=2900, description="Crystals in a packet, bytes; 0: figures alone")
     probe_share: int = Field(8, ge=2, description="One in this many interactions is kept for trying bundles on")
     redact: str = Field(
         "emails,numbers,keys",

@@ -27,6 +27,7 @@ CODES: Final = ("oversized", "garbage", "wrong_version", "unknown_field", "bad_f
 MAX_LIST: Final = MAX_BUNDLE_PACKETS  # the longest list of any message; nested empty lists of this length are cheap
 MAX_MAP: Final = 1024
 SHOWN_CHARS: Final = 64
+FIRST_BYTES: Final = 4096  # of the packer's buffer, which grows; its own default is 256 KiB, for a packet of 300 bytes
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 AnyValue = TypeVar("AnyValue", bound=Value)
@@ -34,7 +35,7 @@ AnyValue = TypeVar("AnyValue", bound=Value)
 
 def canonical(value: Any) -> bytes:
     """Msgpack with the keys of every map sorted: the byte form that is sent, hashed and signed."""
-    return bytes(msgpack.packb(_ordered_keys(value), use_bin_type=True))
+    return bytes(msgpack.packb(_ordered_keys(value), use_bin_type=True, buf_size=FIRST_BYTES))
 
 
 def _ordered_keys(value: Any) -> Any:

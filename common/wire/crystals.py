@@ -48,9 +48,11 @@ from common.wire.ngrams import (
     Keys,
     Order,
     Wide,
+    capped,
     check,
     context_starts,
     crystals,
+    empty,
     entry,
     merge,
     take,
@@ -67,8 +69,8 @@ TOTAL_BITS: Final = 32
 PACKET_MAX_ENTRIES: Final = 4096  # twice what 2,900 bytes hold at the 12 bits that an ideal coder takes
 BATCH_MAX_ENTRIES: Final = 1 << 17  # 192 KiB at 12 bits
 PACKET_MAX_TOTAL: Final = (1 << 24) - 1  # chosen: 16 million tokens between two sleeps; 256 packets add up below 2^32
+PACKET_MAX_COUNTED: Final = 1 << 20  # chosen: counts of one order beyond the tokens of the sleep; they may wait long
 ENTRY_BYTES: Final = 256  # measured at worst 190: triples that share no beginning
-LEAST_BITS: Final = 2  # an entry has a gap and a level of its own, a bit each at least
 NUMBERS_PER_ENTRY: Final = 12  # 3 tokens, 3 nodes of at most 3 numbers less the kids of the last, 1 total
 LEVELS: Final = np.array([1, *(c for n in range(1, 32) for c in (1 << n, 3 << (n - 1)))], np.uint64)
 
@@ -207,9 +209,8 @@ def _check_count(count: int, limit: int) -> None:
 def _checked(blob: bytes, vocab_size: int) -> bytes:
     """What follows the header, once size, form, crc and vocabulary hold."""
     _check_size(blob)
-    if len(blob) < HEADER.size:
-        raise Rejected("bad_crystals", f"crystals of {len(blob)} bytes; the header alone takes {HEADER.size}")
-    form, crc, vocab = HEADER.unpack_from(blob)
+    vocab = stated_vocabulary(blob)
+    form, crc, _ = HEADER.unpack_from(blob)
     if form != FORM:
         raise Rejected("bad_crystals", f"crystals in form {form}; this software reads form {FORM}")
     if crc != zlib.crc32(blob[5:], zlib.crc32(blob[:1])):
@@ -315,19 +316,46 @@ def _entries(reader: Reader, paths: Keys, levels: Ints, k: int, max_total: int) 
     return Order(keys, counts.astype(np.uint32), keys[starts] >> SHIFT, totals.astype(np.uint32))
 
 
+def stated_vocabulary(blob: bytes) -> int:
+    """The vocabulary size that crystals state; who knows another refuses them. Raises Rejected("bad_crystals")."""
+    if len(blob) < HEADER.size:
+        raise Rejected("bad_crystals", f"crystals of {len(blob)} bytes; the header alone takes {HEADER.size}")
+    vocab_size: int = HEADER.unpack_from(blob)[2]
+    return vocab_size
+
+
+def sections(blob: bytes) -> list[tuple[str, int, int]]:
+    """What lies where in crystals that `encode` made: name, first byte, the byte after the last."""
+    rest = blob[HEADER.size :]
+    sizes, at = _sizes(rest)
+    lengths = [1, 4, 2, *(len(_varint(size)) for size in sizes), COLUMNS // 2]
+    names = ["form", "crc32", "vocabulary", "tokens", "heads", "unary bits", "12 parameters k"]
+    _, tables, end = _tables(rest, at)
+    for depth, table in enumerate(tables):
+        names.append(f"levels of depth {depth + 1}")
+        lengths.append(1 + len(table))
+    names.append(f"bits: {sizes[2]} unary, then the remainders")
+    lengths.append(len(rest) - end)
+    ends = np.cumsum(lengths).tolist()
+    return list(zip(names, [0, *ends[:-1]], ends, strict=True))
+
+
 def fit(
     found: Crystals, ranking: npt.NDArray[np.intp], *, vocab_size: int, budget_bytes: int
 ) -> tuple[Crystals, bytes]:
-    """As many of the best n-grams as fit into the budget: what a reader will decode, and the bytes.
+    """As many of the best n-grams as a packet may bring: what a reader will decode, and the bytes.
 
     ranking: places of entries as in `take`, best first, each once; what it does not name is never sent. At most
     1 + log2(n) encodings. The size grows with the number of entries but for a few bytes, so that now and then a
-    slightly longer beginning would have fitted too. Raises Rejected("packet_too_large") when not even the header fits.
+    slightly longer beginning would have fitted too. Whatever is found, a centre takes it: at most budget_bytes and
+    PACKET_MAX_ENTRIES, and counts that waited for ever are scaled down to PACKET_MAX_COUNTED. No bytes at all when not
+    even the header fits.
     """
-    blob = _prefix(check(found, vocab_size), ranking[:0], vocab_size)
+    found = capped(check(found, vocab_size), PACKET_MAX_COUNTED - PACKET_MAX_ENTRIES)  # a scaled count may stay 1
+    blob = _prefix(found, ranking[:0], vocab_size)
     if len(blob) > budget_bytes:
-        raise Rejected("packet_too_large", f"{budget_bytes} bytes for crystals; none at all take {len(blob)}")
-    fits, too_many = 0, min(len(ranking), 8 * budget_bytes // LEAST_BITS) + 1
+        return empty(), b""
+    fits, too_many = 0, min(len(ranking), PACKET_MAX_ENTRIES) + 1
     budget_bytes = min(budget_bytes, CRYSTALS_MAX_BYTES)
     while too_many - fits > 1:
         trial = (fits + too_many) // 2
@@ -336,7 +364,7 @@ def fit(
             fits, blob = trial, attempt
         else:
             too_many = trial
-    return decode(blob, vocab_size, fits), blob
+    return decode(blob, vocab_size, fits, max_total=PACKET_MAX_TOTAL), blob
 
 
 def _prefix(found: Crystals, chosen: npt.NDArray[np.intp], vocab_size: int) -> bytes:

@@ -61,7 +61,7 @@ class Crystals:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One n-gram, for building crystals by hand."""
+    """One n-gram, for building crystals by hand and for showing them."""
 
     context: tuple[int, ...]  # oldest token first
     token: int
@@ -72,6 +72,17 @@ class Entry:
 def entry(context: Sequence[int], token: int, *, count: int, total: int) -> Entry:
     """`token` was seen `count` times after `context`, which was seen `total` times."""
     return Entry(tuple(context), token, count, total)
+
+
+def entries(found: Crystals) -> list[Entry]:
+    """Every n-gram, order after order, in ascending order of its tokens: the inverse of `crystals`."""
+    listed = []
+    for n, order in enumerate(found.orders):
+        totals = order.totals[np.searchsorted(order.contexts, order.keys >> SHIFT)]
+        columns = [(order.keys >> np.uint64(TOKEN_BITS * place) & TOKEN_MASK).tolist() for place in range(n, -1, -1)]
+        for *context, token, count, total in zip(*columns, order.counts.tolist(), totals.tolist(), strict=True):
+            listed.append(Entry(tuple(context), token, count, total))
+    return listed
 
 
 def pack_key(tokens: Iterable[int]) -> int:
@@ -167,6 +178,28 @@ def _take(order: Order, mask: npt.NDArray[np.bool_]) -> Order:
     contexts = keys[context_starts(keys)] >> SHIFT
     totals = order.totals[np.searchsorted(order.contexts, contexts)]
     return Order(keys, order.counts[mask], contexts, totals)
+
+
+def capped(found: Crystals, mass_cap: int) -> Crystals:
+    """The crystals with a mass of at most `mass_cap`, but for counts that are 1 already. mass_cap: up to 2^32.
+
+    Mass is the most that the totals add up to over the contexts of one length; for true counts it is the number of
+    tokens behind them. Heavier ones are scaled down, counts and totals alike, rounding down, but never a count below 1.
+    """
+    mass = max(int(order.totals.sum(dtype=np.uint64)) for order in found.orders)
+    if mass <= mass_cap:
+        return found
+    one, two, three = (_scaled(order, mass_cap, mass) for order in found.orders)
+    return Crystals((one, two, three))
+
+
+def _scaled(order: Order, share: int, of: int) -> Order:
+    """Whole numbers throughout: the same on every machine. Products stay below 2^32 * 2^32, inside 64 bits."""
+    up, down = np.uint64(share), np.uint64(of)
+    counts = np.maximum(order.counts * up // down, np.uint64(1)).astype(np.uint32)
+    sums = group_sums(counts, context_starts(order.keys))
+    totals = np.maximum(order.totals * up // down, sums).astype(np.uint32)
+    return Order(order.keys, counts, order.contexts, totals)
 
 
 def merge(several: Sequence[Crystals]) -> Crystals:

@@ -22,7 +22,7 @@ from nacl.signing import VerifyKey
 from common.errors import Rejected
 from common.kernels import gate
 from common.wire import basin, crystals, packet
-from common.wire.crystals import PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, Crystals
+from common.wire.crystals import PACKET_MAX_COUNTED, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, Crystals
 from common.wire.messages import PacketRef
 from common.wire.packet import Envelope, PacketBody
 from services.aggregator.bases import Base, Bases, find
@@ -32,7 +32,6 @@ CLOCK_WINDOW_S: Final = 300.0  # settled: DESIGN.md, section 7
 KAPPA_MAX: Final = 1e9  # chosen: a pure loop reads in the thousands; this is float noise around R = 1
 FRESH_MAX_BYTES: Final = 1 << 28  # chosen: more than an edge reads in a day; keeps the sums of a batch exact
 BITS_PER_BYTE_MAX: Final = 64.0  # what a domain may state (common/constellation/domains.py); uniform bytes take 8
-WAITING_TOKENS: Final = 1 << 20  # chosen: counts wait on the edge until they find room; as many as its residue holds
 
 Floats = npt.NDArray[np.float64]
 Enrolled = Mapping[bytes, tuple[str, VerifyKey]]
@@ -156,9 +155,9 @@ def _check_counts(found: Crystals, tokens: int) -> None:
     """Each token ends one n-gram an order, so the counts of an order cannot exceed the tokens read, now or earlier."""
     for order, table in enumerate(found.orders):
         counted = int(table.counts.sum(dtype=np.uint64))
-        if counted > tokens + WAITING_TOKENS:
+        if counted > tokens + PACKET_MAX_COUNTED:
             raise Rejected(
                 "implausible",
                 f"n-grams of {order + 1} tokens counted {counted} times in {tokens} tokens; "
-                f"at most {WAITING_TOKENS} may have waited from earlier texts",
+                f"at most {PACKET_MAX_COUNTED} may have waited from earlier texts",
             )

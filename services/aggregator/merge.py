@@ -5,10 +5,8 @@
     gate       statistics add, bucket by bucket
     score      interactions' fresh bytes and bits add: the domain's prequential bits per byte
 
-Mass cap: a packet's mass is the most that its totals add up to over the contexts of one length, which for true counts
-is the number of tokens behind them. A packet heavier than `mass_cap` is scaled down to it, counts and totals alike, so
-that it says the same of every context with less weight; no n-gram of it can then count more than the cap either.
-Scaling rounds down, but never below a count of 1.
+Mass cap: a packet heavier than `mass_cap` is scaled down to it (ngrams.capped), so that it says the same of every
+context with less weight; no n-gram of it can then count more than the cap either.
 
 The coder knows counts 1 2 3 4 6 8 12 ... and rounds down, which is right for an edge (what was not sent waits there)
 and would lose 9-16 % of the mass of a merge, where nothing waits. So merged counts go to the nearest level first; one
@@ -29,7 +27,7 @@ from common.kernels import gate
 from common.wire import crystals
 from common.wire.crystals import LEVELS
 from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
-from common.wire.ngrams import MAX_TOTAL, Crystals, Order, context_starts, group_sums
+from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums
 from services.aggregator.admit import read_crystals, read_gate
 from services.aggregator.territories import Place, Waiting
 
@@ -42,24 +40,6 @@ class Merged:
 
     update: DomainUpdate
     taken: tuple[Waiting, ...]
-
-
-def capped(found: Crystals, mass_cap: int) -> Crystals:
-    """The crystals with a mass of at most `mass_cap`, but for counts that are 1 already."""
-    mass = max(int(order.totals.sum(dtype=np.uint64)) for order in found.orders)
-    if mass <= mass_cap:
-        return found
-    one, two, three = (_scaled(order, mass_cap, mass) for order in found.orders)
-    return Crystals((one, two, three))
-
-
-def _scaled(order: Order, share: int, of: int) -> Order:
-    """Whole numbers throughout: the same on every machine. Products stay below 2^24 * 2^38, inside 64 bits."""
-    up, down = np.uint64(share), np.uint64(of)
-    counts = np.maximum(order.counts * up // down, np.uint64(1)).astype(np.uint32)
-    sums = group_sums(counts, context_starts(order.keys))
-    totals = np.maximum(order.totals * up // down, sums).astype(np.uint32)
-    return Order(order.keys, counts, order.contexts, totals)
 
 
 def levelled(found: Crystals) -> Crystals:

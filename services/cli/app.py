@@ -37,6 +37,7 @@ Genesis = Annotated[
     Path | None, typer.Option(help="Directory of a constellation's parts; HOME/genesis, else what is shipped.")
 ]
 Cache = Annotated[Path, typer.Option(help="Directory of the downloaded archives.")]
+Node = Annotated[str | None, typer.Option(help="The edge; every edge of this home when not given.")]
 DEFAULT_HOME: Final = Path(".qig")
 DEFAULT_CACHE: Final = Path(".qig/corpora")
 
@@ -52,6 +53,8 @@ dead = typer.Typer(no_args_is_help=True, help="Messages that could not be handle
 keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bundles, and those of the HTTP API.")
 api = typer.Typer(no_args_is_help=True, help="Who may use the edges' HTTP API.")
 corpus = typer.Typer(no_args_is_help=True, help="The text that kernels learn from.")
+packet = typer.Typer(no_args_is_help=True, help="What leaves an edge: sleep packets, readable.")
+app.add_typer(packet, name="packet")
 app.add_typer(dead, name="dead")
 app.add_typer(keys, name="keys")
 keys.add_typer(api, name="api")
@@ -189,12 +192,30 @@ def doctor(
 def forget(
     query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it.")],
     client: Annotated[str, typer.Option(help="Who asked.")] = "anonymous",
-    node: Annotated[str | None, typer.Option(help="The edge; every edge of this home when not given.")] = None,
+    node: Node = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
     """Delete a query's text and answer from the edges of this home, with what they taught; say what had left."""
     _do("forget", query_id=query_id, client=client, node=node, home=home, json=as_json)
+
+
+@packet.command("list")
+def packet_list(node: Node = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List the packets of the edges of this home: what left, and what waits to leave."""
+    _do("packet", "listing", node=node, home=home, json=as_json)
+
+
+@packet.command("show")
+def packet_show(
+    packet: Annotated[str, typer.Argument(help="A packet's sequence, or a file with one.")],
+    node: Node = None,
+    genesis: Genesis = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Show all that a packet says: its figures, its size by section, and every n-gram as text with its count."""
+    _do("packet", "show", packet=packet, node=node, genesis=genesis, home=home, json=as_json)
 
 
 _STREAM: Final = "queries, packets, batches or candidates."

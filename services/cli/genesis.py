@@ -20,8 +20,13 @@ def default(home: Path) -> Path:
 
 def load(directory: Path) -> Constellation:
     """Raises Unavailable("no_genesis"), Rejected and Corrupt for parts that are not whole."""
+    return parts.load(parts_of(directory))
+
+
+def parts_of(directory: Path) -> dict[str, bytes]:
+    """The parts of a genesis. Raises Unavailable("no_genesis")."""
     found = folder.read(directory)
     if found is None:
         message = f"no constellation at {directory}: `qig train` makes one, or name another with --genesis"
         raise Unavailable("no_genesis", message)
-    return parts.load(found)
+    return found

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -410,10 +411,7 @@ class Record:
         elif version in _MIGRATIONS:
             self._migrate(version)
         elif version != SCHEMA_VERSION:
-            raise Rejected(
-                "record_version",
-                f"{self._path} has schema {version}, this software reads {SCHEMA_VERSION}: use the matching release",
-            )
+            raise _wrong_version(self._path, version)
 
     def _create(self, now_s: float) -> None:
         with self._write() as db:
@@ -510,6 +508,30 @@ def _interaction(row: tuple) -> Interaction:  # type: ignore[type-arg]
     found: Phase | None = phase
     cells = np.frombuffer(basin, "<f8", CELLS)
     return Interaction(query_id, client, text, at_s, domain, cells, tokens, size_bytes, bits, kappa, found)
+
+
+def read_packets(path: Path) -> tuple[int, list[Packet]]:
+    """The epoch of an edge's file and its packets, oldest first, whether a process has it in use or not.
+
+    Nothing is written or locked. Raises Corrupt, Rejected and Unavailable as Record does.
+    """
+    with _sql(path), contextlib.closing(sqlite3.connect(f"file:{quote(os.fspath(path))}?mode=ro", uri=True)) as db:
+        db.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_TIMEOUT_S)}")
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if int(db.execute("PRAGMA application_id").fetchone()[0]) != APPLICATION_ID:
+            raise Corrupt("not_a_record", f"{path} is another program's database: name an edge's")
+        if version != SCHEMA_VERSION and version not in _MIGRATIONS:
+            raise _wrong_version(path, version)
+        db.execute("BEGIN")  # one look: a packet settled meanwhile is neither missed nor seen twice
+        epoch = int(_meta(db, "epoch") or 0)
+        return epoch, [_packet(row) for row in db.execute("SELECT * FROM packets ORDER BY sequence")]
+
+
+def _wrong_version(path: Path, version: int) -> Rejected:
+    return Rejected(
+        "record_version",
+        f"{path} has schema {version}, this software reads {SCHEMA_VERSION}: use the matching release",
+    )
 
 
 def address_of(path: Path) -> str:

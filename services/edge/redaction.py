@@ -20,7 +20,7 @@ its last in 2024, datafog knows no keys, telephone numbers of few countries, and
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -80,7 +80,7 @@ def redactor(names: str, find: Callable[[str], object]) -> Redact:
     def redact(text: str) -> str:
         for function in own:
             text = function(text)
-        return _settled(patterns, text)
+        return settled(patterns, text)
 
     return redact
 
@@ -104,7 +104,7 @@ def redacted(constellation: Constellation, read: Interaction, redact: Redact) ->
     return replace(read, text=text, basin=basin, tokens=len(ids), size_bytes=size_bytes, bits=bits)
 
 
-def _settled(patterns: list[Redact], text: str) -> str:
+def settled(patterns: Sequence[Redact], text: str) -> str:
     """The patterns again and again until none finds anything: what one takes out may end what hid from another.
 
     Ends, because each time fewer characters are left outside the placeholders, in which no pattern finds anything.

@@ -4,9 +4,9 @@
                             ▲                                                                        │
                             └──────────────── residue minus what the packet carried ◀────────────────┘
 
-Pure: time is an argument. Rules it keeps: text is scored, and the gate's statistics taken, before it is counted; what
-was kept as probe text is never counted; counts leave the residue only when a bundle names the packet that carried them;
-of one domain at most one packet is on its way.
+Pure: time is an argument. Rules it keeps: text is screened (screen.py), then scored, and the gate's statistics taken,
+before it is counted; what was kept as probe text is never counted; counts leave the residue only when a bundle names
+the packet that carried them; of one domain at most one packet is on its way.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import numpy as np
 
 from common.constants import PHASES, ROLES, Role
 from common.constellation.constellation import Constellation
+from common.coordizer.artifacts import token_bytes
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import gate as gates
@@ -31,6 +32,7 @@ from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
 from services.edge.crystals import select
 from services.edge.record import Domain, Fresh, Packet
+from services.edge.screen import Screen, screened
 
 LOST_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take; a late bundle still counts
 OPENING_CHUNKS: Final = 8  # new territory is read in this many parts, each scored with a memory of the parts before it
@@ -106,7 +108,8 @@ def fold(
     interactions: at least one; phi: of each role's kernel, as it runs; accepted: texts of this domain, fresh or counted
     before, whose n-grams weigh up in the selection.
     """
-    texts = [constellation.encoder.encode(each.text) for each in interactions]
+    said = [screened(each.text) for each in interactions]
+    texts = [constellation.encoder.encode(text) for text in said]
     weights = np.array([max(len(ids), 1) for ids in texts], np.float64)
     basin = frechet_mean(np.stack([each.basin for each in interactions]), weights)
     kernel, role = _kernel(constellation, domain, basin)
@@ -116,7 +119,9 @@ def fold(
     else:
         bits, gate = _read_known(kernel, texts)
     grown = bounded(merge([residue, count(texts, ORDERS)]))
-    selection = select(grown, kernel, count([constellation.encoder.encode(text) for text in accepted], ORDERS))
+    praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
+    screen = Screen.of(token_bytes(constellation.coordizer.merges))
+    selection = select(screen.speakable(grown), kernel, praised)
     vocab_size = constellation.coordizer.vocab_size
     sent, blob = crystal_codec.fit(
         selection.crystals, selection.ranking, vocab_size=vocab_size, budget_bytes=crystal_bytes
@@ -128,7 +133,7 @@ def fold(
         basin=basins.to_bytes8(basin),
         interactions=len(interactions),
         tokens=sum(map(len, texts)),
-        fresh_bytes=sum(each.size_bytes for each in interactions),
+        fresh_bytes=sum(map(_size_bytes, interactions, said)),
         fresh_bits=bits,
         phi=phi.get(role),
         kappa=min(float(np.median(kappas)), KAPPA_TOLD_MAX) if kappas else None,
@@ -137,6 +142,11 @@ def fold(
         crystals=blob,
     )
     return Folded(tuple(texts), grown, body, as_memory(sent))
+
+
+def _size_bytes(each: Interaction, said: str) -> int:
+    """Of the text whose bits are told."""
+    return each.size_bytes if said == each.text else len(said.encode("utf-8", "replace"))
 
 
 def as_memory(found: Crystals) -> Memory:

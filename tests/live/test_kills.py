@@ -11,10 +11,11 @@ from common.kernels import memory
 from common.kernels.memory import Memory, Table
 from common.runtime import streams
 from common.wire import crystals, packet
+from common.wire.ngrams import capped
 from services.aggregator.admit import read_crystals
 from services.aggregator.app import LEDGER
 from services.aggregator.bases import base_of
-from services.aggregator.merge import MAX_DOMAIN_ENTRIES, capped, levelled
+from services.aggregator.merge import MAX_DOMAIN_ENTRIES, levelled
 from services.aggregator.territories import read_basin
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(180)]

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import Corrupt, QigError, Rejected
-from common.wire.crystals import crystals, encode, entry
+from common.wire.crystals import PACKET_MAX_COUNTED, crystals, encode, entry
 from common.wire.packet import key_id
-from services.aggregator.admit import CLOCK_WINDOW_S, KAPPA_MAX, WAITING_TOKENS, admit, open_packet
+from services.aggregator.admit import CLOCK_WINDOW_S, KAPPA_MAX, admit, open_packet
 from services.aggregator.bases import with_base
 from services.aggregator.replay import ReplayWindow
 
 # Counts of one order that add up to exactly 48 more than may have waited (both are levels of the coder).
-HEAVY = [((), token, count, WAITING_TOKENS + 48) for token, count in ((7, WAITING_TOKENS), (8, 48))]
+HEAVY = [((), token, count, PACKET_MAX_COUNTED + 48) for token, count in ((7, PACKET_MAX_COUNTED), (8, 48))]
 
 
 def admitted(raw, *, replay=None, entry_ms=AT_MS, bases=BASES, enrolled=ENROLLED):

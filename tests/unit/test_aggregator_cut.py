@@ -15,7 +15,7 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
 from services.aggregator import cut as module
 from services.aggregator.cut import Limits, chosen, cut, due
-from services.aggregator.merge import capped, levelled
+from services.aggregator.merge import levelled
 
 LIMITS = Limits(packets=8, age_s=60.0, mass_cap=100_000)
 
@@ -82,22 +82,6 @@ def test_packets_without_crystals_or_gate_make_a_batch_too():
     (update,) = cut_of(packet(crystals=b"")).batch.domains
     assert decoded(update).entries == 0
     assert update.gate == b""
-
-
-@pytest.mark.parametrize(("cap", "expected"), [(65, (4, 64)), (64, (4, 64)), (63, (3, 63)), (16, (1, 16)), (1, (1, 1))])
-def test_no_packet_weighs_more_than_the_mass_cap(cap, expected):
-    found = crystals.decode(ngrams(((), 7, 4, 64), ((7,), 9, 3, 4)), VOCAB, 10)
-    order = capped(found, cap).orders[0]
-    assert (int(order.counts[0]), int(order.totals[0])) == expected
-
-
-@given(st.integers(1, 5000), st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 3000)), min_size=1, max_size=20))
-@settings(max_examples=60, deadline=None)
-def test_capped_crystals_keep_the_rules_and_the_cap(cap, rows):
-    entries = [crystals.entry((token,), token, count=c, total=c + more) for token, (c, more) in enumerate(rows)]
-    found = crystals.check(capped(crystals.crystals(entries), cap), VOCAB)
-    assert found.entries == len(rows)
-    assert int(found.orders[1].totals.sum()) <= max(cap, len(rows))
 
 
 @pytest.mark.parametrize(

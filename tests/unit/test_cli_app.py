@@ -22,6 +22,8 @@ COMMANDS = {
     "validate": ["validate"],
     "doctor": ["doctor"],
     "forget": ["forget", "q1"],
+    "packet list": ["packet", "list"],
+    "packet show": ["packet", "show", "3"],
     "warm": ["warm"],
     "dead list": ["dead", "list"],
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],

@@ -15,6 +15,9 @@ from common.wire import export
 from common.wire.crystals import (
     ENTRY_BYTES,
     LEVELS,
+    PACKET_MAX_COUNTED,
+    PACKET_MAX_ENTRIES,
+    PACKET_MAX_TOTAL,
     _with_crc,
     crystals,
     decode,
@@ -315,6 +318,30 @@ def test_what_the_ranking_does_not_name_is_never_sent():
     assert fit(TEXT, np.array([5, 3]), vocab_size=2048, budget_bytes=1024)[0].entries == 2
 
 
-def test_a_budget_below_the_header_is_refused():
-    with pytest.raises(Rejected, match="packet_too_large"):
-        fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=18)
+@pytest.mark.parametrize(("budget_bytes", "bytes_"), [(0, 0), (18, 0), (19, 19)])
+def test_a_budget_below_the_header_takes_no_bytes(budget_bytes, bytes_):
+    found, blob = fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=budget_bytes)
+    assert (found.entries, len(blob)) == (0, bytes_)
+
+
+def dense(side, **columns):
+    """Every pair of `side` tokens, as cheap to code as n-grams can be."""
+    return crystals(entry((n // side,), n % side, **columns) for n in range(side * side))
+
+
+def test_no_more_n_grams_are_fitted_than_a_packet_may_bring():
+    every = dense(72, count=2, total=144)
+    assert len(encode(every, 2048)) < 2900
+    assert every.entries > PACKET_MAX_ENTRIES
+    found, blob = fit(every, np.arange(every.entries), vocab_size=2048, budget_bytes=2900)
+    assert found.entries == PACKET_MAX_ENTRIES == decode(blob, 2048, PACKET_MAX_ENTRIES).entries
+
+
+@pytest.mark.parametrize("total", [PACKET_MAX_COUNTED - PACKET_MAX_ENTRIES, 1 << 22, MAX_TOTAL])
+def test_counts_that_waited_for_long_are_scaled_to_what_a_packet_may_claim(total):
+    found, blob = fit(
+        crystals([entry((), n, count=total // 8, total=total) for n in range(8)]),
+        np.arange(8), vocab_size=2048, budget_bytes=2900,
+    )  # fmt: skip
+    assert PACKET_MAX_COUNTED / 3 < found.orders[0].counts.sum() <= PACKET_MAX_COUNTED
+    assert decode(blob, 2048, 8, max_total=PACKET_MAX_TOTAL).entries == 8

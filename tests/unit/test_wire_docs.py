@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.wire import crystals, export
+from common.wire import crystals, export, layout, packet_vectors
 from common.wire.codec import unpack
 from common.wire.messages import MESSAGES
 
@@ -19,7 +19,30 @@ def test_the_committed_wire_documents_are_what_the_code_says():
 
 def test_no_generated_document_is_left_over():
     found = {path.relative_to(WIRE).as_posix() for path in WIRE.rglob("*") if path.is_file()}
-    assert found == {*FILES, "README.md"}
+    assert found == {*FILES, *packet_vectors.render(), "README.md", "packet.md"}
+
+
+def test_the_packets_of_the_documents_are_what_the_code_says():
+    vectors = packet_vectors.render()
+    assert {name: (WIRE / name).read_bytes() for name in vectors} == vectors
+    page = (WIRE / "packet.md").read_text(encoding="utf-8")
+    assert layout.drawn(page) == page
+
+
+def test_the_drawing_of_the_golden_packet_covers_each_of_its_bytes():
+    page = (WIRE / "packet.md").read_text(encoding="utf-8")
+    block = page.split("made by `make docs` -->")[1].split("<!-- end")[0]
+    rows = [line.split()[:2] for line in block.splitlines() if line.strip()[:1].isdigit()]
+    at = 0
+    for start, size in rows:
+        assert int(start) == at
+        at += int(size)
+    assert at == len(export.golden_packet())
+
+
+def test_a_page_without_its_marks_is_refused():
+    with pytest.raises(ValueError, match="substring not found"):
+        layout.drawn("# The sleep packet\n")
 
 
 def test_rendering_twice_gives_the_same_bytes():
@@ -46,8 +69,8 @@ def test_export_writes_every_file(tmp_path):
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == set(FILES)
 
 
-def test_the_readme_names_every_code_with_which_a_message_is_refused():
-    text = (WIRE / "README.md").read_text()
+def test_the_pages_name_every_code_with_which_a_message_is_refused():
+    text = (WIRE / "README.md").read_text() + (WIRE / "packet.md").read_text()
     for code in (
         "oversized",
         "garbage",

@@ -6,7 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import Rejected
-from common.wire.ngrams import MAX_TOTAL, MAX_VOCAB, Crystals, check, crystals, empty, entry, merge, pack_key, take
+from common.wire.ngrams import (
+    MAX_TOTAL,
+    MAX_VOCAB,
+    Crystals,
+    capped,
+    check,
+    crystals,
+    empty,
+    entry,
+    merge,
+    pack_key,
+    take,
+)
 
 PAIR = crystals([entry((), 3, count=2, total=5), entry((3,), 1, count=1, total=2), entry((3,), 4, count=1, total=2)])
 
@@ -113,3 +125,23 @@ def test_crystals_that_contradict_themselves_are_rejected(broken):
 def test_an_n_gram_given_twice_or_a_context_with_two_totals_is_rejected(second):
     with pytest.raises(Rejected, match="given twice, or two totals"):
         crystals([entry((), 3, count=2, total=5), second])
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(65, (4, 64)), (64, (4, 64)), (63, (3, 63)), (16, (1, 16)), (1, (1, 1))])
+def test_crystals_above_a_mass_cap_are_scaled_down_to_it(cap, expected):
+    order = capped(crystals([entry((), 7, count=4, total=64), entry((7,), 9, count=3, total=4)]), cap).orders[0]
+    assert (int(order.counts[0]), int(order.totals[0])) == expected
+
+
+@given(st.integers(1, 5000), st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 3000)), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_capped_crystals_keep_the_rules_and_the_cap(cap, rows_):
+    entries = [entry((token,), token, count=c, total=c + more) for token, (c, more) in enumerate(rows_)]
+    found = check(capped(crystals(entries), cap), 512)
+    assert found.entries == len(rows_)
+    assert int(found.orders[1].totals.sum()) <= max(cap, len(rows_))
+
+
+def test_the_highest_counts_there_are_can_be_capped():
+    most = crystals([entry((), 7, count=MAX_TOTAL, total=MAX_TOTAL)])
+    assert capped(most, MAX_TOTAL - 1).orders[0].counts.tolist() == [MAX_TOTAL - 1]

@@ -1,0 +1,186 @@
+"""Golden packets beyond the one in export.py: every form that a packet takes, and what a reader must refuse.
+
+`render()` is pure and gives files of docs/wire by name. tests/unit/packet.mjs reads them without a line of this code.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from nacl.signing import SigningKey
+
+from common.constants import CELLS, PACKET_MAX_BYTES
+from common.wire import crystals, export, packet
+from common.wire.codec import canonical, parse
+from common.wire.messages import MAX_COUNT, MAX_U32
+from common.wire.ngrams import MAX_VOCAB, Crystals, entries
+from common.wire.packet import DOMAIN_SEPARATION, PACKET_GATE_MAX_BYTES, PacketBody
+
+KEY: Final = SigningKey(export.SEED)
+CRYSTALS_MOST: Final = 2900
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A packet that a reader of `vocab_size` tokens takes."""
+
+    raw: bytes
+    vocab_size: int
+    what: str
+
+    @property
+    def body(self) -> PacketBody:
+        """What it says, signature checked."""
+        return packet.verify(packet.open_envelope(self.raw), KEY.verify_key)
+
+
+def render() -> dict[str, bytes]:
+    """The files by their names in docs/wire."""
+    taken = {name: _facts(case) for name, case in cases().items()}
+    refused = [{"raw": raw.hex(), "code": code, "what": what} for raw, code, what in refusals()]
+    key = {"public_key": bytes(KEY.verify_key).hex()}
+    return {
+        "vectors/packets.json": _json(key | {"packets": taken}),
+        "vectors/packets_refused.json": _json(key | {"vocab_size": export.VOCAB_SIZE, "packets": refused}),
+    }
+
+
+def cases() -> dict[str, Case]:
+    """Packets by name."""
+    pairs = _grid(24, vocab_size=4096)
+    triples = _scattered(300)
+    full, blob = crystals.fit(_scattered(2000), np.arange(2000), vocab_size=MAX_VOCAB, budget_bytes=CRYSTALS_MOST)
+    return {
+        "golden": Case(export.golden_packet(), export.VOCAB_SIZE, "`vectors/packet.msgpack`"),
+        "smallest": Case(_seal({}, {"epoch": 0, "sequence": 0, "base_version": 0, "base": bytes(8)}), 2048,
+                         "nothing known: nil, zero or empty wherever that may be; new territory, genesis"),
+        "dense": Case(_seal({"crystals": pairs}), 4096, "every pair of 24 tokens"),
+        "sparse": Case(_seal({"crystals": crystals.encode(triples, MAX_VOCAB)}), MAX_VOCAB,
+                       "triples all over the largest vocabulary"),
+        "largest": Case(_seal({"crystals": blob} | _LONGEST, {"epoch": MAX_U32, "sequence": MAX_U32,
+                              "base_version": MAX_COUNT}), MAX_VOCAB,
+                        f"every field at its longest, {CRYSTALS_MOST} bytes for {full.entries} n-grams"),
+    }  # fmt: skip
+
+
+def refusals() -> Iterator[tuple[bytes, str, str]]:
+    """Packets that a reader over export.VOCAB_SIZE tokens must refuse: bytes, code, what is wrong."""
+    raw = export.golden_packet()
+    fields = parse("packet", raw)
+    yield bytes(PACKET_MAX_BYTES + 1), "packet_too_large", "4,097 bytes"
+    yield raw[:-1], "garbage", "cut off"
+    yield raw + b"\xc0", "garbage", "a byte left over"
+    yield b"", "garbage", "no bytes"
+    yield canonical(fields[:-1]), "bad_field", "8 fields"
+    yield canonical((2, *fields[1:])), "wrong_version", "version 2"
+    yield canonical((*fields[:2], -1, *fields[3:])), "bad_field", "a negative epoch"
+    yield canonical((*fields[:6], 5, *fields[7:])), "not_canonical", "a time as a whole number"
+    yield b"\xdc\x00\x09" + raw[1:], "not_canonical", "an array header longer than need be"
+    yield canonical((*fields[:3], 3, *fields[4:])), "bad_signature", "another sequence than was signed"
+    yield canonical((*fields[:-1], bytes(64))), "bad_signature", "a signature of zeros"
+    other = SigningKey(bytes(32)).sign(DOMAIN_SEPARATION + canonical(fields[:-1])).signature
+    yield canonical((*fields[:-1], other)), "bad_signature", "signed by another key"
+    yield _signed(b"\xc1"), "garbage", "signed, but the body is no msgpack"
+    yield _signed(canonical((1,) * 12)), "bad_field", "signed, but the body has 12 fields"
+    yield from _bad_crystals()
+
+
+def _bad_crystals() -> Iterator[tuple[bytes, str, str]]:
+    blob = crystals.encode(export.golden_crystals(), export.VOCAB_SIZE)
+    flipped = blob[:-1] + bytes([blob[-1] ^ 128])
+    yield _seal({"crystals": flipped}), "bad_crystals", "a flipped bit that the crc32 shows"
+    yield _seal({"crystals": blob[:6]}), "bad_crystals", "less than the header"
+    yield _seal({"crystals": _forged(2, blob[5:])}), "bad_crystals", "form 2"
+    yield _seal({"crystals": _forged(1, blob[5:-1])}), "bad_crystals", "cut off, behind a right crc32"
+    yield _seal({"crystals": _forged(1, blob[5:] + b"\0")}), "bad_crystals", "a byte left over, behind a right crc32"
+    yield _seal({"crystals": _forged(1, blob[5:7] + b"\xff\xff\xff\xff" + blob[8:])}), "bad_crystals", "an endless size"
+    huge = b"\xff\xff\xff\x7f"
+    yield (
+        _seal({"crystals": _forged(1, blob[5:7] + huge + blob[8:])}),
+        "too_many_entries",
+        "268 million tokens announced",
+    )
+    other = crystals.encode(export.golden_crystals(), 4096)
+    yield _seal({"crystals": other}), "wrong_vocabulary", "n-grams over 4,096 tokens"
+    many = _grid(72, vocab_size=export.VOCAB_SIZE)
+    yield _seal({"crystals": many}), "too_many_entries", f"more than {crystals.PACKET_MAX_ENTRIES} n-grams"
+    heavy = crystals.crystals([crystals.entry((), 7, count=2, total=1 << 24)])
+    yield (
+        _seal({"crystals": crystals.encode(heavy, export.VOCAB_SIZE)}),
+        "bad_crystals",
+        f"a context seen more than {crystals.PACKET_MAX_TOTAL} times",
+    )
+
+
+_LEAST: Final[dict[str, Any]] = {
+    "kernel": "heart", "domain": None, "basin": bytes([255]) + bytes(CELLS - 1), "interactions": 0, "tokens": 0,
+    "fresh_bytes": 0, "fresh_bits": 0.0, "phi": None, "kappa": None, "phases": (0, 0, 0, 0),
+}  # fmt: skip
+_LONGEST: Final[dict[str, Any]] = {
+    "kernel": "strategy", "domain": "d" * 64, "interactions": MAX_COUNT, "tokens": MAX_COUNT,
+    "fresh_bytes": MAX_COUNT, "fresh_bits": 1e300, "phi": 1.0, "kappa": 1e6, "phases": (MAX_COUNT,) * 4,
+    "gate": bytes(range(PACKET_GATE_MAX_BYTES)),
+}  # fmt: skip
+
+
+def _seal(change: dict[str, Any], terms: dict[str, Any] | None = None) -> bytes:
+    own: dict[str, Any] = {"epoch": 1, "sequence": 2, "base_version": 3, "base": bytes(range(8))}
+    return packet.seal(
+        PacketBody.model_validate(_LEAST | change), signing_key=KEY, at_s=export.AT_S, **own | (terms or {})
+    )
+
+
+def _signed(body: bytes) -> bytes:
+    """A golden packet with this body, rightly signed."""
+    fields = (*parse("packet", export.golden_packet())[:7], body)
+    return canonical((*fields, KEY.sign(DOMAIN_SEPARATION + canonical(fields)).signature))
+
+
+def _forged(form: int, rest: bytes) -> bytes:
+    """Crystals behind a right crc32, whatever they are."""
+    crc = zlib.crc32(rest, zlib.crc32(bytes([form])))
+    return bytes([form]) + crc.to_bytes(4, "little") + rest
+
+
+def _grid(side: int, *, vocab_size: int) -> bytes:
+    """Every pair of `side` tokens, the counts after one another."""
+    rows = [(one, other, 2 + (one + other) % 5) for one in range(side) for other in range(side)]
+    total = {one: 2 * sum(count for first, _, count in rows if first == one) for one in range(side)}
+    found = crystals.crystals(crystals.entry((a,), b, count=c, total=total[a]) for a, b, c in rows)
+    return crystals.encode(found, vocab_size)
+
+
+def _scattered(count: int) -> Crystals:
+    """Triples whose tokens lie all over the largest vocabulary: a multiplication that never repeats scatters them."""
+    places = [n * 2_654_435_761 % (1 << 32) for n in range(count)]
+    grams = [(p >> 17, p >> 2 & (MAX_VOCAB - 1), (7 * p) >> 5 & (MAX_VOCAB - 1)) for p in places]
+    return crystals.crystals(crystals.entry(g[:2], g[2], count=2 + g[2] % 3, total=10) for g in grams)
+
+
+def _facts(case: Case) -> dict[str, Any]:
+    envelope = packet.open_envelope(case.raw)
+    return {
+        "what": case.what,
+        "raw": case.raw.hex(),
+        "vocab_size": case.vocab_size,
+        "envelope": envelope.model_dump(mode="json", exclude={"body"}),
+        "body": case.body.model_dump(mode="json", exclude={"crystals"}),
+        "ngrams": ngrams(case),
+    }
+
+
+def ngrams(case: Case) -> list[str]:
+    """A packet's n-grams as lines of numbers: tokens, the oldest first, then the count, then the context's total."""
+    if not case.body.crystals:
+        return []
+    found = crystals.decode(
+        case.body.crystals, case.vocab_size, crystals.PACKET_MAX_ENTRIES, max_total=crystals.PACKET_MAX_TOTAL
+    )
+    return [" ".join(map(str, (*each.context, each.token, each.count, each.total))) for each in entries(found)]
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,215 @@
+"""`qig packet list` and `qig packet show`: what left an edge, as its operator can read it.
+
+An edge's packets lie in its edge.db, which is read as it stands, running or not. The coordizer that turns ids into text
+is the edge's own bundle's, and without one the genesis's: ids never change, so a later one reads an earlier packet.
+"""
+
+import json as json_text
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nacl.signing import VerifyKey
+from rich.table import Table
+
+from common.constants import PACKET_MAX_BYTES, PHASES
+from common.constellation.parts import coordizer_of
+from common.coordizer.artifacts import token_bytes
+from common.errors import Rejected, Unavailable
+from common.runtime import keys
+from common.wire import crystals
+from common.wire.codec import unpack
+from common.wire.ngrams import Crystals, Entry, empty, entries
+from common.wire.packet import Envelope, PacketBody, open_envelope, verify
+from services.cli import genesis as genesis_parts
+from services.cli.forget import edge_files
+from services.cli.show import console, number, plain, verbatim
+from services.edge.record import Packet, read_packets
+from services.edge.slots import Slots
+
+NEW_TERRITORY: Final = "new territory"
+_LEFT: Final = ("edge", "status", "when", "domain", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A packet and what is known of it. envelope, raw: None where it was never sealed, so that it has not left."""
+
+    node: str | None
+    status: str
+    sequence: int
+    at_s: float
+    body: PacketBody
+    raw: bytes | None
+    envelope: Envelope | None
+
+    @property
+    def sections(self) -> dict[str, int]:
+        """Bytes by section; once sealed they add up to the packet's size."""
+        size = len(self.raw) if self.raw is not None else 0
+        parts = {"crystals": len(self.body.crystals), "gate": len(self.body.gate), "basin": len(self.body.basin)}
+        if self.envelope is not None:
+            parts |= {"signature": len(self.envelope.signature)}
+            parts |= {"envelope": size - len(self.envelope.body) - parts["signature"]}
+            parts |= {"figures": len(self.envelope.body) - sum(parts[n] for n in ("crystals", "gate", "basin"))}
+        return parts
+
+    @property
+    def ngrams(self) -> Crystals:
+        """What the crystals decode to. Raises Rejected as crystals.decode."""
+        blob = self.body.crystals
+        if not blob:
+            return empty()
+        vocab_size = crystals.stated_vocabulary(blob)
+        return crystals.decode(blob, vocab_size, crystals.PACKET_MAX_ENTRIES, max_total=crystals.PACKET_MAX_TOTAL)
+
+
+def listing(*, node: str | None, home: Path, json: bool) -> int:
+    """`qig packet list`."""
+    rows = [_of_record(file.parent.name, packet) for file in edge_files(home, node) for packet in read_packets(file)[1]]
+    if json:
+        for seen in rows:
+            sys.stdout.write(json_text.dumps(_head(seen) | {"ngrams": seen.ngrams.entries}) + "\n")
+    elif rows:
+        console().print(_list_table(rows))
+    else:
+        console().print("no packets yet: an edge makes one when it sleeps")
+    return 0
+
+
+def show(*, packet: str, node: str | None, genesis: Path | None, home: Path, json: bool) -> int:
+    """`qig packet show`."""
+    if packet.isascii() and packet.isdigit():
+        found = _by_sequence(int(packet), edge_files(home, node))
+    else:
+        found = [(_of_file(Path(packet), home), None)]
+    for seen, folder in found:
+        texts = _texts(folder, genesis or genesis_parts.default(home))
+        listed = [_ngram(each, texts) for each in entries(seen.ngrams)]
+        if json:
+            sys.stdout.write(json_text.dumps(_told(seen) | {"ngrams": listed}, ensure_ascii=False) + "\n")
+        else:
+            _print(seen, listed)
+    return 0
+
+
+def _by_sequence(sequence: int, files: list[Path]) -> list[tuple[Seen, Path | None]]:
+    """The packet of each edge that made one of this sequence, with where the edge keeps its bundles."""
+    found: list[tuple[Seen, Path | None]] = []
+    for file in files:
+        made = [packet for packet in read_packets(file)[1] if packet.sequence == sequence]
+        found += [(_of_record(file.parent.name, packet), file.parent / "bundles") for packet in made]
+    if not found:
+        raise Rejected("no_packet", f"no packet {sequence} of {len(files)} edges: `qig packet list` shows them")
+    return found
+
+
+def _of_record(node: str, packet: Packet) -> Seen:
+    body = unpack(PacketBody, packet.body)
+    envelope = None if packet.raw is None else open_envelope(packet.raw)
+    return Seen(node, packet.status, packet.sequence, packet.at_s, body, packet.raw, envelope)
+
+
+def _of_file(path: Path, home: Path) -> Seen:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(PACKET_MAX_BYTES + 1)
+    except OSError as error:
+        raise Unavailable(
+            "no_file", f"{path}: {error.strerror}; name a packet's sequence, or a file with one"
+        ) from None
+    envelope = open_envelope(raw)
+    node, key = _signer(envelope, home)
+    return Seen(node, "file", envelope.sequence, envelope.at_s, verify(envelope, key), raw, envelope)
+
+
+def _signer(envelope: Envelope, home: Path) -> tuple[str, VerifyKey]:
+    known = keys.load_enrolled(home)
+    if envelope.key not in known:
+        message = f"signed with key {envelope.key.hex()}, which is not in {keys.edges_dir(home)}: see --home"
+        raise Rejected("unknown_key", message)
+    return known[envelope.key]
+
+
+def _texts(bundles: Path | None, genesis: Path) -> list[bytes]:
+    """The bytes of every token."""
+    installed = Slots(bundles).load() if bundles is not None else None
+    parts = installed.parts if installed is not None else genesis_parts.parts_of(genesis)
+    return token_bytes(coordizer_of(parts).merges)
+
+
+def _ngram(each: Entry, texts: list[bytes]) -> dict[str, Any]:
+    """An n-gram as its operator reads it; a token that the coordizer does not know is its number in brackets."""
+    tokens = (*each.context, each.token)
+    spelled = b"".join(texts[token] if token < len(texts) else b"<%d>" % token for token in tokens)
+    text = spelled.decode("utf-8", "backslashreplace")
+    return {"text": text, "tokens": list(tokens), "count": each.count, "total": each.total}
+
+
+def _head(seen: Seen) -> dict[str, Any]:
+    return {
+        "node": seen.node,
+        "sequence": seen.sequence,
+        "status": seen.status,
+        "at_s": seen.at_s,
+        "size_bytes": None if seen.raw is None else len(seen.raw),
+        "domain": seen.body.domain,
+        "interactions": seen.body.interactions,
+        "fresh_bytes": seen.body.fresh_bytes,
+    }
+
+
+def _told(seen: Seen) -> dict[str, Any]:
+    told = _head(seen) | {"sections": seen.sections}
+    if seen.envelope is not None:
+        told |= {"envelope": seen.envelope.model_dump(mode="json", exclude={"body"})}
+    return told | {"body": seen.body.model_dump(mode="json", exclude={"crystals"})}
+
+
+def _list_table(rows: list[Seen]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("edge", "packet", "status", "when", "domain", "bytes", "n-grams", "texts", "fresh bytes"):
+        table.add_column(column, justify="left" if column in _LEFT else "right")
+    for seen in rows:
+        size = "not sealed" if seen.raw is None else str(len(seen.raw))
+        figures = (size, str(seen.ngrams.entries), str(seen.body.interactions), str(seen.body.fresh_bytes))
+        domain = plain(seen.body.domain or NEW_TERRITORY)
+        table.add_row(plain(seen.node or ""), str(seen.sequence), seen.status, _when(seen.at_s), domain, *figures)
+    return table
+
+
+def _print(seen: Seen, listed: list[dict[str, Any]]) -> None:
+    out, body = console(), seen.body
+    out.print(f"packet {seen.sequence} of {plain(seen.node or '')}: {seen.status}, {_when(seen.at_s)}")
+    if seen.envelope is None:
+        out.print("not sealed yet: it has certainly not left")
+    else:
+        if seen.status == "pending":
+            out.print("handed to the broker, which did not say that it took it: it may have left")
+        terms = seen.envelope
+        out.print(f"key {terms.key.hex()}, epoch {terms.epoch}, base {terms.base_version} ({terms.base.hex()})")
+    sizes = ", ".join(f"{name} {size}" for name, size in seen.sections.items())
+    out.print(f"{sum(seen.sections.values())} bytes: {sizes}")
+    phases = ", ".join(f"{name} {count}" for name, count in zip(PHASES, body.phases, strict=True) if count)
+    out.print(f"{plain(body.domain or NEW_TERRITORY)} ({body.kernel}): {body.interactions} texts, {body.tokens} tokens")
+    out.print(f"{body.fresh_bytes} fresh bytes in {body.fresh_bits:.0f} bits; phases: {phases or 'none'}")
+    out.print(f"phi {number(body.phi)}, kappa {number(body.kappa)}; and a basin: 64 shares of what the texts are about")
+    out.print(f"{len(listed)} n-grams:" if listed else "no n-grams")
+    if listed:
+        out.print(_ngram_table(listed))
+
+
+def _ngram_table(listed: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("text", "tokens", "count", "of"):
+        table.add_column(column, justify="left" if column in _LEFT else "right")
+    for each in listed:
+        quoted = json_text.dumps(each["text"], ensure_ascii=False)  # blanks and line ends can be seen
+        table.add_row(verbatim(quoted), str(len(each["tokens"])), str(each["count"]), str(each["total"]))
+    return table
+
+
+def _when(at_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))

@@ -1,0 +1,79 @@
+"""What never becomes a crystal, whatever was kept: digits, e-mail addresses, and what looks like a key.
+
+    text      ─ screened ─▶ counted     e-mail addresses, long numbers and keys replaced whole, by redaction's patterns
+    residue   ─ speakable ─▶ chosen     no n-gram whose text has a digit or an at sign
+
+Redaction (redaction.py) is the operator's choice and about what is kept; this is neither: it holds with QIG_REDACT
+empty, and for text and counts that an earlier release kept. The first net needs the whole text, because a key's pieces
+look like nothing; the second needs only the n-gram, and stops what a pattern missed and what was counted before there
+was one. Totals stay what they were: what is not said backs off to the lower order.
+
+Pure. Digits are those of every script (str.isdigit), also where tokens split their bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Keys, Memory, Table
+from services.edge.redaction import BUILT_IN, settled
+
+AT_SIGNS: Final = "@\uff20\ufe6b"
+_PATTERNS: Final = tuple(BUILT_IN.values())
+
+
+def screened(text: str) -> str:
+    """The text as it is counted: every built-in pattern's finds replaced by their placeholders."""
+    return settled(_PATTERNS, text)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Screen:
+    """tokens: the bytes of every id; silent, torn: (V,), whether an id's own text is not to be said, or is no whole
+    UTF-8, so that its neighbours decide.
+    """
+
+    tokens: Sequence[bytes]
+    silent: npt.NDArray[np.bool_]
+    torn: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, tokens: Sequence[bytes]) -> Self:
+        """The screen for a vocabulary."""
+        return cls(tokens, np.array([_is_private(token) for token in tokens]), np.array([_is_torn(t) for t in tokens]))
+
+    def speakable(self, residue: Memory) -> Memory:
+        """The residue without the n-grams that are not to be said; a context keeps its total."""
+        tables = [self._speakable(table, order) for order, table in enumerate(residue.tables)]
+        return Memory(tuple(tables))
+
+    def _speakable(self, table: Table, order: int) -> Table:
+        ids = _ids(table.keys, order)
+        stay: npt.NDArray[np.bool_] = np.logical_not(self.silent[ids].any(axis=0))
+        for row in np.flatnonzero(stay & self.torn[ids].any(axis=0)):
+            stay[row] = not _is_private(b"".join(self.tokens[token] for token in ids[:, row].tolist()))
+        if stay.all():
+            return table
+        contexts = np.isin(table.contexts, table.keys[stay] >> TOKEN_BITS)
+        return Table.of(table.keys[stay], table.counts[stay], table.contexts[contexts], table.totals[contexts])
+
+
+def _ids(keys: Keys, order: int) -> npt.NDArray[np.int64]:
+    """(order + 1, N): the tokens of each n-gram, the oldest first."""
+    places = range(order, -1, -1)
+    return np.stack([(keys >> np.uint64(int(TOKEN_BITS) * place) & TOKEN_MASK).astype(np.int64) for place in places])
+
+
+def _is_private(spelled: bytes) -> bool:
+    return any(letter.isdigit() or letter in AT_SIGNS for letter in spelled.decode("utf-8", "ignore"))
+
+
+def _is_torn(token: bytes) -> bool:
+    try:
+        token.decode()
+    except UnicodeDecodeError:
+        return True
+    return False

@@ -1,0 +1,272 @@
+// A reader of sleep packets that shares nothing with the fleet: written from docs/wire/packet.md, with Node alone.
+// `node packet.mjs VECTORS` reads packets.json and packets_refused.json there; says what it read of each, as one JSON line.
+
+import { createHash, createPublicKey, verify } from "node:crypto";
+import { readFileSync } from "node:fs";
+
+const PACKET_MOST = 4096, CRYSTALS_MOST = 192 * 1024, NGRAMS_MOST = 4096, TOTAL_MOST = 2 ** 24 - 1;
+const SAFE = Number.MAX_SAFE_INTEGER, U32 = 2 ** 32 - 1;
+
+class Refused extends Error {
+  constructor(code, message) {
+    super(`${code}: ${message}`);
+    this.code = code;
+  }
+}
+const refuse = (code, message) => { throw new Refused(code, message); };
+
+// ---- msgpack: arrays, bin, str, whole numbers, floats of 64 bits, nil; `short` is false where a shorter form would do
+
+class Msgpack {
+  constructor(bytes) { this.bytes = bytes; this.at = 0; this.short = true; }
+
+  take(size) {
+    if (this.at + size > this.bytes.length) refuse("garbage", "cut off");
+    this.at += size;
+    return this.bytes.subarray(this.at - size, this.at);
+  }
+
+  uint(size, least) {
+    const value = size === 8 ? this.take(8).readBigUInt64BE() : BigInt(this.take(size).readUIntBE(0, size));
+    if (value < BigInt(least)) this.short = false;
+    return Number(value);
+  }
+
+  sint(size) {
+    const value = size === 8 ? Number(this.take(8).readBigInt64BE()) : this.take(size).readIntBE(0, size);
+    const fits = { 1: -32, 2: -128, 4: -32768, 8: -(2 ** 31) }[size];
+    if (value >= fits) this.short = false;
+    return value;
+  }
+
+  text(size) {
+    const found = this.take(size);
+    const text = found.toString("utf8");
+    if (!Buffer.from(text, "utf8").equals(found)) refuse("garbage", "no UTF-8");
+    return { kind: "str", value: text };
+  }
+
+  list(size) {
+    if (size > this.bytes.length - this.at) refuse("garbage", "an array longer than the bytes");
+    const start = this.at;
+    const value = Array.from({ length: size }, () => this.value());
+    return { kind: "array", value, start };
+  }
+
+  value() {
+    const tag = this.take(1)[0];
+    if (tag < 0x80) return { kind: "int", value: tag };
+    if (tag >= 0xe0) return { kind: "int", value: tag - 256 };
+    if (tag >= 0xa0 && tag < 0xc0) return this.text(tag & 31);
+    if (tag >= 0x90 && tag < 0xa0) return this.list(tag & 15);
+    switch (tag) {
+      case 0xc0: return { kind: "nil", value: null };
+      case 0xc4: return { kind: "bin", value: this.take(this.uint(1, 0)) };
+      case 0xc5: return { kind: "bin", value: this.take(this.uint(2, 256)) };
+      case 0xcb: return { kind: "float", value: this.take(8).readDoubleBE() };
+      case 0xcc: return { kind: "int", value: this.uint(1, 128) };
+      case 0xcd: return { kind: "int", value: this.uint(2, 256) };
+      case 0xce: return { kind: "int", value: this.uint(4, 65536) };
+      case 0xcf: return { kind: "int", value: this.uint(8, 2 ** 32) };
+      case 0xd0: return { kind: "int", value: this.sint(1) };
+      case 0xd1: return { kind: "int", value: this.sint(2) };
+      case 0xd2: return { kind: "int", value: this.sint(4) };
+      case 0xd3: return { kind: "int", value: this.sint(8) };
+      case 0xd9: return this.text(this.uint(1, 32));
+      case 0xdc: return this.list(this.uint(2, 16));
+      default: return refuse("garbage", `tag ${tag.toString(16)}`);
+    }
+  }
+}
+
+// ---- fields: what each may be. A whole number is fine where a float is due, but it is not the form that is signed.
+
+const whole = (least, most) => ({ kind, value }) => {
+  if (kind !== "int" || value < least || value > most) refuse("bad_field", "a whole number out of its bounds");
+  return value;
+};
+const real = (least, most) => ({ kind, value }, state) => {
+  if (kind === "int") state.canonical = false;
+  if ((kind !== "float" && kind !== "int") || !(value >= least && value <= most)) refuse("bad_field", "a number");
+  return value;
+};
+const bin = (least, most) => ({ kind, value }) => {
+  if (kind !== "bin" || value.length < least || value.length > most) refuse("bad_field", "bytes of another length");
+  return value;
+};
+const text = (form) => ({ kind, value }) => {
+  if (kind !== "str" || !form.test(value)) refuse("bad_field", "no such name");
+  return value;
+};
+const maybe = (field) => (found, state) => (found.kind === "nil" ? null : field(found, state));
+const version = ({ kind, value }) => (kind === "int" && value === 1 ? 1 : refuse("wrong_version", String(value)));
+const four = (field) => ({ kind, value }, state) => {
+  if (kind !== "array" || value.length !== 4) refuse("bad_field", "not four");
+  return value.map((each) => field(each, state));
+};
+
+const ENVELOPE = {
+  v: version, key: bin(8, 8), epoch: whole(0, U32), sequence: whole(0, U32), base_version: whole(0, SAFE), base: bin(8, 8),
+  at_s: real(0, 1e11), body: bin(1, PACKET_MOST), signature: bin(64, 64),
+};
+const BODY = {
+  v: version, kernel: text(/^(vocab|strategy|percept|heart)$/), domain: maybe(text(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/)),
+  basin: bin(64, 64), interactions: whole(0, SAFE), tokens: whole(0, SAFE), fresh_bytes: whole(0, SAFE),
+  fresh_bits: real(0, Number.MAX_VALUE), phi: maybe(real(0, 1)), kappa: maybe(real(0, Number.MAX_VALUE)),
+  phases: four(whole(0, SAFE)), gate: bin(0, 128), crystals: bin(0, PACKET_MOST),
+};
+
+function row(bytes, fields) {
+  const reader = new Msgpack(bytes);
+  const found = reader.value();
+  if (reader.at !== bytes.length) refuse("garbage", "bytes left over");
+  const names = Object.keys(fields);
+  if (found.kind !== "array" || found.value.length !== names.length) refuse("bad_field", `${names.length} fields are due`);
+  const state = { canonical: reader.short };
+  const value = Object.fromEntries(names.map((name, n) => [name, fields[name](found.value[n], state)]));
+  if (!state.canonical) refuse("not_canonical", "not its shortest form");
+  return value;
+}
+
+// ---- the signature: over a name, a zero byte, and an array of the first 8 fields, which end 66 bytes before the packet
+
+function check(packet, envelope, publicKey) {
+  const signed = Buffer.concat([Buffer.from("qig/packet/1\0"), Buffer.from([0x98]), packet.subarray(1, -66)]);
+  const der = Buffer.concat([Buffer.from("302a300506032b6570032100", "hex"), publicKey]);
+  const key = createPublicKey({ key: der, format: "der", type: "spki" });
+  const name = createHash("sha256").update(publicKey).digest().subarray(0, 8);
+  if (!name.equals(envelope.key) || !verify(null, signed, key, envelope.signature)) refuse("bad_signature", "forged");
+}
+
+// ---- crystals
+
+const bad = (message) => refuse("bad_crystals", message);
+
+function crc32(bytes) {
+  let crc = ~0;
+  for (const byte of bytes) {
+    crc ^= byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (0xedb88320 & -(crc & 1));
+  }
+  return ~crc >>> 0;
+}
+
+const LEVELS = [1];
+for (let n = 1; n < 32; n++) LEVELS.push(2 ** n, 3 * 2 ** (n - 1));
+
+function crystals(blob, vocabulary) {
+  if (blob.length === 0) return [];
+  if (blob.length > CRYSTALS_MOST) refuse("oversized", "crystals");
+  if (blob.length < 7) bad("less than the header");
+  if (blob[0] !== 1) bad("another form");
+  if (crc32(Buffer.concat([blob.subarray(0, 1), blob.subarray(5)])) !== blob.readUInt32LE(1)) bad("crc32");
+  if (blob.readUInt16LE(5) !== vocabulary) refuse("wrong_vocabulary", String(blob.readUInt16LE(5)));
+
+  let at = 7;
+  const byte = () => (at < blob.length ? blob[at++] : bad("cut off"));
+  const varint = () => {
+    let value = 0;
+    for (let place = 0; place < 4; place++) {
+      const next = byte();
+      value += (next & 127) * 2 ** (7 * place);
+      if (next < 128) return value;
+    }
+    return bad("a size that does not end");
+  };
+  const few = (count, most = NGRAMS_MOST) => (count > most ? refuse("too_many_entries", String(count)) : count);
+
+  const [tokenCount, heads, unaryBits] = [varint(), varint(), varint()];
+  const ks = Array.from({ length: 6 }, byte).flatMap((two) => [two >> 4, two & 15]);
+  const tables = [0, 1, 2].map(() => {
+    const table = Array.from({ length: byte() }, byte);
+    if (table.length > LEVELS.length + 1 || table.some((level) => level > LEVELS.length)) bad("a level table");
+    return table;
+  });
+  few(tokenCount, 3 * NGRAMS_MOST);
+
+  const bits = 8 * (blob.length - at);
+  if (unaryBits > bits) bad("unary bits");
+  const bit = (place) => (blob[at + (place >> 3)] >> (7 - (place & 7))) & 1;
+  let unary = 0, rest = unaryBits;
+  const number = (k) => {
+    let value = 0;
+    while (unary < unaryBits && !bit(unary)) { value++; unary++; }
+    if (unary++ >= unaryBits || rest + k > bits) bad("a column goes beyond the bits");
+    for (let n = 0; n < k; n++) value = 2 * value + bit(rest++);
+    return value;
+  };
+  const column = (count, k) => Array.from({ length: count }, () => number(k));
+
+  const tokens = [];
+  for (const gap of column(tokenCount, ks.shift())) tokens.push((tokens.at(-1) ?? -1) + 1 + gap);
+  if (tokens.length && tokens.at(-1) >= vocabulary) bad("a token");
+
+  const ngrams = [];
+  let above = [{ path: [], kids: heads }];
+  for (let depth = 0; depth < 3; depth++) {
+    const count = few(above.reduce((sum, node) => sum + node.kids, 0));
+    const gaps = column(count, ks.shift());
+    const ranks = column(count, ks.shift());
+    const kids = depth < 2 ? column(count, ks.shift()) : Array(count).fill(0);
+    const nodes = [];
+    for (const parent of above) {
+      for (let place = -1, left = parent.kids; left > 0; left--) {
+        const n = nodes.length;
+        place += 1 + gaps[n];
+        if (place >= tokens.length) bad("a place");
+        if (ranks[n] >= tables[depth].length) bad("a rank");
+        const level = tables[depth][ranks[n]];
+        if (level === 0 && kids[n] === 0) bad("a node that leads nowhere");
+        nodes.push({ path: [...parent.path, tokens[place]], parent, count: level ? LEVELS[level - 1] : 0, kids: kids[n] });
+      }
+    }
+    const k = ks.shift();
+    const named = nodes.filter((node) => node.count);
+    for (const node of named) node.parent.sum = (node.parent.sum ?? 0) + node.count;
+    for (const parent of above.filter((node) => node.sum)) {
+      parent.total = parent.sum * 2 ** number(k);
+      if (parent.total > TOTAL_MOST) bad("a total");
+    }
+    ngrams.push(...named.map((node) => [...node.path, node.count, node.parent.total].join(" ")));
+    above = nodes.map(({ path, kids: under }) => ({ path, kids: under }));
+  }
+  few(ngrams.length);
+  if (unary !== unaryBits || bits - rest >= 8) bad("bits left over");
+  while (rest < bits) if (bit(rest++)) bad("padding");
+  return ngrams;
+}
+
+// ---- a packet, in the order of docs/wire/packet.md
+
+function read(packet, publicKey, vocabulary) {
+  if (packet.length > PACKET_MOST) refuse("packet_too_large", String(packet.length));
+  const envelope = row(packet, ENVELOPE);
+  check(packet, envelope, publicKey);
+  const body = row(envelope.body, BODY);
+  const ngrams = crystals(body.crystals, vocabulary);
+  delete envelope.body;
+  delete body.crystals;
+  return { envelope: plain(envelope), body: plain(body), ngrams };
+}
+
+const plain = (fields) =>
+  Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, Buffer.isBuffer(value) ? value.toString("hex") : value]));
+
+function codeOf(work) {
+  try {
+    work();
+  } catch (problem) {
+    if (problem instanceof Refused) return problem.code;
+    throw problem;
+  }
+  return "read";
+}
+
+const file = (name) => JSON.parse(readFileSync(`${process.argv[2]}/${name}`, "utf8"));
+const hex = (digits) => Buffer.from(digits, "hex");
+const taken = file("packets.json"), refused = file("packets_refused.json");
+console.log(JSON.stringify({
+  packets: Object.fromEntries(Object.entries(taken.packets).map(([name, each]) =>
+    [name, read(hex(each.raw), hex(taken.public_key), each.vocab_size)])),
+  refused: refused.packets.map((each) => codeOf(() => read(hex(each.raw), hex(refused.public_key), refused.vocab_size))),
+}));

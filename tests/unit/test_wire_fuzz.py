@@ -1,0 +1,120 @@
+"""Whatever bytes come as a packet, from strangers or signed by an edge gone bad, they are read or refused by name.
+
+benchmarks/packet.py fuzz does the same for as many minutes as it is given.
+"""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import QigError
+from common.wire import crystals, packet, packet_vectors
+from common.wire.codec import canonical, parse
+from common.wire.crystals import COLUMNS, ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, _varint, _with_crc
+from common.wire.packet import DOMAIN_SEPARATION
+from common.wire.rice import pack
+
+KEY = packet_vectors.KEY
+GOLDEN = list(packet_vectors.cases().values())
+FIXED_BYTES = 50_000  # of any input: validators, exceptions, buffers, arrays of no length
+CODES = {
+    "packet_too_large", "garbage", "bad_field", "wrong_version", "not_canonical", "bad_signature", "bad_crystals",
+    "wrong_vocabulary", "too_many_entries",
+}  # fmt: skip
+
+
+def outcome(raw, vocab):
+    """As admit.py reads it: "read", or the code of the refusal; anything else that is raised fails the test."""
+    try:
+        body = packet.verify(packet.open_envelope(raw), KEY.verify_key)
+        if body.crystals:
+            crystals.decode(body.crystals, vocab, PACKET_MAX_ENTRIES, max_total=PACKET_MAX_TOTAL)
+    except QigError as error:
+        return error.code
+    return "read"
+
+
+def check(raw, vocab):
+    tracemalloc.start()
+    try:
+        assert outcome(raw, vocab) in {"read", *CODES}
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 10 * len(raw) + ENTRY_BYTES * min(PACKET_MAX_ENTRIES, 4 * len(raw)) + FIXED_BYTES
+
+
+def signed(fields):
+    return canonical((*fields, KEY.sign(DOMAIN_SEPARATION + canonical(fields)).signature))
+
+
+def with_crystals(case, blob):
+    fields = parse("packet", case.raw)
+    return signed((*fields[:7], canonical((*parse("body", fields[7])[:12], blob[:2900]))))
+
+
+@st.composite
+def mutated(draw, data):
+    """Flipped, cut, with a piece doubled or overwritten."""
+    found = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        at, size = draw(st.integers(0, max(len(found) - 1, 0))), draw(st.integers(1, 80))
+        kind = draw(st.sampled_from(["flip", "cut", "double", "write"]))
+        if kind == "flip" and found:
+            found[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "cut":
+            found[at : at + size] = b""
+        elif kind == "double":
+            found[at:at] = found[at : at + size]
+        else:
+            found[at : at + size] = draw(st.binary(max_size=size))
+    return bytes(found)
+
+
+def columns(rng):
+    """Sizes, tables and columns that nearly agree with each other."""
+    count = int(rng.integers(0, 200))
+    lists = [rng.geometric(rng.uniform(0.05, 0.99), count).astype(np.int64) - 1 for _ in range(COLUMNS)]
+    ks, unary_bits, data = pack(lists)
+    sizes = [count, int(rng.choice([count, 1, 2**28 - 1])), int(rng.choice([unary_bits, unary_bits, 0, 2**28 - 1]))]
+    nibbles = bytes(first << 4 | second for first, second in zip(ks[::2], ks[1::2], strict=True))
+    tables = [bytes([size, *rng.integers(0, len(LEVELS) + 2, size)]) for size in rng.integers(1, 9, 3).tolist()]
+    return b"".join([*map(_varint, sizes), nibbles, *tables, data, rng.bytes(int(rng.integers(0, 2)))])
+
+
+@given(raw=st.binary(max_size=5000))
+def test_random_bytes(raw):
+    check(raw, 2048)
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.what[:12])
+def test_a_mutated_packet(case, data):
+    check(data.draw(mutated(case.raw)), case.vocab_size)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.what[:12])
+def test_a_mutated_body_rightly_signed(case, data):
+    fields = parse("packet", case.raw)
+    check(signed((*fields[:7], data.draw(mutated(fields[7])) or b"\0")), case.vocab_size)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+@pytest.mark.parametrize("case", [case for case in GOLDEN if case.body.crystals], ids=lambda case: case.what[:12])
+def test_mutated_crystals_behind_a_right_crc32_and_signature(case, data):
+    rest = data.draw(mutated(case.body.crystals[7:]))
+    check(with_crystals(case, _with_crc(case.vocab_size, rest[:2800])), case.vocab_size)
+
+
+@settings(max_examples=200)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_made_up_columns_behind_a_right_crc32_and_signature(seed):
+    rest = columns(np.random.default_rng(seed))
+    check(with_crystals(GOLDEN[0], _with_crc(2048, rest[:2800])), 2048)
