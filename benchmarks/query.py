@@ -1,6 +1,6 @@
 """Queries through an edge: what the stream costs, how many clients it serves, and what overload and a new bundle do.
 
-    python benchmarks/query.py [hop] [clients] [overload] [swap] [rest]     each a part; all of them when none is named
+    python benchmarks/query.py [PART ...]     hop, http, clients, overload, swap, rest; all of them when none is named
     --peers PYTHON      a Python with taskiq-redis, for the peer beside redis-py and FastStream's request()
     --genesis DIR       the constellation that answers (data/genesis)
 
@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before numpy: it reads them when it is imported
+
+import httpx2
 
 from common.client import Client
 from common.constellation import parts as bundle_parts
@@ -142,6 +144,34 @@ async def hop(bench):
     for share, name in ((0.5, "p50"), (0.99, "p99")):
         say("hop", f"the stream's part of an answer, {name}", quantile(over, share), "s")
     await peers(bench, every)
+
+
+async def http(bench):
+    """The same by OpenAI's API on one kept connection: from the request to the first text, and to the end."""
+    base = bench.fleet.members[NODE].url
+    every, took, chance = 2.0 * TOKENS / await closed_loop(bench, 32, 4.0), [], random.Random(1)
+
+    async def one(client, number):
+        began, first = time.perf_counter(), None
+        body = {"model": "constellation", "prompt": prompt(number), "max_tokens": TOKENS, "seed": number}
+        async with client.stream("POST", "/v1/completions", json=body | {"stream": True, "store": False}) as lines:
+            async for line in lines.aiter_lines():
+                if first is None and line.startswith("data: {"):
+                    first = time.perf_counter() - began
+        took.append((first, time.perf_counter() - began))
+
+    async with httpx2.AsyncClient(base_url=base, timeout=60) as client:
+        for number in range(20):
+            await one(client, number)
+        took.clear()
+        asked = []
+        for number in range(HOP_QUERIES):
+            asked.append(asyncio.create_task(one(client, number)))
+            await asyncio.sleep(chance.expovariate(1.0 / every))
+        await asyncio.gather(*asked)
+    for place, part in enumerate(("first token", "answer")):
+        for share, name in ((0.5, "p50"), (0.99, "p99")):
+            say("first", f"HTTP: {part}, {name}", quantile([each[place] for each in took], share), "s")
 
 
 async def peers(bench, every):
@@ -279,7 +309,7 @@ def resident(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-PARTS = {"hop": hop, "clients": clients, "overload": overload, "swap": swap, "rest": rest}
+PARTS = {"hop": hop, "http": http, "clients": clients, "overload": overload, "swap": swap, "rest": rest}
 
 
 # Peers: the same arrivals at services that answer at once. Run in a process of their own, by `--peer`.
