@@ -10,6 +10,7 @@ Times are wall-clock, seconds; peers run in the same minute on the same machine 
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -194,15 +195,31 @@ async def clients(bench):
     one = await closed_loop(bench, 1, CLIENT_SECONDS)
     many = await closed_loop(bench, 32, CLIENT_SECONDS)
     say("clients", "32 clients", many, "tokens/s", "one client", one)
-    async with bench.client() as quick, bench.client() as slow:
-        usual = [(await timed(quick, n))[1] for n in range(100)]
-        lazy = [slow.stream(prompt(n), max_tokens=1024, temperature=1.5, store=False) for n in range(8)]
-        first = [asyncio.create_task(anext(aiter(reply))) for reply in lazy]
-        await asyncio.gather(*first, return_exceptions=True)  # and now they read no further
-        beside = [(await timed(quick, n))[1] for n in range(100)]
+    async with bench.client() as quick, bench.client() as others:
+        took = {}
+        for reads in (True, False):
+            asking = [asyncio.create_task(beside(others, number, reads=reads)) for number in range(8)]
+            took[reads] = [(await timed(quick, number))[1] for number in range(200)]
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
     for share, name in ((0.5, "p50"), (0.99, "p99")):
-        value, peer = quantile(beside, share), quantile(usual, share)
-        say("slow", f"beside 8 clients that stopped reading, {name}", value, "s", "alone", peer)
+        value, peer = quantile(took[False], share), quantile(took[True], share)
+        say("slow", f"beside 8 clients that stop reading and vanish, {name}", value, "s", "beside 8 that read", peer)
+
+
+async def beside(client, number, *, reads):
+    """Asks for long answers for ever, leaving each after a second; reads what comes, or only the first of it."""
+    while True:
+        reply = client.stream(prompt(number), max_tokens=1024, temperature=1.5, store=False)
+        async with contextlib.aclosing(aiter(reply)) as pieces:
+            await anext(pieces, None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    if not reads:
+                        await asyncio.Event().wait()
+                    async for _ in pieces:
+                        pass
 
 
 async def overload(bench):
