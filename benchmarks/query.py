@@ -1,6 +1,6 @@
 """Queries through an edge: what the stream costs, how many clients it serves, and what overload and a new bundle do.
 
-    python benchmarks/query.py [PART ...]     hop, http, clients, overload, swap, rest; all of them when none is named
+    python benchmarks/query.py [PART ...]   hop, http, clients, overload, refusals, swap, rest; all when none is named
     --peers PYTHON      a Python with taskiq-redis, for the peer beside redis-py and FastStream's request()
     --genesis DIR       the constellation that answers (data/genesis)
 
@@ -263,6 +263,26 @@ async def overload(bench):
     say("overload", "until an answer takes no longer than twice the usual p95", back, "s")
 
 
+async def refusals(bench):
+    """Three hundred requests at once for ten seconds: every status that is not 200 tells when to come again."""
+    counts, untold, until = {}, 0, time.perf_counter() + 10.0
+
+    async def one(client, place):
+        nonlocal untold
+        while time.perf_counter() < until:
+            body = {"model": "constellation", "prompt": prompt(place), "max_tokens": TOKENS, "store": False}
+            answer = await client.post("/v1/completions", json=body)
+            counts[answer.status_code] = counts.get(answer.status_code, 0) + 1
+            untold += answer.status_code != 200 and "retry-after" not in answer.headers
+
+    limits = httpx2.Limits(max_connections=300)
+    async with httpx2.AsyncClient(base_url=bench.fleet.members[NODE].url, timeout=60, limits=limits) as client:
+        await asyncio.gather(*(one(client, place) for place in range(300)))
+    for status, count in sorted(counts.items()):
+        say("overload", f"HTTP, 300 requests at once: {status}", count, "answers")
+    say("overload", "HTTP: refused without a retry-after", untold, "answers")
+
+
 async def swap(bench):
     """New bundles of the same parts while 16 clients ask: each answer's time beside that of the seconds before."""
     until, took = time.perf_counter() + 20.0, []
@@ -326,7 +346,15 @@ def resident(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-PARTS = {"hop": hop, "http": http, "clients": clients, "overload": overload, "swap": swap, "rest": rest}
+PARTS = {
+    "hop": hop,
+    "http": http,
+    "clients": clients,
+    "overload": overload,
+    "refusals": refusals,
+    "swap": swap,
+    "rest": rest,
+}
 
 
 # Peers: the same arrivals at services that answer at once. Run in a process of their own, by `--peer`.
