@@ -96,7 +96,7 @@ class Intake(Generic[M]):
         self._redis = redis
         self._clock = clock
         self._room = asyncio.Semaphore(consumer.at_once)
-        self._leased: dict[object, tuple[str, Entry]] = {}
+        self._leases: set[_Lease] = set()
         self._renewal: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[Outcome]] = set()
         self._begun: set[asyncio.Task[Outcome]] = set()
@@ -149,8 +149,10 @@ class Intake(Generic[M]):
         deliveries = 1 if new else await self._hold(holder, entry)
         if deliveries == 0:
             return "lost"
-        with self._lease(holder, entry):
+        with self._lease(holder, entry) as lease:
             async with self._room:
+                if lease.lost:  # while it waited: whoever has it now is not helped by a second handler
+                    return "lost"
                 self._begin()
                 return await self._decide(holder, entry, deliveries)
 
@@ -214,6 +216,7 @@ class Intake(Generic[M]):
 
     async def _retry_in(self, holder: str, entry: Entry, delay_s: float, delivered: int | None = None) -> None:
         """Let the claimer have it in `delay_s`: it counts as idle for the rest of the claim time already."""
+        self._leases -= {lease for lease in self._leases if (lease.holder, lease.entry.id) == (holder, entry.id)}
         await self._hold(holder, entry, idle_s=self.consumer.claim_after_s - delay_s, delivered=delivered)
 
     async def _bury(self, entry: Entry, deliveries: int, code: str, reason: str, outcome: Outcome) -> Outcome:
@@ -243,24 +246,35 @@ class Intake(Generic[M]):
         )
 
     @contextmanager
-    def _lease(self, holder: str, entry: Entry) -> Iterator[None]:
+    def _lease(self, holder: str, entry: Entry) -> Iterator["_Lease"]:
         """While the entry waits and is handled here it does not look abandoned, however long that takes."""
-        lease = object()  # not the entry's id: the claimer beside us may be given the same entry
-        self._leased[lease] = (holder, entry)
+        lease = _Lease(holder, entry)
+        self._leases.add(lease)
         if self._renewal is None or self._renewal.done():
             self._renewal = asyncio.create_task(self._renew(), name=f"leases {self.consumer.stream}")
         try:
-            yield
+            yield lease
         finally:
-            del self._leased[lease]
+            self._leases.discard(lease)
 
     async def _renew(self) -> None:
         """Renews every lease until there is none: one task, however many handlers run."""
-        while self._leased:
+        while self._leases:
             await asyncio.sleep(self.consumer.claim_after_s / LEASES_PER_CLAIM)
-            for holder, entry in list(self._leased.values()):
+            for lease in list(self._leases):
+                if lease not in self._leases:  # it ended meanwhile
+                    continue
                 with suppress(RedisError):  # the next renewal may come through; if none does, the commit decides
-                    await self._hold(holder, entry)
+                    lease.lost = await self._hold(lease.holder, lease.entry) == 0
+
+
+@dataclass(slots=True, eq=False)
+class _Lease:
+    """An entry that waits or is handled here; the claimer beside us may have another of the same entry."""
+
+    holder: str
+    entry: Entry
+    lost: bool = False
 
 
 def _no_body(entry: Entry) -> str:

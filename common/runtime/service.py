@@ -172,9 +172,8 @@ class _Process:
                 await wiring.stop()
 
     async def _run(self, redis: Redis, wiring: Wiring, app: http.Application) -> None:
-        name = (
-            f"{self._loaded.node}.{os.getpid()}.{secrets.token_hex(4)}"  # of this life: a restart is another consumer
-        )
+        # Of this life: a restart is another consumer.
+        name = f"{self._loaded.node}.{os.getpid()}.{secrets.token_hex(4)}"
         faststream = faststream_broker(self._loaded.broker_url)
         await faststream.connect()
         direct = not await scripts.has_slots(redis)

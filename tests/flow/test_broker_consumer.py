@@ -319,3 +319,43 @@ async def test_nothing_is_sent_by_a_commit_whose_entry_somebody_else_has_finishe
     await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
     assert await scripts.commit(redis, streams.QUERIES, sent, entry=("edge", "1-0"), direct=True) == "gone"
     assert await redis.exists(streams.answers("kiosk")) == 0
+
+
+async def test_a_backlog_stays_in_the_broker_while_a_handler_is_busy(redis, broker, start_node, eventually):
+    begun, go = [], asyncio.Event()
+
+    async def handle(delivery, body):
+        begun.append(body)
+        await go.wait()
+        return counted(body)
+
+    for number in range(60):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    await start_node(consumer(handle, at_once=2, max_records=4, claim_after_s=5.0))
+    await eventually(lambda: len(begun) == 2)
+    assert 2 <= (await redis.xpending(streams.QUERIES, "edge"))["pending"] <= 2 + 4
+    go.set()
+    await eventually(lambda: finished(redis))
+    assert len(begun) == 60
+
+
+async def test_an_entry_that_is_lost_while_it_waits_is_not_handled(redis, broker, start_node, eventually):
+    begun, go = [], asyncio.Event()
+
+    async def handle(delivery, body):
+        begun.append(body)
+        await go.wait()
+        return counted(body)
+
+    for number in range(3):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    node = await start_node(consumer(handle))
+    await eventually(lambda: begun == [b"q0"])
+    waiting = [row["message_id"] for row in await redis.xpending_range(streams.QUERIES, "edge", "-", "+", 9)][1:]
+    assert len(waiting) == 2
+    for entry in waiting:  # another replica finishes them
+        assert await scripts.commit(redis, streams.QUERIES, counted(b"other"), entry=("edge", entry.decode())) == "done"
+    await eventually(lambda: sum(lease.lost for lease in node.subscription._intake._leases) == 2)
+    go.set()
+    await eventually(lambda: finished(redis))
+    assert begun == [b"q0"]

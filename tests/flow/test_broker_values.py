@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from redis.exceptions import ResponseError
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import embedded, relay, scripts, store, streams
@@ -239,3 +240,55 @@ async def test_a_follower_survives_the_broker_and_sees_every_entry(tmp_path, fol
         await Broker(redis).produce(streams.BUNDLES, b"2", "2")
         await eventually(lambda: seen == [b"1", b"2"])
     second.stop()
+
+
+# Calls that share a round trip
+
+
+async def told(*calls):
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def published(redis, number):
+    return scripts.publish(redis, streams.PACKETS, b"p%d" % number, f"p{number}")
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_of_calls_in_one_trip_each_has_its_own_answer_or_error(redis, forgotten):
+    await redis.set(streams.BATCHES, "no stream")
+    await published(redis, 0)
+    if forgotten:
+        await redis.script_flush()
+    wrong = scripts.publish(redis, streams.BATCHES, b"b", "b1")
+    found = await told(published(redis, 1), wrong, published(redis, 2))
+    assert [isinstance(each, ResponseError) for each in found] == [False, True, False]
+    assert await redis.xlen(streams.PACKETS) == 3
+
+
+async def test_a_caller_that_is_cancelled_in_a_trip_leaves_the_others_their_answers(redis):
+    first = asyncio.create_task(published(redis, 0))
+    others = [asyncio.create_task(published(redis, number)) for number in (1, 2, 3)]
+    await asyncio.sleep(0)
+    others[1].cancel()
+    found = await told(first, *others)
+    assert [isinstance(each, asyncio.CancelledError) for each in found] == [False, False, True, False]
+    assert await published(redis, 4)
+
+
+async def test_a_user_who_may_not_ask_is_taken_to_have_slots(redis, broker_url):
+    await redis.execute_command("ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-info")
+    async with connect(broker_url.replace("redis://", "redis://plain:secret@")) as plain:
+        assert await scripts.has_slots(plain)
+    await redis.execute_command("ACL", "DELUSER", "plain")
+
+
+async def test_a_commit_that_cannot_send_does_nothing(redis):
+    await redis.set(streams.answers("kiosk"), "no stream")
+    entry = (await redis.xadd(streams.QUERIES, {"__data__": b"q"})).decode()
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0")
+    await redis.xreadgroup("edge", "me", {streams.QUERIES: ">"})
+    sent = [HashSet(streams.side_key(streams.QUERIES, "x"), "a", b"1"), Send(streams.answers("kiosk"), b"a", "a1")]
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await scripts.commit(redis, streams.QUERIES, sent, entry=("edge", entry), direct=True)
+    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 1
+    assert await redis.exists(streams.side_key(streams.QUERIES, "x")) == 0
