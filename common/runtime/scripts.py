@@ -13,7 +13,7 @@ reply was lost cannot know whether it ran.
 import asyncio
 import functools
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -171,9 +171,9 @@ async def _told(redis: Redis, script: str, keys: list[str], args: list[str | byt
     given: list[Any] = [len(keys), *keys, *args]
     try:
         try:
-            return await cast("Awaitable[Any]", redis.evalsha(_digest(script), *given))
+            return await redis.evalsha(_digest(script), *given)
         except NoScriptError:
-            return await cast("Awaitable[Any]", redis.eval(script, *given))
+            return await redis.eval(script, *given)
     except ResponseError as error:  # this call's alone
         return error
 

@@ -145,13 +145,15 @@ class Edge:
         """One query: its answer, computed once and sent once; before it, if it asked to stream, its pieces."""
         query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
         assert query.id is not None
+        again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
+        known = await asyncio.to_thread(self._record.answer_to, query.client, query.id) if again else None
         left_s = None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._now()
-        if left_s is not None and left_s <= self.scheduler.expected_s():  # begun, it would end too late
+        if known is not None:
+            body = known
+        elif left_s is not None and left_s <= self.scheduler.expected_s():  # begun, it would end too late
             body = self._refusal(query, self._too_late(query))
         else:
-            again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
-            known = await asyncio.to_thread(self._record.answer_to, query.client, query.id) if again else None
-            body = known if known is not None else await self._answer(query, left_s)
+            body = await self._answer(query, left_s)
         return [Send(streams.answers(query.client), body, query.id)]
 
     async def on_cancel(self, delivery: Delivery) -> None:
@@ -501,9 +503,9 @@ class Edge:
     async def prove(self) -> None:
         """Has one token made as any other query's is, so that readiness is about answering, and not about a process.
 
-        Raises Unavailable("no_token"). A waiting room that is full proves the same.
+        Raises Unavailable("no_token"). A waiting room that is full proves the same, and so does a token said lately.
         """
-        if self.serving is None:
+        if self.serving is None or self.scheduler.clock() - self.scheduler.said_s < PROVE_EVERY_S:
             return
         try:
             async with asyncio.timeout(PROVE_TIMEOUT_S):

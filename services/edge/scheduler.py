@@ -13,6 +13,7 @@ Imperative: owns threads. Knows no stream, no HTTP and no bundle; what to make a
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -150,7 +151,8 @@ class Scheduler:
         self._workers = workers
         self._change = threading.Condition()
         self._closing = False
-        self._mean_s = 0.0
+        self._mean_s: float | None = None
+        self.said_s = -math.inf  # when a token was last said, of `clock`
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -200,7 +202,9 @@ class Scheduler:
         """How long a query that came now would share the workers with others, from the work that answers lately took;
         seconds, 0 while a worker is free.
         """
-        return max(0, self._turns.active + self._turns.waiting + 1 - self._workers) * self._mean_s / self._workers
+        return (
+            max(0, self._turns.active + self._turns.waiting + 1 - self._workers) * (self._mean_s or 0.0) / self._workers
+        )
 
     def withdraw(self, turn: Turn) -> None:
         """A turn that was left and is not begun goes now; one that is begun goes at its next token."""
@@ -219,7 +223,13 @@ class Scheduler:
                     self._change.notify()
                 else:
                     self._turns.drop(client)
-                    self._mean_s = MEAN_DECAY * self._mean_s + (1 - MEAN_DECAY) * turn.worked_s
+                    self._learn(turn)
+
+    def _learn(self, turn: Turn) -> None:
+        """What an answer takes. One that was not begun says nothing of it, nor does one of a token or none."""
+        if turn.making is not None and turn.making.tokens > 1:
+            mean_s = turn.worked_s if self._mean_s is None else self._mean_s
+            self._mean_s = MEAN_DECAY * mean_s + (1 - MEAN_DECAY) * turn.worked_s
 
     def _next(self) -> tuple[str, Turn] | None:
         with self._change:
@@ -255,7 +265,7 @@ class Scheduler:
             if piece is None:
                 break
             turn.unsaid.append(piece)
-            now_s = self.clock()
+            self.said_s = now_s = self.clock()
             if turn.listening and (turn.told_s is None or now_s - turn.told_s >= TELL_S):
                 self._tell(turn, now_s)
             if now_s - began_s >= SLICE_S and (self._turns.wanted or self._closing):

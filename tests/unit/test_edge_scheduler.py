@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import Rejected, Unavailable
 from common.wire.messages import Problem, Query
-from services.edge.scheduler import Scheduler
+from services.edge.scheduler import Scheduler, Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -97,6 +97,32 @@ async def test_who_listens_to_no_pieces_is_told_nothing_before_the_end_and_still
     assert [piece.text for piece in await heard(turn)] == ["1 2 3 4 5 "]
 
 
+async def test_nothing_is_told_before_the_end_until_somebody_listens(schedule, eventually, monkeypatch):
+    told = []
+    monkeypatch.setattr(Turn, "tell", lambda _, said: told.append(said.text))
+    allowed = threading.Semaphore(3)
+    scheduler = schedule(allowed)
+    turn = ask(scheduler, max_tokens=6)
+    await eventually(lambda: scheduler.made and scheduler.made[0].said == 3)
+    assert told == []
+    turn.listening = True
+    allowed.release()
+    await eventually(lambda: "".join(told).startswith("1 2 3 "))
+    allowed.release(2)
+    await turn.result()
+
+
+async def test_the_expected_wait_is_learned_from_answers_and_not_from_a_single_token(schedule):
+    scheduler = schedule()
+    for number in range(3):
+        await ask(scheduler, f"proof-{number}", max_tokens=1).result()
+    assert scheduler._mean_s is None
+    worked = ask(scheduler, "answer", max_tokens=5)
+    await worked.result()
+    await ask(scheduler, "after", max_tokens=1).result()
+    assert scheduler._mean_s == pytest.approx(worked.worked_s)
+
+
 async def test_many_more_queries_than_places_are_all_answered(schedule, eventually):
     scheduler = schedule(workers=2, active_max=3, waiting_max=1000)
     turns = [ask(scheduler, f"q{n}", client=f"c{n % 7}", max_tokens=20) for n in range(100)]
@@ -122,7 +148,7 @@ async def test_a_full_room_refuses_and_says_when_to_come_again(schedule, eventua
     scheduler = schedule(allowed, active_max=1, waiting_max=2)
     first = ask(scheduler, "first", client="a", max_tokens=1)
     await eventually(lambda: scheduler.load == (1, 0))
-    waiting = [ask(scheduler, client, client=client, max_tokens=1) for client in "bc"]
+    waiting = [ask(scheduler, client, client=client, max_tokens=1) for client in "ab"]
     with pytest.raises(Unavailable, match=r"overloaded: 2 queries wait") as caught:
         ask(scheduler, "late", client="d")
     assert caught.value.retry_after_s >= 0

@@ -1,3 +1,4 @@
+import copy
 from collections import Counter
 
 import pytest
@@ -36,12 +37,27 @@ def test_a_waiting_job_is_begun_before_its_client_s_begun_ones_go_on():
 
 
 @pytest.mark.parametrize(("active_max", "begun"), [(1, 1), (2, 2), (3, 3), (4, 3)])
-def test_no_more_jobs_are_begun_than_may_be_active(active_max, begun):
+def test_no_more_jobs_of_a_client_are_begun_than_may_be_active(active_max, begun):
     turns = Turns(active_max=active_max, waiting_max=10)
-    for client in "abc":
-        turns.add(client, client)
+    for number in range(3):
+        turns.add("a", number)
     taken = [found for found in (turns.take() for _ in range(4)) if found]
     assert (len(taken), turns.active, turns.waiting) == (begun, begun, 3 - begun)
+
+
+@pytest.mark.parametrize(("others", "begun"), [(1, 1), (2, 2), (3, 2)])
+def test_who_has_every_place_keeps_no_other_client_from_beginning_up_to_twice_as_many(others, begun):
+    turns = Turns(active_max=2, waiting_max=20)
+    for number in range(4):
+        turns.add("first", number)
+    taken = [turns.take() for _ in range(2)]
+    assert not turns.wanted
+    for number in range(others):
+        turns.add(f"other-{number}", "mine")
+    found = [turns.take() for _ in range(others)]
+    assert [each is not None for each in found] == [True] * begun + [False] * (others - begun)
+    for client, _ in taken:
+        turns.drop(client)
 
 
 @pytest.mark.parametrize(("waiting", "room"), [(3, True), (4, False), (5, False)])
@@ -97,8 +113,8 @@ def test_whatever_happens_every_job_is_in_one_place_and_the_counts_say_so(story)
             else:
                 turns.drop(owner)
                 there[owner] -= 1
-        assert 0 <= turns.active <= 3
-        assert turns.wanted == (turns.ready > 0 or (turns.waiting > 0 and turns.active < 3))
+        assert 0 <= turns.active <= 6
+        assert turns.wanted == (copy.deepcopy(turns).take() is not None)
         assert turns.ready == turns.active - len(out)
         assert 0 <= turns.waiting <= 6
         assert turns.active + turns.waiting == sum(there.values())
