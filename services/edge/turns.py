@@ -5,7 +5,7 @@
 
 Clients take turns whatever number of jobs they have, and a client's jobs take turns among themselves; a job that waits
 is begun as soon as its client's turn comes and there is room, since its first token is what somebody is waiting for. A
-client of whom nothing is begun finds room up to twice `active_max`: nobody who was first can keep others from beginning.
+client of whom nothing is begun finds room up to twice `active_max`: who came first keeps no other from beginning.
 Pure: knows no thread, no clock and nothing of the jobs.
 """
 
