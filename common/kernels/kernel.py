@@ -76,9 +76,20 @@ class Reading:
 
 def read(kernel: Kernel, ids: Ids) -> Reading:
     """Reads a text in windows of the state's context; memories see across windows, the state does not."""
-    floors = kernel.floors()
-    known = [memories.predict(m, ids, floor) for m, floor in zip(kernel.memories, floors, strict=True)]
-    state, basins = _read_state(kernel.state, ids, floors[0])
+    vocab = kernel.state.spec.vocab
+    return _recall(kernel, ids, *_read_state(kernel.state, ids, np.full(vocab, 1.0 / vocab)))
+
+
+def reread(kernel: Kernel, ids: Ids, reading: Reading) -> Reading:
+    """The same text as a kernel with other memories reads it: what the state said is taken over, and costs nothing.
+
+    reading: of these ids by a kernel of the same state.
+    """
+    return _recall(kernel, ids, reading.experts[:, 0], reading.basins)
+
+
+def _recall(kernel: Kernel, ids: Ids, state: Floats, basins: Array) -> Reading:
+    known = [memories.predict(m, ids, floor) for m, floor in zip(kernel.memories, kernel.floors(), strict=True)]
     last = known[-1]
     return Reading(np.stack([state, *(k.probability for k in known)], 1), gates.bucket(last.order, last.total), basins)
 

@@ -9,7 +9,7 @@ from common.kernels import memory as m
 from common.kernels import weights as w
 from common.kernels.blend import draw, mix, steered
 from common.kernels.engine import State
-from common.kernels.kernel import Kernel, Speaker, read
+from common.kernels.kernel import Kernel, Speaker, read, reread
 from common.kernels.spec import Spec
 
 VOCAB = 40
@@ -67,6 +67,17 @@ def test_what_a_kernel_says_is_what_it_reads(text):
         logits = kernel.state.speak(hidden[0], basins[0])
         said = spoken(kernel, logits, text[max(0, place - 3) : place])[text[place]]
         assert np.isclose(-np.log2(said), bits[place], atol=1e-4)
+
+
+@given(texts)
+@settings(max_examples=20)
+def test_a_text_read_again_by_other_memories_is_read_as_they_would_have(text):
+    other = kernel_of([text[::2], text])
+    reading = read(kernel_of([text]), text)
+    again, expected = reread(other, text, reading), read(other, text)
+    assert np.array_equal(again.experts, expected.experts)
+    assert np.array_equal(again.buckets, expected.buckets)
+    assert again.basins is reading.basins
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 3, 127, 128, 255, 256, 2**31, 2**32 - 1])
