@@ -56,11 +56,11 @@ def responsibilities(experts_NK: Floats, buckets: Buckets, gate: Floats) -> Floa
     return sums
 
 
-def update(gate: Floats, sums: Floats) -> Floats:
-    """One M-step: the gate that the responsibilities ask for, held by PRIOR_TOKENS of the gate they were measured
-    under.
+def update(gate: Floats, sums: Floats, prior_tokens: float = PRIOR_TOKENS) -> Floats:
+    """One M-step: the gate that the responsibilities ask for, each bucket held by prior_tokens of `gate`, by default
+    the one that they were measured under.
     """
-    weights = sums + PRIOR_TOKENS * gate
+    weights = sums + prior_tokens * gate
     learned: Floats = weights / weights.sum(1, keepdims=True)
     return learned
 

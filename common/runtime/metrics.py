@@ -64,7 +64,14 @@ HTTP_REQUESTS = _counter(
     "qig_http_requests_total", "Requests to the API by route and class of status", "route", "status"
 )
 HTTP_REFUSED = _counter("qig_http_refused_total", "Requests to the API that were refused, by reason", "code")
-BITS_PER_BYTE = _gauge("qig_bits_per_byte", "Prequential bits per byte of a domain's fresh text", "domain")
+BITS_PER_BYTE = _gauge(
+    "qig_bits_per_byte", "Prequential bits per byte of a domain's fresh text, under the bundle", "domain"
+)
+LOCAL_BITS_PER_BYTE = _gauge(
+    "qig_local_bits_per_byte",
+    "The same under what answers here: the bundle and what this edge has read since",
+    "domain",
+)
 
 # Streams.
 LAG = _gauge("qig_stream_lag", "Entries that nobody in the group has been given yet", "stream")

@@ -21,7 +21,7 @@ from common.geometry.phases import phase_of
 from common.geometry.routing import Route
 from common.geometry.simplex import normalise
 from common.kernels.generate import Step, measure_kappa
-from common.kernels.kernel import Reading
+from common.kernels.kernel import Reading, reread
 from common.wire.messages import MAX_DOMAINS, REASON_MAX_CHARS, Answer, Problem, Query, RouteStep
 from services.edge.generation import TOGETHER, Generation
 from services.edge.territory import territory
@@ -51,13 +51,20 @@ UNKNOWN: Final = Gauge.of(NO_MOMENTS)
 class Serving:
     """What answers now; a new bundle makes a new one, and the edge swaps its reference.
 
-    bundle, digest: version, >= 1, and digest of the bundle that the constellation was loaded from.
+    constellation: the bundle's, as every edge has it; bundle, digest: version, >= 1, and digest of that bundle; local:
+    with what this edge has read since (local.py), None while that is nothing.
     """
 
     constellation: Constellation
     bundle: int
     digest: str
     node: str
+    local: Constellation | None = None
+
+    @property
+    def answering(self) -> Constellation:
+        """The constellation that reads prompts and speaks."""
+        return self.constellation if self.local is None else self.local
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +122,8 @@ def conclude(
     at_s: now, since 1970; seconds: what it took; problem: why it was left, unless the client wished it.
     """
     made = _answer(serving, generation, gauges, seconds, problem)
-    return Answered(made, _interaction(generation, made, at_s) if generation.query.store else None)
+    base = serving.constellation
+    return Answered(made, _interaction(base, generation, made, at_s) if generation.query.store else None)
 
 
 def refusal(serving: Serving | None, query: Query, *, node: str, error: QigError) -> Answer:
@@ -176,7 +184,7 @@ def _answer(
         completion_tokens=len(generation.steps),
         prompt_bytes=len(query.text.encode()),
         prompt_bits=heard.bits,
-        route=_steps(serving.constellation, route),
+        route=_steps(generation.constellation, route),
         margin_rad=route.margin_rad if math.isfinite(route.margin_rad) else None,
         abstained=route.abstained,
         kernel=heard.role,
@@ -213,16 +221,17 @@ def _steps(constellation: Constellation, route: Route) -> tuple[RouteStep, ...]:
     )
 
 
-def _interaction(generation: Generation, made: Answer, at_s: float) -> Interaction:
-    constellation, heard = generation.constellation, generation.heard
-    home = heard.route.steps[0].name
-    bits = heard.bits if home == heard.lead else constellation.bits(heard.prompt, home)
+def _interaction(base: Constellation, generation: Generation, made: Answer, at_s: float) -> Interaction:
+    """Where the text belongs, and its code length, by the bundle's constellation: by what the centre knows too."""
+    heard = generation.heard
+    route = base.route(heard.basin)
+    bits = _bits(base, route.steps[0].name, generation)
     return Interaction(
         query_id=made.query_id,
         client=made.client,
         text=generation.query.text,
         at_s=at_s,
-        domain=territory(heard.route, constellation.domains, bits=bits, size_bytes=made.prompt_bytes),
+        domain=territory(route, base.domains, bits=bits, size_bytes=made.prompt_bytes),
         basin=heard.basin,
         tokens=made.prompt_tokens,
         size_bytes=made.prompt_bytes,
@@ -230,3 +239,14 @@ def _interaction(generation: Generation, made: Answer, at_s: float) -> Interacti
         kappa=made.kappa,
         phase=made.phase,
     )
+
+
+def _bits(base: Constellation, home: str, generation: Generation) -> float:
+    """The prompt's code length under a domain of the bundle; a state that has read it is not asked again."""
+    heard = generation.heard
+    if generation.constellation is base and home == heard.lead:
+        return heard.bits
+    if base.domains[home].role != heard.role:
+        return base.bits(heard.prompt, home)
+    reading = reread(base.kernel(home), heard.prompt, heard.reading)
+    return float(reading.bits(base.domains[home].gate_array).sum())

@@ -73,9 +73,11 @@ from services.edge.learning import (
     give_up,
     go_home,
     judge,
+    relearned,
     settle_bundle,
 )
 from services.edge.live import Live
+from services.edge.local import TERRITORY
 from services.edge.record import Domain, Packet, Record, Verdict
 from services.edge.redaction import redacted, redactor
 from services.edge.scheduler import Scheduler, Turn
@@ -89,7 +91,6 @@ SLEEP_CHECK_S: Final = 0.5
 PRUNE_EVERY_S: Final = 60.0
 DAY_S: Final = 86_400.0
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
-NEW_TERRITORY: Final = "new"  # as a metric's label
 ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
 WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
@@ -184,7 +185,7 @@ class Edge:
         Raises what making it raised: Rejected for a text that cannot be coordized, Unavailable for one that was left.
         """
         done = await turn.result()
-        self._last[done.answer.domain or NEW_TERRITORY] = done.answer
+        self._last[done.answer.domain or TERRITORY] = done.answer
         self.live.answered(done.answer, self._now())
         _show_answer(done.answer)
         return await self._keep(done)
@@ -284,7 +285,7 @@ class Edge:
         """On a worker's thread: the prompt is read by what serves now, and so is the rest, whatever is swapped in."""
         serving = self.serving
         assert serving is not None, "ask looked"
-        return _Making(self, serving, Generation(serving.constellation, query, name))
+        return _Making(self, serving, Generation(serving.answering, query, name))
 
     def conclude(self, serving: Serving, generation: Generation, seconds: float, problem: Problem | None) -> Answered:
         """On a worker's thread: measured with all others, one after the other."""
@@ -309,7 +310,8 @@ class Edge:
         except (Rejected, Corrupt) as error:
             log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
             return
-        self._swap(installed.bundle, constellation)
+        serving = self._serving(installed.bundle, constellation)
+        self._swap(await asyncio.to_thread(relearned, self._record, serving))
         if installed.passed_over:
             log.error("damaged on disk, an older bundle serves: %s", "; ".join(installed.passed_over))
         else:
@@ -359,7 +361,10 @@ class Edge:
             return Trial("refused", str(error), None, None, None)
         if trial.verdict == "applied" and trial.constellation is not None:
             await asyncio.to_thread(self._slots.activate, bundle)
-            self._swap(bundle, trial.constellation)
+            new = self._serving(bundle, trial.constellation)
+            async with self._learning:  # what the bundle brings back is in the residue no more: nothing counts twice
+                await self._acknowledge(new, bundle, None)
+                self._swap(await asyncio.to_thread(relearned, self._record, new))
         return trial
 
     async def _fetch(self, bundle: Bundle) -> dict[str, bytes]:
@@ -370,25 +375,41 @@ class Edge:
                 await asyncio.to_thread(self._slots.put, part, data)
         return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
 
-    def _swap(self, bundle: Bundle, constellation: Constellation) -> None:
-        self.serving = Serving(constellation, bundle.version, digest(bundle), self._settings.node)
-        self._last = {domain: each for domain, each in self._last.items() if domain in constellation.domains}
-        self.live.serves(
-            bundle.version, atlas({name: each.basin_array for name, each in constellation.domains.items()})
-        )
-        metrics.BUNDLE_VERSION.set(bundle.version)
-        log.info("bundle %d serves", bundle.version)
+    def _serving(self, bundle: Bundle, constellation: Constellation) -> Serving:
+        return Serving(constellation, bundle.version, digest(bundle), self._settings.node)
+
+    def _swap(self, serving: Serving) -> None:
+        self.serving = serving
+        self._last = {domain: each for domain, each in self._last.items() if domain in serving.answering.domains}
+        homes = {name: each.basin_array for name, each in serving.constellation.domains.items()}
+        self.live.serves(serving.bundle, atlas(homes))
+        metrics.BUNDLE_VERSION.set(serving.bundle)
+        log.info("bundle %d serves", serving.bundle)
 
     async def _settle(self, bundle: Bundle, entry_id: str) -> None:
         """The centre has what our packets in this bundle carried, whether or not we use the bundle."""
-        serving, key = self.serving, key_id(self._key.verify_key)
-        if serving is None:
+        if self.serving is None:
             return
         async with self._learning:
-            named = await asyncio.to_thread(
-                settle_bundle, self._record, serving, bundle, key=key, entry_id=entry_id, now_s=self._now()
-            )
+            if await self._acknowledge(self.serving, bundle, entry_id):
+                await self._relearn(None)
+
+    async def _acknowledge(self, serving: Serving, bundle: Bundle, entry_id: str | None) -> int:
+        """Takes our packets in a bundle out of what is to be sent; how many. See `settle_bundle`."""
+        key = key_id(self._key.verify_key)
+        named = await asyncio.to_thread(
+            settle_bundle, self._record, serving, bundle, key=key, entry_id=entry_id, now_s=self._now()
+        )
         metrics.PACKETS.labels("acknowledged", "").inc(len(named))
+        return len(named)
+
+    async def _relearn(self, domains: Sequence[Domain] | None) -> None:
+        """Lets what the record holds of these domains (None: of all) answer from now on; queries go on meanwhile.
+
+        Under the learning lock, as whatever else changes what serves.
+        """
+        if self.serving is not None:
+            self.serving = await asyncio.to_thread(relearned, self._record, self.serving, domains)
 
     async def _report(self, bundle: Bundle, trial: Trial) -> None:
         log.info("bundle %d %s: %s", bundle.version, trial.verdict, trial.reason)
@@ -417,7 +438,8 @@ class Edge:
                 due_domains, record, serving, self._rhythm, asked_s=self._asked_s, now_s=self._now()
             )
             for domain in wanted:
-                await asyncio.to_thread(self._fold, serving, domain)
+                if await asyncio.to_thread(self._fold, serving, domain):
+                    await self._relearn([domain])
             for packet in await asyncio.to_thread(record.packets, "pending"):
                 await self._send(packet)
 
@@ -437,13 +459,16 @@ class Edge:
             metrics.PACKETS.labels("lost", "").inc(len(lost))
             log.warning("no bundle named packets %s: their counts go out again", lost)
 
-    def _fold(self, serving: Serving, domain: Domain) -> None:
+    def _fold(self, serving: Serving, domain: Domain) -> bool:
+        """Whether text was counted; a handful of strange texts only moves."""
         if domain is None and go_home(self._record, serving, self._rhythm):
-            return
+            return False
         limit = self._settings.crystal_bytes
-        body = fold_domain(self._record, serving, domain, gauges=self._gauges, crystal_bytes=limit, now_s=self._now())
-        figure = body.fresh_bits / max(body.fresh_bytes, 1)
-        metrics.BITS_PER_BYTE.labels(domain or NEW_TERRITORY).set(figure)
+        done = fold_domain(self._record, serving, domain, gauges=self._gauges, crystal_bytes=limit, now_s=self._now())
+        label, size_bytes = domain or TERRITORY, max(done.body.fresh_bytes, 1)
+        metrics.BITS_PER_BYTE.labels(label).set(done.body.fresh_bits / size_bytes)
+        metrics.LOCAL_BITS_PER_BYTE.labels(label).set(done.local_bits / size_bytes)
+        return True
 
     async def _send(self, packet: Packet) -> None:
         """Sealed now, whenever it was folded: the centre's clock window is about the sending. The name stays."""
@@ -470,12 +495,20 @@ class Edge:
     async def forget(self, client: str, query_id: str) -> Forgotten | None:
         """Deletes an interaction with its answer and what it taught; None when nothing is kept under this name."""
         async with self._learning:
-            return await asyncio.to_thread(forget, self._record, client, query_id)
+            kept = await asyncio.to_thread(self._record.find, client, query_id)
+            done = await asyncio.to_thread(forget, self._record, client, query_id)
+            if kept is not None and kept.folded:
+                await self._relearn([kept.domain])
+            return done
 
     async def judge(self, client: str, query_id: str, verdict: Verdict | None) -> bool:
         """Accepts or rejects an interaction, None: neither; False when nothing is kept under this name."""
         async with self._learning:
-            return await asyncio.to_thread(judge, self._record, client, query_id, verdict)
+            kept = await asyncio.to_thread(self._record.find, client, query_id)
+            known = await asyncio.to_thread(judge, self._record, client, query_id, verdict)
+            if kept is not None and kept.folded and "rejected" in (kept.verdict, verdict):
+                await self._relearn([kept.domain])
+            return known
 
     # Heart
 

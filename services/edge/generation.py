@@ -2,7 +2,8 @@
 
 Pure: a constellation and a query go in, text comes out as it becomes complete. Knows no stream, no thread and no clock.
 The prompt is read whole, and its code length taken, before the first token. A query without a seed is seeded by its id,
-so that a query which is computed twice (after a kill) is answered with the same text as long as the bundle is the same.
+so that a query which is computed twice (after a kill) is answered with the same text while the constellation is the
+same: while no bundle came, and nothing was learned here.
 
     text ─▶ ids ─▶ basin ─▶ route ─┬─ routed          the nearest domain; under the margin the two nearest, fused
                                    ├─ constellation   the four roles, each in its nearest domain, fused
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.constants import ROLES, Role
-from common.constellation.constellation import Constellation
+from common.constellation.constellation import MARGIN_MIN_RAD, Constellation
 from common.coordizer.artifacts import EOS
 from common.geometry.online import EMPTY
 from common.geometry.routing import Route
@@ -26,6 +27,7 @@ from common.kernels.generate import Step
 from common.kernels.kernel import Reading
 from common.kernels.memory import Ids
 from common.wire.messages import ANSWER_MAX_CHARS, Query
+from services.edge.local import within
 from services.edge.spoken import Spoken
 
 Array = npt.NDArray[np.float64]
@@ -117,7 +119,7 @@ def hear(constellation: Constellation, query: Query) -> Heard:
     ids = constellation.encoder.encode(query.text)
     prompt = ids if len(ids) else np.array([EOS], np.int32)
     basin = constellation.basin(prompt)
-    route = constellation.route(basin)
+    route = within(constellation.route(basin), constellation.domains, margin_min_rad=MARGIN_MIN_RAD)
     shares = voices(constellation, route, query.mode)
     lead = next(iter(shares))
     reading = constellation.read(prompt, lead)

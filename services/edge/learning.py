@@ -3,18 +3,23 @@
 Knows no broker. The shell sees to it that no two of them overlap: all read residues and write them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+import numpy as np
+
 from common.constants import ROLES, Role
+from common.geometry.means import frechet_mean
 from common.kernels.memory import merge
+from common.wire import basin as basins
 from common.wire.codec import pack
 from common.wire.messages import Bundle
-from common.wire.packet import PacketBody, base_prefix
+from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
+from services.edge.local import absorb, open_new, tune
 from services.edge.record import Domain, Kept, Packet, Record, Verdict
-from services.edge.sleep import Rhythm, due, fold, overdue, settle
+from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
 
 TERRITORY_MIN_BYTES: Final = 4096  # chosen: of 4 KB of one domain's text 3 % look strange, of 1 KB 7 % (territory.py)
@@ -37,8 +42,10 @@ def due_domains(record: Record, serving: Serving, rhythm: Rhythm, *, asked_s: fl
 
 def fold_domain(
     record: Record, serving: Serving, domain: Domain, *, gauges: Gauges, crystal_bytes: int, now_s: float
-) -> PacketBody:
-    """Counts a domain's fresh text and leaves a pending packet, both or neither; returns the packet's body."""
+) -> Folded:
+    """Counts a domain's fresh text and leaves a pending packet, both or neither. What answers does not know of it yet:
+    see `relearned`.
+    """
     waiting = record.unfolded(domain)
     done = fold(
         serving.constellation,
@@ -48,6 +55,7 @@ def fold_domain(
         crystal_bytes=crystal_bytes,
         phi=_phi(gauges),
         accepted=record.accepted(domain),
+        local=serving.local,
     )
     packet = Packet(
         sequence=record.sequence,
@@ -60,8 +68,26 @@ def fold_domain(
         body=pack(done.body),
         counts=done.carried,
     )
-    record.slept({row: ids for (row, _), ids in zip(waiting, done.ids, strict=True)}, done.residue, packet)
-    return done.body
+    folded = {row: ids for (row, _), ids in zip(waiting, done.ids, strict=True)}
+    record.slept(folded, done.residue, packet, tune(record.tuned(domain), done.gate, done.heard))
+    return done
+
+
+def relearned(record: Record, serving: Serving, domains: Iterable[Domain] | None = None) -> Serving:
+    """`serving` with what the record holds in its local constellation.
+
+    domains: those whose counts or gates have changed; None: all, beginning from the bundle's.
+    """
+    base = serving.constellation
+    local = base if domains is None else serving.answering
+    for domain in record.learned() if domains is None else domains:
+        residue, tuned = record.residue(domain), record.tuned(domain)
+        if domain is None:
+            places = [basins.from_bytes8(each) for each in record.basins(None)]
+            local = open_new(local, residue, tuned, frechet_mean(np.stack(places)) if places else None)
+        else:
+            local = absorb(local, base, domain, residue, tuned)
+    return replace(serving, local=None if local is base else local)
 
 
 def go_home(record: Record, serving: Serving, rhythm: Rhythm) -> int:
@@ -77,11 +103,12 @@ def go_home(record: Record, serving: Serving, rhythm: Rhythm) -> int:
 
 
 def settle_bundle(
-    record: Record, serving: Serving, bundle: Bundle, *, key: bytes, entry_id: str, now_s: float
+    record: Record, serving: Serving, bundle: Bundle, *, key: bytes, entry_id: str | None, now_s: float
 ) -> tuple[int, ...]:
     """Takes what a bundle's packets carried out of the residues, and moves the cursor; the sequences it named.
 
-    Whether the bundle is used here does not matter: the centre has the counts. Doing it twice is doing it once.
+    entry_id: the bundle's, None: the cursor stays, and it will be settled again. Whether the bundle is used here does
+    not matter: the centre has the counts. Doing it twice is doing it once.
     """
     settled = settle(
         serving.constellation,

@@ -4,6 +4,7 @@
                    came of it; `probe` when kept to try bundles on; `verdict` when somebody judged the answer; `taken`
                    is what a rejected text had in the residue
     residue        n-gram counts by domain that no bundle has taken yet ('' = new territory)
+    gates          by domain, the gate learned from what was counted, and what it saved
     packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
     meta           epoch, next sequence, the last bundle entry seen
 
@@ -33,11 +34,13 @@ import numpy as np
 from common.constants import CELLS, Phase
 from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels import memory_file
+from common.kernels.gate import BUCKETS
 from common.kernels.memory import Ids, Memory, count
 from common.kernels.spec import MAX_VOCAB
 from services.edge.answer import Interaction
+from services.edge.local import Tuned
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x51494745  # "QIGE"
 FOLD_MAX_BYTES: Final = 1 << 20  # of text: a fold of about 15 s takes the oldest; the rest waits for the next sleep
 BUSY_TIMEOUT_S: Final = 5.0
@@ -59,6 +62,7 @@ CREATE INDEX interactions_fresh ON interactions (folded, probe, domain);
 CREATE INDEX interactions_packet ON interactions (packet);
 CREATE INDEX interactions_age ON interactions (at_s);
 CREATE TABLE residue (domain TEXT PRIMARY KEY, memory BLOB NOT NULL);
+CREATE TABLE gates (domain TEXT PRIMARY KEY, gate BLOB NOT NULL, gain_bits REAL NOT NULL);
 CREATE TABLE packets (
   sequence INTEGER PRIMARY KEY, domain TEXT, status TEXT NOT NULL, at_s REAL NOT NULL, base_version INTEGER NOT NULL,
   base BLOB NOT NULL, basin BLOB NOT NULL, body BLOB NOT NULL, counts BLOB NOT NULL, raw BLOB);
@@ -72,7 +76,10 @@ ALTER TABLE interactions ADD COLUMN ids BLOB;
 ALTER TABLE interactions ADD COLUMN verdict TEXT;
 ALTER TABLE interactions ADD COLUMN taken BLOB;
 CREATE INDEX interactions_packet ON interactions (packet);
-"""
+""",
+    2: """
+CREATE TABLE gates (domain TEXT PRIMARY KEY, gate BLOB NOT NULL, gain_bits REAL NOT NULL);
+""",
 }
 _COLUMNS: Final = "id, query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase"
 
@@ -246,12 +253,13 @@ class Record:
         """An interaction goes, with its answer; not a byte of either stays in the file.
 
         residue: the domain's without it, None where it does not change; withdrawn: packets that have not left and
-        never will; what was counted for them waits to be counted again.
+        never will; what was counted for them waits to be counted again. A gate that learned from it goes with it.
         """
         with self._write() as db:
             _withdraw(db, withdrawn)
             if residue is not None:
                 _put_residue(db, domain, residue)
+                _drop_gate(db, domain)
             db.execute("DELETE FROM interactions WHERE id = ?", (row,))
         self._scrub()
 
@@ -264,12 +272,16 @@ class Record:
         residue: Memory | None,
         withdrawn: Iterable[int] = (),
     ) -> None:
-        """An interaction is accepted, rejected, or neither. residue, withdrawn: as of `forget`; taken: see Kept."""
+        """An interaction is accepted, rejected, or neither. residue, withdrawn: as of `forget`; taken: see Kept.
+
+        Where the residue changes, the gate goes too.
+        """
         kept = None if taken is None else memory_file.to_bytes(taken)
         with self._write() as db:
             _withdraw(db, withdrawn)
             if residue is not None:
                 _put_residue(db, domain, residue)
+                _drop_gate(db, domain)
             db.execute("UPDATE interactions SET verdict = ?, taken = ? WHERE id = ?", (verdict, kept, row))
 
     # Sleep
@@ -289,10 +301,26 @@ class Record:
         rows = self._all("SELECT domain, memory FROM residue")
         return {row[0] or None: memory_file.from_bytes(row[1], MAX_VOCAB) for row in rows}
 
-    def slept(self, folded: Mapping[int, Ids], residue: Memory, packet: Packet) -> None:
+    def tuned(self, domain: Domain) -> Tuned | None:
+        """The gate that was learned here for a domain."""
+        row = self._one("SELECT gate, gain_bits FROM gates WHERE domain = ?", (domain or "",))
+        return None if row is None else Tuned(np.frombuffer(row[0], "<f8").reshape(BUCKETS, -1), row[1])
+
+    def learned(self) -> list[Domain]:
+        """The domains that have a residue or a gate."""
+        rows = self._all("SELECT domain FROM residue UNION SELECT domain FROM gates ORDER BY domain")
+        return [row[0] or None for row in rows]
+
+    def basins(self, domain: Domain) -> list[bytes]:
+        """Where the fresh text of a domain's packets lay, oldest first: a basin of 64 bytes each."""
+        rows = self._all("SELECT basin FROM packets WHERE domain IS ? ORDER BY sequence", (domain,))
+        return [row[0] for row in rows]
+
+    def slept(self, folded: Mapping[int, Ids], residue: Memory, packet: Packet, tuned: Tuned | None = None) -> None:
         """One sleep, whole or not at all: interactions counted, the residue they led to, the packet that came of it.
 
-        folded: what was counted of each row; packet.sequence must be `sequence`, which moves on.
+        folded: what was counted of each row; packet.sequence must be `sequence`, which moves on; tuned: the gate that
+        was learned from them, None where it stays.
         """
         p = packet
         with self._write() as db:
@@ -308,6 +336,9 @@ class Record:
                 (p.sequence, p.domain, p.status, p.at_s, p.base_version, p.base, p.basin, p.body,
                  memory_file.to_bytes(p.counts), p.raw),
             )  # fmt: skip
+            if tuned is not None:
+                values = (p.domain or "", tuned.gate.astype("<f8").tobytes(), tuned.gain_bits)
+                db.execute("INSERT OR REPLACE INTO gates VALUES (?, ?, ?)", values)
             _set_meta(db, "sequence", str(expected + 1))
 
     def packets(self, *statuses: Status) -> list[Packet]:
@@ -344,13 +375,13 @@ class Record:
         moved: Mapping[int, Domain],
         *,
         opened: Domain = None,
-        cursor: str,
+        cursor: str | None,
         at_s: float,
     ) -> None:
         """A bundle was dealt with: packets settled, residues as given, rows of fresh text moved to another domain.
 
-        opened: the domain that new territory's residue went to, and with it whatever was counted into that residue;
-        cursor: the entry id of the bundle; the next start reads on from there.
+        opened: the domain that new territory's residue went to, and with it whatever was counted into that residue, and
+        its gate; cursor: the entry id of the bundle, from which the next start reads on; None: it does not move.
         """
         with self._write() as db:
             db.executemany(
@@ -363,7 +394,10 @@ class Record:
             if opened is not None:
                 db.execute("UPDATE interactions SET domain = ? WHERE domain IS NULL AND folded = 1", (opened,))
                 db.execute("UPDATE packets SET domain = ? WHERE domain IS NULL", (opened,))
-            _set_meta(db, "cursor", cursor)
+                db.execute("UPDATE OR IGNORE gates SET domain = ? WHERE domain = ''", (opened,))
+                _drop_gate(db, None)
+            if cursor is not None:
+                _set_meta(db, "cursor", cursor)
 
     @property
     def cursor(self) -> str | None:
@@ -491,6 +525,10 @@ def _put_residue(db: sqlite3.Connection, domain: Domain, residue: Memory) -> Non
         db.execute("INSERT OR REPLACE INTO residue VALUES (?, ?)", (domain or "", memory_file.to_bytes(residue)))
     else:
         db.execute("DELETE FROM residue WHERE domain = ?", (domain or "",))
+
+
+def _drop_gate(db: sqlite3.Connection, domain: Domain) -> None:
+    db.execute("DELETE FROM gates WHERE domain = ?", (domain or "",))
 
 
 def _packet(row: tuple) -> Packet:  # type: ignore[type-arg]

@@ -22,8 +22,8 @@ from common.coordizer.artifacts import token_bytes
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import gate as gates
-from common.kernels.kernel import Kernel, Reading, read
-from common.kernels.memory import Ids, Memory, Table, count, distribution, merge, predict, subtract
+from common.kernels.kernel import Kernel, Reading, read, reread
+from common.kernels.memory import Ids, Memory, Table, count, merge, predict, subtract
 from common.wire import basin as basins
 from common.wire import crystals as crystal_codec
 from common.wire.messages import PacketRef
@@ -31,6 +31,7 @@ from common.wire.ngrams import ORDERS, Crystals
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
 from services.edge.crystals import select
+from services.edge.local import TERRITORY
 from services.edge.record import Domain, Fresh, Packet
 from services.edge.screen import Screen, screened
 
@@ -84,13 +85,17 @@ def is_probe(client: str, query_id: str, share: int) -> bool:
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
     """ids: what was counted of each text; residue: with that in it, until a bundle has taken it; carried: what the
-    packet says of it.
+    packet says of it. local_bits: the fresh text's code length by what answers here, before it was counted; heard: what
+    a gate may learn from it; gate: the bundle's, or where a new domain's begins.
     """
 
     ids: tuple[Ids, ...]
     residue: Memory
     body: PacketBody
     carried: Memory
+    local_bits: float
+    heard: Sequence[Reading]
+    gate: gates.Floats
 
 
 def fold(
@@ -102,22 +107,25 @@ def fold(
     crystal_bytes: int,
     phi: Mapping[Role, float | None],
     accepted: Sequence[str] = (),
+    local: Constellation | None = None,
 ) -> Folded:
     """Scores and counts fresh text of one domain (None: new territory), and packs what is worth sending.
 
-    interactions: at least one; phi: of each role's kernel, as it runs; accepted: texts of this domain, fresh or counted
-    before, whose n-grams weigh up in the selection.
+    constellation: the bundle's, which the packet is measured against; interactions: at least one; phi: of each role's
+    kernel, as it runs; accepted: texts of this domain, fresh or counted before, whose n-grams weigh up in the
+    selection. local: what answers here, None for the bundle's.
     """
     said = [screened(each.text) for each in interactions]
     texts = [constellation.encoder.encode(text) for text in said]
     weights = np.array([max(len(ids), 1) for ids in texts], np.float64)
     basin = frechet_mean(np.stack([each.basin for each in interactions]), weights)
     kernel, role = _kernel(constellation, domain, basin)
+    known = [read(kernel, ids) for ids in texts]
+    bits = _bits(known, kernel.gate)
+    heard, local_bits = _hear(local or constellation, domain, role, texts, known)
     if domain is None:
-        bits, gate = _read_opening(kernel, texts, residue)
         kernel = _opening(kernel)
-    else:
-        bits, gate = _read_known(kernel, texts)
+        known = heard = _read_opening(kernel, texts, known, residue)
     grown = bounded(merge([residue, count(texts, ORDERS)]))
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
     screen = Screen.of(token_bytes(constellation.coordizer.merges))
@@ -126,6 +134,7 @@ def fold(
     sent, blob = crystal_codec.fit(
         selection.crystals, selection.ranking, vocab_size=vocab_size, budget_bytes=crystal_bytes
     )
+    gate = _statistics(kernel.gate, known)
     kappas = [each.kappa for each in interactions if each.kappa is not None]
     body = PacketBody(
         kernel=role,
@@ -141,7 +150,7 @@ def fold(
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
         crystals=blob,
     )
-    return Folded(tuple(texts), grown, body, as_memory(sent))
+    return Folded(tuple(texts), grown, body, as_memory(sent), local_bits, heard, kernel.gate)
 
 
 def _size_bytes(each: Interaction, said: str) -> int:
@@ -237,31 +246,36 @@ def _opening(kernel: Kernel) -> Kernel:
     return Kernel(kernel.state, memories, gates.prior(1 + len(memories)))
 
 
-def _read_known(kernel: Kernel, texts: Sequence[Ids]) -> tuple[float, bytes]:
-    """Bits of the fresh text under the kernel as it stands, and its gate's statistics."""
-    readings = [read(kernel, ids) for ids in texts]
-    bits = sum(float(reading.bits(kernel.gate).sum()) for reading in readings)
-    return bits, _statistics(kernel.gate, readings)
+def _bits(readings: Sequence[Reading], gate: gates.Floats) -> float:
+    return sum(float(reading.bits(gate).sum()) for reading in readings)
 
 
-def _read_opening(kernel: Kernel, texts: Sequence[Ids], residue: Memory) -> tuple[float, bytes]:
-    """The same for new territory: bits under the role's kernel; the gate of a kernel with a memory of its own.
+def _hear(
+    local: Constellation, domain: Domain, role: Role, texts: Sequence[Ids], known: Sequence[Reading]
+) -> tuple[list[Reading], float]:
+    """The fresh text as it is read here, and its code length. known: as the bundle's kernel of this role reads it."""
+    name = domain or (TERRITORY if TERRITORY in local.domains else role)
+    kernel, same = local.kernel(name), local.domains[name].role == role
+    heard = [reread(kernel, ids, each) if same else read(kernel, ids) for ids, each in zip(texts, known, strict=True)]
+    return heard, _bits(heard, kernel.gate)
 
-    Each part of the text is scored by a memory of the residue and the parts before it, so that nothing is read that
-    was counted: what one edge's memory is worth here, before the fleet's is known.
+
+def _read_opening(kernel: Kernel, texts: Sequence[Ids], known: Sequence[Reading], residue: Memory) -> list[Reading]:
+    """Fresh text of new territory as a kernel with a memory of its own reads it, which learns as it reads.
+
+    kernel: see _opening; known: as the role's kernel reads it. Each part of the text is read by a memory of the residue
+    and the parts before it, so that nothing is read that was counted: what one edge's memory is worth here, before the
+    fleet's is known.
     """
-    bits, readings = 0.0, []
-    gate = gates.prior(2 + len(kernel.memories))
-    floor = distribution(kernel.memories[-1], (), kernel.floors()[-1])[0]
-    own = residue
+    found = []
+    floor, own = kernel.floors()[-1], residue
     for part in np.array_split(np.arange(len(texts)), min(OPENING_CHUNKS, len(texts))):
-        for ids in (texts[i] for i in part):
-            known, new = read(kernel, ids), predict(own, ids, floor)
-            bits += float(known.bits(kernel.gate).sum())
-            experts = np.column_stack([known.experts, new.probability])
-            readings.append(Reading(experts, gates.bucket(new.order, new.total), known.basins))
+        for i in part:
+            new = predict(own, texts[i], floor)
+            experts = np.column_stack([known[i].experts, new.probability])
+            found.append(Reading(experts, gates.bucket(new.order, new.total), known[i].basins))
         own = merge([own, count([texts[i] for i in part], ORDERS)])
-    return bits, _statistics(gate, readings)
+    return found
 
 
 def _statistics(gate: gates.Floats, readings: Sequence[Reading]) -> bytes:

@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+import inspect
+import itertools
 import threading
 import time
 from types import SimpleNamespace
@@ -20,8 +22,11 @@ from edge_fleet import (
 )
 
 from common.constants import PACKET_MAX_BYTES
+from common.constellation import parts as bundle_parts
 from common.errors import Corrupt, Rejected, Unavailable
+from common.kernels.memory import count, merge
 from common.runtime import keys, streams
+from common.runtime.broker import Broker
 from common.runtime.entries import Delivery, body_of
 from common.wire.codec import pack, unpack, unpack_reply
 from common.wire.messages import Answer, Bundle, Cancel, Heartbeat, Query
@@ -32,6 +37,7 @@ from services.aggregator.cut import Limits, cut
 from services.edge import app
 from services.edge.app import Edge, state_dir
 from services.edge.generation import Generation
+from services.edge.local import TERRITORY
 from services.edge.record import Record
 from services.edge.slots import Slots
 
@@ -512,6 +518,133 @@ async def test_a_packet_that_nobody_named_for_long_lets_the_next_one_go(edge, re
     assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1]
 
 
+# What answers here
+
+
+def learned(edge):
+    """The counts of every memory that answers, by name."""
+    return {
+        name: [(table.keys.tolist(), table.counts.tolist(), table.totals.tolist()) for table in memory.tables]
+        for name, memory in edge.serving.answering.memories.items()
+    }
+
+
+def expected(edge):
+    """The bundle's memories, and what the record says that no bundle has taken."""
+    base = edge.serving.constellation.memories
+    own = {domain or TERRITORY: residue for domain, residue in edge._record.residues().items()}
+    grown = {name: merge([base.get(name, count([], 3)), own.get(name, count([], 3))]) for name in {**base, **own}}
+    return {
+        name: [(table.keys.tolist(), table.counts.tolist(), table.totals.tolist()) for table in memory.tables]
+        for name, memory in grown.items()
+        if memory.entries
+    }
+
+
+@pytest.mark.parametrize("domain", ["heart", None])
+async def test_what_was_read_answers_at_once_and_after_a_restart(edge, life, monkeypatch, domain):
+    monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: domain)
+    await read(edge, 8)
+    assert edge.serving.local is None
+    await edge.sleep()
+    assert learned(edge) == expected(edge) != {}
+    assert tokens(edge) > 0
+    query, base = Query(id="again", text=TEXT, max_tokens=0, mode=domain or "routed"), edge.serving.constellation
+    (sent,) = await edge.on_query(delivery_of("99-0"), query)
+    made = unpack(Answer, sent.message)
+    assert made.domain == (domain or TERRITORY)
+    assert made.prompt_bits < 0.7 * base.bits(base.encoder.encode(TEXT), made.kernel)
+    before = learned(edge)
+    again = await life()
+    assert learned(again) == before
+
+
+async def test_a_bundle_that_brings_it_back_counts_nothing_twice(edge, publisher, micro_parts, redis, monkeypatch):
+    monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: "heart")
+    await read(edge, 8)
+    await edge.sleep()
+    whole = learned(edge)
+    (raw,) = await packets(redis)
+    (packet,) = edge._record.packets("sent")
+    memory = merge([edge.serving.constellation.memories["heart"], packet.counts])
+    parts = micro_parts | bundle_parts.memory_part("heart", memory)
+    await publisher.release(parts, packets=[open_envelope(raw).ref])
+    seen, report = [], edge._report
+
+    async def reporting(*args):
+        seen.append(learned(edge))
+        await report(*args)
+
+    monkeypatch.setattr(edge, "_report", reporting)
+    await bundles_to(edge, redis)
+    assert edge.serving.bundle == 2
+    assert learned(edge) == expected(edge) == whole
+    assert seen == [whole]
+
+
+async def test_a_refused_bundle_takes_its_counts_out_of_what_answers_until_one_is_used(
+    edge, publisher, micro_parts, redis
+):
+    await read(edge, 8)
+    await edge.sleep()
+    (raw,) = await packets(redis)
+    await publisher.release(micro_parts | {"domains.json": b"[]"}, packets=[open_envelope(raw).ref])
+    await bundles_to(edge, redis)
+    assert learned(edge) == expected(edge)
+
+
+async def test_what_is_forgotten_or_rejected_answers_no_more_and_comes_back(edge):
+    await read(edge, 8)
+    await edge.sleep()
+    full = learned(edge)
+    assert await edge.judge("anonymous", "q3", "rejected")
+    assert learned(edge) == expected(edge) != full
+    assert await edge.judge("anonymous", "q3", None)
+    assert learned(edge) == expected(edge) == full
+    await edge.forget("anonymous", "q0")
+    assert learned(edge) == expected(edge) != full
+
+
+# What a sleep and a bundle do, in their order; the second thing that is produced is the bundle.
+STEPS = [
+    ("fold_domain", 1), ("relearned", 1), ("leaving", 1), ("produce", 1), ("sent", 1), ("activate", 1),
+    ("settle_bundle", 1), ("relearned", 2), ("produce", 3), ("settle_bundle", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(("step", "nth"), STEPS)
+async def test_a_kill_at_any_step_loses_nothing_and_counts_nothing_twice(  # noqa: PLR0917 -- fixtures
+    edge, life, publisher, micro_parts, redis, monkeypatch, step, nth, done
+):
+    """Killed as a step begins, or once it is done."""
+    monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: "heart")
+    heart = edge.serving.constellation.memories["heart"]
+
+    async def through(one):
+        """A sleep; what was sent comes back in a bundle, once."""
+        await one.sleep()
+        if publisher.version == 1 and (raws := await packets(redis)):
+            (packet,) = one._record.packets("pending", "sent")
+            parts = micro_parts | bundle_parts.memory_part("heart", merge([heart, packet.counts]))
+            await publisher.release(parts, packets=[open_envelope(raws[0]).ref])
+        await bundles_to(one, redis)
+
+    await read(edge, 8)
+    with monkeypatch.context() as patch:
+        owner = {"leaving": Record, "sent": Record, "produce": Broker, "activate": Slots}.get(step, app)
+        patch.setattr(owner, step, killed_at(getattr(owner, step), nth, done=done))
+        with pytest.raises(Killed):
+            await through(edge)
+    again = await life()
+    await through(again)
+    assert len(await packets(redis)) == 1
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied")]
+    assert learned(again) == expected(again)
+    read_tokens = 8 * len(again.serving.constellation.encoder.encode(TEXT))
+    assert again.serving.answering.memories["heart"].tokens == heart.tokens + read_tokens
+
+
 # One interaction, afterwards
 
 
@@ -610,3 +743,28 @@ async def test_an_edge_whose_tokens_do_not_come_says_so(edge, monkeypatch):
 async def test_a_full_waiting_room_is_no_reason_not_to_be_ready(edge, monkeypatch):
     monkeypatch.setattr("services.edge.scheduler.Turns.add", lambda *_: False)
     await edge.prove()
+
+
+def killed_at(what, nth, *, done):
+    """`what`, whose nth call is a kill: before it, or once it is done."""
+    calls = itertools.count(1)
+
+    def call(*args, **kwargs):
+        deadly = next(calls) == nth
+        if deadly and not done:
+            raise Killed
+        result = what(*args, **kwargs)
+        if deadly:
+            raise Killed
+        return result
+
+    async def call_async(*args, **kwargs):
+        deadly = next(calls) == nth
+        if deadly and not done:
+            raise Killed
+        result = await what(*args, **kwargs)
+        if deadly:
+            raise Killed
+        return result
+
+    return call_async if inspect.iscoroutinefunction(what) else call

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 from common.constants import ROLES
 from common.errors import Rejected
 from common.geometry.routing import Route, Step
+from common.kernels.memory import count
 from common.wire.codec import pack, unpack
 from common.wire.messages import Answer, Query
 from services.edge.answer import Gauges, Interaction, Serving, conclude, measured, refusal
 from services.edge.generation import Generation, seed_of, voices
+from services.edge.local import TERRITORY, absorb, open_new
 
 TEXT = "The heron stood in the marsh and the sea was cold and grey. "
 
@@ -30,7 +33,7 @@ def serving(micro):
 
 def ask(serving, text=TEXT, gauges=None, **fields):
     query = Query(text=text, **{"max_tokens": 8, **fields})
-    generation = Generation(serving.constellation, query, query.id or "7-0")
+    generation = Generation(serving.answering, query, query.id or "7-0")
     for _ in generation:
         pass
     found = measured(generation, gauges or {})
@@ -197,3 +200,36 @@ def test_of_other_queries_one_in_thirty_two_is_heard_by_all_four(serving):
     heard = ["constellation" in ask(serving, id=f"q{n}", max_tokens=0).gauges for n in range(160)]
     assert 1 <= sum(heard) <= 12
     assert heard == [seed_of(f"q{n}") % 32 == 0 for n in range(160)]
+
+
+# What was learned here
+
+
+@pytest.fixture(scope="module")
+def learned(micro, serving):
+    """An edge that has counted this text as new territory's, and as the nearest role's."""
+    ids = micro.encoder.encode(TEXT)
+    residue, basin = count([ids] * 3, 3), micro.basin(ids)
+    home = micro.route(basin).steps[0].name
+    return replace(serving, local=open_new(absorb(micro, micro, home, residue, None), residue, None, basin))
+
+
+def test_what_was_learned_here_reads_the_prompt_and_leads_the_answer(serving, learned):
+    before, after = ask(serving).answer, ask(learned).answer
+    assert (after.domain, after.kernel) == (TERRITORY, before.kernel)
+    assert after.prompt_bits < 0.7 * before.prompt_bits
+    assert {step.domain for step in after.route} - {step.domain for step in before.route} == {TERRITORY}
+    assert after.bundle == before.bundle
+
+
+@pytest.mark.parametrize("mode", ["routed", "constellation", *ROLES])
+def test_where_a_text_belongs_is_judged_by_the_bundle_whatever_was_learned_here(serving, learned, mode):
+    before, after = ask(serving, mode=mode).interaction, ask(learned, mode=mode).interaction
+    assert after.domain == before.domain
+    assert after.bits == pytest.approx(before.bits, rel=1e-12)
+
+
+def test_all_four_still_speak_once_each(learned):
+    made = ask(learned, mode="constellation", max_tokens=20).answer
+    assert made.completion_tokens > 0
+    assert made.constellation_phi is None or 0 <= made.constellation_phi <= 1

@@ -1,12 +1,15 @@
+import numpy as np
 import pytest
 from nacl.signing import SigningKey
 
+from common.kernels.memory import merge
 from common.wire.bundle import part_of, sign
 from common.wire.codec import unpack
 from common.wire.messages import Candidate, Evidence, PacketRef
 from common.wire.packet import PacketBody, base_prefix
 from services.edge.answer import Interaction, Serving
-from services.edge.learning import due_domains, fold_domain, give_up, go_home, settle_bundle
+from services.edge.learning import due_domains, fold_domain, forget, give_up, go_home, relearned, settle_bundle
+from services.edge.local import TERRITORY
 from services.edge.record import Record
 from services.edge.sleep import Rhythm
 
@@ -27,9 +30,9 @@ def serving(micro):
     return Serving(micro, 4, "cd" * 32, "node-1")
 
 
-def read(record, micro, domain, number, at_s=100.0):
+def read(record, micro, domain, number, at_s=100.0, first=0):
     ids = micro.encoder.encode(TEXT)
-    for n in range(number):
+    for n in range(first, first + number):
         each = Interaction(
             f"{domain}{n}", "c", TEXT, at_s, domain, micro.basin(ids), len(ids), len(TEXT), 9.0, None, None
         )
@@ -75,7 +78,7 @@ def test_a_domain_with_a_packet_away_or_that_no_bundle_knows_waits(record, servi
 
 def test_a_fold_leaves_a_pending_packet_against_the_bundle_that_served(record, serving, micro):
     read(record, micro, "heart", 3)
-    body = folded(record, serving, "heart")
+    body = folded(record, serving, "heart").body
     (packet,) = record.packets("pending")
     assert unpack(PacketBody, packet.body) == body
     assert (packet.base_version, packet.base, packet.sequence) == (4, base_prefix("cd" * 32), 0)
@@ -108,3 +111,74 @@ def test_a_handful_of_strange_texts_goes_home(record, serving, micro, number, go
     assert go_home(record, serving, RHYTHM) == gone
     nearest = micro.route(micro.basin(micro.encoder.encode(TEXT))).steps[0].name
     assert [each.domain for each in record.fresh()] == [nearest if gone else None]
+
+
+# What answers here
+
+
+def tables(memory):
+    return [(table.keys.tolist(), table.counts.tolist(), table.totals.tolist()) for table in memory.tables]
+
+
+def test_while_nothing_was_folded_the_bundle_answers(record, serving, micro):
+    read(record, micro, "heart", 3)
+    assert relearned(record, serving).answering is micro
+
+
+def test_what_was_folded_answers_at_once_and_again_after_a_restart(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    at_once = relearned(record, serving, ["heart"])
+    again = relearned(record, serving)
+    expected = merge([micro.memories["heart"], record.residue("heart")])
+    assert tables(at_once.answering.memories["heart"]) == tables(again.answering.memories["heart"]) == tables(expected)
+    assert (again.constellation, again.bundle) == (micro, 4)
+
+
+def test_new_territory_answers_from_a_domain_of_its_own(record, serving, micro):
+    read(record, micro, None, 3)
+    folded(record, serving, None)
+    local = relearned(record, serving, [None]).answering
+    assert set(local.domains) - set(micro.domains) == {TERRITORY}
+    assert tables(local.memories[TERRITORY]) == tables(record.residue(None))
+
+
+def test_what_a_bundle_took_answers_from_the_bundle_alone(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    before = relearned(record, serving)
+    settled(record, before, bundle_naming(0))
+    after = relearned(record, before)
+    expected = merge([micro.memories["heart"], record.residue("heart")])
+    assert tables(after.answering.memories["heart"]) == tables(expected)
+
+
+def test_settling_without_an_entry_leaves_the_cursor_and_is_done_once(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    named = settle_bundle(record, serving, bundle_naming(0), key=KEY, entry_id=None, now_s=300.0)
+    assert (named, record.cursor) == ((0,), None)
+    assert settled(record, serving, bundle_naming(0)) == ()
+    assert record.cursor == "5-0"
+
+
+@pytest.mark.parametrize("domain", ["heart", None])
+def test_what_is_forgotten_answers_no_more(record, serving, micro, domain):
+    read(record, micro, domain, 1)
+    folded(record, serving, domain)
+    before = relearned(record, serving)
+    assert before.answering is not micro
+    forget(record, "c", f"{domain}0")
+    after = relearned(record, before, [domain])
+    assert set(after.answering.domains) == set(micro.domains)
+    assert all(after.answering.memories[name] is micro.memories[name] for name in micro.memories)
+
+
+def test_a_gate_learned_here_serves_once_it_has_proved_itself(record, serving, micro):
+    own = micro.domains["heart"].gate_array
+    for number, at_s in enumerate((100.0, 200.0)):
+        read(record, micro, "heart", 4, at_s=at_s, first=4 * number)
+        folded(record, serving, "heart")
+        serving = relearned(record, serving, ["heart"])
+        assert np.array_equal(serving.answering.domains["heart"].gate_array, own) == (number == 0)
+    assert np.array_equal(micro.domains["heart"].gate_array, own)

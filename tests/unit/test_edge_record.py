@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from common.errors import Corrupt, Rejected, Unavailable
+from common.kernels.gate import BUCKETS
 from common.kernels.memory import count
 from services.edge import record as module
 from services.edge.answer import Interaction
+from services.edge.local import Tuned
 from services.edge.record import Packet, Record, address_of
 
 DAY_S = 86_400.0
@@ -212,9 +214,58 @@ def test_another_program_s_database_is_left_alone(tmp_path):
         Record(tmp_path / "edge.db", now_s=1.0)
 
 
+def gate(weight, gain_bits=1.5):
+    return Tuned(np.tile([weight, 1 - weight], (BUCKETS, 1)), gain_bits)
+
+
+def test_a_gate_is_kept_with_the_fold_that_it_was_learned_in(record):
+    assert record.tuned("heart") is None
+    record.slept({}, counts(1), packet(record), gate(0.25))
+    record.slept({}, counts(1), packet(record))
+    again = reopened(record)
+    kept = again.tuned("heart")
+    assert (kept.gain_bits, kept.gate[7].tolist(), kept.gate.shape) == (1.5, [0.25, 0.75], (BUCKETS, 2))
+    assert again.learned() == ["heart"]
+    again.close()
+
+
+def test_new_territory_s_gate_goes_with_its_counts_to_the_domain_that_is_opened(record):
+    record.slept({}, counts(1), packet(record, None), gate(0.25))
+    assert record.learned() == [None]
+    record.settle([0], {None: counts(), "atlas": counts(1)}, {}, opened="atlas", cursor=None, at_s=2.0)
+    assert (record.tuned(None), record.tuned("atlas").gain_bits) == (None, 1.5)
+    assert (record.learned(), record.cursor) == (["atlas"], None)
+
+
+def test_a_domain_that_has_a_gate_keeps_its_own(record):
+    record.slept({}, counts(1), packet(record, "atlas"), gate(0.5, 3.0))
+    record.slept({}, counts(1), packet(record, None), gate(0.25))
+    record.settle([1], {None: counts()}, {}, opened="atlas", cursor="5-0", at_s=2.0)
+    assert (record.tuned(None), record.tuned("atlas").gain_bits) == (None, 3.0)
+
+
+@pytest.mark.parametrize("verdict", [None, "rejected"])
+def test_a_gate_that_learned_from_a_text_that_is_taken_out_goes_with_it(record, verdict):
+    record.add(interaction(), b"", probe=False)
+    ((row, _),) = record.unfolded("heart")
+    record.slept({row: np.array([7], np.int32)}, counts(7), packet(record), gate(0.25))
+    if verdict is None:
+        record.forget(row, "heart", counts())
+    else:
+        record.judge(row, verdict, counts(7), "heart", counts())
+    assert record.tuned("heart") is None
+
+
+def test_where_a_domain_s_packets_lay_is_known_oldest_first(record):
+    for number in (1, 2):
+        record.slept({}, counts(1), packet(record, None, basin=bytes([number]) * 64))
+    record.slept({}, counts(1), packet(record))
+    assert record.basins(None) == [b"\1" * 64, b"\2" * 64]
+
+
 def test_a_newer_schema_is_refused(record):
-    record._db.execute("PRAGMA user_version = 3")
-    with pytest.raises(Rejected, match="schema 3"):
+    record._db.execute("PRAGMA user_version = 4")
+    with pytest.raises(Rejected, match="schema 4"):
         reopened(record)
 
 

@@ -12,6 +12,7 @@ from common.wire import crystals as codec
 from common.wire.messages import PacketRef
 from services.edge import sleep
 from services.edge.answer import Interaction
+from services.edge.local import TERRITORY, absorb, open_new, tune
 from services.edge.record import Fresh, Packet
 from services.edge.sleep import EMPTY, Rhythm, as_memory, bounded, due, fold, is_probe, overdue, settle
 
@@ -170,6 +171,51 @@ def test_a_residue_above_its_limit_drops_what_was_seen_once_and_keeps_its_totals
     assert same(bounded(memory, memory.entries), memory)
     assert all((table.counts > 1).all() for table in kept.tables)
     assert kept.tokens == memory.tokens
+
+
+# What answers here
+
+
+def test_what_answers_here_is_scored_beside_the_bundle_and_before_it_counts_the_text(micro):
+    first = folded(micro)
+    assert first.local_bits == pytest.approx(first.body.fresh_bits)
+    local = absorb(micro, micro, "heart", first.residue, None)
+    again = folded(micro, residue=first.residue, local=local)
+    assert again.body.fresh_bits == pytest.approx(first.body.fresh_bits)
+    assert again.local_bits == pytest.approx(4 * local.bits(micro.encoder.encode(NEW), "heart"))
+    assert again.local_bits < 0.6 * again.body.fresh_bits
+
+
+def test_new_territory_is_scored_by_its_own_memory_once_it_has_one(micro):
+    first = folded(micro, None)
+    assert first.local_bits == pytest.approx(first.body.fresh_bits)
+    local = open_new(micro, first.residue, None, interaction(micro).basin)
+    again = folded(micro, None, residue=first.residue, local=local)
+    assert again.local_bits == pytest.approx(4 * local.bits(micro.encoder.encode(NEW), TERRITORY))
+
+
+def test_new_territory_whose_own_domain_lies_beside_another_role_is_scored_all_the_same(micro):
+    first = folded(micro, None)
+    far = next(role for role in ROLES if role != first.body.kernel)
+    local = open_new(micro, first.residue, None, micro.domains[far].basin_array)
+    again = folded(micro, None, residue=first.residue, local=local)
+    assert again.local_bits == pytest.approx(4 * local.bits(micro.encoder.encode(NEW), TERRITORY))
+
+
+@pytest.mark.parametrize(("domain", "experts"), [("heart", 2), (None, 3)])
+def test_a_gate_learned_from_one_fold_reads_the_next_better(micro, domain, experts):
+    first = folded(micro, domain)
+    tuned = tune(None, first.gate, first.heard)
+    again = folded(micro, domain, residue=first.residue)
+    assert (tuned.gate.shape, tuned.gain_bits) == ((gate.BUCKETS, experts), 0.0)
+    assert tune(tuned, again.gate, again.heard).gain_bits > 0.0
+
+
+def test_the_packet_is_the_same_whatever_was_learned_here(micro):
+    first = folded(micro)
+    tuned = replace(tune(None, first.gate, first.heard), gain_bits=1.0)
+    local = absorb(micro, micro, "heart", first.residue, tuned)
+    assert folded(micro, local=local).body == first.body
 
 
 # Acknowledgement

@@ -2,8 +2,10 @@ import gc
 
 from numba.core.dispatcher import Dispatcher
 
+from common.kernels.memory import count
 from common.wire.messages import Query
 from services.edge.generation import Generation
+from services.edge.local import absorb, open_new
 from services.edge.trial import try_bundle
 from services.edge.warm import warm
 
@@ -31,3 +33,16 @@ def test_a_domain_with_a_memory_of_its_own_compiles_nothing_either(micro):
     warm(micro)
     sizes = [signature.count("UniTuple") for module, name, signature in compiled() if name == "mix"]
     assert len(sizes) >= 2
+
+
+def test_what_an_edge_learned_by_itself_compiles_nothing_either(micro):
+    warm(micro)
+    residue = count([micro.encoder.encode(TEXT * 3)], 3)
+    basin = micro.basin(micro.encoder.encode(TEXT))
+    before = compiled()
+    local = open_new(absorb(micro, micro, "heart", residue, None), residue, None, basin)
+    for mode in ("routed", "constellation", "heart"):
+        query = Query(id=mode, text=TEXT * 20, max_tokens=60, temperature=1.0, mode=mode)
+        generation = Generation(local, query, mode)
+        assert list(generation)
+    assert compiled() == before
