@@ -58,8 +58,15 @@ class EdgeSettings(CommonSettings):
     http_port: int = Field(8000, ge=0, le=65_535, description=_PORT)
     workers: int = Field(2, ge=1, le=64, description="Threads that generate")
     sleep_after_bytes: int = Field(20_000, ge=1, description="Fresh text after which an edge wants to sleep, bytes")
-    sleep_idle_s: float = Field(5.0, ge=0, description="Idle time before it may sleep, seconds")
-    sleep_max_s: float = Field(3600.0, gt=0, description="The longest it stays awake with something learned, seconds")
+    sleep_idle_s: float = Field(
+        5.0, ge=0, description="Idle time before it may sleep, seconds; each node waits its own, up to three times this"
+    )
+    sleep_max_s: float = Field(
+        3600.0,
+        gt=0,
+        description="The longest it stays awake with something learned, seconds; each node's own is up to a quarter "
+        "shorter, and a minute more while queries wait",
+    )
     crystal_bytes: int = Field(1024, ge=0, le=2900, description="Crystals in a packet, bytes; 0: figures alone")
     probe_share: int = Field(8, ge=2, description="One in this many interactions is kept for trying bundles on")
     redact: str = Field(

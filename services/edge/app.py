@@ -78,10 +78,10 @@ from services.edge.learning import (
 )
 from services.edge.live import Live
 from services.edge.local import TERRITORY
-from services.edge.record import Domain, Packet, Record, Verdict
+from services.edge.record import FOLD_MAX_BYTES, Domain, Packet, Record, Verdict
 from services.edge.redaction import redacted, redactor
 from services.edge.scheduler import Scheduler, Turn
-from services.edge.sleep import Rhythm, is_probe
+from services.edge.sleep import NAP_MAX_BYTES, Rhythm, is_probe
 from services.edge.slots import Slots
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 
@@ -127,6 +127,7 @@ class Edge:
         self._gauges: Gauges = {}
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
         self._asked_s = 0.0
+        self._awake_s = now()
         self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
         self._cancelled: dict[tuple[str, str], None] = {}  # client and query, the oldest first
         self._measuring = threading.Lock()
@@ -435,7 +436,14 @@ class Edge:
         async with self._learning:
             await asyncio.to_thread(self._give_up)
             wanted = await asyncio.to_thread(
-                due_domains, record, serving, self._rhythm, asked_s=self._asked_s, now_s=self._now()
+                due_domains,
+                record,
+                serving,
+                self._rhythm,
+                asked_s=self._asked_s,
+                now_s=self._now(),
+                crowded=self._crowded,
+                awake_s=self._awake_s,
             )
             for domain in wanted:
                 if await asyncio.to_thread(self._fold, serving, domain):
@@ -453,6 +461,11 @@ class Edge:
         if gone:
             log.info("%d interactions were too old or too much: deleted", gone)
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether queries wait here: there are more of them than threads."""
+        return sum(self.scheduler.load) > self._settings.workers
+
     def _give_up(self) -> None:
         lost = give_up(self._record, now_s=self._now())
         if lost:
@@ -463,8 +476,15 @@ class Edge:
         """Whether text was counted; a handful of strange texts only moves."""
         if domain is None and go_home(self._record, serving, self._rhythm):
             return False
-        limit = self._settings.crystal_bytes
-        done = fold_domain(self._record, serving, domain, gauges=self._gauges, crystal_bytes=limit, now_s=self._now())
+        done = fold_domain(
+            self._record,
+            serving,
+            domain,
+            gauges=self._gauges,
+            crystal_bytes=self._settings.crystal_bytes,
+            now_s=self._now(),
+            max_bytes=NAP_MAX_BYTES if self._crowded else FOLD_MAX_BYTES,
+        )
         label, size_bytes = domain or TERRITORY, max(done.body.fresh_bytes, 1)
         metrics.BITS_PER_BYTE.labels(label).set(done.body.fresh_bits / size_bytes)
         metrics.LOCAL_BITS_PER_BYTE.labels(label).set(done.local_bits / size_bytes)

@@ -18,35 +18,56 @@ from common.wire.messages import Bundle
 from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
-from services.edge.record import Domain, Kept, Packet, Record, Verdict
+from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
 from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
 
 TERRITORY_MIN_BYTES: Final = 4096  # chosen: of 4 KB of one domain's text 3 % look strange, of 1 KB 7 % (territory.py)
 
 
-def due_domains(record: Record, serving: Serving, rhythm: Rhythm, *, asked_s: float, now_s: float) -> list[Domain]:
+def due_domains(
+    record: Record,
+    serving: Serving,
+    rhythm: Rhythm,
+    *,
+    asked_s: float,
+    now_s: float,
+    crowded: bool = False,
+    awake_s: float = 0.0,
+) -> list[Domain]:
     """The domains whose fresh text is to be folded now. A domain that the bundle does not know waits for one that does.
 
-    asked_s: when the edge was last asked anything in this life; the record knows of lives before.
+    asked_s: when the edge was last asked anything in this life; the record knows of lives before. crowded, awake_s:
+    see `due`.
     """
     last_s = max(asked_s, record.last_at_s())
     away = {packet.domain for packet in record.packets("pending", "sent")}
-    return [
-        fresh.domain
-        for fresh in record.fresh()
-        if (fresh.domain is None or fresh.domain in serving.constellation.domains)
-        and due(now_s, fresh, last_s, rhythm, in_flight=fresh.domain in away) == "sleep"
-    ]
+
+    def sleeps(fresh: Fresh) -> bool:
+        own, in_flight = rhythm.of(serving.node, fresh.domain), fresh.domain in away
+        said = due(now_s, fresh, last_s, own, in_flight=in_flight, crowded=crowded, awake_s=awake_s)
+        return said == "sleep"
+
+    known: tuple[Domain, ...] = (None, *serving.constellation.domains)
+    return [fresh.domain for fresh in record.fresh() if fresh.domain in known and sleeps(fresh)]
 
 
 def fold_domain(
-    record: Record, serving: Serving, domain: Domain, *, gauges: Gauges, crystal_bytes: int, now_s: float
+    record: Record,
+    serving: Serving,
+    domain: Domain,
+    *,
+    gauges: Gauges,
+    crystal_bytes: int,
+    now_s: float,
+    max_bytes: int = FOLD_MAX_BYTES,
 ) -> Folded:
-    """Counts a domain's fresh text and leaves a pending packet, both or neither. What answers does not know of it yet:
-    see `relearned`.
+    """Counts a domain's oldest fresh text and leaves a pending packet, both or neither.
+
+    What answers does not know of it yet: see `relearned`. max_bytes: of text, where the fold ends; what is left waits
+    for the next.
     """
-    waiting = record.unfolded(domain)
+    waiting = record.unfolded(domain, max_bytes)
     done = fold(
         serving.constellation,
         domain,

@@ -6,7 +6,7 @@
 
 Pure: time is an argument. Rules it keeps: text is screened (screen.py), then scored, and the gate's statistics taken,
 before it is counted; what was kept as probe text is never counted; counts leave the residue only when a bundle names
-the packet that carried them; of one domain at most one packet is on its way.
+the packet that carried them; of one domain at most one packet is on its way; no two nodes keep quite the same time.
 """
 
 import hashlib
@@ -36,6 +36,10 @@ from services.edge.record import Domain, Fresh, Packet
 from services.edge.screen import Screen, screened
 
 LOST_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take; a late bundle still counts
+IDLE_SPREAD: Final = 2.0  # chosen: a thousand nodes that fall idle at once send 100 packets a second, at 5 s idle time
+MAX_SPREAD: Final = 0.25  # of the longest interval; earlier, since it is the longest
+PUT_OFF_MAX_S: Final = 60.0  # chosen: of an interval of an hour, what nobody notices
+NAP_MAX_BYTES: Final = 65_536  # of text: a fold of about a second, where queries go on meanwhile
 OPENING_CHUNKS: Final = 8  # new territory is read in this many parts, each scored with a memory of the parts before it
 KAPPA_TOLD_MAX: Final = 1e6  # a perfect loop reads 6e10, which no centre believes; thousands are a loop already
 RESIDUE_MAX_ENTRIES: Final = 1 << 20  # n-grams of one domain, about 20 MB; above it, what was seen once goes
@@ -51,24 +55,48 @@ class Rhythm:
     idle_s: float
     max_s: float
 
+    def of(self, node: str, domain: Domain) -> "Rhythm":
+        """The fleet's rhythm as one node keeps it for one domain: always the same, and each its own, so that nodes
+        which fall idle, or come back from an outage, at one moment do not sleep at one moment.
 
-Due = Literal["sleep", "nothing_fresh", "in_flight", "too_little", "busy"]
+        Idle time is up to 1 + IDLE_SPREAD times as long, the longest interval up to MAX_SPREAD shorter.
+        """
+        share = _lot(node, domain or "") / 2**64
+        idle_s, max_s = self.idle_s * (1 + IDLE_SPREAD * share), self.max_s * (1 - MAX_SPREAD * share)
+        return Rhythm(self.after_bytes, idle_s, max_s)
 
 
-def due(now_s: float, fresh: Fresh | None, last_query_s: float, rhythm: Rhythm, *, in_flight: bool) -> Due:
+Due = Literal["sleep", "nothing_fresh", "in_flight", "waking", "too_little", "busy"]
+
+
+def due(
+    now_s: float,
+    fresh: Fresh | None,
+    last_query_s: float,
+    rhythm: Rhythm,
+    *,
+    in_flight: bool,
+    crowded: bool = False,
+    awake_s: float = 0.0,
+) -> Due:
     """Whether a domain's fresh text is to be folded and sent now, or why not.
 
-    fresh: what waits, None for nothing; last_query_s: when the edge was last asked anything.
+    fresh: what waits, None for nothing; last_query_s: when the edge was last asked anything; crowded: whether queries
+    wait for others: then even what is overdue is put off, PUT_OFF_MAX_S at most; awake_s: when this life of
+    the edge began: nothing is folded in its first idle time, so that a fleet comes back before it sleeps.
     """
     if fresh is None or fresh.interactions == 0:
         return "nothing_fresh"
     if in_flight:
         return "in_flight"
-    if now_s - fresh.oldest_s >= rhythm.max_s:
-        return "sleep"
+    if now_s - awake_s < rhythm.idle_s:
+        return "waking"
+    age_s = now_s - fresh.oldest_s
+    if age_s >= rhythm.max_s:
+        return "busy" if crowded and age_s < rhythm.max_s + PUT_OFF_MAX_S else "sleep"
     if fresh.size_bytes < rhythm.after_bytes:
         return "too_little"
-    return "sleep" if now_s - last_query_s >= rhythm.idle_s else "busy"
+    return "busy" if crowded or now_s - last_query_s < rhythm.idle_s else "sleep"
 
 
 def overdue(now_s: float, packets: Sequence[Packet]) -> list[int]:
@@ -78,8 +106,12 @@ def overdue(now_s: float, packets: Sequence[Packet]) -> list[int]:
 
 def is_probe(client: str, query_id: str, share: int) -> bool:
     """Whether an interaction is kept as probe text: one in `share`, by its name, so that a redelivery agrees."""
-    digest = hashlib.sha256(f"{client}\0{query_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % share == 0
+    return _lot(client, query_id) % share == 0
+
+
+def _lot(one: str, other: str) -> int:
+    """A number below 2^64 that two names draw, the same everywhere."""
+    return int.from_bytes(hashlib.sha256(f"{one}\0{other}".encode()).digest()[:8], "big")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

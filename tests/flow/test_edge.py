@@ -645,6 +645,65 @@ async def test_a_kill_at_any_step_loses_nothing_and_counts_nothing_twice(  # noq
     assert again.serving.answering.memories["heart"].tokens == heart.tokens + read_tokens
 
 
+# HEART's clock
+
+
+async def test_in_an_outage_of_the_broker_an_edge_learns_on_and_then_sends_each_packet_once(
+    edge, redis, clock, monkeypatch
+):
+    async def away(*_, **__):
+        raise Unavailable("broker_away", "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Broker, "produce", away)
+        patch.setattr("services.edge.answer.territory", lambda *_, **__: "heart")
+        await read(edge, 8)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await edge.sleep()
+        assert learned(edge) == expected(edge)
+        patch.setattr("services.edge.answer.territory", lambda *_, **__: "vocab")
+        await read(edge, 8, first=8)
+        clock[0] += 7200
+        with pytest.raises(Unavailable):
+            await edge.sleep()
+        assert learned(edge) == expected(edge)
+    assert [packet.domain for packet in edge._record.packets("pending")] == ["heart", "vocab"]
+    await edge.sleep()
+    await edge.sleep()
+    assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1]
+
+
+@pytest.mark.parametrize(("queries", "folds"), [(2, True), (3, False)])
+async def test_while_queries_wait_for_a_thread_an_edge_puts_sleep_off(
+    edge, redis, clock, eventually, resting, queries, folds
+):
+    await read(edge, 8)
+    resting.made.clear()
+    asked = [Query(id=f"long-{n}", text=TEXT, max_tokens=100) for n in range(queries)]
+    making = [asyncio.create_task(edge.on_query(delivery_of(), query)) for query in asked]
+    await eventually(lambda: sum(edge.scheduler.load) == queries)
+    await eventually(lambda: sum(len(each.steps) == 3 for each in resting.made) == 2)
+    await edge.sleep()
+    assert len(await packets(redis)) == folds
+    clock[0] += 3700
+    await edge.sleep()
+    assert len(await packets(redis)) == 1
+    resting.wake.set()
+    await asyncio.gather(*making)
+
+
+async def test_an_edge_that_comes_back_is_up_for_its_idle_time_before_it_sleeps(edge, life, clock):
+    await read(edge, 8)
+    clock[0] += 7200
+    again = await life(sleep_idle_s=10.0)
+    await again.sleep()
+    assert again._record.packets("pending", "sent") == []
+    clock[0] += 30
+    await again.sleep()
+    assert len(again._record.packets("sent")) == 1
+
+
 # One interaction, afterwards
 
 

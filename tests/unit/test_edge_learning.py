@@ -58,14 +58,31 @@ def settled(record, serving, bundle):
 def test_each_domain_is_due_by_itself(record, serving, micro):
     read(record, micro, "heart", 5)
     read(record, micro, "vocab", 1)
-    assert due_domains(record, serving, RHYTHM, asked_s=0.0, now_s=106.0) == ["heart"]
+    assert due_domains(record, serving, RHYTHM, asked_s=0.0, now_s=115.0) == ["heart"]
     assert due_domains(record, serving, RHYTHM, asked_s=0.0, now_s=3700.0) == ["heart", "vocab"]
 
 
-@pytest.mark.parametrize(("asked_s", "now_s", "due"), [(0.0, 104.0, []), (0.0, 105.0, ["heart"]), (104.0, 105.0, [])])
-def test_idle_counts_from_the_last_query_of_this_life_or_the_one_before(record, serving, micro, asked_s, now_s, due):
+@pytest.mark.parametrize(("asked_s", "past_s", "due"), [(0.0, -0.01, []), (0.0, 0.01, ["heart"]), (101.0, 0.01, [])])
+def test_idle_counts_from_the_last_query_of_this_life_or_the_one_before(record, serving, micro, asked_s, past_s, due):
     read(record, micro, "heart", 5)
+    now_s = 100.0 + RHYTHM.of("node-1", "heart").idle_s + past_s
     assert due_domains(record, serving, RHYTHM, asked_s=asked_s, now_s=now_s) == due
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+@pytest.mark.parametrize(("awake_s", "now_s"), [(0.0, 200.0), (199.0, 200.0)])
+def test_load_and_waking_put_off_what_is_due(record, serving, micro, crowded, awake_s, now_s):
+    read(record, micro, "heart", 5)
+    found = due_domains(record, serving, RHYTHM, asked_s=0.0, now_s=now_s, crowded=crowded, awake_s=awake_s)
+    assert found == ([] if crowded or awake_s else ["heart"])
+
+
+def test_a_nap_folds_the_oldest_text_and_leaves_the_rest(record, serving, micro):
+    read(record, micro, "heart", 8)
+    limit = 3 * len(TEXT)
+    body = fold_domain(record, serving, "heart", gauges={}, crystal_bytes=300, now_s=200.0, max_bytes=limit).body
+    assert body.fresh_bytes == limit
+    assert [each.query_id for _, each in record.unfolded("heart")] == [f"heart{n}" for n in range(3, 8)]
 
 
 def test_a_domain_with_a_packet_away_or_that_no_bundle_knows_waits(record, serving, micro):

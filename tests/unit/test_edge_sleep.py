@@ -75,6 +75,45 @@ def test_at_the_maximum_interval_it_sleeps_busy_or_not_on_little_or_much(age_s, 
     assert due(100.0 + age_s, fresh(size_bytes=1), 100.0 + age_s, RHYTHM, in_flight=False) == expected
 
 
+@pytest.mark.parametrize(("late_s", "expected"), [(59.999, "busy"), (60.0, "sleep"), (60.001, "sleep")])
+def test_what_is_overdue_is_put_off_while_queries_wait_but_not_for_ever(late_s, expected):
+    now_s = 100.0 + RHYTHM.max_s + late_s
+    assert due(now_s, fresh(), 0.0, RHYTHM, in_flight=False, crowded=True) == expected
+    assert due(now_s, fresh(), 0.0, RHYTHM, in_flight=False, crowded=False) == "sleep"
+
+
+def test_an_edge_where_queries_wait_is_not_idle():
+    assert due(200.0, fresh(), 0.0, RHYTHM, in_flight=False, crowded=True) == "busy"
+
+
+@pytest.mark.parametrize(("awake_s", "expected"), [(4.999, "waking"), (5.0, "sleep"), (5.001, "sleep")])
+@pytest.mark.parametrize("oldest_s", [100.0, -1e6])
+def test_after_an_outage_it_is_up_for_its_idle_time_first_however_late_it_is(awake_s, expected, oldest_s):
+    found = due(200.0, fresh(oldest_s=oldest_s), 0.0, RHYTHM, in_flight=False, awake_s=200.0 - awake_s)
+    assert found == expected
+
+
+def test_a_thousand_nodes_do_not_sleep_at_once():
+    """Of nodes that fall idle, or begin an interval, at one moment: at most 3 in 20 in any tenth of the spread."""
+    rhythms = [RHYTHM.of(f"node-{number}", "heart") for number in range(1000)]
+    for times, first, last in (
+        ([each.idle_s for each in rhythms], 5.0, 15.0),
+        ([each.max_s for each in rhythms], 2700.0, 3600.0),
+    ):
+        assert first <= min(times) <= max(times) <= last
+        tenths, _ = np.histogram(times, bins=10, range=(first, last))
+        assert 50 < tenths.min() <= tenths.max() < 150
+        assert len(set(times)) == 1000
+
+
+def test_a_node_keeps_its_own_time_for_each_domain_whenever_it_is_asked():
+    mine = {RHYTHM.of("node-1", domain).idle_s for domain in (*ROLES, None)}
+    assert len(mine) == 5
+    assert RHYTHM.of("node-1", "heart") == RHYTHM.of("node-1", "heart")
+    assert RHYTHM.of("node-1", "heart").idle_s == pytest.approx(7.317634)  # on every machine
+    assert RHYTHM.of("node-1", "heart").after_bytes == RHYTHM.after_bytes
+
+
 def test_nothing_fresh_never_sleeps():
     assert due(1e9, None, 0.0, RHYTHM, in_flight=False) == "nothing_fresh"
 
