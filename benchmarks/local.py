@@ -28,7 +28,7 @@ from services.trainer import folder, text
 from services.trainer.corpora.document import documents
 from services.trainer.corpora.split import split
 
-CLAIM = "what an edge reads lowers the bits per byte of its next text at once, and no old domain's by 0.01"
+CLAIM = "what an edge reads lowers the bits per byte of its next text at once, and raises no old domain's by 0.01"
 DATA = Path("data")
 STEPS, STEP_BYTES, SEEDS = 15, 4096, 3
 EMPTY = count([], 3)
