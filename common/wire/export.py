@@ -100,6 +100,8 @@ def golden() -> tuple[Message, ...]:
             phases={"heart": "CRYSTAL", "vocab": "TACKING"},
             phi={"heart": 0.79, "vocab": None},
             kappa={"heart": 64.0, "vocab": 31.5},
+            bits_per_byte={"heart": 2.5},
+            local_bits_per_byte={"heart": 2.25},
             fresh_bytes=20_000,
         ),
         DeadLetter(

@@ -334,7 +334,11 @@ class Applied(Message):
 
 
 class Heartbeat(Message):
-    """A service says that it lives, and how its kernels are; the maps are keyed by domain."""
+    """A service says that it lives, and how its kernels are; the maps are keyed by domain.
+
+    bits_per_byte, local_bits_per_byte: of the text last learned there, before it was learned, under the bundle's kernel
+    and under the one that answers.
+    """
 
     max_bytes: ClassVar[int] = NOTE_MAX_BYTES
     node: Name
@@ -345,6 +349,8 @@ class Heartbeat(Message):
     phases: Annotated[dict[Name, Phase], Field(max_length=MAX_DOMAINS)] = Field(default_factory=dict)
     phi: Annotated[dict[Name, Share | None], Field(max_length=MAX_DOMAINS)] = Field(default_factory=dict)
     kappa: Annotated[dict[Name, Amount | None], Field(max_length=MAX_DOMAINS)] = Field(default_factory=dict)
+    bits_per_byte: Annotated[dict[Name, Amount], Field(max_length=MAX_DOMAINS)] = Field(default_factory=dict)
+    local_bits_per_byte: Annotated[dict[Name, Amount], Field(max_length=MAX_DOMAINS)] = Field(default_factory=dict)
     fresh_bytes: Count = 0
 
 

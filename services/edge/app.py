@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,7 @@ from common.runtime.settings import DEFAULT_API, ApiSettings, EdgeSettings, load
 from common.wire.bundle import digest, verify
 from common.wire.codec import pack, unpack
 from common.wire.messages import (
+    MAX_DOMAINS,
     PIECE_MAX_CHARS,
     REASON_MAX_CHARS,
     Answer,
@@ -81,7 +83,7 @@ from services.edge.local import TERRITORY
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet, Record, Verdict
 from services.edge.redaction import redacted, redactor
 from services.edge.scheduler import Scheduler, Turn
-from services.edge.sleep import NAP_MAX_BYTES, Rhythm, is_probe
+from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm, is_probe
 from services.edge.slots import Slots
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 
@@ -126,6 +128,7 @@ class Edge:
         self._learning = asyncio.Lock()  # folding, settling, forgetting, judging: all read residues and write them
         self._gauges: Gauges = {}
         self._last: dict[str, Answer] = {}  # by domain: what the heartbeat tells
+        self._scores: dict[str, tuple[float, float]] = {}  # by domain: of the last fold, by the bundle and as answered
         self._asked_s = 0.0
         self._awake_s = now()
         self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
@@ -382,6 +385,7 @@ class Edge:
     def _swap(self, serving: Serving) -> None:
         self.serving = serving
         self._last = {domain: each for domain, each in self._last.items() if domain in serving.answering.domains}
+        self._scores = {name: each for name, each in self._scores.items() if name in serving.answering.domains}
         homes = {name: each.basin_array for name, each in serving.constellation.domains.items()}
         self.live.serves(serving.bundle, atlas(homes))
         metrics.BUNDLE_VERSION.set(serving.bundle)
@@ -446,7 +450,9 @@ class Edge:
                 awake_s=self._awake_s,
             )
             for domain in wanted:
-                if await asyncio.to_thread(self._fold, serving, domain):
+                done = await asyncio.to_thread(self._fold, serving, domain)
+                if done is not None:
+                    self._show_fold(domain or TERRITORY, done)
                     await self._relearn([domain])
             for packet in await asyncio.to_thread(record.packets, "pending"):
                 await self._send(packet)
@@ -472,11 +478,11 @@ class Edge:
             metrics.PACKETS.labels("lost", "").inc(len(lost))
             log.warning("no bundle named packets %s: their counts go out again", lost)
 
-    def _fold(self, serving: Serving, domain: Domain) -> bool:
-        """Whether text was counted; a handful of strange texts only moves."""
+    def _fold(self, serving: Serving, domain: Domain) -> Folded | None:
+        """None where nothing was counted: a handful of strange texts only moves."""
         if domain is None and go_home(self._record, serving, self._rhythm):
-            return False
-        done = fold_domain(
+            return None
+        return fold_domain(
             self._record,
             serving,
             domain,
@@ -485,10 +491,13 @@ class Edge:
             now_s=self._now(),
             max_bytes=NAP_MAX_BYTES if self._crowded else FOLD_MAX_BYTES,
         )
-        label, size_bytes = domain or TERRITORY, max(done.body.fresh_bytes, 1)
-        metrics.BITS_PER_BYTE.labels(label).set(done.body.fresh_bits / size_bytes)
-        metrics.LOCAL_BITS_PER_BYTE.labels(label).set(done.local_bits / size_bytes)
-        return True
+
+    def _show_fold(self, domain: str, done: Folded) -> None:
+        size_bytes = max(done.body.fresh_bytes, 1)
+        bundle, local = done.body.fresh_bits / size_bytes, done.local_bits / size_bytes
+        self._scores[domain] = bundle, local
+        metrics.BITS_PER_BYTE.labels(domain).set(bundle)
+        metrics.LOCAL_BITS_PER_BYTE.labels(domain).set(local)
 
     async def _send(self, packet: Packet) -> None:
         """Sealed now, whenever it was folded: the centre's clock window is about the sending. The name stays."""
@@ -534,7 +543,8 @@ class Edge:
 
     async def beat(self) -> None:
         """Says that this edge lives, and how its kernels are."""
-        last = dict(self._last)
+        last = dict(islice(self._last.items(), MAX_DOMAINS))  # new territory may be one more
+        scores = dict(islice(self._scores.items(), MAX_DOMAINS))
         fresh = await asyncio.to_thread(self._record.fresh)
         told = Heartbeat(
             node=self._settings.node,
@@ -545,6 +555,8 @@ class Edge:
             phases={domain: each.phase for domain, each in last.items() if each.phase},
             phi={domain: each.phi for domain, each in last.items()},
             kappa={domain: each.kappa for domain, each in last.items()},
+            bits_per_byte={domain: bundle for domain, (bundle, _) in scores.items()},
+            local_bits_per_byte={domain: local for domain, (_, local) in scores.items()},
             fresh_bytes=sum(each.size_bytes for each in fresh),
         )
         await self._broker.produce(streams.HEART, pack(told), f"{told.node}:edge:{told.at_s:.3f}")

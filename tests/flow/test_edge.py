@@ -29,7 +29,7 @@ from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import Delivery, body_of
 from common.wire.codec import pack, unpack, unpack_reply
-from common.wire.messages import Answer, Bundle, Cancel, Heartbeat, Query
+from common.wire.messages import MAX_DOMAINS, Answer, Bundle, Cancel, Heartbeat, Query
 from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import base_of
@@ -766,6 +766,30 @@ async def test_a_heartbeat_tells_bundle_phases_and_fresh_text(edge, redis):
     (told,) = await messages(redis, streams.HEART, Heartbeat)
     assert (told.node, told.bundle, told.ready, told.fresh_bytes) == (NODE, 1, True, 2 * len(TEXT))
     assert set(told.kappa) == set(told.phi) == set(edge._last) != set()
+    assert told.bits_per_byte == {}
+
+
+async def test_a_heartbeat_tells_how_fresh_text_read_before_it_was_learned(edge, redis, monkeypatch, clock):
+    monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: "heart")
+    for first in (0, 8):
+        await read(edge, 8, first=first)
+        await edge.sleep()
+        clock[0] += 1801  # the first packet counts as lost: the next fold need not wait for it
+    await edge.beat()
+    (told,) = await messages(redis, streams.HEART, Heartbeat)
+    assert told.bits_per_byte["heart"] == pytest.approx(
+        8 * edge.serving.constellation.bits(edge.serving.constellation.encoder.encode(TEXT), "heart") / (8 * len(TEXT))
+    )
+    assert 0 < told.local_bits_per_byte["heart"] < 0.7 * told.bits_per_byte["heart"]
+
+
+async def test_an_edge_with_as_many_domains_as_may_be_and_new_territory_has_a_heartbeat(edge, redis):
+    await read(edge, 1)
+    (one,) = edge._last.values()
+    edge._last = dict.fromkeys([*(f"d-{number}" for number in range(MAX_DOMAINS)), TERRITORY], one)
+    await edge.beat()
+    (told,) = await messages(redis, streams.HEART, Heartbeat)
+    assert len(told.phi) == MAX_DOMAINS
 
 
 class Killed(BaseException):

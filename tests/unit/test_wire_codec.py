@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from common.errors import Rejected
 from common.wire import export
 from common.wire.codec import CODES, MAX_LIST, canonical, pack, unpack, unpack_reply
-from common.wire.messages import Answer, Batch, DeadLetter, Heartbeat, Piece, Query
+from common.wire.messages import (
+    MAX_DOMAINS,
+    NAME_MAX_CHARS,
+    Answer,
+    Batch,
+    DeadLetter,
+    Heartbeat,
+    Piece,
+    Query,
+)
 
 GOLDEN = export.golden()
 
@@ -70,6 +79,16 @@ def test_a_batch_too_large_to_travel_is_not_packed():
     assert len(pack(batch.model_copy(update={"domains": domains[:5]}))) < Batch.max_bytes
     with pytest.raises(Rejected, match="oversized"):
         pack(batch.model_copy(update={"domains": domains}))
+
+
+def test_a_heartbeat_about_every_domain_that_may_be_fits():
+    names = [f"{number:02}-".ljust(NAME_MAX_CHARS, "x") for number in range(MAX_DOMAINS)]
+    figures = dict.fromkeys(names, 0.123456789)
+    told = Heartbeat(
+        node=names[0], service=names[1], at_s=1e10, bundle=2**31, ready=True, phases=dict.fromkeys(names, "FRACTURE"),
+        phi=figures, kappa=figures, bits_per_byte=figures, local_bits_per_byte=figures, fresh_bytes=2**40,
+    )  # fmt: skip
+    assert unpack(Heartbeat, pack(told)) == told
 
 
 def test_a_dead_letter_can_hold_any_other_message():
