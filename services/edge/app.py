@@ -434,10 +434,11 @@ class Edge:
 
     async def sleep(self) -> None:
         """One round of HEART's clock: fold each domain that is due, and send what is pending."""
-        record, serving = self._record, self.serving
-        if serving is None:
-            return
+        record = self._record
         async with self._learning:
+            serving = self.serving
+            if serving is None:
+                return
             await asyncio.to_thread(self._give_up)
             wanted = await asyncio.to_thread(
                 due_domains,
