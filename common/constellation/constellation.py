@@ -28,7 +28,7 @@ from common.kernels.memory import Ids, Memory
 
 Floats = npt.NDArray[np.float64]
 
-MARGIN_MIN_RAD: Final = 0.02  # chosen: under it the two nearest domains speak together (docs/experiments.md)
+MARGIN_MIN_RAD: Final = 0.04  # chosen: under it the two nearest domains speak together (docs/experiments.md)
 
 
 @dataclass(frozen=True, slots=True)

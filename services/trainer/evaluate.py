@@ -1,8 +1,9 @@
 """What a constellation is worth on held-out text: bits per byte as a user would meet them, integration with its
 controls, coupling.
 
-Bits per byte are *routed*: each passage is read by the domain that the router picks, so that a new domain which draws
-queries away from an old one shows in the old one's figure.
+Bits per byte are *routed*: each passage is read by the domain that the router picks, or by the two nearest, fused,
+where it abstains, as an edge answers; so a new domain which draws queries away from an old one shows in the old one's
+figure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,7 @@ class Examiner:
 
     def __init__(self, passages: Mapping[str, Sequence[str]]) -> None:
         self._passages = passages
-        self._bits: dict[tuple[Kernel, str], float] = {}
+        self._bits: dict[tuple[Kernel, str], Floats] = {}
 
     def scores(self, constellation: Constellation) -> dict[str, Score]:
         """The score of every domain that has passages (at least one, none empty)."""
@@ -84,16 +85,26 @@ class Examiner:
         bits, size, hits = 0.0, 0, 0
         for text in self._passages[domain]:
             ids = constellation.encoder.encode(text)
-            chosen = constellation.route(constellation.basin(ids)).steps[0].name
-            bits += self._read(kernels[chosen], text, ids)
+            route = constellation.route(constellation.basin(ids))
+            heard = route.steps[: 2 if route.abstained else 1]
+            told = np.stack([self._read(kernels[step.name], text, ids) for step in heard])
+            bits += float(_fused(told, np.array([step.weight for step in heard])).sum())
             size += len(text.encode())
-            hits += chosen == domain
+            hits += route.steps[0].name == domain
         return Score(bits / size, hits / len(self._passages[domain]))
 
-    def _read(self, kernel: Kernel, text: str, ids: Ids) -> float:
+    def _read(self, kernel: Kernel, text: str, ids: Ids) -> Floats:
+        """Code length of each token, in bits."""
         if (kernel, text) not in self._bits:
-            self._bits[kernel, text] = float(read(kernel, ids).bits(kernel.gate).sum())
+            self._bits[kernel, text] = read(kernel, ids).bits(kernel.gate)
         return self._bits[kernel, text]
+
+
+def _fused(bits_KN: Floats, weights_K: Floats) -> Floats:
+    """Code length of each token under the mixture of K kernels."""
+    shares_K = weights_K / weights_K.sum()
+    found: Floats = -np.log2((shares_K[:, None] * np.exp2(-bits_KN)).sum(0))
+    return found
 
 
 def by_reader(constellation: Constellation, passages: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
@@ -114,7 +125,8 @@ def _readers(constellation: Constellation, texts: Sequence[str]) -> dict[str, fl
         for name, each in told.items():
             bits[name] += float(each.sum())
         bits["routed"] += float(told[steps[0].name].sum())
-        bits["fused"] -= float(np.log2(sum(step.weight * np.exp2(-told[step.name]) for step in steps)).sum())
+        everybody = np.stack([told[step.name] for step in steps])
+        bits["fused"] += float(_fused(everybody, np.array([step.weight for step in steps])).sum())
     size = sum(len(text.encode()) for text in texts)
     return {reader: found / size for reader, found in bits.items()}
 

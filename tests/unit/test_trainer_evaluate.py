@@ -7,9 +7,12 @@ import pytest
 from micro import MICRO, SENTENCES
 
 from common.constants import ROLES
+from common.constellation.constellation import Constellation
 from common.errors import Rejected
 from common.geometry.integration import integration, moments
+from common.geometry.routing import Route, Step
 from common.kernels import gate
+from common.kernels.kernel import read
 from services.trainer import evaluate
 from services.trainer.evaluate import Examiner, by_reader, home, instruments, whole_windows
 
@@ -184,3 +187,18 @@ def test_a_home_is_a_basin_in_the_middle_of_the_state_s_own(micro):
     assert found.sum() == pytest.approx(1)
     assert integration(moments(np.zeros((1, 2, 8)))).phi is None
     assert basins.reshape(-1, 64).min(0)[found.argmax()] <= found.max() <= basins.max()
+
+
+@pytest.mark.parametrize("abstained", [False, True])
+def test_a_passage_is_read_as_an_edge_reads_it_by_both_of_the_nearest_where_the_router_abstains(
+    micro, monkeypatch, abstained
+):
+    text = "the whale of the sea"
+    ids = micro.encoder.encode(text)
+    steps = (Step("heart", 0.1, 0.45), Step("vocab", 0.11, 0.15), Step("percept", 1.0, 0.4))
+    monkeypatch.setattr(Constellation, "route", lambda *_: Route(steps, 0.01, abstained=abstained))
+    heart, vocab = (read(micro.kernel(name), ids).bits(micro.kernel(name).gate) for name in ("heart", "vocab"))
+    both = -np.log2(0.75 * np.exp2(-heart) + 0.25 * np.exp2(-vocab))
+    (score,) = Examiner({"heart": [text]}).scores(micro).values()
+    assert score.bits_per_byte == pytest.approx((both if abstained else heart).sum() / len(text))
+    assert score.routed == 1
