@@ -159,8 +159,9 @@ def test_a_text_has_at_least_one_character_and_at_most_a_querys(micro):
     assert prompt_texts("x" * 16_384, micro.encoder)
     with pytest.raises(Refusal, match="has 16385"):
         prompt_texts("x" * 16_385, micro.encoder)
-    with pytest.raises(Refusal, match="holds no text"):
-        prompt_texts(["a", ""], micro.encoder)
+    for blank in ("", "   ", "\n\t"):
+        with pytest.raises(Refusal, match="holds no text"):
+            prompt_texts(["a", blank], micro.encoder)
 
 
 def test_messages_stand_one_after_the_other():
@@ -187,6 +188,7 @@ def test_the_newer_name_of_max_tokens_goes_first():
         ({"role": "user", "content": [{"type": "image_url"}]}, "unsupported_content", "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "missing_required_parameter", "messages[0].content[0].text"),
         ({"role": "user", "content": ""}, "empty_text", "messages"),
+        ({"role": "user", "content": "   "}, "empty_text", "messages"),
     ],
 )
 def test_messages_that_are_no_text_are_refused(message, code, param):
