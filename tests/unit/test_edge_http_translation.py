@@ -1,5 +1,7 @@
 """Requests to queries, answers to OpenAI's objects: exact fields."""
 
+import sys
+
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -8,6 +10,7 @@ from common.wire.messages import MAX_COUNT, Answer, RouteStep
 from services.edge.http.chat import ChatRequest, ChatShape, chat_queries
 from services.edge.http.completions import CompletionRequest, CompletionShape, completion_queries, prompt_texts
 from services.edge.http.errors import Refusal
+from services.edge.http.evidence import evidence
 from services.edge.http.shape import Head
 
 HEAD = Head("cmpl-1", 1_790_000_000, "constellation", 3)
@@ -236,6 +239,12 @@ def test_each_of_several_choices_has_its_evidence_and_a_prompt_is_counted_once()
     assert "constellation" not in whole
     assert [choice["constellation"]["kernel"] for choice in whole["choices"]] == ["heart", "vocab"]
     assert whole["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+
+
+def test_a_probability_is_never_told_as_0():
+    told = evidence(answer(phi_p=0.0, constellation_phi=0.9, constellation_phi_p=0.0))
+    assert (told["phi_p"], told["constellation_phi_p"]) == (sys.float_info.min, sys.float_info.min)
+    assert evidence(answer(phi_p=None))["phi_p"] is None
 
 
 def test_a_prompt_that_was_only_read_ends_for_length():
