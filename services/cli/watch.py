@@ -112,7 +112,7 @@ def services_table(seen: Seen) -> Table:
         head = [mark, beat.service, beat.node, str(beat.bundle), f"{age_s:.0f} s", fresh]
         for domain in sorted({*beat.phi, *beat.kappa, *beat.phases}) or [""]:
             phi, kappa = cell(beat.phi.get(domain)), cell(beat.kappa.get(domain), ".1f")
-            if phi == UNKNOWN:
+            if domain and phi == UNKNOWN:
                 table.caption = f"{UNKNOWN} not known yet: Φ needs {PHI_MIN_TRANSITIONS} tokens of a kernel"
             tail = (domain, phi, kappa, beat.phases.get(domain, "")) if domain else ("", "", "", "")
             table.add_row(*head, *tail)
