@@ -117,7 +117,7 @@ def bundles_table(glance: Glance) -> Table:
 
 
 def curve(points: Sequence[tuple[float, float | None]], now_s: float, shown: tuple[float, float]) -> str:
-    """Values by time, the last of each minute, as SPARKS characters that end now; what is outside is cut off.
+    """Values by time, the last of each minute, as SPARKS characters that end now; ▲ above shown, ▁ below it.
 
     >>> curve([(0.0, 0.0), (890.0, 1.0)], 900.0, (0.0, 1.0))
     '▁             █'
@@ -133,5 +133,7 @@ def _spark(value: float | None, shown: tuple[float, float]) -> str:
     if value is None:
         return " "
     low, high = shown
+    if value > high:
+        return "▲"
     level = int((value - low) / (high - low) * len(_LEVELS))
     return _LEVELS[max(0, min(len(_LEVELS) - 1, level))]

@@ -40,7 +40,7 @@ def text_of(table):
 
 def test_a_curve_ends_now_and_shows_the_last_value_of_each_minute():
     drawn = glance.curve([(0.0, 0.9), (10.0, 0.0), (895.0, 2.0), (899.0, None)], 900.0, (0.0, 1.0))
-    assert (len(drawn), drawn[0], drawn[-1], drawn[1:-1].strip()) == (glance.SPARKS, "▁", "█", "")
+    assert (len(drawn), drawn[0], drawn[-1], drawn[1:-1].strip()) == (glance.SPARKS, "▁", "▲", "")
 
 
 async def test_a_further_look_adds_what_came_since_and_forgets_what_is_old(redis):
