@@ -21,11 +21,11 @@ class Board(App[None]):
 
     TITLE = "qig top"
     CSS = """
-    Static { height: auto; width: auto; min-width: 100%; padding: 0 1; }
+    Static { height: auto; width: 100%; padding: 0 1; }
     VerticalScroll Static { border: round $primary; border-title-color: $text; }
     #news { display: none; background: $error; color: $text; }
     #news.shown { display: block; }
-    VerticalScroll { overflow-x: auto; }
+    VerticalScroll { scrollbar-size-vertical: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "Quit"), ("space", "pause", "Pause")]
     ENABLE_COMMAND_PALETTE = False

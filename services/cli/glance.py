@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from common.runtime import streams
 from common.runtime.overview import depths, lately
 from common.wire.messages import Applied, Heartbeat
-from services.cli.show import MISSING, number, plain
-from services.cli.watch import Seen
+from services.cli.show import plain
+from services.cli.watch import GAP, UNKNOWN, Seen, cell
 
 KEPT_S: Final = 900.0
 BEATS_MAX: Final = 10_000
 VERDICTS_MAX: Final = 12
-SPARKS: Final = 30  # columns of a curve, half a minute each
+SPARKS: Final = 15  # columns of a curve, a minute each
 PHI_SHOWN: Final = (0.5, 1.0)
 KAPPA_SHOWN: Final = (0.0, 100.0)
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
@@ -60,21 +61,25 @@ class Reader:
 
 
 def kernels_table(glance: Glance) -> Table:
-    """Each domain that an edge spoke in: phase, and the curves of Φ and κ over the last KEPT_S seconds, all edges."""
-    table = Table(box=None, pad_edge=False)
+    """Each domain that an edge spoke in: phase, the newest Φ and κ that are known, their curves over the last KEPT_S
+    seconds, all edges.
+    """
+    table = Table(box=None, pad_edge=False, padding=GAP)
     phi_shown, kappa_shown = (f"{low:g} to {high:g}, 15 min" for low, high in (PHI_SHOWN, KAPPA_SHOWN))
     for column in ("domain", "phase", "Φ", phi_shown, "κ", kappa_shown):
-        table.add_column(column, no_wrap=True)
+        named = column == "domain"
+        justify: JustifyMethod = "right" if column in {"Φ", "κ"} else "left"
+        table.add_column(column, no_wrap=not named, overflow="fold" if named else "ellipsis", justify=justify)
     for domain in sorted({name for beat in glance.beats for name in (*beat.phi, *beat.kappa)}):
         told = [beat for beat in glance.beats if domain in beat.phi or domain in beat.kappa]
         phi = [(beat.at_s, beat.phi.get(domain)) for beat in told]
         kappa = [(beat.at_s, beat.kappa.get(domain)) for beat in told]
         table.add_row(
             domain,
-            told[-1].phases.get(domain, MISSING),
-            number(phi[-1][1]),
+            told[-1].phases.get(domain, UNKNOWN),
+            cell(_newest(phi)),
             curve(phi, glance.seen.at_s, PHI_SHOWN),
-            number(kappa[-1][1], ".1f"),
+            cell(_newest(kappa), ".1f"),
             curve(kappa, glance.seen.at_s, KAPPA_SHOWN),
         )
     if not table.row_count:
@@ -82,17 +87,22 @@ def kernels_table(glance: Glance) -> Table:
     return table
 
 
+def _newest(points: Sequence[tuple[float, float | None]]) -> float | None:
+    """The last value that was known: the one at the right end of the curve beside it."""
+    return next((value for _, value in reversed(points) if value is not None), None)
+
+
 def bundles_table(glance: Glance) -> Table:
     """What edges said of the bundles they tried, newest first, with bits per byte of their own text."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("bundle", "edge", "verdict", "bit/B before", "after", "when", "why"):
-        table.add_column(
-            column, no_wrap=True, justify="right" if column in {"bundle", "bit/B before", "after"} else "left"
-        )
+    table = Table(box=None, pad_edge=False, padding=GAP)
+    for column in ("bundle", "edge", "verdict", "bit/B before", "after", "ago", "why"):
+        said = column in {"edge", "why"}
+        justify: JustifyMethod = "left" if said or column == "verdict" else "right"
+        table.add_column(column, no_wrap=not said, overflow="fold" if said else "ellipsis", justify=justify)
     for told in reversed(glance.verdicts):
         verdict = f"[green]{told.verdict}[/]" if told.verdict == "applied" else f"[red]{told.verdict}[/]"
-        figures = (number(told.probe_before, ".3f"), number(told.probe_after, ".3f"))
-        age = f"{max(0.0, glance.seen.at_s - told.at_s) / 60:.0f} min ago"
+        figures = ("" if value is None else f"{value:.3f}" for value in (told.probe_before, told.probe_after))
+        age = f"{max(0.0, glance.seen.at_s - told.at_s) / 60:.0f} min"
         table.add_row(
             str(told.version),
             told.node,
@@ -107,10 +117,10 @@ def bundles_table(glance: Glance) -> Table:
 
 
 def curve(points: Sequence[tuple[float, float | None]], now_s: float, shown: tuple[float, float]) -> str:
-    """Values by time, the last of each half minute, as SPARKS characters that end now; what is outside is cut off.
+    """Values by time, the last of each minute, as SPARKS characters that end now; ▲ above shown, ▁ below it.
 
     >>> curve([(0.0, 0.0), (890.0, 1.0)], 900.0, (0.0, 1.0))
-    '▁                            █'
+    '▁             █'
     """
     last: dict[int, float] = {}
     for at_s, value in points:
@@ -123,5 +133,7 @@ def _spark(value: float | None, shown: tuple[float, float]) -> str:
     if value is None:
         return " "
     low, high = shown
+    if value > high:
+        return "▲"
     level = int((value - low) / (high - low) * len(_LEVELS))
     return _LEVELS[max(0, min(len(_LEVELS) - 1, level))]

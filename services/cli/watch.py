@@ -10,19 +10,22 @@ from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from rich.console import Group
+from rich.console import Group, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 
+from common.constants import PHI_MIN_TRANSITIONS
 from common.errors import Unavailable
 from common.runtime import streams
 from common.runtime.overview import StreamRow, depths, lately
 from common.runtime.settings import redacted
 from common.wire.messages import Heartbeat
 from services.cli.broker import check_there, client, find_url
-from services.cli.show import console, number, plain
+from services.cli.show import console, plain
 
 SILENT_S: Final = 30.0  # a beat this old is of a service that stopped, or hangs
+UNKNOWN: Final = "–"  # one column wide where "not known" takes nine
+GAP: Final = (0, 1, 0, 0)  # every column stands whole in a terminal of 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +93,27 @@ def view(seen: Seen) -> Group:
     return Group(services_table(seen), "", streams_table(seen))
 
 
+def cell(value: float | None, form: str = ".2f") -> str:
+    """A figure in a table, or that it is not known."""
+    return UNKNOWN if value is None else format(value, form)
+
+
 def services_table(seen: Seen) -> Table:
-    """Services by their newest beat; those of an edge with a row a domain."""
-    table = Table(box=None, pad_edge=False, title_justify="left")
-    for column in ("", "service", "node", "bundle", "beat", "fresh", "domain", "Φ", "κ", "phase"):
-        table.add_column(column, no_wrap=True)
+    """Services by their newest beat; those of an edge with a row a domain. Long names fold before a figure is cut."""
+    table = Table(box=None, pad_edge=False, padding=GAP, caption_justify="left")
+    for column in ("", "service", "node", "bundle", "ago", "fresh", "domain", "Φ", "κ", "phase"):
+        named = column in {"node", "domain"}
+        justify: JustifyMethod = "right" if column in {"bundle", "ago", "fresh", "Φ", "κ"} else "left"
+        table.add_column(column, no_wrap=not named, overflow="fold" if named else "ellipsis", justify=justify)
     for beat in seen.services:
         age_s = max(0.0, seen.at_s - beat.at_s)
         mark = "[red]✗[/]" if age_s > SILENT_S else "[green]●[/]" if beat.ready else "[yellow]○[/]"
-        head = [mark, beat.service, beat.node, str(beat.bundle), f"{age_s:.0f} s ago", f"{beat.fresh_bytes} B"]
+        fresh = f"{beat.fresh_bytes} B" if beat.service == "edge" else ""
+        head = [mark, beat.service, beat.node, str(beat.bundle), f"{age_s:.0f} s", fresh]
         for domain in sorted({*beat.phi, *beat.kappa, *beat.phases}) or [""]:
-            phi, kappa = number(beat.phi.get(domain)), number(beat.kappa.get(domain), ".1f")
+            phi, kappa = cell(beat.phi.get(domain)), cell(beat.kappa.get(domain), ".1f")
+            if domain and phi == UNKNOWN:
+                table.caption = f"{UNKNOWN} not known yet: Φ needs {PHI_MIN_TRANSITIONS} tokens of a kernel"
             tail = (domain, phi, kappa, beat.phases.get(domain, "")) if domain else ("", "", "", "")
             table.add_row(*head, *tail)
             head = [""] * len(head)
@@ -111,7 +124,7 @@ def services_table(seen: Seen) -> Table:
 
 def streams_table(seen: Seen) -> Table:
     """Work streams by what waits in them."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=GAP)
     for column in ("stream", "waiting", "lag", "pending", "oldest idle", "outbox", "dead", "consumers"):
         table.add_column(column, justify="left" if column == "stream" else "right", no_wrap=True)
     for row in seen.streams:

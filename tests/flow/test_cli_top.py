@@ -7,10 +7,12 @@ from rich.console import Console
 
 from common.errors import Unavailable
 from common.runtime import streams
+from common.runtime.overview import StreamRow
 from common.wire.codec import pack
 from common.wire.messages import Applied, Heartbeat
 from services.cli import glance, top
 from services.cli.board import PARTS, Board
+from services.cli.watch import Seen, services_table, streams_table
 
 pytestmark = pytest.mark.anyio
 OUT = Console(width=200)
@@ -36,9 +38,9 @@ def text_of(table):
     return shown.get()
 
 
-def test_a_curve_ends_now_and_shows_the_last_value_of_each_half_minute():
+def test_a_curve_ends_now_and_shows_the_last_value_of_each_minute():
     drawn = glance.curve([(0.0, 0.9), (10.0, 0.0), (895.0, 2.0), (899.0, None)], 900.0, (0.0, 1.0))
-    assert (len(drawn), drawn[0], drawn[-1], drawn[1:-1].strip()) == (glance.SPARKS, "▁", "█", "")
+    assert (len(drawn), drawn[0], drawn[-1], drawn[1:-1].strip()) == (glance.SPARKS, "▁", "▲", "")
 
 
 async def test_a_further_look_adds_what_came_since_and_forgets_what_is_old(redis):
@@ -57,7 +59,54 @@ async def test_a_further_look_adds_what_came_since_and_forgets_what_is_old(redis
     shown = text_of(glance.bundles_table(seen))
     assert "2.100" in shown
     assert "[red]worse" in shown
-    assert shown.index("2.100") < shown.index("not known")
+    assert shown.index("2.100") < shown.index("1 edge-1")
+    assert all(word not in shown for word in ("not known", "–"))  # bundle 1 had nothing before it
+
+
+def fleet_of(*beats, verdicts=()):
+    newest = {(each.service, each.node): each for each in beats}
+    rows = tuple(StreamRow(stream, 12_345, 12_345, 12_345, 99.9, 12_345, 0, 4) for stream in streams.GROUPS)
+    return glance.Glance(Seen(beats[-1].at_s, tuple(newest.values()), rows), beats, verdicts)
+
+
+def test_a_figure_that_one_edge_knows_stands_beside_its_curve_though_another_does_not_know_it():
+    seen = fleet_of(beat(890.0, phi=0.77), beat(900.0, phi=None, node="edge-2"))
+    (row,) = [line for line in text_of(glance.kernels_table(seen)).splitlines() if "heart" in line]
+    assert "0.77" in row
+    assert "–" not in row
+    fleet = text_of(services_table(seen.seen))
+    assert "– not known yet: Φ needs 512 tokens of a kernel" in fleet
+    silent = beat(900.0, node="edge-2").model_copy(update={"phases": {}, "phi": {}, "kappa": {}})
+    assert "not known" not in text_of(services_table(fleet_of(beat(900.0), silent).seen))
+
+
+def test_in_80_columns_no_heading_and_no_figure_is_cut_and_long_names_fold():
+    domain = {"phases": {"strategy": "FRACTURE"}, "phi": {"strategy": None}, "kappa": {"strategy": 9999.9}}
+    long = "a-clinic-far-down-the-river-with-a-name"
+    beats = [beat(900.0, node=node, fresh_bytes=65_536).model_copy(update=domain) for node in ("edge-12", long)]
+    beats.append(Heartbeat(node="aggregator", service="aggregator", at_s=890.0, bundle=12, ready=True))
+    why = {"probe_before": 12.345, "probe_after": 12.456, "reason": "worse on the own text than the bundle before it"}
+    seen = fleet_of(*beats, verdicts=(applied(12, "refused", **why),))
+    tables = (glance.kernels_table(seen), services_table(seen.seen), streams_table(seen.seen))
+    room = Console(width=80 - 5)  # a border, a space and a bar to scroll with
+    for table in (*tables, glance.bundles_table(seen)):
+        with room.capture() as shown:
+            room.print(table)
+        drawn = shown.get()
+        assert "…" not in drawn
+        assert all(str(column.header) in drawn for column in table.columns)
+
+
+async def test_on_80_columns_every_part_has_its_right_border():
+    seen = fleet_of(*(beat(900.0, node=f"edge-{n}") for n in range(20)))
+
+    async def look():
+        return seen
+
+    board = Board(look, 60.0)
+    async with board.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        assert [board.query_one(f"#{name}").region.right for name in PARTS] == [79] * len(PARTS)  # 79: the scroll bar
 
 
 async def test_the_board_shows_all_four_parts_a_broker_that_goes_away_and_its_return(redis, eventually):

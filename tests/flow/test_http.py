@@ -14,6 +14,7 @@ from common.runtime import metrics
 
 pytestmark = pytest.mark.anyio
 PROMPT = "The king spake unto the people"
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
@@ -116,7 +117,9 @@ async def test_models_are_listed_and_found_by_name(http):
     listed = (await http.get("/v1/models")).json()
     assert [each["id"] for each in listed["data"]] == ["constellation", *ROLES]
     assert (await http.get("/v1/models/heart")).json() == listed["data"][-1]
-    assert (await http.get("/v1/models/gpt-9")).json()["error"]["code"] == "model_not_found"
+    refused = (await http.get("/v1/models/gpt-9")).json()["error"]
+    assert refused["code"] == "model_not_found"
+    assert refused["message"].endswith("Models here: constellation, vocab, strategy, percept, heart.")
 
 
 async def test_what_is_wrong_is_told_as_openai_does(http):
@@ -128,7 +131,7 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         (await complete(http, prompt="x" * 20_000), 400, "context_length_exceeded", "prompt"),
         (await chat(http, tools=[{"type": "function"}]), 400, "unsupported_parameter", "tools"),
         (await chat(http, messages=[{"role": "king"}]), 400, "invalid_value", "messages[0].role"),
-        (await http.post("/v1/completions", content=b"{"), 400, None, None),
+        (await http.post("/v1/completions", content=b"{", headers=JSON), 400, None, None),
         (await http.get("/v1/completions"), 405, "method_not_supported", None),
         (await http.get("/v1/nowhere"), 404, "unknown_url", None),
         (await http.post("/v1/completions", content=b" " * (2 << 20)), 413, "request_too_large", None),
@@ -139,6 +142,15 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         assert error["type"] == "invalid_request_error"
         assert answer.headers["x-request-id"]
     assert wrong[8][0].headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("header", [{}, {"content-type": "application/x-www-form-urlencoded"}])
+async def test_a_body_that_no_header_calls_json_is_told_which_header_is_missing(http, header):
+    body = json.dumps({"model": "constellation", "prompt": PROMPT}).encode()
+    answer = await http.post("/v1/completions", content=body, headers=header)
+    assert answer.status_code == 400
+    assert "header content-type: application/json is missing" in answer.json()["error"]["message"]
+    assert (await http.post("/v1/completions", content=body, headers=JSON)).status_code == 200
 
 
 async def test_a_request_keeps_a_sane_id_of_its_own(http):

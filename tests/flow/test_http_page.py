@@ -1,10 +1,12 @@
 """The live page in a real Chromium, beside a real edge and a real broker that are killed."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,11 +14,14 @@ import pytest
 from edge_fleet import NODE, Publisher, settings_of
 from playwright.async_api import async_playwright, expect
 
+from common.constants import PHI_MIN_TRANSITIONS, ROLES
 from common.errors import Unavailable
 from common.runtime import embedded
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
+from common.wire.messages import QUERY_MAX_CHARS
 from services.cli import probe
+from services.edge.live import Live
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -31,6 +36,16 @@ LINES = """(id) => {
   const colour = (kernel) => parseInt(style.getPropertyValue(`--${kernel}`).trim().slice(1), 16);
   return ["vocab", "strategy", "percept", "heart"].filter((kernel) => painted.has(colour(kernel)));
 }"""  # the kernels whose colour is on a chart
+ROOM = "(rows) => [rows.parentElement.scrollWidth, rows.closest('.scroll').clientWidth]"
+INK = """(kernel) => {
+  const canvas = document.querySelector("#kappa canvas");
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const style = getComputedStyle(document.documentElement);
+  const colour = parseInt(style.getPropertyValue(`--${kernel}`).trim().slice(1), 16);
+  let painted = 0;
+  for (let i = 0; i < data.length; i += 4) painted += ((data[i] << 16) | (data[i + 1] << 8) | data[i + 2]) === colour;
+  return painted;
+}"""  # how many pixels of the chart of κ have the colour of a kernel
 LISTEN = """() => {
   window.seen = new Set();
   const said = document.getElementById("answer");
@@ -130,7 +145,7 @@ async def ask(page, text):
 async def test_an_answer_streams_in_with_its_route_its_state_its_curves_and_its_place(browser, world, eventually):
     async with opened(browser, world, eventually) as page:
         await page.evaluate(LISTEN)
-        await page.locator("#tokens").fill("200")
+        await page.locator("#tokens").fill("1000")
         await ask(page, "The whale rose beside the boat and")
         assert await page.evaluate("window.seen.size") > 2
         assert await page.locator("#route li").count() == 4
@@ -162,7 +177,7 @@ async def test_where_a_key_is_asked_for_the_page_asks_for_it_and_sends_it(browse
     async with opened(browser, world, eventually) as page:
         await page.route("**/v1/completions", guarded)
         await page.locator("#send").click()
-        await expect(page.locator("#problem")).to_have_text("You didn't provide an API key.")
+        await expect(page.locator("#problem")).to_contain_text("put the key in the field above")
         await expect(page.locator("#key")).to_be_focused()
         await page.keyboard.type("secret")
         await page.keyboard.press("Enter")
@@ -217,6 +232,96 @@ async def test_it_fits_a_phone_and_is_dark_where_the_phone_is(browser, world, ev
             assert wide <= PHONE["width"]
             grounds.append(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert grounds[0] != grounds[1]
+
+
+async def told_instead(page, world, **series):
+    """Opens the page anew, which is told of these kernels' answers and of a fleet, and not what the edge tells."""
+    now_s = time.time()
+    told = Live("a-clinic-far-down-the-river").state(now_s)
+    for kernel, points in series.items():
+        told["series"][kernel] = [{"at_s": int(now_s) - len(points) + n} | point for n, point in enumerate(points)]
+    told["services"] = [
+        {"node": node, "service": "edge", "at_s": now_s, "bundle": 12, "ready": False, "fresh_bytes": 65_500}
+        for node in ("edge-1", "a-clinic-far-down-the-river")
+    ]
+    figures = [{"domain": role, "before": 12.345, "after": 12.344} for role in ROLES]
+    told["bundles"] = [{"version": 12, "at_s": now_s - 3000, "packets": 3, "figures": figures}]
+    event = f"event: all\ndata: {json.dumps(told)}\n\n"
+    await page.route("**/live", lambda route: route.fulfill(content_type="text/event-stream", body=event))
+    await page.goto(world.url)
+    await expect(page.locator("#fleet tr")).to_have_count(2)
+
+
+async def test_on_a_phone_no_table_is_wider_than_its_room_and_what_is_not_known_is_a_dash(browser, world, eventually):
+    async with opened(browser, world, eventually, viewport=PHONE) as page:
+        await told_instead(page, world, strategy=[{"phi": None, "kappa": 12_345.6, "phase": "CRYSTAL"}])
+        for name in ("kernels", "bundles", "streams", "fleet"):
+            wide, room = await page.locator(f"#{name}").evaluate(ROOM)
+            assert wide <= room, name
+        unknown = page.locator("#kernels tr:has-text('strategy') td").nth(2)
+        await expect(unknown).to_have_text("–")
+        await expect(unknown).to_have_attribute("title", f"not known yet: {PHI_MIN_TRANSITIONS} tokens are needed")
+        await expect(page.locator("#phi-note")).to_have_text(f"Φ needs {PHI_MIN_TRANSITIONS} tokens of a kernel.")
+        known = [{"phi": 0.8, "kappa": 60.0, "phase": "CRYSTAL"}]
+        await told_instead(page, world, **dict.fromkeys((*ROLES, "constellation"), known))
+        await expect(page.locator("#kernels")).not_to_contain_text("–")
+        await expect(page.locator("#phi-note")).to_be_hidden()
+
+
+async def test_a_coupling_above_the_chart_is_an_arrow_at_its_top_and_one_in_it_is_a_point(browser, world, eventually):
+    async with opened(browser, world, eventually) as page:
+        drawn = []
+        for kappa in (99.0, 100.0, 101.0, 5000.0):
+            await told_instead(page, world, heart=[{"phi": 0.8, "kappa": kappa, "phase": "FRACTURE"}])
+            await page.wait_for_timeout(300)  # the browser's own clock: a few frames
+            drawn.append(await page.evaluate(INK, "heart"))
+        point, edge, arrow, longer = drawn  # the figure beside an arrow is ink too: "101", "5,000"
+        assert point < 20 > edge, drawn
+        assert arrow > 30 < longer, drawn
+
+
+async def test_an_integration_is_shown_with_its_probability_which_is_never_0(browser, world, eventually):
+    found = {
+        "kernel": "heart", "domain": "heart", "distances_rad": {"heart": 0.1}, "margin_rad": None, "abstained": False,
+        "phi": 0.8, "phi_p": 2.3e-308, "constellation_phi": 0.9, "constellation_phi_p": 0.04, "kappa": 5.0,
+        "phase": "FOAM", "bundle": 1, "seconds": 0.1,
+    }  # fmt: skip
+    event = f"data: {json.dumps({'choices': [{'text': 'x'}], 'constellation': found})}\n\ndata: [DONE]\n\n"
+    async with opened(browser, world, eventually) as page:
+        await page.route("**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=event))
+        await ask(page, "O sing")
+        await expect(page.locator("#figures")).to_contain_text("0.80 (p < 0.001)")
+        await expect(page.locator("#figures")).to_contain_text("0.90 (p = 0.040)")
+
+
+async def test_a_text_that_is_too_long_is_told_and_not_cut_and_a_long_one_is_folded(browser, world, eventually):
+    async with opened(browser, world, eventually) as page:
+        text, problem = page.locator("#text"), page.locator("#long")
+        await text.fill("x" * (QUERY_MAX_CHARS + 1))
+        await expect(problem).to_have_text("16,385 characters: at most 16,384 can be asked. Shorten it.")
+        await page.locator("#send").click()
+        await expect(page.locator("#said")).to_be_hidden()
+        assert len(await text.input_value()) == QUERY_MAX_CHARS + 1
+        await ask(page, "The sea was cold. " * 900)  # 16,200
+        await expect(problem).to_be_hidden()
+        await expect(page.locator("#echo summary")).to_have_text("All 16,200 characters of the question")
+        assert len(await page.locator("#prompt").inner_text()) < 400
+        await page.locator("#echo summary").click()
+        assert len(await page.locator("#echo > span").inner_text()) == 16_200
+        await ask(page, "The sea was cold")
+        await expect(page.locator("#echo")).to_be_hidden()
+
+
+async def test_the_map_names_a_single_question_a_dot_and_several_a_line(browser, world, eventually):
+    for scheme, name in (("light", "Black"), ("dark", "White")):
+        async with opened(browser, world, eventually, color_scheme=scheme) as page:
+            await ask(page, "The rain returns")
+            await expect(page.locator("#map-note")).to_contain_text(f"{name} dot: your question.", timeout=SOON_MS)
+            await expect(page.locator("#map-note")).not_to_contain_text("Line")
+            await ask(page, "The rain returns")
+            await expect(page.locator("#map-note")).to_contain_text(
+                f"Line: your 2 questions. {name} dot: your last question.", timeout=SOON_MS
+            )
 
 
 async def test_the_keyboard_alone_asks(browser, world, eventually):

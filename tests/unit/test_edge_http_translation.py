@@ -1,5 +1,7 @@
 """Requests to queries, answers to OpenAI's objects: exact fields."""
 
+import sys
+
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -8,6 +10,7 @@ from common.wire.messages import MAX_COUNT, Answer, RouteStep
 from services.edge.http.chat import ChatRequest, ChatShape, chat_queries
 from services.edge.http.completions import CompletionRequest, CompletionShape, completion_queries, prompt_texts
 from services.edge.http.errors import Refusal
+from services.edge.http.evidence import evidence
 from services.edge.http.shape import Head
 
 HEAD = Head("cmpl-1", 1_790_000_000, "constellation", 3)
@@ -159,8 +162,9 @@ def test_a_text_has_at_least_one_character_and_at_most_a_querys(micro):
     assert prompt_texts("x" * 16_384, micro.encoder)
     with pytest.raises(Refusal, match="has 16385"):
         prompt_texts("x" * 16_385, micro.encoder)
-    with pytest.raises(Refusal, match="holds no text"):
-        prompt_texts(["a", ""], micro.encoder)
+    for blank in ("", "   ", "\n\t"):
+        with pytest.raises(Refusal, match="holds no text"):
+            prompt_texts(["a", blank], micro.encoder)
 
 
 def test_messages_stand_one_after_the_other():
@@ -187,6 +191,7 @@ def test_the_newer_name_of_max_tokens_goes_first():
         ({"role": "user", "content": [{"type": "image_url"}]}, "unsupported_content", "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "missing_required_parameter", "messages[0].content[0].text"),
         ({"role": "user", "content": ""}, "empty_text", "messages"),
+        ({"role": "user", "content": "   "}, "empty_text", "messages"),
     ],
 )
 def test_messages_that_are_no_text_are_refused(message, code, param):
@@ -234,6 +239,12 @@ def test_each_of_several_choices_has_its_evidence_and_a_prompt_is_counted_once()
     assert "constellation" not in whole
     assert [choice["constellation"]["kernel"] for choice in whole["choices"]] == ["heart", "vocab"]
     assert whole["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+
+
+def test_a_probability_is_never_told_as_0():
+    told = evidence(answer(phi_p=0.0, constellation_phi=0.9, constellation_phi_p=0.0))
+    assert (told["phi_p"], told["constellation_phi_p"]) == (sys.float_info.min, sys.float_info.min)
+    assert evidence(answer(phi_p=None))["phi_p"] is None
 
 
 def test_a_prompt_that_was_only_read_ends_for_length():

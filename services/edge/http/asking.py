@@ -98,7 +98,7 @@ def check_supported(fields: Mapping[str, Any]) -> None:
 def check_model(name: str) -> str:
     """The name of a model that is there. Raises Refusal 404 for another."""
     if name not in MODELS:
-        raise no_model(name)
+        raise no_model(name, MODELS)
     return name
 
 
@@ -116,8 +116,8 @@ def mode_of(asking: Asking) -> Mode:
 
 
 def check_text(text: str, param: str) -> None:
-    """Raises Refusal for a text that is no query: empty, or longer than a kernel is given."""
-    if not text:
+    """Raises Refusal for a text that is no query: empty or blank, or longer than a kernel is given."""
+    if not text.strip():
         raise invalid(param, "it holds no text.", "empty_text")
     if len(text) > QUERY_MAX_CHARS:
         message = (

@@ -112,9 +112,11 @@ def not_allowed(method: str, path: str) -> Refusal:
     return Refusal(405, "method_not_supported", f"Not allowed to {method} on {path} {hint}")
 
 
-def no_model(model: str) -> Refusal:
-    """A model that is not one of ours."""
-    message = f"The model `{model[:80]}` does not exist or you do not have access to it."
+def no_model(model: str, known: Sequence[str]) -> Refusal:
+    """A model that is not one of ours, which are known."""
+    message = (
+        f"The model `{model[:80]}` does not exist or you do not have access to it. Models here: {', '.join(known)}."
+    )
     return Refusal(404, "model_not_found", message, param="model")
 
 
@@ -134,6 +136,9 @@ def invalid_fields(errors: Sequence[dict[str, Any]]) -> Refusal:  # noqa: PLR091
     first = _telling(errors)
     kind, context, value = first["type"], first.get("ctx", {}), first.get("input")
     param = _param(first["loc"])
+    if not param and isinstance(value, bytes):  # the framework reads a body as JSON only where a header says so
+        hint = "The header content-type: application/json is missing; without it the body is not read."
+        return Refusal(400, None, hint)
     if kind == "json_invalid" or not param:
         hint = "(HINT: send a JSON object, with the header content-type: application/json.)"
         return Refusal(400, None, f"We could not parse the JSON body of your request. {hint}")

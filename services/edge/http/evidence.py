@@ -1,5 +1,6 @@
 """What an answer shows beside its text: `constellation`, an object that OpenAI's clients pass through. Pure."""
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -23,7 +24,7 @@ class Evidence(TypedDict):
     margin_rad: Annotated[float | None, Field(description="Second distance minus first")]
     abstained: Annotated[bool, Field(description="The margin was too small to choose: the two nearest spoke together")]
     phi: Annotated[float | None, Field(description="Integration of that kernel's state, 0 to 1")]
-    phi_p: Annotated[float | None, Field(description="Probability of that integration without any coupling")]
+    phi_p: Annotated[float | None, Field(description="Probability of that integration without any coupling, above 0")]
     constellation_phi: Annotated[float | None, Field(description="Integration of all four states together, 0 to 1")]
     constellation_phi_p: float | None
     kappa: Annotated[float | None, Field(description="Coupling: concentration of the state's heading at the end")]
@@ -50,15 +51,20 @@ def evidence(answer: Answer) -> Evidence:
         margin_rad=answer.margin_rad,
         abstained=answer.abstained,
         phi=answer.phi,
-        phi_p=answer.phi_p,
+        phi_p=_probability(answer.phi_p),
         constellation_phi=answer.constellation_phi,
-        constellation_phi_p=answer.constellation_phi_p,
+        constellation_phi_p=_probability(answer.constellation_phi_p),
         kappa=answer.kappa,
         phase=answer.phase,
         bundle=answer.bundle,
         node=answer.node,
         seconds=answer.seconds,
     )
+
+
+def _probability(p: float | None) -> float | None:
+    """No probability is 0: one that is too small for a double is told as the smallest (normal) that a double holds."""
+    return None if p is None else max(p, sys.float_info.min)
 
 
 def usage_of(answers: Sequence[Answer], choices: int) -> Usage:

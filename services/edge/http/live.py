@@ -101,8 +101,8 @@ def still(told: dict[str, Any]) -> str:
             each["version"],
             each["node"],
             each["verdict"],
-            _number(each["probe_before"], 3),
-            _number(each["probe_after"], 3),
+            _number(each["probe_before"], 3) or "",
+            _number(each["probe_after"], 3) or "",
         )
         for each in reversed(told["applied"])
     ]

@@ -12,6 +12,9 @@ const MODELS = {
   heart: "heart",
 };
 const KEY = "qig-api-key";
+const TEXT_MAX = 16384; // characters of a query, as the API counts them (docs/api.md)
+const ECHO_MAX = 600; // of a longer text only the end stands before the answer
+const P_LEAST = 0.001;
 let leaving = null;
 
 export function startAsking(onAnswer) {
@@ -22,9 +25,23 @@ export function startAsking(onAnswer) {
     void ask(onAnswer);
   });
   byId("stop").addEventListener("click", () => leaving?.abort());
+  byId("text").addEventListener("input", measure);
   byId("text").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").requestSubmit();
   });
+}
+
+// A text that is too long is told and kept whole: what is cut without a word is asked without its end.
+function measure() {
+  const length = [...byId("text").value].length;
+  const wrong = length > TEXT_MAX ? `${count(length)} characters: at most ${count(TEXT_MAX)} can be asked. Shorten it.` : "";
+  byId("text").setCustomValidity(wrong);
+  byId("long").textContent = wrong;
+  byId("long").hidden = !wrong;
+}
+
+function count(n) {
+  return n.toLocaleString("en");
 }
 
 async function ask(onAnswer) {
@@ -52,8 +69,19 @@ function begin(text) {
   byId("said").hidden = false;
   byId("said").setAttribute("aria-busy", "true"); // read out when it is whole, not token after token
   byId("problem").hidden = byId("how").hidden = true;
-  byId("prompt").textContent = text;
+  echo(text);
   byId("answer").textContent = "";
+}
+
+// The text before its answer; of a long one its end, and all of it folded.
+function echo(text) {
+  const long = text.length > ECHO_MAX;
+  const [summary, whole] = byId("echo").children;
+  byId("echo").hidden = !long;
+  byId("echo").open = false;
+  summary.textContent = long ? `All ${count([...text].length)} characters of the question` : "";
+  whole.textContent = long ? text : "";
+  byId("prompt").textContent = long ? `…${[...text.slice(-ECHO_MAX)].slice(-ECHO_MAX / 2).join("")}` : text;
 }
 
 function end() {
@@ -85,6 +113,7 @@ async function post(signal) {
   if (response.status === 401) {
     byId("key-row").hidden = false;
     byId("key").focus();
+    throw new Error(key ? "This edge does not know that key: put another in the field above." : "This edge asks for a key: put the key in the field above.");
   }
   const told = await response.json().catch(() => ({}));
   throw new Error(told.error?.message ?? `this edge answered ${response.status}`);
@@ -114,14 +143,20 @@ function show(found) {
   const figures = {
     kernel: found.kernel ?? "none",
     phase: found.phase ?? "not known",
-    Φ: figure(found.phi),
-    "Φ of all four": figure(found.constellation_phi),
+    Φ: integration(found.phi, found.phi_p),
+    "Φ of all four": integration(found.constellation_phi, found.constellation_phi_p),
     κ: figure(found.kappa, 1),
     bundle: String(found.bundle),
     time: figure(found.seconds, 2, " s"),
   };
   const pairs = Object.entries(figures).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
   byId("figures").replaceChildren(...pairs);
+}
+
+// With the probability of as much without any coupling, which is small and never 0.
+function integration(phi, p) {
+  if (p === null) return figure(phi);
+  return `${figure(phi)} (p ${p < P_LEAST ? `< ${P_LEAST}` : `= ${figure(p, 3)}`})`;
 }
 
 function bar(domain, rad, found, farthest) {

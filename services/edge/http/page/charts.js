@@ -2,7 +2,9 @@
 
 import { byId } from "./dom.js";
 
-const KAPPA_TOP = 100; // a loop reads thousands: its line runs along the top, its figure stands in the table
+const KAPPA_TOP = 100; // a loop reads thousands: its line leaves the chart, where an arrow with its figure stands
+const KAPPA_FAR = 1e6; // what a canvas can still draw a line to
+const ARROW_PX = 5;
 const HEIGHT = 200;
 const SPAN_MIN_S = 60;
 const GAP_S = 60;
@@ -32,7 +34,7 @@ export function dropCharts() {
 }
 
 function columns(told, quantity) {
-  const shown = (value) => (value === null || quantity === "phi" ? value : Math.min(value, KAPPA_TOP - 1));
+  const shown = (value) => (value === null || quantity === "phi" ? value : Math.min(value, KAPPA_FAR));
   const tables = Object.values(told.series).map((points) => {
     const [times, values] = [[], []];
     for (const point of points) {
@@ -100,7 +102,38 @@ function kappaHooks(told) {
         }
       },
     ],
+    draw: [drawArrows],
   };
+}
+
+// What is above the chart: an arrow at its top, and below the last of each kernel how much it is.
+function drawArrows(plot) {
+  const { ctx, bbox, data } = plot;
+  const px = ARROW_PX * devicePixelRatio;
+  const middle = bbox.left + bbox.width / 2;
+  ctx.save();
+  ctx.font = `${2.2 * px}px system-ui, sans-serif`;
+  ctx.textBaseline = "top";
+  let lines = 0;
+  plot.series.slice(1).forEach((series, n) => {
+    const values = data[n + 1];
+    ctx.fillStyle = series.stroke();
+    const last = values.findLastIndex((value) => value !== null && value !== undefined);
+    values.forEach((value, i) => {
+      const x = plot.valToPos(data[0][i], "x", true);
+      if (!(value > KAPPA_TOP) || x < bbox.left) return;
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x - px, bbox.top + 1.6 * px);
+      ctx.lineTo(x + px, bbox.top + 1.6 * px);
+      ctx.fill();
+      if (i !== last) return;
+      ctx.textAlign = x > middle ? "right" : "left";
+      ctx.fillText(Math.round(value).toLocaleString("en"), x + (x > middle ? px : -px), bbox.top + (2 + 2.4 * lines) * px);
+      lines += 1;
+    });
+  });
+  ctx.restore();
 }
 
 // The names of the phases at the right, each in the middle of its range.

@@ -28,6 +28,12 @@ export function word(text, className = "") {
   return make("td", { className }, text);
 }
 
+// A figure in a table: a dash, which takes less room than words, until it is known.
+export function cell(value, digits, title) {
+  const known = value !== null && value !== undefined;
+  return make("td", { className: "n", title: known ? "" : title }, known ? value.toFixed(digits) : "–");
+}
+
 export function figure(value, digits = 2, unit = "") {
   return value === null || value === undefined ? "not known" : value.toFixed(digits) + unit;
 }

@@ -30,7 +30,8 @@ export function drawMap(told, path, now_s) {
   );
   byId("map-note").textContent =
     `Large: homes of the domains. Small: what was lately asked here. ` +
-    (own.length ? `Line: your ${own.length === 1 ? "question" : `${own.length} questions`}. ` : "") +
+    (own.length > 1 ? `Line: your ${own.length} questions. ` : "") +
+    (own.length ? `${ink()} dot: your ${own.length > 1 ? "last " : ""}question. ` : "") +
     `Fisher-Rao distances on two axes, which show ${Math.round(100 * map.shown)} % of the homes’ spread.`;
 }
 
@@ -39,6 +40,10 @@ function place(map, far) {
   if (map.names.some((name) => !(name in far))) return null;
   const lean = map.names.map((name, n) => far[name] ** 2 - map.mean_square[n]);
   return map.axes.map((weights) => -0.5 * weights.reduce((sum, weight, n) => sum + weight * lean[n], 0));
+}
+
+function ink() {
+  return matchMedia("(prefers-color-scheme: dark)").matches ? "White" : "Black";
 }
 
 function rolesOf(told) {

@@ -1,8 +1,9 @@
 // What stands in tables, the lights of the head, and the bundles' time line.
 
-import { ago, byId, draw, figure, make, row, size, word } from "./dom.js";
+import { ago, byId, cell, draw, make, row, size, word } from "./dom.js";
 
 const SHOWN_BUNDLES = 12;
+const PHI_TOKENS = 512; // the estimator's least (common/constants.py); the page's tests hold the two together
 let health = null; // what the news line said last: "" when all is well
 
 export function drawLights(state, now_s) {
@@ -24,11 +25,14 @@ export function drawLights(state, now_s) {
 export function drawKernels(told, now_s) {
   const rows = Object.entries(told.series).map(([name, points]) => {
     const last = points[points.length - 1];
-    const phase = name === "constellation" ? "" : (last?.phase ?? "not known");
-    const kappa = name === "constellation" ? "" : figure(last?.kappa, 1);
-    return row(word(name, `swatch ${name}`), word(phase), figure(last?.phi), kappa, last ? ago(now_s - last.at_s) : "none yet");
+    const phi = cell(last?.phi, 2, `not known yet: ${PHI_TOKENS} tokens are needed`);
+    const [phase, kappa] =
+      name === "constellation" ? ["", ""] : [last?.phase ?? "–", cell(last?.kappa, 1, "not known yet: too few tokens")];
+    return row(word(name, `swatch ${name}`), word(phase), phi, kappa, last ? ago(now_s - last.at_s) : "none yet");
   });
   byId("kernels").replaceChildren(...rows);
+  byId("phi-note").hidden = Object.values(told.series).every((points) => points[points.length - 1]?.phi != null);
+  byId("phi-note").textContent = `Φ needs ${PHI_TOKENS} tokens of a kernel.`;
 }
 
 export function drawStreams(told) {
@@ -37,7 +41,7 @@ export function drawStreams(told) {
     const lag = each.lag === null ? "?" : String(each.lag);
     return row(word(each.stream.replace("qig:", "")), String(each.length), lag, String(each.pending), dead, String(each.outbox));
   });
-  byId("streams").replaceChildren(...(rows.length ? rows : [row(word("not read yet"))]));
+  byId("streams").replaceChildren(...(rows.length ? rows : [row(make("td", { colSpan: 6 }, "not read yet"))]));
 }
 
 export function drawFleet(told, now_s) {
@@ -47,9 +51,9 @@ export function drawFleet(told, now_s) {
     .map((each) => {
       const [mark, text] = late.includes(each) ? ["bad", "silent"] : each.ready ? ["good", "ready"] : ["warn", "not ready"];
       const fresh = each.service === "edge" ? size(each.fresh_bytes) : "";
-      return row(word(each.node), word(text, `mark ${mark}`), String(each.bundle), ago(now_s - each.at_s), fresh);
+      return row(word(each.node, "name"), word(text, `mark ${mark}`), String(each.bundle), ago(now_s - each.at_s), fresh);
     });
-  byId("fleet").replaceChildren(...(rows.length ? rows : [row(word("no heartbeat yet"))]));
+  byId("fleet").replaceChildren(...(rows.length ? rows : [row(make("td", { colSpan: 5 }, "no heartbeat yet"))]));
 }
 
 export function drawBundles(told, now_s) {
@@ -57,14 +61,14 @@ export function drawBundles(told, now_s) {
   drawLine(bundles.map((bundle) => ({ version: bundle.version, figures: [...bundle.figures, ...ownOf(told, bundle)] })));
   const rows = bundles.reverse().flatMap((bundle) => [
     ...bundle.figures.map((each, n) =>
-      row(n ? "" : String(bundle.version), word(`${each.domain}, held out`, `swatch ${shade(each.domain)}`), bits(each.before), bits(each.after), n ? "" : ago(now_s - bundle.at_s)),
+      row(n ? "" : String(bundle.version), word(`${each.domain}, held out`, `swatch name ${shade(each.domain)}`), bits(each.before), bits(each.after), n ? "" : ago(now_s - bundle.at_s)),
     ),
     ...told.applied
       .filter((each) => each.version === bundle.version)
       .map((each) => {
         const good = each.verdict === "applied";
         const text = `${each.node}: ${each.verdict}${good ? "" : `, ${each.reason}`}`;
-        const what = word(text, good ? "mark good" : "mark bad reason");
+        const what = word(text, good ? "mark good name" : "mark bad reason");
         return row("", what, bits(each.probe_before), bits(each.probe_after), ago(now_s - each.at_s));
       }),
   ]);
