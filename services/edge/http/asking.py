@@ -5,7 +5,7 @@ refused by name, since an answer that silently lacks it would be taken for one t
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -154,15 +154,13 @@ def queries(asking: Asking, texts: list[str], *, max_tokens: int, name: str, cli
 
 def _sampling(asking: Asking, choice: int) -> dict[str, Any]:
     """Only what was said: the rest is a query's own default. Choices of one seed differ, and repeat with it."""
-    return dict(_said(asking, choice))
-
-
-def _said(asking: Asking, choice: int) -> Iterator[tuple[str, Any]]:
+    said: dict[str, Any] = {}
     if asking.temperature is not None:
-        yield "temperature", float(asking.temperature)
+        said["temperature"] = float(asking.temperature)
     if asking.top_p is not None:
-        yield "top_p", max(float(asking.top_p), sys.float_info.min)  # 0: the likeliest token alone
+        said["top_p"] = max(float(asking.top_p), sys.float_info.min)  # 0: the likeliest token alone
     if asking.seed is not None:
-        yield "seed", (asking.seed + choice) % (MAX_COUNT + 1)
+        said["seed"] = (asking.seed + choice) % (MAX_COUNT + 1)
     if asking.stop:
-        yield "stop", (asking.stop,) if isinstance(asking.stop, str) else tuple(asking.stop)
+        said["stop"] = (asking.stop,) if isinstance(asking.stop, str) else tuple(asking.stop)
+    return said
