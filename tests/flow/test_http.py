@@ -14,6 +14,8 @@ from common.runtime import metrics
 
 pytestmark = pytest.mark.anyio
 PROMPT = "The king spake unto the people"
+JSON = {"content-type": "application/json"}
+HALF = rb'{"model": "constellation", "prompt": "half \ud800"}'
 
 
 @pytest.fixture
@@ -126,6 +128,7 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         (await complete(http, max_tokens=2000), 400, "integer_above_max_value", "max_tokens"),
         (await complete(http, logprobs=1), 400, "unsupported_parameter", "logprobs"),
         (await complete(http, prompt="x" * 20_000), 400, "context_length_exceeded", "prompt"),
+        (await http.post("/v1/completions", content=HALF, headers=JSON), 400, "lone_surrogate", "prompt"),
         (await chat(http, tools=[{"type": "function"}]), 400, "unsupported_parameter", "tools"),
         (await chat(http, messages=[{"role": "king"}]), 400, "invalid_value", "messages[0].role"),
         (await http.post("/v1/completions", content=b"{"), 400, None, None),
@@ -138,7 +141,7 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         assert (answer.status_code, error["code"], error["param"]) == (status, code, param), error
         assert error["type"] == "invalid_request_error"
         assert answer.headers["x-request-id"]
-    assert wrong[8][0].headers["allow"] == "POST"
+    assert wrong[9][0].headers["allow"] == "POST"
 
 
 async def test_a_request_keeps_a_sane_id_of_its_own(http):

@@ -4,6 +4,7 @@ Pure. Unknown fields are ignored, as OpenAI's clients expect; a known one that a
 refused by name, since an answer that silently lacks it would be taken for one that has it.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, cast
@@ -45,6 +46,7 @@ _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     "top_logprobs": (),
     "web_search_options": (),
 }
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_MAX_CHARS)]
 # The limits that only openapi.json tells are looked at later, since OpenAI has errors of their own for them.
@@ -116,7 +118,7 @@ def mode_of(asking: Asking) -> Mode:
 
 
 def check_text(text: str, param: str) -> None:
-    """Raises Refusal for a text that is no query: empty, or longer than a kernel is given."""
+    """Raises Refusal for a text that is no query: empty, longer than a kernel is given, or with half a character."""
     if not text:
         raise invalid(param, "it holds no text.", "empty_text")
     if len(text) > QUERY_MAX_CHARS:
@@ -125,6 +127,10 @@ def check_text(text: str, param: str) -> None:
             " Please reduce its length."
         )
         raise Refusal(400, "context_length_exceeded", message, param=param)
+    half = _SURROGATE.search(text)
+    if half is not None:  # JSON can say one, and UTF-8 cannot
+        reason = f"character {half.start()} is {half.group()!a}, half of a character: decode the text properly."
+        raise invalid(param, reason, "lone_surrogate")
 
 
 def queries(asking: Asking, texts: list[str], *, max_tokens: int, name: str, client: str, learn: bool) -> list[Query]:
