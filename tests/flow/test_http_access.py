@@ -89,7 +89,9 @@ async def test_a_key_that_asks_too_often_is_told_when_to_ask_again(keyed, redis,
         first, second, third = [await http.get("/v1/models", headers=bearing(KIOSK)) for _ in range(3)]
         other = await http.get("/v1/models", headers=bearing(SHIP))
     assert [each.status_code for each in (first, second, third, other)] == [200, 200, 429, 200]
-    assert [each.headers["x-ratelimit-remaining-requests"] for each in (first, second)] == ["1", "0"]
+    assert [each.headers["x-ratelimit-remaining-requests"] for each in (first, second, third)] == ["1", "0", "0"]
+    assert third.headers["x-ratelimit-limit-requests"] == "2"
+    assert third.headers["x-ratelimit-reset-requests"].endswith("s")
     assert third.json()["error"]["code"] == "rate_limit_exceeded"
     assert 1 <= int(third.headers["retry-after"]) <= 60
     assert int(third.headers["retry-after-ms"]) <= 60_000

@@ -90,7 +90,7 @@ class Guard:
 
         try:
             if scope["path"] not in PUBLIC:
-                added |= await self._admit(given, state)
+                await self._admit(given, state, added)
             body = await read_body(given, receive)
             await self._app(scope, _again(body, receive), tell)
         except Gone:
@@ -104,15 +104,14 @@ class Guard:
         finally:
             _count(scope, state)
 
-    async def _admit(self, given: Mapping[str, str], state: dict[str, Any]) -> dict[str, str]:
-        """Names the client; the headers of what it may still ask. Raises Refusal 401, 429."""
+    async def _admit(self, given: Mapping[str, str], state: dict[str, Any], added: dict[str, str]) -> None:
+        """Names the client in `state`; adds the headers of what it may still ask. Raises Refusal 401, 429."""
         access = self._access
         state["client"] = client_of(given.get("authorization"), access.keys.keys, needed=access.needed)
         allowance = await access.rates.hit(state["client"], time.time()) if access.rates else None
-        if allowance is None:
-            return {}
-        check_allowance(allowance, state["client"])
-        return allowance_headers(allowance)
+        if allowance is not None:
+            added |= allowance_headers(allowance)  # of a refusal too
+            check_allowance(allowance, state["client"])
 
 
 async def read_body(given: Mapping[str, str], receive: Receive) -> bytes:
