@@ -568,7 +568,8 @@ def _address(settings: EdgeSettings) -> str:
 def _access(settings: EdgeSettings, api: ApiSettings) -> Access:
     """Who may ask over HTTP. Raises Rejected("no_api_keys") where others reach the address and nobody has a key."""
     found = KeyFile(api.api_keys or default_path(settings.home))
-    needed = not (api.api_open or is_loopback(settings.http_host))
+    loopback = is_loopback(settings.http_host)
+    needed = not (api.api_open or loopback)
     if needed and not found.keys:
         message = (
             f"{settings.http_host} is an address that others reach, and {found.path} holds no key: make one with"
@@ -576,7 +577,7 @@ def _access(settings: EdgeSettings, api: ApiSettings) -> Access:
         )
         raise Rejected("no_api_keys", message)
     rates = Rates(settings.broker_url, api.api_per_minute) if api.api_per_minute else None
-    return Access(found, rates, needed=needed)
+    return Access(found, rates, needed=needed, local=loopback and not api.api_open)
 
 
 async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAULT_API) -> Wiring:
