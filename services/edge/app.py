@@ -61,6 +61,7 @@ from services.edge.answer import Answered, Gauges, Serving, conclude, measured, 
 from services.edge.atlas import atlas
 from services.edge.generation import Generation
 from services.edge.http.access import is_loopback
+from services.edge.http.asking import choice_ids
 from services.edge.http.guard import Access
 from services.edge.http.live import with_page
 from services.edge.http.lookout import LOOK_EVERY_S, Lookout
@@ -69,10 +70,10 @@ from services.edge.learning import (
     Forgotten,
     due_domains,
     fold_domain,
-    forget,
+    forget_all,
     give_up,
     go_home,
-    judge,
+    judge_all,
     settle_bundle,
 )
 from services.edge.live import Live
@@ -466,14 +467,16 @@ class Edge:
     # One interaction, afterwards
 
     async def forget(self, client: str, query_id: str) -> Forgotten | None:
-        """Deletes an interaction with its answer and what it taught; None when nothing is kept under this name."""
+        """Deletes a query, or all of a request over HTTP, with answer and what was taught; None when nothing is kept
+        under this name.
+        """
         async with self._learning:
-            return await asyncio.to_thread(forget, self._record, client, query_id)
+            return await asyncio.to_thread(forget_all, self._record, client, choice_ids(query_id))
 
     async def judge(self, client: str, query_id: str, verdict: Verdict | None) -> bool:
-        """Accepts or rejects an interaction, None: neither; False when nothing is kept under this name."""
+        """Accepts or rejects what `forget` would delete, None: neither; False when nothing is kept under this name."""
         async with self._learning:
-            return await asyncio.to_thread(judge, self._record, client, query_id, verdict)
+            return await asyncio.to_thread(judge_all, self._record, client, choice_ids(query_id), verdict)
 
     # Heart
 

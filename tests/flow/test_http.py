@@ -166,6 +166,15 @@ async def test_an_interaction_is_judged_and_forgotten_by_its_client(http):
         assert (again.status_code, again.json()["error"]["code"]) == (404, "unknown_interaction")
 
 
+async def test_every_prompt_of_a_request_is_judged_and_forgotten_with_it(http):
+    body = (await complete(http, prompt=[PROMPT, "O sing again", "and again"], n=2)).json()
+    kept = [body["id"], f"{body['id']}-2", f"{body['id']}-4"]
+    told = await http.post(f"/v1/interactions/{body['id']}/feedback", json={"accept": False})
+    assert told.status_code == 200
+    assert (await http.delete(f"/v1/interactions/{body['id']}")).json()["counts"] == "none"
+    assert [(await http.delete(f"/v1/interactions/{name}")).status_code for name in kept] == [404] * 3
+
+
 async def test_a_prompt_is_kept_once_however_many_choices_it_has(http):
     name = (await complete(http, n=2)).json()["id"]
     assert (await http.delete(f"/v1/interactions/{name}")).status_code == 200

@@ -9,6 +9,7 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from common.wire.messages import MAX_COUNT, Answer, RouteStep
+from services.edge.http.asking import choice_ids
 from services.edge.http.chat import ChatRequest, ChatShape, chat_queries
 from services.edge.http.completions import CompletionRequest, CompletionShape, completion_queries, prompt_texts
 from services.edge.http.embeddings import EmbeddingRequest, embeddings
@@ -118,6 +119,15 @@ def test_sixteen_choices_are_the_most_of_one_request():
     assert len(asked(completion(n=8), ["a", "b"])) == 16
     with pytest.raises(Refusal, match="at most 16 choices"):
         asked(completion(n=6), ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("kind", ["cmpl", "chatcmpl"])
+def test_a_request_names_all_its_choices_and_another_name_only_itself(kind):
+    name = f"{kind}-{'0a' * 12}"
+    made = completion_queries(completion(n=8), ["a", "b"], name=name, client="kiosk")
+    assert choice_ids(name) == [query.id for query in made]
+    for own in (f"{name}-1", f"{name}0", "cmpl-1", "q1", ""):
+        assert choice_ids(own) == [own]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     "top_logprobs": (),
     "web_search_options": (),
 }
+_REQUEST: Final = re.compile("(?:chat)?cmpl-[0-9a-f]{24}")  # as routes.py names one
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_MAX_CHARS)]
@@ -145,7 +146,7 @@ def queries(asking: Asking, texts: list[str], *, max_tokens: int, name: str, cli
         raise invalid("n", f"at most {CHOICES_MAX} choices a request, {each} of {len(texts)} prompts were asked for.")
     return [
         Query(
-            id=name if number == 0 else f"{name}-{number}",
+            id=_choice_id(name, number),
             client=client,
             text=text,
             max_tokens=max_tokens,
@@ -156,6 +157,18 @@ def queries(asking: Asking, texts: list[str], *, max_tokens: int, name: str, cli
         )
         for number, text in enumerate(text for text in texts for _ in range(each))
     ]
+
+
+def choice_ids(name: str) -> list[str]:
+    """The ids of all queries that the request `name` may have become.
+
+    Of a name that HTTP did not give, that alone: NAME-1 is then another query of whoever named both.
+    """
+    return [_choice_id(name, number) for number in range(CHOICES_MAX if _REQUEST.fullmatch(name) else 1)]
+
+
+def _choice_id(name: str, number: int) -> str:
+    return name if number == 0 else f"{name}-{number}"
 
 
 def _sampling(asking: Asking, choice: int) -> dict[str, Any]:
