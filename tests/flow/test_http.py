@@ -10,7 +10,10 @@ from edge_fleet import Publisher, settings_of
 from http_edge import COMPILED_S, edge_with_client, ready
 
 from common.constants import ROLES
+from common.errors import Rejected
 from common.runtime import metrics
+from services.edge.http import routes
+from services.edge.http.embeddings import Embedder
 
 pytestmark = pytest.mark.anyio
 PROMPT = "The king spake unto the people"
@@ -196,6 +199,68 @@ async def test_an_edge_that_is_full_says_when_to_ask_again(http, monkeypatch):
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
     assert int(answer.headers["retry-after"]) >= 1
     assert int(answer.headers["retry-after-ms"]) >= 1
+
+
+async def test_embeddings_hold_up_no_answer_and_those_that_would_wait_too_many_are_refused(
+    http, monkeypatch, eventually
+):
+    embed, began, go_on = routes.embeddings, threading.Event(), threading.Event()
+
+    def slow(*args):
+        began.set()
+        assert go_on.wait(10)
+        return embed(*args)
+
+    def start():
+        body = {"model": "constellation", "input": PROMPT}
+        return asyncio.create_task(http.post("/v1/embeddings", json=body))
+
+    monkeypatch.setattr(routes, "embeddings", slow)
+    monkeypatch.setattr("services.edge.http.embeddings.WAITING_MAX", 1)
+    running = start()
+    await eventually(began.is_set)
+    (refused,), (waiting,) = await asyncio.wait({start(), start()}, return_when=asyncio.FIRST_COMPLETED)
+    answer = refused.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
+    assert answer.headers["retry-after"] == "1"
+    assert (await complete(http)).status_code == 200
+    go_on.set()
+    assert [(await each).status_code for each in (running, waiting)] == [200, 200]
+
+
+async def test_embeddings_that_nobody_waits_for_any_more_are_not_begun(http, monkeypatch, eventually):
+    arrived, began, go_on, run = [], [], threading.Event(), Embedder.run
+
+    def counted(*args):
+        arrived.append(args)
+        return run(*args)
+
+    def slow(*args):
+        began.append(args)
+        assert go_on.wait(10)
+        raise Rejected("wrong", "it is")
+
+    def start():
+        body = {"model": "constellation", "input": PROMPT}
+        return asyncio.create_task(http.post("/v1/embeddings", json=body))
+
+    def closed():
+        labels = {"route": "/v1/embeddings", "status": "4xx"}
+        return metrics.REGISTRY.get_sample_value("qig_http_requests_total", labels) or 0
+
+    monkeypatch.setattr(routes, "embeddings", slow)
+    monkeypatch.setattr(Embedder, "run", counted)
+    before = closed()
+    running = start()
+    await eventually(lambda: began)
+    left = [start() for _ in range(3)]
+    await eventually(lambda: len(arrived) == 4)
+    for each in left:
+        each.cancel()
+    await eventually(lambda: closed() == before + 3)
+    go_on.set()
+    assert (await running).status_code == 400
+    assert len(began) == 1
 
 
 @pytest.fixture
