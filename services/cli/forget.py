@@ -1,4 +1,4 @@
-"""`qig forget`: delete one interaction wherever an edge of this home keeps it.
+"""`qig forget`: delete one query, or all of one HTTP request, wherever an edge of this home keeps it.
 
 stopped edge   edge.db is opened, and locked meanwhile
 running edge   DELETE ADDRESS/v1/interactions/QUERY_ID?client=CLIENT     200 and what was done, as JSON
@@ -17,7 +17,8 @@ from urllib.parse import quote
 from common.errors import Rejected, Unavailable
 from services.cli import probe
 from services.cli.show import console, plain
-from services.edge.learning import forget
+from services.edge.http.asking import choice_ids
+from services.edge.learning import forget_all
 from services.edge.record import Record, address_of
 
 UNKNOWN: Final = "unknown_interaction"
@@ -67,7 +68,7 @@ def _forget(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
             raise
         return asyncio.run(_ask(file, client, query_id))
     try:
-        done = forget(record, client, query_id)
+        done = forget_all(record, client, choice_ids(query_id))
     finally:
         record.close()
     return None if done is None else asdict(done)

@@ -63,6 +63,7 @@ from services.edge.answer import Answered, Gauges, Serving, conclude, measured, 
 from services.edge.atlas import atlas
 from services.edge.generation import Generation
 from services.edge.http.access import is_loopback
+from services.edge.http.asking import choice_ids
 from services.edge.http.guard import Access
 from services.edge.http.live import with_page
 from services.edge.http.lookout import LOOK_EVERY_S, Lookout
@@ -71,16 +72,16 @@ from services.edge.learning import (
     Forgotten,
     due_domains,
     fold_domain,
-    forget,
+    forget_all,
     give_up,
     go_home,
-    judge,
+    judge_all,
     relearned,
     settle_bundle,
 )
 from services.edge.live import Live
 from services.edge.local import TERRITORY
-from services.edge.record import FOLD_MAX_BYTES, Domain, Packet, Record, Verdict
+from services.edge.record import FOLD_MAX_BYTES, Domain, Kept, Packet, Record, Verdict
 from services.edge.redaction import redacted, redactor
 from services.edge.scheduler import Scheduler, Turn
 from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm, is_probe
@@ -523,22 +524,29 @@ class Edge:
     # One interaction, afterwards
 
     async def forget(self, client: str, query_id: str) -> Forgotten | None:
-        """Deletes an interaction with its answer and what it taught; None when nothing is kept under this name."""
+        """Deletes a query, or all of a request over HTTP, with answer and what was taught; None when nothing is kept
+        under this name.
+        """
         async with self._learning:
-            kept = await asyncio.to_thread(self._record.find, client, query_id)
-            done = await asyncio.to_thread(forget, self._record, client, query_id)
-            if kept is not None and kept.folded:
-                await self._relearn([kept.domain])
+            names = choice_ids(query_id)
+            folded = await asyncio.to_thread(self._folded, client, names)
+            done = await asyncio.to_thread(forget_all, self._record, client, names)
+            await self._relearn([kept.domain for kept in folded])
             return done
 
     async def judge(self, client: str, query_id: str, verdict: Verdict | None) -> bool:
-        """Accepts or rejects an interaction, None: neither; False when nothing is kept under this name."""
+        """Accepts or rejects what `forget` would delete, None: neither; False when nothing is kept under this name."""
         async with self._learning:
-            kept = await asyncio.to_thread(self._record.find, client, query_id)
-            known = await asyncio.to_thread(judge, self._record, client, query_id, verdict)
-            if kept is not None and kept.folded and "rejected" in (kept.verdict, verdict):
-                await self._relearn([kept.domain])
+            names = choice_ids(query_id)
+            folded = await asyncio.to_thread(self._folded, client, names)
+            known = await asyncio.to_thread(judge_all, self._record, client, names, verdict)
+            await self._relearn([kept.domain for kept in folded if "rejected" in (kept.verdict, verdict)])
             return known
+
+    def _folded(self, client: str, names: Sequence[str]) -> list[Kept]:
+        """Of a request's queries those whose text was counted."""
+        found = [self._record.find(client, name) for name in names]
+        return [kept for kept in found if kept is not None and kept.folded]
 
     # Heart
 
@@ -636,7 +644,8 @@ def _address(settings: EdgeSettings) -> str:
 def _access(settings: EdgeSettings, api: ApiSettings) -> Access:
     """Who may ask over HTTP. Raises Rejected("no_api_keys") where others reach the address and nobody has a key."""
     found = KeyFile(api.api_keys or default_path(settings.home))
-    needed = not (api.api_open or is_loopback(settings.http_host))
+    loopback = is_loopback(settings.http_host)
+    needed = not (api.api_open or loopback)
     if needed and not found.keys:
         message = (
             f"{settings.http_host} is an address that others reach, and {found.path} holds no key: make one with"
@@ -644,7 +653,7 @@ def _access(settings: EdgeSettings, api: ApiSettings) -> Access:
         )
         raise Rejected("no_api_keys", message)
     rates = Rates(settings.broker_url, api.api_per_minute) if api.api_per_minute else None
-    return Access(found, rates, needed=needed)
+    return Access(found, rates, needed=needed, local=loopback and not api.api_open)
 
 
 async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAULT_API) -> Wiring:

@@ -23,6 +23,7 @@ from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
 
 TERRITORY_MIN_BYTES: Final = 4096  # chosen: of 4 KB of one domain's text 3 % look strange, of 1 KB 7 % (territory.py)
+_WORST: Final = ("none", "taken", "kept")  # of Forgotten.counts, the last
 
 
 def due_domains(
@@ -159,7 +160,8 @@ class Forgotten:
 
     counts: "none" where nothing was counted (it waited, or was kept as probe text); "taken" out of the residue, or out
     of it before, when it was rejected; "kept" where a release that did not note what it counted had counted it.
-    withdrawn: packets that had not left, and are made anew without it. left: packets that had; see Left.
+    withdrawn: packets that had not left, and are made anew without it. left: packets that had; see Left. Of several
+    texts: what was done for the worst of them, and in `left` an n-gram counts once for each text it occurs in.
     """
 
     counts: Literal["none", "taken", "kept"]
@@ -186,6 +188,22 @@ def forget(record: Record, client: str, query_id: str) -> Forgotten | None:
     return Forgotten("taken", undone.withdrawn, undone.left)
 
 
+def forget_all(record: Record, client: str, query_ids: Iterable[str]) -> Forgotten | None:
+    """Deletes the interactions that are kept under these names; None when none is."""
+    done = [each for name in query_ids if (each := forget(record, client, name)) is not None]
+    if not done:
+        return None
+    left: dict[int, Left] = {}
+    for packet in (packet for each in done for packet in each.left):
+        before = left[packet.sequence].ngrams if packet.sequence in left else 0
+        left[packet.sequence] = replace(packet, ngrams=before + packet.ngrams)
+    return Forgotten(
+        max((each.counts for each in done), key=_WORST.index),
+        tuple(sorted({sequence for each in done for sequence in each.withdrawn})),
+        tuple(left[sequence] for sequence in sorted(left)),
+    )
+
+
 def judge(record: Record, client: str, query_id: str, verdict: Verdict | None) -> bool:
     """Accepts or rejects an interaction, or (None) takes that back; False when nothing is kept under this name.
 
@@ -206,6 +224,12 @@ def judge(record: Record, client: str, query_id: str, verdict: Verdict | None) -
     else:
         record.judge(kept.row, verdict, kept.taken, kept.domain, None)
     return True
+
+
+def judge_all(record: Record, client: str, query_ids: Iterable[str], verdict: Verdict | None) -> bool:
+    """Judges the interactions that are kept under these names; False when none is."""
+    judged = [judge(record, client, name, verdict) for name in query_ids]
+    return any(judged)
 
 
 def _unlearn(record: Record, kept: Kept) -> Unlearned | None:

@@ -10,11 +10,15 @@ from edge_fleet import Publisher, settings_of
 from http_edge import COMPILED_S, edge_with_client, ready
 
 from common.constants import ROLES
+from common.errors import Rejected
 from common.runtime import metrics
+from services.edge.http import routes
+from services.edge.http.embeddings import Embedder
 
 pytestmark = pytest.mark.anyio
 PROMPT = "The king spake unto the people"
 JSON = {"content-type": "application/json"}
+HALF = rb'{"model": "constellation", "prompt": "half \ud800"}'
 
 
 @pytest.fixture
@@ -129,6 +133,7 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         (await complete(http, max_tokens=2000), 400, "integer_above_max_value", "max_tokens"),
         (await complete(http, logprobs=1), 400, "unsupported_parameter", "logprobs"),
         (await complete(http, prompt="x" * 20_000), 400, "context_length_exceeded", "prompt"),
+        (await http.post("/v1/completions", content=HALF, headers=JSON), 400, "lone_surrogate", "prompt"),
         (await chat(http, tools=[{"type": "function"}]), 400, "unsupported_parameter", "tools"),
         (await chat(http, messages=[{"role": "king"}]), 400, "invalid_value", "messages[0].role"),
         (await http.post("/v1/completions", content=b"{", headers=JSON), 400, None, None),
@@ -141,7 +146,7 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         assert (answer.status_code, error["code"], error["param"]) == (status, code, param), error
         assert error["type"] == "invalid_request_error"
         assert answer.headers["x-request-id"]
-    assert wrong[8][0].headers["allow"] == "POST"
+    assert wrong[9][0].headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("header", [{}, {"content-type": "application/x-www-form-urlencoded"}])
@@ -175,6 +180,15 @@ async def test_an_interaction_is_judged_and_forgotten_by_its_client(http):
         assert (again.status_code, again.json()["error"]["code"]) == (404, "unknown_interaction")
 
 
+async def test_every_prompt_of_a_request_is_judged_and_forgotten_with_it(http):
+    body = (await complete(http, prompt=[PROMPT, "O sing again", "and again"], n=2)).json()
+    kept = [body["id"], f"{body['id']}-2", f"{body['id']}-4"]
+    told = await http.post(f"/v1/interactions/{body['id']}/feedback", json={"accept": False})
+    assert told.status_code == 200
+    assert (await http.delete(f"/v1/interactions/{body['id']}")).json()["counts"] == "none"
+    assert [(await http.delete(f"/v1/interactions/{name}")).status_code for name in kept] == [404] * 3
+
+
 async def test_a_prompt_is_kept_once_however_many_choices_it_has(http):
     name = (await complete(http, n=2)).json()["id"]
     assert (await http.delete(f"/v1/interactions/{name}")).status_code == 200
@@ -196,6 +210,68 @@ async def test_an_edge_that_is_full_says_when_to_ask_again(http, monkeypatch):
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
     assert int(answer.headers["retry-after"]) >= 1
     assert int(answer.headers["retry-after-ms"]) >= 1
+
+
+async def test_embeddings_hold_up_no_answer_and_those_that_would_wait_too_many_are_refused(
+    http, monkeypatch, eventually
+):
+    embed, began, go_on = routes.embeddings, threading.Event(), threading.Event()
+
+    def slow(*args):
+        began.set()
+        assert go_on.wait(10)
+        return embed(*args)
+
+    def start():
+        body = {"model": "constellation", "input": PROMPT}
+        return asyncio.create_task(http.post("/v1/embeddings", json=body))
+
+    monkeypatch.setattr(routes, "embeddings", slow)
+    monkeypatch.setattr("services.edge.http.embeddings.WAITING_MAX", 1)
+    running = start()
+    await eventually(began.is_set)
+    (refused,), (waiting,) = await asyncio.wait({start(), start()}, return_when=asyncio.FIRST_COMPLETED)
+    answer = refused.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
+    assert answer.headers["retry-after"] == "1"
+    assert (await complete(http)).status_code == 200
+    go_on.set()
+    assert [(await each).status_code for each in (running, waiting)] == [200, 200]
+
+
+async def test_embeddings_that_nobody_waits_for_any_more_are_not_begun(http, monkeypatch, eventually):
+    arrived, began, go_on, run = [], [], threading.Event(), Embedder.run
+
+    def counted(*args):
+        arrived.append(args)
+        return run(*args)
+
+    def slow(*args):
+        began.append(args)
+        assert go_on.wait(10)
+        raise Rejected("wrong", "it is")
+
+    def start():
+        body = {"model": "constellation", "input": PROMPT}
+        return asyncio.create_task(http.post("/v1/embeddings", json=body))
+
+    def closed():
+        labels = {"route": "/v1/embeddings", "status": "4xx"}
+        return metrics.REGISTRY.get_sample_value("qig_http_requests_total", labels) or 0
+
+    monkeypatch.setattr(routes, "embeddings", slow)
+    monkeypatch.setattr(Embedder, "run", counted)
+    before = closed()
+    running = start()
+    await eventually(lambda: began)
+    left = [start() for _ in range(3)]
+    await eventually(lambda: len(arrived) == 4)
+    for each in left:
+        each.cancel()
+    await eventually(lambda: closed() == before + 3)
+    go_on.set()
+    assert (await running).status_code == 400
+    assert len(began) == 1
 
 
 @pytest.fixture

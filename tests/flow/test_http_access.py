@@ -82,6 +82,36 @@ async def test_an_edge_that_others_reach_may_be_opened_on_purpose_and_keys_still
         assert await status(http) == 200
 
 
+async def for_hosts(http, *hosts):
+    """The statuses of a request for each host."""
+    return [(await http.get("/v1/models", headers={"host": host})).status_code for host in hosts]
+
+
+async def test_an_edge_that_needs_no_key_answers_the_names_of_its_machine_alone(keyed, redis, eventually):
+    settings, keep = keyed
+    keep()
+    async with edge_with_client(settings) as http:
+        await eventually(lambda: answers(http))
+        port = http.base_url.port
+        names = (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "localhost")
+        assert await for_hosts(http, *names) == [200] * 4
+        assert await for_hosts(http, "evil.example", f"evil.example:{port}") == [403, 403]
+        refused = await http.delete("/v1/interactions/x", headers={"host": "evil.example"})
+        assert refused.json()["error"]["code"] == "unknown_host"
+
+
+async def test_who_needs_a_key_or_is_kept_out_otherwise_may_come_by_any_name(keyed, redis, eventually):
+    settings, keep = keyed
+    async with edge_with_client(settings) as http:
+        await eventually(lambda: answers(http))
+        named = {"host": "edge.example", **bearing(KIOSK)}
+        assert (await http.get("/v1/models", headers=named)).status_code == 200
+    keep()
+    async with edge_with_client(settings, ApiSettings(api_open=True)) as http:
+        await eventually(lambda: answers(http))
+        assert await for_hosts(http, "edge.example") == [200]
+
+
 async def test_a_key_that_asks_too_often_is_told_when_to_ask_again(keyed, redis, eventually):
     settings, _ = keyed
     async with edge_with_client(settings, ApiSettings(api_per_minute=2)) as http:
@@ -89,7 +119,9 @@ async def test_a_key_that_asks_too_often_is_told_when_to_ask_again(keyed, redis,
         first, second, third = [await http.get("/v1/models", headers=bearing(KIOSK)) for _ in range(3)]
         other = await http.get("/v1/models", headers=bearing(SHIP))
     assert [each.status_code for each in (first, second, third, other)] == [200, 200, 429, 200]
-    assert [each.headers["x-ratelimit-remaining-requests"] for each in (first, second)] == ["1", "0"]
+    assert [each.headers["x-ratelimit-remaining-requests"] for each in (first, second, third)] == ["1", "0", "0"]
+    assert third.headers["x-ratelimit-limit-requests"] == "2"
+    assert third.headers["x-ratelimit-reset-requests"].endswith("s")
     assert third.json()["error"]["code"] == "rate_limit_exceeded"
     assert 1 <= int(third.headers["retry-after"]) <= 60
     assert int(third.headers["retry-after-ms"]) <= 60_000

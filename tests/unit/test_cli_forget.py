@@ -80,6 +80,16 @@ def test_a_stopped_edge_s_file_forgets(keep, kept, tmp_path, capsys):
     assert "edge-1: deleted the text and its answer; nothing had been counted of it" in capsys.readouterr().out
 
 
+def test_a_request_over_http_is_forgotten_with_all_its_prompts(keep, kept, tmp_path):
+    name = f"cmpl-{'0a' * 12}"
+    kinds = [name, f"{name}-1", f"{name}-15"]
+    for each in (*kinds, "q1", "q1-1"):
+        keep("edge-1", each)
+    run(tmp_path, name)
+    run(tmp_path, "q1")  # another's name: q1-1 is a query of its own
+    assert [kept("edge-1", each) for each in (*kinds, "q1", "q1-1")] == [False] * 4 + [True]
+
+
 def test_every_edge_of_the_home_forgets_unless_one_is_named(keep, kept, tmp_path, capsys):
     for node in ("edge-1", "edge-2"):
         keep(node, within=f"nodes/{node}")

@@ -2,7 +2,7 @@ import pytest
 
 from common.runtime.api_keys import add, new_key
 from common.runtime.rates import Allowance
-from services.edge.http.access import allowance_headers, check_allowance, client_of, is_loopback
+from services.edge.http.access import allowance_headers, check_allowance, check_host, client_of, is_loopback
 from services.edge.http.errors import Refusal
 
 KEY = new_key(b"\1" * 32)
@@ -17,6 +17,27 @@ def test_an_address_that_only_this_machine_reaches(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "edge.example", "", "localhost.example"])
 def test_an_address_that_others_reach(host):
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [None, "localhost", "localhost:8000", "LocalHost:8000", "127.0.0.1", "127.0.0.1:8000", "127.8.8.8:1", "[::1]:8000"],
+)
+def test_a_request_for_this_machine_is_let_in(host):
+    check_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example:8000", "10.0.0.1:8000",
+        "0.0.0.0:8000", "[::]:8000", "[::1", "::1", "", ":8000", "127.0.0.1@evil.example", "\xe9",
+    ],
+)  # fmt: skip
+def test_a_request_for_another_name_is_refused_where_being_here_is_enough(host):
+    with pytest.raises(Refusal) as refused:
+        check_host(host)
+    assert (refused.value.status, refused.value.code) == (403, "unknown_host")
 
 
 def test_where_no_key_is_needed_anybody_is_one_client():

@@ -16,7 +16,7 @@ def call(tmp_path):
     """Sends a request to a guard around `app`; the status, headers and body that came back."""
 
     async def send_through(app, *, path="/v1/x", headers=(), chunks=(b"",), needed=False):
-        guard = Guard(app, Access(KeyFile(tmp_path / "none.json"), None, needed=needed))
+        guard = Guard(app, Access(KeyFile(tmp_path / "none.json"), None, needed=needed, local=False))
         scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers)}
         left = [{"type": "http.request", "body": c, "more_body": c is not chunks[-1]} for c in chunks]
         sent = []
@@ -114,7 +114,7 @@ async def test_a_stop_waits_for_what_is_being_answered_and_not_for_ever(tmp_path
     async def receive():
         return {"type": "http.request", "body": b""}
 
-    guard = Guard(slow, Access(KeyFile(tmp_path / "none.json"), None, needed=False))
+    guard = Guard(slow, Access(KeyFile(tmp_path / "none.json"), None, needed=False, local=False))
     answering = asyncio.create_task(guard({"type": "http", "path": "/", "headers": []}, receive, None))
     await began.wait()
     stopping = asyncio.create_task(guard.stop())

@@ -147,6 +147,31 @@ async def test_closing_the_news_leaves_the_turn_which_is_kept_as_it_is(edge, all
     await eventually(lambda: edge.scheduler.load == (0, 0))
 
 
+@pytest.mark.parametrize("leaves", ["while they are kept", "while they are told"])
+async def test_answers_whose_client_leaves_after_their_end_are_finished_once(edge, allowed, eventually, leaves):
+    keep, kept, finish = asyncio.Event(), [], edge.finish
+
+    async def slow(turn):
+        body = await finish(turn)
+        await keep.wait()
+        kept.append(turn)
+        return body
+
+    edge.finish = slow
+    news = told(edge, [ask("a", max_tokens=1), ask("b", max_tokens=1)], pieces=False, silence_s=0.01)
+    allowed.release(2)
+    assert await anext(news) is None
+    await eventually(lambda: len(edge.finished) == 2)
+    if leaves == "while they are told":  # nobody reads the first, so the second waits
+        keep.set()
+        await eventually(lambda: len(kept) == 2)
+    closing = asyncio.create_task(news.aclose())
+    await asyncio.sleep(0)
+    keep.set()
+    await closing
+    assert sorted(edge.finished) == [("a", "length"), ("b", "length")]
+
+
 async def test_a_client_that_goes_away_ends_whole_answers_and_streams(edge, allowed, eventually):
     left = asyncio.Event()
 

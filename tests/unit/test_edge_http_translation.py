@@ -1,14 +1,19 @@
 """Requests to queries, answers to OpenAI's objects: exact fields."""
 
+import json
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from common.wire.messages import MAX_COUNT, Answer, RouteStep
+from services.edge.http.asking import choice_ids
 from services.edge.http.chat import ChatRequest, ChatShape, chat_queries
 from services.edge.http.completions import CompletionRequest, CompletionShape, completion_queries, prompt_texts
+from services.edge.http.embeddings import EmbeddingRequest, embeddings
 from services.edge.http.errors import Refusal
 from services.edge.http.evidence import evidence
 from services.edge.http.shape import Head
@@ -118,6 +123,15 @@ def test_sixteen_choices_are_the_most_of_one_request():
         asked(completion(n=6), ["a", "b", "c"])
 
 
+@pytest.mark.parametrize("kind", ["cmpl", "chatcmpl"])
+def test_a_request_names_all_its_choices_and_another_name_only_itself(kind):
+    name = f"{kind}-{'0a' * 12}"
+    made = completion_queries(completion(n=8), ["a", "b"], name=name, client="kiosk")
+    assert choice_ids(name) == [query.id for query in made]
+    for own in (f"{name}-1", f"{name}0", "cmpl-1", "q1", ""):
+        assert choice_ids(own) == [own]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -165,6 +179,36 @@ def test_a_text_has_at_least_one_character_and_at_most_a_querys(micro):
     for blank in ("", "   ", "\n\t"):
         with pytest.raises(Refusal, match="holds no text"):
             prompt_texts(["a", blank], micro.encoder)
+
+
+def refusal_of(make, *given):
+    """The body that a client is sent, which UTF-8 can say."""
+    with pytest.raises(Refusal) as refused:
+        make(*given)
+    json.dumps(refused.value.body, ensure_ascii=False).encode()
+    return refused.value
+
+
+@given(st.text(max_size=5), st.characters(categories=["Cs"]), st.text(max_size=5))
+def test_half_a_character_is_refused_wherever_a_text_is_read_and_is_never_sent_back(micro, before, half, after):
+    text = before + half + after
+    part = [{"type": "text", "text": text}]
+    refused = [
+        refusal_of(prompt_texts, text, micro.encoder),
+        refusal_of(prompt_texts, ["a", text], micro.encoder),
+        refusal_of(chat_asked, chat(("user", text))),
+        refusal_of(chat_asked, chat(("system", "a"), ("user", part))),
+        refusal_of(embeddings, EmbeddingRequest(model="heart", input=text), micro),
+        refusal_of(embeddings, EmbeddingRequest(model="heart", input=["a", text]), micro),
+    ]
+    assert [(each.status, each.code) for each in refused] == [(400, "lone_surrogate")] * 6
+    assert [each.param for each in refused] == ["prompt", "prompt", "messages", "messages", "input", "input"]
+    assert f"character {len(before)} is {half!a}" in refused[0].message
+    assert refusal_of(chat_asked, chat(("user", [{"type": text}]))).code == "unsupported_content"
+
+
+def test_a_whole_character_beyond_16_bits_is_a_text(micro):
+    assert prompt_texts("\U0001f600", micro.encoder) == ["\U0001f600"]
 
 
 def test_messages_stand_one_after_the_other():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.kernels import memory_file
 from common.kernels.memory import Memory, Table, count, merge, subtract
 from services.edge.answer import Interaction, Serving
-from services.edge.learning import fold_domain, forget, judge
+from services.edge.learning import fold_domain, forget, forget_all, judge, judge_all
 from services.edge.record import Packet, Record
 from services.edge.unlearning import unlearn
 
@@ -193,6 +193,31 @@ def test_what_waits_or_is_probe_text_has_no_counts_and_an_unknown_name_is_none(m
     life.record.close()
 
 
+def test_several_texts_are_forgotten_as_one_by_one_and_told_of_together(micro, tmp_path):
+    days = [["the king and the king. " * 3, "the people and the people. " * 3], ["O sing again. " * 3]]
+    together, singly = (lived(micro, tmp_path / name, days) for name in "ab")
+    for life in (together, singly):
+        life.leave()
+        life.read("waits", "the king")
+    names = ["0-0", "nobody", "waits", "0-1"]
+    done = forget_all(together.record, "c", names)
+    each = [one for name in names if (one := forget(singly.record, "c", name))]
+    assert together.residue == singly.residue
+    assert [one.counts for one in each] == ["taken", "none", "taken"]
+    assert (done.counts, [left.sequence for left in done.left]) == ("taken", [0, 1])
+    assert done.left[0].ngrams == sum(one.left[0].ngrams for one in each if one.left) > 0
+    assert forget_all(together.record, "c", names) is None
+    together.record.close()
+    singly.record.close()
+
+
+def test_packets_that_are_made_anew_are_named_once_however_many_texts_go(micro, tmp_path):
+    days = [["the king spake. ", "unto the people. "], ["and the people answered. "]]
+    life = lived(micro, tmp_path, days)
+    assert forget_all(life.record, "c", ["0-0", "0-1"]).withdrawn == (0, 1)
+    life.record.close()
+
+
 # Verdicts
 
 
@@ -232,6 +257,16 @@ def test_forgetting_a_rejected_text_takes_nothing_twice(micro, tmp_path):
     before = life.residue
     assert forget(life.record, "c", "0-0").counts == "taken"
     assert life.residue == before
+    life.record.close()
+
+
+def test_several_texts_are_judged_at_once(micro, tmp_path):
+    life = Life(micro, tmp_path)
+    for name in "abc":
+        life.read(name, "the king")
+    assert judge_all(life.record, "c", ["a", "nobody", "b"], "rejected")
+    assert not judge_all(life.record, "c", ["nobody"], "rejected")
+    assert [life.record.find("c", name).verdict for name in "abc"] == ["rejected", "rejected", None]
     life.record.close()
 
 

@@ -4,6 +4,7 @@ import ipaddress
 import math
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 from common.runtime.api_keys import ApiKey, holder
 from common.runtime.rates import Allowance
@@ -18,6 +19,26 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_host(host: str | None) -> None:
+    """Raises Refusal 403 unless a request that came to this machine was meant for it. host: the header.
+
+    A page of anywhere may have its name resolve to 127.0.0.1 (DNS rebinding): its scripts then reach what listens there
+    and read the answers. A browser says by which name it came; what says none is no browser.
+    """
+    if host is None:
+        return
+    try:
+        named = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        named = ""
+    if not is_loopback(named):
+        message = (
+            f"While it has no keys this edge answers its own machine alone, and {host[:80]!a} is no name of that:"
+            " ask for localhost or 127.0.0.1, or make a key with `qig keys api add NAME`."
+        )
+        raise Refusal(403, "unknown_host", message)
 
 
 def client_of(authorization: str | None, keys: Sequence[ApiKey], *, needed: bool) -> str:

@@ -4,8 +4,9 @@ Pure. Unknown fields are ignored, as OpenAI's clients expect; a known one that a
 refused by name, since an answer that silently lacks it would be taken for one that has it.
 """
 
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -45,6 +46,8 @@ _NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     "top_logprobs": (),
     "web_search_options": (),
 }
+_REQUEST: Final = re.compile("(?:chat)?cmpl-[0-9a-f]{24}")  # as routes.py names one
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=STOP_MAX_CHARS)]
 # The limits that only openapi.json tells are looked at later, since OpenAI has errors of their own for them.
@@ -116,7 +119,7 @@ def mode_of(asking: Asking) -> Mode:
 
 
 def check_text(text: str, param: str) -> None:
-    """Raises Refusal for a text that is no query: empty or blank, or longer than a kernel is given."""
+    """Raises Refusal for a text that is no query: empty or blank, too long for a kernel, or with half a character."""
     if not text.strip():
         raise invalid(param, "it holds no text.", "empty_text")
     if len(text) > QUERY_MAX_CHARS:
@@ -125,6 +128,10 @@ def check_text(text: str, param: str) -> None:
             " Please reduce its length."
         )
         raise Refusal(400, "context_length_exceeded", message, param=param)
+    half = _SURROGATE.search(text)
+    if half is not None:  # JSON can say one, and UTF-8 cannot
+        reason = f"character {half.start()} is {half.group()!a}, half of a character: decode the text properly."
+        raise invalid(param, reason, "lone_surrogate")
 
 
 def queries(asking: Asking, texts: list[str], *, max_tokens: int, name: str, client: str, learn: bool) -> list[Query]:
@@ -139,7 +146,7 @@ def queries(asking: Asking, texts: list[str], *, max_tokens: int, name: str, cli
         raise invalid("n", f"at most {CHOICES_MAX} choices a request, {each} of {len(texts)} prompts were asked for.")
     return [
         Query(
-            id=name if number == 0 else f"{name}-{number}",
+            id=_choice_id(name, number),
             client=client,
             text=text,
             max_tokens=max_tokens,
@@ -152,17 +159,27 @@ def queries(asking: Asking, texts: list[str], *, max_tokens: int, name: str, cli
     ]
 
 
+def choice_ids(name: str) -> list[str]:
+    """The ids of all queries that the request `name` may have become.
+
+    Of a name that HTTP did not give, that alone: NAME-1 is then another query of whoever named both.
+    """
+    return [_choice_id(name, number) for number in range(CHOICES_MAX if _REQUEST.fullmatch(name) else 1)]
+
+
+def _choice_id(name: str, number: int) -> str:
+    return name if number == 0 else f"{name}-{number}"
+
+
 def _sampling(asking: Asking, choice: int) -> dict[str, Any]:
     """Only what was said: the rest is a query's own default. Choices of one seed differ, and repeat with it."""
-    return dict(_said(asking, choice))
-
-
-def _said(asking: Asking, choice: int) -> Iterator[tuple[str, Any]]:
+    said: dict[str, Any] = {}
     if asking.temperature is not None:
-        yield "temperature", float(asking.temperature)
+        said["temperature"] = float(asking.temperature)
     if asking.top_p is not None:
-        yield "top_p", max(float(asking.top_p), sys.float_info.min)  # 0: the likeliest token alone
+        said["top_p"] = max(float(asking.top_p), sys.float_info.min)  # 0: the likeliest token alone
     if asking.seed is not None:
-        yield "seed", (asking.seed + choice) % (MAX_COUNT + 1)
+        said["seed"] = (asking.seed + choice) % (MAX_COUNT + 1)
     if asking.stop:
-        yield "stop", (asking.stop,) if isinstance(asking.stop, str) else tuple(asking.stop)
+        said["stop"] = (asking.stop,) if isinstance(asking.stop, str) else tuple(asking.stop)
+    return said

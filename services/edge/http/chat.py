@@ -129,7 +129,8 @@ def _content(place: int, message: ChatMessage) -> str:
 
 def _part(part: ContentPart, where: str) -> str:
     if part.type != "text":
-        message = f"Invalid content type: '{part.type[:40]}' is not supported by this model: it reads text alone."
+        shown = ascii(part.type[:40])  # it may hold half a character, which no response can
+        message = f"Invalid content type: {shown} is not supported by this model: it reads text alone."
         raise Refusal(400, "unsupported_content", message, param=f"{where}.type")
     if part.text is None:
         raise invalid(f"{where}.text", "a part of type 'text' needs a text.", "missing_required_parameter")

@@ -1,24 +1,30 @@
-"""POST /v1/embeddings: where a text lies among the 64 cells, its basin. Pure translation.
+"""POST /v1/embeddings: where a text lies among the 64 cells, its basin. Pure translation, and the thread it takes.
 
 A basin is a distribution (it sums to one): compare two by their Fisher-Rao distance, or by the angle between their
 square roots, which are unit vectors.
 """
 
+import asyncio
 import base64
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from common.constellation.constellation import Constellation
+from common.errors import Unavailable
 from common.kernels.memory import Ids
 from common.wire.messages import QUERY_MAX_CHARS
 from services.edge.http.asking import ModelName, Received, Text, check_model, check_text
 from services.edge.http.errors import invalid
 
+T = TypeVar("T")
+
 INPUTS_MAX: Final = 2048  # OpenAI's
+WAITING_MAX: Final = 16  # chosen: each has a body of 1 MiB at most
 
 Tokens = Annotated[list[int], Field(min_length=1, max_length=QUERY_MAX_CHARS)]
 Input = (
@@ -60,6 +66,34 @@ class EmbeddingList(TypedDict):
     data: list[Embedding]
     model: str
     usage: EmbeddingUsage
+
+
+class Embedder:
+    """One thread that embeds, since a body of texts takes as long as many answers; a few requests may wait for it.
+
+    Whatever else an edge does in threads is not held up. Belongs to the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="embed")
+        self._free = asyncio.Lock()
+        self._waiting = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The work's result. Raises what it raises, and Unavailable("overloaded") when WAITING_MAX wait already.
+
+        Cancelled, it is not begun; if it was, it goes on to its end, and nothing else begins before that.
+        """
+        if self._waiting >= WAITING_MAX:
+            raise Unavailable("overloaded", f"{WAITING_MAX} requests for embeddings wait here: ask again later")
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        working = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        working.add_done_callback(lambda _: self._free.release())
+        return await asyncio.shield(working)
 
 
 def embeddings(asked: EmbeddingRequest, constellation: Constellation) -> EmbeddingList:

@@ -1,7 +1,7 @@
 """What stands between the network and the routes.
 
-    request ─ id ─ key ─ rate ─ body, bounded ─▶ routes ─▶ response ─ metrics
-                └─────┴─────┴── refused                └─ a bug: logged, and 500 without its stack
+    request ─ id ─ host ─ key ─ rate ─ body, bounded ─▶ routes ─▶ response ─ metrics
+                └──────┴─────┴─────┴── refused                └─ a bug: logged, and 500 without its stack
 
 Pure ASGI: a framework's middleware would stand between a stream and its client's disconnect.
 """
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common.runtime import metrics
 from common.runtime.api_keys import KeyFile
 from common.runtime.rates import Rates
-from services.edge.http.access import allowance_headers, check_allowance, client_of
+from services.edge.http.access import allowance_headers, check_allowance, check_host, client_of
 from services.edge.http.errors import Refusal, refusal_of
 from services.edge.http.stream import Gone
 
@@ -38,11 +38,15 @@ _SANE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """keys: who may ask; needed: whether nobody may while there are none. rates: None for no limit."""
+    """keys: who may ask; needed: whether nobody may while there are none. rates: None for no limit.
+
+    local: whether being on this machine is what lets in while there are no keys.
+    """
 
     keys: KeyFile
     rates: Rates | None
     needed: bool
+    local: bool
 
 
 class Guard:
@@ -90,7 +94,7 @@ class Guard:
 
         try:
             if scope["path"] not in PUBLIC:
-                added |= await self._admit(given, state)
+                await self._admit(given, state, added)
             body = await read_body(given, receive)
             await self._app(scope, _again(body, receive), tell)
         except Gone:
@@ -104,15 +108,17 @@ class Guard:
         finally:
             _count(scope, state)
 
-    async def _admit(self, given: Mapping[str, str], state: dict[str, Any]) -> dict[str, str]:
-        """Names the client; the headers of what it may still ask. Raises Refusal 401, 429."""
+    async def _admit(self, given: Mapping[str, str], state: dict[str, Any], added: dict[str, str]) -> None:
+        """Names the client in `state`; adds the headers of what it may still ask. Raises Refusal 401, 403, 429."""
         access = self._access
-        state["client"] = client_of(given.get("authorization"), access.keys.keys, needed=access.needed)
+        keys = access.keys.keys
+        if access.local and not keys:
+            check_host(given.get("host"))
+        state["client"] = client_of(given.get("authorization"), keys, needed=access.needed)
         allowance = await access.rates.hit(state["client"], time.time()) if access.rates else None
-        if allowance is None:
-            return {}
-        check_allowance(allowance, state["client"])
-        return allowance_headers(allowance)
+        if allowance is not None:
+            added |= allowance_headers(allowance)  # of a refusal too
+            check_allowance(allowance, state["client"])
 
 
 async def read_body(given: Mapping[str, str], receive: Receive) -> bytes:

@@ -3,7 +3,6 @@
 Guard ─ FastAPI ─ a route ─▶ translation (pure) ─▶ queries ─▶ the edge's schedule ─▶ translation ─▶ response
 """
 
-import asyncio
 import json
 import secrets
 import time
@@ -28,7 +27,7 @@ from services.edge.http.completions import (
     completion_queries,
     prompt_texts,
 )
-from services.edge.http.embeddings import EmbeddingList, EmbeddingRequest, embeddings
+from services.edge.http.embeddings import Embedder, EmbeddingList, EmbeddingRequest, embeddings
 from services.edge.http.errors import ErrorBody, Refusal, invalid_fields, not_allowed, not_found, refusal_of
 from services.edge.http.guard import Access, Guard
 from services.edge.http.interactions import Deleted, Feedback, FeedbackRequest, deleted, owner, unknown, verdict_of
@@ -55,7 +54,7 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 def application(edge: Answering, access: Access, *, created: int) -> Guard:
     """The ASGI app of an edge: every path but /healthz, /readyz and /metrics. created: seconds since 1970."""
     app = described()
-    app.state.edge, app.state.created = edge, created
+    app.state.edge, app.state.created, app.state.embedder = edge, created, Embedder()
     return Guard(app, access)
 
 
@@ -117,9 +116,14 @@ async def chat(request: Request, edge: Edge, client: Client, body: ChatRequest) 
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingList)
-async def embed(edge: Edge, body: EmbeddingRequest) -> Response:
+async def embed(request: Request, edge: Edge, body: EmbeddingRequest) -> Response:
     """Where texts lie: their basins."""
-    return JSONResponse(await asyncio.to_thread(embeddings, body, _serving(edge).constellation))
+    constellation = _serving(edge).constellation
+    embedder: Embedder = request.app.state.embedder
+    work = embedder.run(
+        lambda: JSONResponse(embeddings(body, constellation))
+    )  # to JSON there too: it may be a megabyte
+    return await unless_gone(request.receive, work)
 
 
 @router.get("/v1/models")

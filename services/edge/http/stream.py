@@ -131,15 +131,17 @@ def _ask_all(edge: Answering, queries: Sequence[Query]) -> list[Turn]:
 async def _follow(
     edge: Answering, index: int, turn: Turn, news: "asyncio.Queue[Told | Exception]", *, pieces: bool
 ) -> None:
+    finishing: asyncio.Task[bytes] | None = None
     try:
         if pieces:
             async for said in turn.pieces():
                 await news.put(Told(index, turn.kernel, said))
-        await news.put(Told(index, turn.kernel, unpack(Answer, await edge.finish(turn))))
+        finishing = asyncio.create_task(edge.finish(turn))
+        await news.put(Told(index, turn.kernel, unpack(Answer, await asyncio.shield(finishing))))
     except asyncio.CancelledError:
         turn.leave()
         with contextlib.suppress(QigError):  # it was not begun
-            await edge.finish(turn)
+            await (finishing or edge.finish(turn))  # once: finishing counts the answer and keeps it
         raise
     except Exception as error:  # noqa: BLE001 -- carried to the reader, which raises it
         await news.put(error)
