@@ -172,6 +172,18 @@ async def test_a_query_taken_over_by_another_edge_begins_anew(redis, client, eve
     assert reply.answer.node == "edge-2"
 
 
+async def test_what_was_not_yet_taken_of_the_old_text_is_not_given_when_it_begins_anew(redis, client, eventually):
+    reply = client.stream(TEXT)
+    reading = asyncio.create_task(read(reply))
+    query = await the_query(redis, eventually)
+    old, new = pieces_of(query), pieces_of(query, "edge-2")
+    async with redis.pipeline() as together:  # so that the reader is given nothing in between
+        for message in (*old[:2], *new, answer_to(query, node="edge-2")):
+            together.xadd(streams.answers(NAME), {"__data__": pack(message)})
+        await together.execute()
+    assert [(piece.node, piece.index) for piece in await reading] == [("edge-2", n) for n in range(4)]
+
+
 async def test_a_refusal_ends_a_stream_with_its_reason(redis, client, start_node):
     problem = Problem(code="unknown_token", message="no such token")
     await start_node(consumer(edge(redis, finish="refused", problem=problem)))
