@@ -349,6 +349,22 @@ async def test_a_question_that_is_asked_while_the_broker_is_away_is_answered_onc
         assert (await asking).text == TEXT
 
 
+async def test_a_client_that_is_left_during_an_outage_tells_who_asks_and_publishes_nothing_later(mortal):
+    url, kill, revive = mortal
+    async with connect(url) as redis:
+        async with Client(url, name=NAME) as client:
+            kill()
+            asking = [asyncio.create_task(client.ask(TEXT, id=f"q-{n}")) for n in range(3)]
+            await asyncio.wait(asking, timeout=0.1)
+        done, waiting = await asyncio.wait(asking, timeout=0.1)
+        assert not waiting
+        for each in done:
+            with pytest.raises(Unavailable, match="client_closed"):
+                each.result()
+        await revive()
+        assert not await redis.exists(streams.QUERIES)
+
+
 async def test_nobody_waits_for_a_broker_that_was_never_there():
     with pytest.raises(Unavailable, match=r"broker_away: no broker answers at redis://127\.0\.0\.1:1 .*`qig up`"):
         await Client("redis://127.0.0.1:1").__aenter__()
