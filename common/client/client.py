@@ -189,7 +189,8 @@ class Client:
 
         With deadline_s it gives up then, and so does the edge; without, it waits for as long as it takes. Raises
         Rejected with the reason when the query is refused or became a dead letter, Unavailable when asking again may
-        help ("no_answer" at the deadline; what an edge says, with its retry_after_s). Outages are waited out.
+        help ("no_answer" at the deadline; "answer_gone" for an id of more than a day ago: under another; what an edge
+        says, with its retry_after_s). Outages are waited out.
         """
         async with aclosing(self._say(self._query(text, wishes))) as said:
             async for each in said:
@@ -274,7 +275,10 @@ class Client:
                     name = f"{self.name}:{asked.query.id}"
                     entry = await scripts.publish(self._redis, streams.QUERIES, asked.body, name)
                     if entry is None:  # it was there: from an earlier life, or the reply was lost
+                        under_way = await self._is_under_way(asked.query)
                         await self._catch_up()
+                        if not under_way:
+                            asked.end(_answer_gone(asked.query))
             except AWAY as error:
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
@@ -282,6 +286,19 @@ class Client:
                 raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
             else:
                 return
+
+    async def _is_under_way(self, query: Query) -> bool:
+        """Whether an edge has yet to answer it, or its answer is yet to be relayed. Where not, the answer is in its
+        stream now, or gone: so this is asked before that is looked through.
+        """
+        async for entry in kept(self._redis, streams.QUERIES):
+            with suppress(Rejected):
+                waiting = unpack(Query, body_of(entry.fields) or b"")
+                if (waiting.client, waiting.id) == (self.name, query.id):
+                    return True
+        relayed = (self._answers.encode(), str(query.id).encode())
+        outbox = kept(self._redis, streams.outbox(streams.QUERIES))
+        return any([(entry.fields.get(b"stream"), entry.fields.get(b"id")) == relayed async for entry in outbox])
 
     async def _catch_up(self) -> None:
         """Hear what lies in the streams already: a query that was published before may have ended before."""
@@ -334,6 +351,11 @@ async def _in_time(work: Awaitable[object], query: Query, until: float | None) -
             await work
     except TimeoutError:
         raise Unavailable("no_answer", f"no answer within {query.deadline_s:g} s") from None
+
+
+def _answer_gone(query: Query) -> Unavailable:
+    message = f"query {query.id} was asked before, and its answer is no longer kept: ask again under another id"
+    return Unavailable("answer_gone", message)
 
 
 def _left_client() -> Unavailable:

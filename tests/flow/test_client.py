@@ -9,8 +9,9 @@ from client_edge import NODE, answer_to, edge, pieces_of, say
 from common.client import Client
 from common.client.client import DEAD_LOOKED_AT
 from common.errors import Rejected, Unavailable
-from common.runtime import embedded, streams
+from common.runtime import embedded, relay, scripts, streams
 from common.runtime.connection import connect
+from common.runtime.effects import Send
 from common.runtime.entries import body_of
 from common.runtime.follower import FROM_START, kept
 from common.wire.codec import pack, unpack
@@ -409,6 +410,48 @@ async def test_a_restarted_program_that_asks_again_is_told_that_its_query_is_dea
             with pytest.raises(Rejected, match="no text in it"):
                 await client.ask(TEXT, id="q-1")
     assert await redis.xlen(streams.dead(streams.QUERIES)) == 1 < DEAD_LOOKED_AT
+
+
+async def asked_before(redis, **changed):
+    """A query of an earlier life, which was published."""
+    query = Query(text=TEXT, client=NAME, id="q-1", **changed)
+    await scripts.publish(redis, streams.QUERIES, pack(query), f"{NAME}:q-1")
+    return query
+
+
+def is_published(client, query_id):
+    return query_id in client._open and client._open[query_id].publishing.done()
+
+
+async def test_who_asks_again_when_the_answer_is_no_longer_kept_is_told_so(redis, client, start_node, eventually):
+    query = await asked_before(redis)
+    await start_node(consumer(edge(redis)))
+    await eventually(lambda: redis.xlen(streams.answers(NAME)))
+    await redis.delete(streams.answers(NAME))  # a day later
+    with pytest.raises(Unavailable, match=r"answer_gone: query q-1 was asked before, .*ask again under another id"):
+        await client.ask(TEXT, id=query.id)
+    assert not await redis.exists(streams.CANCEL)
+
+
+@pytest.mark.parametrize("changed", [{}, {"stream": True}], ids=["the same", "as a stream"])
+async def test_who_asks_again_while_the_query_is_open_waits_for_its_answer(
+    redis, client, start_node, eventually, changed
+):
+    await asked_before(redis, **changed)
+    asking = asyncio.create_task(client.ask(TEXT, id="q-1"))
+    await eventually(lambda: is_published(client, "q-1"))
+    await start_node(consumer(edge(redis)))
+    assert (await asking).text == TEXT
+
+
+async def test_who_asks_again_while_the_answer_is_being_relayed_waits_for_it(redis, client, eventually):
+    query = await asked_before(redis)
+    await scripts.commit(redis, streams.QUERIES, [Send(streams.answers(NAME), pack(answer_to(query)), query.id)])
+    await redis.delete(streams.QUERIES)  # answered by an edge on a cluster
+    asking = asyncio.create_task(client.ask(TEXT, id=query.id))
+    await eventually(lambda: is_published(client, query.id))
+    await relay.carry(redis, streams.QUERIES)
+    assert (await asking).text == TEXT
 
 
 # Watching
