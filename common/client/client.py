@@ -43,6 +43,7 @@ from common.wire.messages import Answer, Applied, Bundle, Cancel, DeadLetter, He
 
 log = logging.getLogger(__name__)
 
+RETRIES: Final = 3  # a cut connection is made anew within half a second; what lasts longer is waited out by `_publish`
 CANCEL_TIMEOUT_S: Final = 2.0  # who leaves does not wait for a broker that is away: the edge then works in vain
 DEAD_LOOKED_AT: Final = 64  # of the letters that were there before: the one of a query that is asked again is new
 WATCH_AHEAD: Final = 256  # messages read and not yet taken; a slower watcher is read for more slowly
@@ -71,7 +72,9 @@ class Wishes(TypedDict, total=False):
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    """A query that is open. pieces: come, and not yet taken; outcome: what it ended with; news: something came."""
+    """A query that is open. pieces: come, and not yet taken; outcome: what it ended with; news: something came, or the
+    publication ended.
+    """
 
     query: Query
     body: bytes
@@ -79,6 +82,7 @@ class _Asked:
     pieces: deque[Piece] = field(default_factory=deque)
     outcome: Answer | QigError | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    publishing: asyncio.Task[None] | None = None
 
     def hear(self, piece: Piece) -> None:
         longer = extended(self.draft, piece)
@@ -136,7 +140,7 @@ class Client:
         self._passing = name is None
         self._url = url
         try:
-            self._redis: Redis = connect(url)
+            self._redis: Redis = connect(url, RETRIES)
         except ValueError as error:
             raise Rejected(
                 "bad_url", f"no broker address: {error}; it begins with redis://, rediss:// or unix://"
@@ -168,10 +172,12 @@ class Client:
     ) -> None:
         readers, self._readers = self._readers, []
         await _end(readers)
-        left = list(self._open.values())
-        await asyncio.gather(*map(self._leave, left))
+        left = [asked for asked in self._open.values() if asked.outcome is None]
+        self._open.clear()
         for asked in left:
             asked.end(_left_client())
+        await _end([asked.publishing for asked in left if asked.publishing is not None])
+        await asyncio.gather(*(self._cancel(asked.query) for asked in left))
         if self._passing:
             with suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(CANCEL_TIMEOUT_S):
@@ -183,7 +189,8 @@ class Client:
 
         With deadline_s it gives up then, and so does the edge; without, it waits for as long as it takes. Raises
         Rejected with the reason when the query is refused or became a dead letter, Unavailable when asking again may
-        help ("no_answer" at the deadline; what an edge says, with its retry_after_s). Outages are waited out.
+        help ("no_answer" at the deadline; "answer_gone" for an id of more than a day ago: under another; what an edge
+        says, with its retry_after_s). Outages are waited out.
         """
         async with aclosing(self._say(self._query(text, wishes))) as said:
             async for each in said:
@@ -237,14 +244,17 @@ class Client:
         asked = self._open[query.id] = _Asked(query, pack(query))
         loop = asyncio.get_running_loop()
         until = None if query.deadline_s is None else loop.time() + query.deadline_s
+        publishing = asked.publishing = asyncio.create_task(self._publish(asked))
+        publishing.add_done_callback(lambda _: asked.news.set())
         try:
-            await _in_time(self._publish(asked), query, until)
             while True:
                 asked.news.clear()
                 while asked.pieces:
                     yield asked.pieces.popleft()
                 if asked.outcome is not None:
                     break
+                if publishing.done():
+                    publishing.result()
                 await _in_time(asked.news.wait(), query, until)
             if isinstance(asked.outcome, QigError):
                 raise asked.outcome
@@ -253,9 +263,11 @@ class Client:
                     yield piece
             yield asked.outcome
         finally:
+            await _end([publishing])
             await self._leave(asked)
 
     async def _publish(self, asked: _Asked) -> None:
+        """Raises Unavailable("broker_refused"). It lasts as long as an outage does: who waits no more cancels it."""
         assert asked.query.id is not None
         while True:
             try:
@@ -263,7 +275,10 @@ class Client:
                     name = f"{self.name}:{asked.query.id}"
                     entry = await scripts.publish(self._redis, streams.QUERIES, asked.body, name)
                     if entry is None:  # it was there: from an earlier life, or the reply was lost
+                        under_way = await self._is_under_way(asked.query)
                         await self._catch_up()
+                        if not under_way:
+                            asked.end(_answer_gone(asked.query))
             except AWAY as error:
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
@@ -271,6 +286,19 @@ class Client:
                 raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
             else:
                 return
+
+    async def _is_under_way(self, query: Query) -> bool:
+        """Whether an edge has yet to answer it, or its answer is yet to be relayed. Where not, the answer is in its
+        stream now, or gone: so this is asked before that is looked through.
+        """
+        async for entry in kept(self._redis, streams.QUERIES):
+            with suppress(Rejected):
+                waiting = unpack(Query, body_of(entry.fields) or b"")
+                if (waiting.client, waiting.id) == (self.name, query.id):
+                    return True
+        relayed = (self._answers.encode(), str(query.id).encode())
+        outbox = kept(self._redis, streams.outbox(streams.QUERIES))
+        return any([(entry.fields.get(b"stream"), entry.fields.get(b"id")) == relayed async for entry in outbox])
 
     async def _catch_up(self) -> None:
         """Hear what lies in the streams already: a query that was published before may have ended before."""
@@ -284,12 +312,14 @@ class Client:
 
     async def _leave(self, asked: _Asked) -> None:
         """Nobody waits for it any more; if it is not answered yet, its edge may stop."""
-        query = asked.query
-        if self._open.pop(query.id or "", None) is None or asked.outcome is not None:
-            return
+        if self._open.pop(asked.query.id or "", None) is not None and asked.outcome is None:
+            await self._cancel(asked.query)
+
+    async def _cancel(self, query: Query) -> None:
+        """Scripts go in the order in which they are called: a publication on its way is followed by its cancel."""
         cancel = pack(Cancel(query_id=query.id or "", client=self.name))
         with suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(CANCEL_TIMEOUT_S), self._turn:
+            async with asyncio.timeout(CANCEL_TIMEOUT_S):
                 await scripts.publish(self._redis, streams.CANCEL, cancel, f"{self.name}:{query.id}")
 
     async def _on_reply(self, delivery: Delivery) -> None:
@@ -321,6 +351,11 @@ async def _in_time(work: Awaitable[object], query: Query, until: float | None) -
             await work
     except TimeoutError:
         raise Unavailable("no_answer", f"no answer within {query.deadline_s:g} s") from None
+
+
+def _answer_gone(query: Query) -> Unavailable:
+    message = f"query {query.id} was asked before, and its answer is no longer kept: ask again under another id"
+    return Unavailable("answer_gone", message)
 
 
 def _left_client() -> Unavailable:

@@ -9,8 +9,9 @@ from client_edge import NODE, answer_to, edge, pieces_of, say
 from common.client import Client
 from common.client.client import DEAD_LOOKED_AT
 from common.errors import Rejected, Unavailable
-from common.runtime import embedded, streams
+from common.runtime import embedded, relay, scripts, streams
 from common.runtime.connection import connect
+from common.runtime.effects import Send
 from common.runtime.entries import body_of
 from common.runtime.follower import FROM_START, kept
 from common.wire.codec import pack, unpack
@@ -170,6 +171,18 @@ async def test_a_query_taken_over_by_another_edge_begins_anew(redis, client, eve
     await say(redis, answer_to(query, node="edge-2"))
     assert [(piece.node, piece.index) async for piece in pieces] == [("edge-2", n) for n in range(4)]
     assert reply.answer.node == "edge-2"
+
+
+async def test_what_was_not_yet_taken_of_the_old_text_is_not_given_when_it_begins_anew(redis, client, eventually):
+    reply = client.stream(TEXT)
+    reading = asyncio.create_task(read(reply))
+    query = await the_query(redis, eventually)
+    old, new = pieces_of(query), pieces_of(query, "edge-2")
+    async with redis.pipeline() as together:  # so that the reader is given nothing in between
+        for message in (*old[:2], *new, answer_to(query, node="edge-2")):
+            together.xadd(streams.answers(NAME), {"__data__": pack(message)})
+        await together.execute()
+    assert [(piece.node, piece.index) for piece in await reading] == [("edge-2", n) for n in range(4)]
 
 
 async def test_a_refusal_ends_a_stream_with_its_reason(redis, client, start_node):
@@ -337,6 +350,22 @@ async def test_a_question_that_is_asked_while_the_broker_is_away_is_answered_onc
         assert (await asking).text == TEXT
 
 
+async def test_a_client_that_is_left_during_an_outage_tells_who_asks_and_publishes_nothing_later(mortal):
+    url, kill, revive = mortal
+    async with connect(url) as redis:
+        async with Client(url, name=NAME) as client:
+            kill()
+            asking = [asyncio.create_task(client.ask(TEXT, id=f"q-{n}")) for n in range(3)]
+            await asyncio.wait(asking, timeout=0.1)
+        done, waiting = await asyncio.wait(asking, timeout=0.1)
+        assert not waiting
+        for each in done:
+            with pytest.raises(Unavailable, match="client_closed"):
+                each.result()
+        await revive()
+        assert not await redis.exists(streams.QUERIES)
+
+
 async def test_nobody_waits_for_a_broker_that_was_never_there():
     with pytest.raises(Unavailable, match=r"broker_away: no broker answers at redis://127\.0\.0\.1:1 .*`qig up`"):
         await Client("redis://127.0.0.1:1").__aenter__()
@@ -381,6 +410,48 @@ async def test_a_restarted_program_that_asks_again_is_told_that_its_query_is_dea
             with pytest.raises(Rejected, match="no text in it"):
                 await client.ask(TEXT, id="q-1")
     assert await redis.xlen(streams.dead(streams.QUERIES)) == 1 < DEAD_LOOKED_AT
+
+
+async def asked_before(redis, **changed):
+    """A query of an earlier life, which was published."""
+    query = Query(text=TEXT, client=NAME, id="q-1", **changed)
+    await scripts.publish(redis, streams.QUERIES, pack(query), f"{NAME}:q-1")
+    return query
+
+
+def is_published(client, query_id):
+    return query_id in client._open and client._open[query_id].publishing.done()
+
+
+async def test_who_asks_again_when_the_answer_is_no_longer_kept_is_told_so(redis, client, start_node, eventually):
+    query = await asked_before(redis)
+    await start_node(consumer(edge(redis)))
+    await eventually(lambda: redis.xlen(streams.answers(NAME)))
+    await redis.delete(streams.answers(NAME))  # a day later
+    with pytest.raises(Unavailable, match=r"answer_gone: query q-1 was asked before, .*ask again under another id"):
+        await client.ask(TEXT, id=query.id)
+    assert not await redis.exists(streams.CANCEL)
+
+
+@pytest.mark.parametrize("changed", [{}, {"stream": True}], ids=["the same", "as a stream"])
+async def test_who_asks_again_while_the_query_is_open_waits_for_its_answer(
+    redis, client, start_node, eventually, changed
+):
+    await asked_before(redis, **changed)
+    asking = asyncio.create_task(client.ask(TEXT, id="q-1"))
+    await eventually(lambda: is_published(client, "q-1"))
+    await start_node(consumer(edge(redis)))
+    assert (await asking).text == TEXT
+
+
+async def test_who_asks_again_while_the_answer_is_being_relayed_waits_for_it(redis, client, eventually):
+    query = await asked_before(redis)
+    await scripts.commit(redis, streams.QUERIES, [Send(streams.answers(NAME), pack(answer_to(query)), query.id)])
+    await redis.delete(streams.QUERIES)  # answered by an edge on a cluster
+    asking = asyncio.create_task(client.ask(TEXT, id=query.id))
+    await eventually(lambda: is_published(client, query.id))
+    await relay.carry(redis, streams.QUERIES)
+    assert (await asking).text == TEXT
 
 
 # Watching

@@ -56,10 +56,10 @@ def is_private(spelled):
 @given(pieces=st.lists(WORDS | SECRETS, min_size=3, max_size=12), times=st.integers(2, 6))
 def test_no_crystal_has_a_digit_an_at_sign_or_a_piece_of_a_key(micro, pieces, times):
     text = " ".join(pieces) + ". "
-    grams = sent(micro, [text * 2] * times)
-    assert not [gram for gram in grams if is_private(gram)]
+    found = sent(micro, [text * 2] * times)
+    assert not [gram for gram in found if is_private(gram)]
     said = screened(text * 2).encode()
-    assert not [gram for gram in grams if gram not in said]
+    assert not [gram for gram in found if gram not in said]
 
 
 @settings(max_examples=40)
@@ -101,7 +101,46 @@ def test_a_digit_whose_bytes_are_tokens_of_their_own_is_seen_across_them(micro, 
     ids = micro.encoder.encode("٣")
     assert len(ids) == 2
     kept = screen.speakable(count([ids] * 2, 3))
-    assert [len(table.keys) for table in kept.tables] == [2, 0, 0]  # its bytes alone say nothing
+    assert [len(table.keys) for table in kept.tables] == [2, 0, 0]  # either byte alone is a letter's too
+
+
+def grams(screen, memory):
+    """The bytes of the n-grams that are said."""
+    kept = [key for table in screen.speakable(memory).tables for key in table.keys.tolist()]
+    tokens = [[key >> 15 * n & 32767 for n in (2, 1, 0) if key >> 15 * n or n == 0] for key in kept]
+    return [b"".join(screen.tokens[token] for token in gram) for gram in tokens]
+
+
+@settings(max_examples=40)
+@given(number=st.text("३५๗４𝟎④₂０", min_size=1, max_size=6), after=st.sampled_from(["", " o", "é", "क"]))
+def test_no_n_gram_begins_with_what_says_which_digit_was_split(micro, screen, number, after):
+    ids = micro.encoder.encode(f"the {number}{after}")
+    telling = tuple(digit.encode()[-2:] for digit in number)
+    said = grams(screen, count([ids] * 2, 3))
+    assert not [gram for gram in said if gram.startswith(telling)]
+
+
+@pytest.mark.parametrize(
+    ("gram", "is_said"),
+    [
+        ([b"\xa5\xa9"], False),
+        ([b"\xa5", b"\xa9"], False),
+        ([b"\xa5", b"\xa9", b"\xe0"], False),
+        ([b"\xe0", b"\xa5\xa9"], False),  # 3 in Devanagari, whole
+        ([b"\xa9", b"\xe0"], True),  # the last byte of a letter, or of the digit
+        ([b"\xe0", b"\xa5"], True),  # begins a vowel sign, or any digit
+        ([b"\xe5", b"\xa5\xa9"], True),  # a Chinese letter, whole
+        ([b"\xa4", b"\xa9"], True),  # ends a Devanagari letter
+        ([b"\xc3", b"\xa9"], True),
+        ([b"\x9d\x9f\x8e", b" o"], False),
+        ([b"7\xe0"], False),
+    ],
+)
+def test_of_a_split_letter_only_what_says_which_digit_it_is_stays_unsaid(gram, is_said):
+    tokens = [b"", *dict.fromkeys(gram)]
+    ids = np.array([tokens.index(token) for token in gram], np.int32)
+    said = grams(Screen.of(tokens), count([ids] * 2, 3))
+    assert (b"".join(gram) in said) == is_said
 
 
 def test_contexts_keep_their_totals_and_nothing_else_changes(micro, screen):
