@@ -32,7 +32,7 @@ from services.cli.broker import client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
 from services.cli.genesis import DATA
-from services.cli.show import plain
+from services.cli.show import command, plain
 from services.cli.up import first_genesis
 from services.trainer import text
 from services.trainer.corpora.document import documents
@@ -93,7 +93,7 @@ def run(*, home: Path, json: bool) -> int:
     for reason in failures:
         out.print(f"[red]✗[/] {plain(reason)}")
     if not failures:
-        _show_next(out, f"{sys.argv[0]} ", f"--home {home}")
+        _show_next(out, home)
     if json:
         import json as codec  # noqa: PLC0415 - the parameter has its name
 
@@ -101,12 +101,12 @@ def run(*, home: Path, json: bool) -> int:
     return 1 if failures else 0
 
 
-def _show_next(out: Console, qig: str, where: str) -> None:
+def _show_next(out: Console, home: Path) -> None:
     lines = (
-        f"{qig}up {where}     keeps this constellation running; then, in another terminal:",
-        f'{qig}ask {where} "And it came to pass"',
-        f"{qig}watch {where}",
-        f"{qig}validate {where}",
+        f"{command('up', home)}     keeps this constellation running; then, in another terminal:",
+        command('ask "And it came to pass"', home),
+        command("watch", home),
+        command("validate", home),
     )
     out.print("\n[green]✓[/] every promise kept. Try next:")
     for line in lines:

@@ -1,14 +1,19 @@
 """How the command line shows things: one look for all. Colours only on a terminal, and never with NO_COLOR (rich)."""
 
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+from services.cli.app import DEFAULT_HOME
 
 MISSING: Final = "not known"
 PIPED_WIDTH: Final = 200  # where there is no terminal to fit in, tables keep their columns
@@ -31,6 +36,22 @@ def verbatim(text: str) -> Text:
 
 def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+
+
+def command(words: str, home: Path) -> str:
+    """`qig WORDS` as this reader can type it in another terminal here: the program as it was called, and its home."""
+    home = home.resolve()
+    near = home.relative_to(Path.cwd()) if home.is_relative_to(Path.cwd()) else home
+    where = "" if home == DEFAULT_HOME.resolve() else f" --home {shlex.quote(str(near))}"
+    return f"{_program()} {words}{where}"
+
+
+def _program() -> str:
+    called = Path(sys.argv[0])
+    if called.suffix == ".py":  # python -m
+        return f"{shlex.quote(sys.executable)} -m services.cli.app"
+    found = shutil.which(called.name)
+    return called.name if found and Path(found) == called else shlex.quote(str(called))
 
 
 def number(value: float | None, form: str = ".2f") -> str:

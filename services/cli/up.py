@@ -22,7 +22,7 @@ from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, given_url
 from services.cli.fleet import HOST, Fleet
-from services.cli.show import console, plain
+from services.cli.show import command, console, plain
 
 LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
@@ -139,7 +139,7 @@ async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
                 _say(rows, said, out)
             if not greeted and all(row.reason is None for row in rows):
                 greeted = True
-                out.print(_greeting(fleet, time.monotonic() - began_s))
+                out.print(plain(_greeting(fleet, time.monotonic() - began_s)), soft_wrap=True)
             await _pause(stopping, LOOK_EVERY_S)
 
 
@@ -185,11 +185,15 @@ def _say(rows: list[Row], said: dict[str, str], out: Console) -> None:
 
 def _greeting(fleet: Fleet, seconds: float) -> str:
     first = next(iter(fleet.members.values()))
-    logs = plain(str(places.log_path(fleet.home, "NODE")))
-    return (
-        f"ready after {seconds:.1f} s; live at {first.url}/, metrics at {first.url}/metrics, logs in {logs}\n"
-        'in another terminal: qig ask "Where does the river go?"   qig watch\nCtrl-C stops everything'
+    lines = (
+        f"ready after {seconds:.1f} s; live at {first.url}/, metrics at {first.url}/metrics",
+        f"logs in {places.log_path(fleet.home, 'NODE')}",
+        "in another terminal:",
+        "  " + command('ask "Where does the river go?"', fleet.home),
+        "  " + command("watch", fleet.home),
+        "Ctrl-C stops everything",
     )
+    return "\n".join(lines)
 
 
 def _broker_line(fleet: Fleet) -> str:
