@@ -79,7 +79,10 @@ def up(
     edges: Annotated[int, typer.Option(min=1, max=64, help="Edge nodes to run.")] = 2,
     home: Home = DEFAULT_HOME,
     port: Annotated[
-        int, typer.Option(min=0, max=65_000, help="First of the ports used, one a process; 0 picks free ones.")
+        int,
+        typer.Option(
+            min=0, max=65_000, help="First of the ports used, one a process; 0 picks free ones, the broker's too."
+        ),
     ] = 8000,
 ) -> None:
     """Run a constellation on this machine until Ctrl-C; starts a broker when QIG_BROKER_URL names none."""

@@ -26,7 +26,9 @@ from services.cli.show import command, console, plain
 
 LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
+BROKER_PORT: Final = 6379  # what redis-cli takes when it is told nothing
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
+_XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -58,7 +60,8 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
     out = console()
     stopping = asyncio.Event()
     with _signals(stopping):
-        async with Fleet(home, broker_url=given_url()) as fleet:
+        broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
+        async with Fleet(home, broker_url=given_url(), broker_port=broker_port) as fleet:
             _check_ports(members)
             keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
             out.print(f"broker  {_broker_line(fleet)}")
@@ -185,15 +188,16 @@ def _say(rows: list[Row], said: dict[str, str], out: Console) -> None:
 
 def _greeting(fleet: Fleet, seconds: float) -> str:
     first = next(iter(fleet.members.values()))
-    lines = (
+    lines = [
         f"ready after {seconds:.1f} s; live at {first.url}/, metrics at {first.url}/metrics",
         f"logs in {places.log_path(fleet.home, 'NODE')}",
         "in another terminal:",
         "  " + command('ask "Where does the river go?"', fleet.home),
         "  " + command("watch", fleet.home),
-        "Ctrl-C stops everything",
-    )
-    return "\n".join(lines)
+    ]
+    if fleet.broker is not None:
+        lines.append(f"  redis-cli -p {fleet.broker_url.rpartition(':')[2]} {_XADD}")
+    return "\n".join([*lines, "Ctrl-C stops everything"])
 
 
 def _broker_line(fleet: Fleet) -> str:
