@@ -193,8 +193,8 @@ def doctor(
 
 @app.command()
 def forget(
-    query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it.")],
-    client: Annotated[str, typer.Option(help="Who asked.")] = "anonymous",
+    query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it; `qig ask` shows it last.")],
+    client: Annotated[str | None, typer.Option(help="Who asked; needed when several clients used that id.")] = None,
     node: Node = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,

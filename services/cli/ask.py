@@ -86,7 +86,7 @@ def show(answer: Answer, out: Console) -> None:
 
 
 def evidence(answer: Answer) -> str:
-    """Who answered, along which route, how integrated and how coupled it was, and what it took."""
+    """Who answered, along which route, how integrated and how coupled it was, what it took, and its id."""
     route = " < ".join(f"{step.domain} {step.distance_rad:.2f}" for step in answer.route)
     phi = number(answer.phi) + ("" if answer.phi_p is None else f" (p {answer.phi_p:.2g})")
     parts = [
@@ -99,6 +99,7 @@ def evidence(answer: Answer) -> str:
         f"{answer.seconds:.2f} s",
         f"bundle {answer.bundle}",
         answer.node,
+        f"id {answer.query_id}",
     ]
     return " · ".join(part for part in parts if part)
 

@@ -18,7 +18,7 @@ from common.errors import Rejected, Unavailable
 from services.cli import probe
 from services.cli.show import console, plain
 from services.edge.learning import forget
-from services.edge.record import Record, address_of
+from services.edge.record import Record, address_of, read_clients
 
 UNKNOWN: Final = "unknown_interaction"
 TIMEOUT_S: Final = 60.0  # an edge that folds a megabyte of text forgets when it has done
@@ -29,19 +29,36 @@ _COUNTS: Final = {
 }
 
 
-def run(*, query_id: str, client: str, node: str | None, home: Path, json: bool) -> int:
-    """Say for each edge that kept it what was done. Raises Rejected("unknown_edge", "unknown_interaction")."""
+def run(*, query_id: str, client: str | None, node: str | None, home: Path, json: bool) -> int:
+    """Say for each edge that kept it what was done. client: who asked; None: whoever did, when only one used that id.
+
+    Raises Rejected("unknown_edge", "unknown_interaction", "many_clients").
+    """
     files = edge_files(home, node)
+    whose = client if client is not None else _only_client(files, query_id, home)
     found = 0
     for file in files:  # what one edge did is said before another is asked, which may fail
-        done = _forget(file, client, query_id)
+        done = _forget(file, whose, query_id)
         if done is not None:
             found += 1
             _tell(file.parent.name, done, json=json)
     if not found:
-        message = f"{query_id!r} of client {client!r} is kept by none of {len(files)} edges below {home}: see --client"
+        message = f"{query_id!r} of client {whose!r} is kept by none of {len(files)} edges below {home}: see --client"
         raise Rejected(UNKNOWN, message)
     return 0
+
+
+def _only_client(files: list[Path], query_id: str, home: Path) -> str:
+    clients = sorted({client for file in files for client in read_clients(file, query_id)})
+    if not clients:
+        message = f"{query_id!r} is kept by none of {len(files)} edges below {home}: see --home, --node"
+        raise Rejected(UNKNOWN, message)
+    if len(clients) > 1:
+        message = (
+            f"{len(clients)} clients asked under the id {query_id!r} ({', '.join(clients)}): say whose, --client NAME"
+        )
+        raise Rejected("many_clients", message)
+    return clients[0]
 
 
 def edge_files(home: Path, node: str | None) -> list[Path]:

@@ -120,7 +120,7 @@ def test_the_evidence_names_what_is_known_and_what_is_not():
     known = {"query_id": "q", "client": "c", "node": "edge-1", "bundle": 7, "text": "t", "finish": "stop"}
     found = Answer(**known, kernel="heart", domain="heart", route=steps, kappa=62.43, phase="CRYSTAL", seconds=0.5)
     line = "HEART · route heart 0.10 < vocab 0.20 rad · Φ not known · κ 62.4 CRYSTAL · 0 tokens · 0.50 s"
-    assert ask.evidence(found) == f"{line} · bundle 7 · edge-1"
+    assert ask.evidence(found) == f"{line} · bundle 7 · edge-1 · id q"
 
 
 async def test_a_replayed_letter_is_back_in_its_stream_and_gone_from_the_dead(redis, broker_url):
