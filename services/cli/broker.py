@@ -24,6 +24,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import embedded
 from common.runtime.settings import BROKER_URL_FILE, redacted, variable
 from services.cli import home as places
+from services.cli.child import ended
 
 CONNECT_S: Final = 2.0
 TAKE_OVER_S: Final = 15.0
@@ -77,6 +78,7 @@ class OwnBroker:
     def __init__(self, home: Path, port: int = 0) -> None:
         """port: where it listens if nothing else does; else, or with 0, on a free one."""
         self.starts = 0
+        self.ended = ""  # how the life before this one ended
         self._home = home
         self._data = places.broker_dir(home)
         self._running: embedded.Embedded | None = None
@@ -104,6 +106,8 @@ class OwnBroker:
         with self._turn:
             if self._stopping or self.pid is not None:
                 return
+            if self._running is not None:
+                self.ended = ended(self._running.process.returncode)
             self._running = self._first() if self.starts == 0 else embedded.start(self._data, self._port)
             self._port = int(self._running.url.rpartition(":")[2])
             self.starts += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ from services.cli.show import command, console, plain
 LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
 BROKER_PORT: Final = 6379  # what redis-cli takes when it is told nothing
+_SECONDS: Final = re.compile(r"\b\d+(\.\d+)? s\b")
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -128,7 +130,8 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
 async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
     """The live table on a terminal, a line a change elsewhere; until `stopping`, or a member that refuses to start."""
     began_s, greeted = time.monotonic(), False
-    said: dict[str, str] = {}
+    said: dict[str, set[str]] = {}
+    lives = fleet.broker.starts if fleet.broker else 0
     with Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else _no_live() as live:
         while not stopping.is_set():
             rows = await asyncio.gather(*(_look(fleet, node) for node in fleet.members))
@@ -140,6 +143,9 @@ async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
                 live.update(_table(rows), refresh=True)
             else:
                 _say(rows, said, out)
+            if fleet.broker and fleet.broker.starts > lives:
+                lives = fleet.broker.starts
+                out.print(f"broker  {fleet.broker.ended}; started again, pid {fleet.broker.pid}")
             if not greeted and all(row.reason is None for row in rows):
                 greeted = True
                 out.print(plain(_greeting(fleet, time.monotonic() - began_s)), soft_wrap=True)
@@ -177,12 +183,18 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _say(rows: list[Row], said: dict[str, str], out: Console) -> None:
+def _say(rows: list[Row], said: dict[str, set[str]], out: Console) -> None:
+    """A line where something is new: each trouble once, however long it lasts, until its end is told.
+
+    said: what was told of each member since it was ready last, without its seconds.
+    """
     for row in rows:
         line = f"ready at {row.url}" if row.reason is None else row.reason
         line += "" if row.bundle is None else f", bundle {row.bundle}"
-        if said.get(row.node) != line:
-            said[row.node] = line
+        told, gist = said.get(row.node, set()), _SECONDS.sub("", line)
+        new = {gist} if row.reason is None else told | {gist}
+        if new != told:
+            said[row.node] = new
             out.print(f"{row.node}  {plain(line)}")
 
 

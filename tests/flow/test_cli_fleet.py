@@ -146,6 +146,7 @@ async def test_a_killed_broker_comes_back_at_its_address_with_its_data(tmp_path,
         await eventually(lambda: running.broker.pid not in (None, first))
         async with client(running.broker_url) as redis:
             assert (running.broker_url, await redis.get("kept")) == (url, b"1")
+        assert (running.broker.starts, running.broker.ended) == (2, "ended by SIGKILL")
 
 
 async def test_a_broker_that_is_held_is_back_after_its_restart(tmp_path):
