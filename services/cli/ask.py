@@ -75,7 +75,8 @@ async def _why(url: str) -> str:
         if not groups or not groups[0]["consumers"]:
             return "no edge reads the queries; start the fleet with `qig up`"
         waiting = await redis.xlen(streams.QUERIES)
-    return f"{waiting} queries are waiting or in work; `qig watch` shows which edges are ready; or a longer --timeout"
+    what = "1 query is" if waiting == 1 else f"{waiting} queries are"
+    return f"{what} waiting or in work; `qig watch` shows which edges are ready; or a longer --timeout"
 
 
 def show(answer: Answer, out: Console) -> None:

@@ -3,6 +3,7 @@
 stopped edge   edge.db is opened, and locked meanwhile
 running edge   DELETE ADDRESS/v1/interactions/QUERY_ID?client=CLIENT     200 and what was done, as JSON
                                                                          404 unknown_interaction: not kept there
+                                                                         401: it wants a key, and must be stopped
 """
 
 import asyncio
@@ -70,9 +71,8 @@ def edge_files(home: Path, node: str | None) -> list[Path]:
     chosen = [file for file in found if node in (None, file.parent.name)]
     if not chosen:
         there = ", ".join(file.parent.name for file in found) or "none"
-        raise Rejected(
-            "unknown_edge", f"no state of edge {node or ''} below {home} (there: {there}): see --home, --node"
-        )
+        which = "any edge" if node is None else f"edge {node}"
+        raise Rejected("unknown_edge", f"no state of {which} below {home} (there: {there}): see --home, --node")
     return chosen
 
 
@@ -101,6 +101,8 @@ async def _ask(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
     status, body = await probe.request("DELETE", url, TIMEOUT_S)
     if status == 404 and UNKNOWN.encode() in body:
         return None
+    if status == 401:
+        raise Unavailable("edge_running", f"{node} asks for a key: stop it and forget again (docs/api.md)")
     try:
         told = json_text.loads(body)
         return {"counts": told["counts"], "withdrawn": told["withdrawn"], "left": told["left"]}

@@ -90,7 +90,7 @@ async def test_a_question_without_any_edge_says_that_nobody_reads_it(redis, brok
 async def test_a_question_that_waits_behind_others_says_how_many(redis, broker_url):
     await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
     await redis.xgroup_createconsumer(streams.QUERIES, "edge", "busy")
-    with pytest.raises(Unavailable, match="1 queries are waiting or in work"):
+    with pytest.raises(Unavailable, match="1 query is waiting or in work"):
         await ask._ask(broker_url, HASTY, None)
 
 

@@ -130,6 +130,19 @@ def test_an_edge_that_is_not_there_is_said_and_none_is_made(keep, tmp_path):
     assert not (tmp_path / "edges" / "edge-7").exists()
 
 
+def test_a_home_without_any_edge_is_said(tmp_path):
+    with pytest.raises(Rejected, match=r"unknown_edge: no state of any edge below .* \(there: none\)"):
+        run(tmp_path)
+
+
+def test_a_running_edge_that_asks_for_a_key_is_to_be_stopped(tmp_path):
+    with (
+        running(tmp_path, "edge-1", 401, b'{"error": {"code": "missing_api_key"}}'),
+        pytest.raises(Unavailable, match="edge_running: edge-1 asks for a key: stop it and forget again"),
+    ):
+        run(tmp_path)
+
+
 def test_a_running_edge_is_asked_where_it_serves(tmp_path, capsys):
     with running(tmp_path, "edge-1", 200, json.dumps(FORGOTTEN).encode()) as asked:
         run(tmp_path, "a.b", "kiosk-9")
