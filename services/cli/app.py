@@ -8,10 +8,11 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
+from common.constants import Role
 from common.errors import Corrupt, QigError, Rejected
 
 EXIT_FAILED: Final = 1  # a check or a gate failed: the command did its work, and the news is bad
@@ -93,7 +94,8 @@ def up(
 def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     text: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     mode: Annotated[
-        str, typer.Option(help="routed, constellation, or a role: vocab, strategy, percept, heart.")
+        Literal["routed", "constellation", Role],
+        typer.Option(help="routed, constellation, or a role: vocab, strategy, percept, heart."),
     ] = "routed",
     max_tokens: Annotated[
         int, typer.Option(min=0, max=1024, help="0 reads and scores the text, and answers nothing.")

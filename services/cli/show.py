@@ -16,6 +16,7 @@ from rich.text import Text
 from services.cli.app import DEFAULT_HOME
 
 MISSING: Final = "not known"
+P_SHOWN_MIN: Final = 0.001  # how far below it lies says nothing: the estimate of Φ is not that exact
 PIPED_WIDTH: Final = 200  # where there is no terminal to fit in, tables keep their columns
 
 
@@ -57,6 +58,11 @@ def _program() -> str:
 def number(value: float | None, form: str = ".2f") -> str:
     """A figure, or that it is not known."""
     return MISSING if value is None else format(value, form)
+
+
+def chance(p: float) -> str:
+    """A p-value, to be put after p: 0.42, < 0.001."""
+    return "< 0.001" if p < P_SHOWN_MIN else f"{p:.2g}"
 
 
 def bar(share: float, width: int = 20) -> str:
