@@ -29,6 +29,8 @@ LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
 BROKER_PORT: Final = 6379  # what redis-cli takes when it is told nothing
 _SECONDS: Final = re.compile(r"\b\d+(\.\d+)? s\b")
+COMPILING: Final = "compiling once, about half a minute"
+_LOADING: Final = f"follower {streams.BUNDLES}: not seen for "
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -162,12 +164,16 @@ async def _look(fleet: Fleet, node: str) -> Row:
             bundle = None if found is None else int(found)
         except Unavailable:
             reason = "does not answer"
-    return Row(node, member.url, member.pid, reason and _short(reason), bundle)
+    shown = None if reason is None else _short(reason, first=member.service == "edge" and not member.child.was_ready)
+    return Row(node, member.url, member.pid, shown, bundle)
 
 
-def _short(reason: str) -> str:
-    """Parts that have only not started yet are one word."""
-    telling = [part for part in reason.split("; ") if not part.endswith(": not started")]
+def _short(reason: str, *, first: bool) -> str:
+    """Parts that have only not started yet are one word. first: an edge that was never ready, which is silent while it
+    compiles what its first bundle runs.
+    """
+    parts = [part for part in reason.split("; ") if not part.endswith(": not started")]
+    telling = [COMPILING if first and part.startswith(_LOADING) else part for part in parts]
     return "; ".join(telling) or "starting"
 
 

@@ -34,3 +34,20 @@ def test_troubles_that_take_turns_are_told_once_each(tell):
 
 def test_a_trouble_that_comes_again_is_told_again(tell):
     assert tell(None, "dead", None, "dead") == [READY, "dead", READY, "dead"]
+
+
+SILENT = "follower qig:bundles: not seen for 12 s"
+
+
+@pytest.mark.parametrize(
+    ("reason", "first", "shown"),
+    [
+        (SILENT, True, up.COMPILING),
+        (f"{SILENT}; relay qig:queries: not started", True, up.COMPILING),
+        (SILENT, False, SILENT),
+        ("follower qig:bundles: the broker is away: TimeoutError", True, None),
+        ("relay qig:queries: not started", True, "starting"),
+    ],
+)
+def test_an_edge_that_is_silent_over_its_first_bundle_is_said_to_compile(reason, first, shown):
+    assert up._short(reason, first=first) == (shown or reason)
