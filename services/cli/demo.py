@@ -47,6 +47,7 @@ SLEEP_AFTER_BYTES: Final = 16_000  # of a round about 30 % stays at home and an 
 ROUND_TIMEOUT_S: Final = 180.0  # a round takes 15 s; on a machine that others use, ten times that
 GAIN_MIN: Final = 0.05  # what the demo promises: the unseen domain better by 5 %, no old one worse by 1 %
 WORSE_MAX: Final = 0.01
+OF_THE_NEW_DOMAIN: Final = "And the LORD spake unto Moses, saying, Speak unto the children of Israel,"
 QUESTIONS: Final[Mapping[str, str]] = {
     "vocab": "heron: a large wading bird with a long neck and",
     "strategy": "To reduce the public debt, Congress should",
@@ -104,7 +105,7 @@ def run(*, home: Path, json: bool) -> int:
 def _show_next(out: Console, home: Path) -> None:
     lines = (
         f"{command('up', home)}     keeps this constellation running; then, in another terminal:",
-        command('ask "And it came to pass"', home),
+        command(f'ask "{OF_THE_NEW_DOMAIN}"', home),
         command("watch", home),
         command("validate", home),
     )
