@@ -104,7 +104,7 @@ def show(answer: Answer, out: Console) -> None:
     """The text, then one line of evidence."""
     if answer.text:
         out.print(verbatim(answer.text), soft_wrap=True)
-    out.print(f"[dim]{plain(evidence(answer))}[/]")
+    out.print(f"[dim]{plain(evidence(answer))}[/]", soft_wrap=True)
 
 
 def evidence(answer: Answer) -> str:

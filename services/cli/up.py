@@ -192,16 +192,21 @@ def _table(rows: list[Row]) -> Table:
 def _say(rows: list[Row], said: dict[str, set[str]], out: Console) -> None:
     """A line where something is new: each trouble once, however long it lasts, until its end is told.
 
-    said: what was told of each member since it was ready last, without its seconds.
+    said: what was told of each member since it was ready last.
     """
     for row in rows:
         line = f"ready at {row.url}" if row.reason is None else row.reason
         line += "" if row.bundle is None else f", bundle {row.bundle}"
-        told, gist = said.get(row.node, set()), _SECONDS.sub("", line)
-        new = {gist} if row.reason is None else told | {gist}
+        told = said.get(row.node, set())
+        new = {line} if row.reason is None else told | _causes(line)
         if new != told:
             said[row.node] = new
             out.print(f"{row.node}  {plain(line)}")
+
+
+def _causes(reason: str) -> set[str]:
+    """What is wrong, without the parts that it is wrong with, and for how long: one outage stops them one by one."""
+    return {_SECONDS.sub("", part.partition(": ")[2] or part) for part in reason.split("; ")}
 
 
 def _greeting(fleet: Fleet, seconds: float) -> str:

@@ -27,6 +27,16 @@ def test_a_trouble_that_lasts_is_told_when_it_begins_and_when_it_ends(tell):
     assert tell(None, *lasting, None, None) == [READY, lasting[0], READY]
 
 
+def test_an_outage_that_stops_one_part_after_the_other_is_one_trouble(tell):
+    one, other = "consumer qig:queries: not seen for 5 s", "relay qig:queries: not seen for 10 s"
+    assert tell(None, one, f"{one}; {other}", other, None) == [READY, one, READY]
+
+
+def test_another_cause_is_told(tell):
+    one = "relay qig:queries: not seen for 5 s"
+    assert tell(one, f"{one}; consumer qig:queries: the broker is away: no route")[1].endswith("away: no route")
+
+
 def test_troubles_that_take_turns_are_told_once_each(tell):
     one, other = "the broker is away: TimeoutError", "not seen for 11 s"
     assert tell(one, other, one, other, None) == [one, other, READY]
