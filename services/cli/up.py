@@ -29,8 +29,9 @@ LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
 BROKER_PORT: Final = 6379  # what redis-cli takes when it is told nothing
 _SECONDS: Final = re.compile(r"\b\d+(\.\d+)? s\b")
-COMPILING: Final = "compiling once, about half a minute"
-_LOADING: Final = f"follower {streams.BUNDLES}: not seen for "
+LOADING: Final = "loads its first bundle, compiling once (about half a minute)"
+_LOADING: Final = f"follower {streams.BUNDLES}: not "  # seen, or started: this is its first round
+_NO_BUNDLE: Final = "edge: waits for the first bundle"
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -169,11 +170,13 @@ async def _look(fleet: Fleet, node: str) -> Row:
 
 
 def _short(reason: str, *, first: bool) -> str:
-    """Parts that have only not started yet are one word. first: an edge that was never ready, which is silent while it
-    compiles what its first bundle runs.
+    """Parts that have only not started yet are one word. first: an edge that was never ready: the follower that brings
+    its first bundle is silent until what the bundle runs is compiled.
     """
-    parts = [part for part in reason.split("; ") if not part.endswith(": not started")]
-    telling = [COMPILING if first and part.startswith(_LOADING) else part for part in parts]
+    parts = reason.split("; ")
+    if first and _NO_BUNDLE in parts and any(part.startswith(_LOADING) for part in parts):
+        return LOADING
+    telling = [part for part in parts if not part.endswith(": not started")]
     return "; ".join(telling) or "starting"
 
 

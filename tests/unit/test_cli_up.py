@@ -46,18 +46,20 @@ def test_a_trouble_that_comes_again_is_told_again(tell):
     assert tell(None, "dead", None, "dead") == [READY, "dead", READY, "dead"]
 
 
-SILENT = "follower qig:bundles: not seen for 12 s"
+SILENT, WAITS = "follower qig:bundles: not seen for 12 s", "edge: waits for the first bundle"
+AWAY = "follower qig:bundles: the broker is away: TimeoutError"
 
 
 @pytest.mark.parametrize(
     ("reason", "first", "shown"),
     [
-        (SILENT, True, up.COMPILING),
-        (f"{SILENT}; relay qig:queries: not started", True, up.COMPILING),
+        (f"{WAITS}; {SILENT}", True, up.LOADING),
+        (f"{WAITS}; follower qig:bundles: not started", True, up.LOADING),
+        (WAITS, True, WAITS),
+        (f"{WAITS}; {AWAY}", True, f"{WAITS}; {AWAY}"),
         (SILENT, False, SILENT),
-        ("follower qig:bundles: the broker is away: TimeoutError", True, None),
         ("relay qig:queries: not started", True, "starting"),
     ],
 )
 def test_an_edge_that_is_silent_over_its_first_bundle_is_said_to_compile(reason, first, shown):
-    assert up._short(reason, first=first) == (shown or reason)
+    assert up._short(reason, first=first) == shown
