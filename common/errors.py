@@ -41,3 +41,12 @@ class Unavailable(QigError):
 
 class Corrupt(QigError):
     """Bytes are not what their digest or signature promised."""
+
+
+def said(error: BaseException) -> str:
+    """What an error says; its name where it says nothing, as a TimeoutError does.
+
+    >>> said(TimeoutError()), said(TimeoutError("no reply"))
+    ('TimeoutError', 'no reply')
+    """
+    return str(error) or type(error).__name__

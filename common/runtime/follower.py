@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from common.errors import Corrupt, Rejected, Unavailable
+from common.errors import Corrupt, Rejected, Unavailable, said
 from common.runtime import metrics
 from common.runtime.connection import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from common.runtime.entries import Delivery, Entry, body_of
@@ -69,8 +69,8 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
             block_ms = FOLLOW_BLOCK_MS
         except RedisError as error:
             block_ms = None
-            health.report(name, f"the broker is away: {error}")
-            log.warning("cannot read %s, the broker is away: %s", follower.stream, error)
+            health.report(name, f"the broker is away: {said(error)}")
+            log.warning("cannot read %s, the broker is away: %s", follower.stream, said(error))
             await asyncio.sleep(BACKOFF_MAX_S)
 
 

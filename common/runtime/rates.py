@@ -10,6 +10,7 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.exceptions import RedisError
 
+from common.errors import said
 from common.runtime import streams
 from common.runtime.connection import connect
 
@@ -52,7 +53,7 @@ class Rates:
             # A limit protects from too much use, and is no lock: an edge has bundle and kernels of its own, and goes on
             # answering while the broker is away. Its schedule is still bounded, and so is what one client gets of it.
             if not self._away:
-                log.warning("requests are not counted: the broker is away (%s)", error or type(error).__name__)
+                log.warning("requests are not counted: the broker is away (%s)", said(error))
             self._away = True
             return None
         self._away = False

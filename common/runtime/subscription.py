@@ -19,6 +19,7 @@ from faststream.redis.subscriber.usecases import StreamBatchSubscriber
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from common.errors import said
 from common.runtime import metrics, scripts, streams
 from common.runtime.consumer import Intake
 from common.runtime.entries import Entry
@@ -79,8 +80,8 @@ class Subscription(Generic[M]):
                     await self._measure()
                 health.report(name)
             except (RedisError, TimeoutError) as error:
-                health.report(name, f"the broker is away: {error or 'no answer'}")
-                log.warning("cannot look after %s, the broker is away: %s", self.consumer.stream, error)
+                health.report(name, f"the broker is away: {said(error)}")
+                log.warning("cannot look after %s, the broker is away: %s", self.consumer.stream, said(error))
             await asyncio.sleep(self._check_every_s)
 
     async def stop(self) -> None:

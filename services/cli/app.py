@@ -8,10 +8,11 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
+from common.constants import Role
 from common.errors import Corrupt, QigError, Rejected
 
 EXIT_FAILED: Final = 1  # a check or a gate failed: the command did its work, and the news is bad
@@ -79,7 +80,10 @@ def up(
     edges: Annotated[int, typer.Option(min=1, max=64, help="Edge nodes to run.")] = 2,
     home: Home = DEFAULT_HOME,
     port: Annotated[
-        int, typer.Option(min=0, max=65_000, help="First of the ports used, one a process; 0 picks free ones.")
+        int,
+        typer.Option(
+            min=0, max=65_000, help="First of the ports used, one a process; 0 picks free ones, the broker's too."
+        ),
     ] = 8000,
 ) -> None:
     """Run a constellation on this machine until Ctrl-C; starts a broker when QIG_BROKER_URL names none."""
@@ -90,7 +94,8 @@ def up(
 def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     text: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     mode: Annotated[
-        str, typer.Option(help="routed, constellation, or a role: vocab, strategy, percept, heart.")
+        Literal["routed", "constellation", Role],
+        typer.Option(help="routed, constellation, or a role: vocab, strategy, percept, heart."),
     ] = "routed",
     max_tokens: Annotated[
         int, typer.Option(min=0, max=1024, help="0 reads and scores the text, and answers nothing.")
@@ -190,8 +195,8 @@ def doctor(
 
 @app.command()
 def forget(
-    query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it.")],
-    client: Annotated[str, typer.Option(help="Who asked.")] = "anonymous",
+    query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it; `qig ask` shows it last.")],
+    client: Annotated[str | None, typer.Option(help="Who asked; needed when several clients used that id.")] = None,
     node: Node = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,

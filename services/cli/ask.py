@@ -7,24 +7,36 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
+from rich.text import Text
 
 from common.client import Client, Reply
-from common.errors import Unavailable
+from common.constants import PHI_MIN_TRANSITIONS
+from common.errors import Rejected, Unavailable
 from common.runtime import streams
 from common.wire.messages import Answer
+from services.cli.app import EXIT_INTERRUPTED
 from services.cli.broker import client, find_url
-from services.cli.show import console, number, plain, verbatim
+from services.cli.show import chance, console, number, plain, verbatim
+
+PROMPT_SHOWN: Final = 500  # characters of a prompt's end, before the text that continues it
 
 
 def run(fields: Mapping[str, object], *, timeout_s: float, home: Path, json: bool) -> int:
     """fields: of Query, but for its names. Raises Rejected when it is refused, Unavailable when nobody answers."""
-    wishes = {**fields, "text": given(str(fields["text"])), "deadline_s": timeout_s}
+    text = given(str(fields["text"]))
+    if not text.strip():
+        raise Rejected("bad_argument", "the question is empty: give a text, or - and one on standard input")
+    wishes = {**fields, "text": text, "deadline_s": timeout_s}
     out = console()
     live = out if out.is_terminal and not json else None
-    answer = asyncio.run(_ask(find_url(home), wishes, live))
+    try:
+        answer = asyncio.run(_ask(find_url(home), wishes, live))
+    except KeyboardInterrupt:
+        sys.stderr.write("cancelled\n")
+        return EXIT_INTERRUPTED
     if json:
         sys.stdout.write(answer.model_dump_json() + "\n")
     elif live:
@@ -59,6 +71,8 @@ async def _show_pieces(reply: Reply, out: Console) -> Answer:
             waiting.stop()
             if said and piece.index == 0:
                 out.print("\n[dim]another edge took the query over, and begins anew:[/]")
+            if not said:
+                out.print(_prompt(reply.query.text), end="", soft_wrap=True)
             out.print(verbatim(piece.text), end="", soft_wrap=True)
             said = True
     finally:
@@ -68,6 +82,13 @@ async def _show_pieces(reply: Reply, out: Console) -> Answer:
     return reply.answer
 
 
+def _prompt(text: str) -> Text:
+    """What the answer continues, or the end of it."""
+    shown = verbatim(text if len(text) <= PROMPT_SHOWN else f"… {text[-PROMPT_SHOWN:]}")
+    shown.stylize("dim")
+    return shown
+
+
 async def _why(url: str) -> str:
     """What the broker knows of the edges: the likeliest cause, and what to do."""
     async with client(url) as redis:
@@ -75,32 +96,39 @@ async def _why(url: str) -> str:
         if not groups or not groups[0]["consumers"]:
             return "no edge reads the queries; start the fleet with `qig up`"
         waiting = await redis.xlen(streams.QUERIES)
-    return f"{waiting} queries are waiting or in work; `qig watch` shows which edges are ready; or a longer --timeout"
+    what = "1 query is" if waiting == 1 else f"{waiting} queries are"
+    return f"{what} waiting or in work; `qig watch` shows which edges are ready; or a longer --timeout"
 
 
 def show(answer: Answer, out: Console) -> None:
     """The text, then one line of evidence."""
     if answer.text:
         out.print(verbatim(answer.text), soft_wrap=True)
-    out.print(f"[dim]{plain(evidence(answer))}[/]")
+    out.print(f"[dim]{plain(evidence(answer))}[/]", soft_wrap=True)
 
 
 def evidence(answer: Answer) -> str:
-    """Who answered, along which route, how integrated and how coupled it was, and what it took."""
+    """Who answered, along which route, how integrated and how coupled it was, what it took, and its id."""
     route = " < ".join(f"{step.domain} {step.distance_rad:.2f}" for step in answer.route)
-    phi = number(answer.phi) + ("" if answer.phi_p is None else f" (p {answer.phi_p:.2g})")
     parts = [
         (answer.kernel or "no kernel").upper(),
         f"route {route} rad" if route else "no route",
         "abstained: two domains are equally near" if answer.abstained else "",
-        f"Φ {phi}",
+        _phi(answer),
         f"κ {number(answer.kappa, '.1f')} {answer.phase or ''}".strip(),
         f"{answer.completion_tokens} tokens" if answer.finish != "read" else _reading(answer),
         f"{answer.seconds:.2f} s",
         f"bundle {answer.bundle}",
         answer.node,
+        f"id {answer.query_id}",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _phi(answer: Answer) -> str:
+    if answer.phi is None:
+        return f"Φ not known yet: {PHI_MIN_TRANSITIONS} tokens are needed"
+    return f"Φ {answer.phi:.2f}" + ("" if answer.phi_p is None else f" (p {chance(answer.phi_p)})")
 
 
 def _reading(answer: Answer) -> str:

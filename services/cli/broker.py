@@ -24,6 +24,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import embedded
 from common.runtime.settings import BROKER_URL_FILE, redacted, variable
 from services.cli import home as places
+from services.cli.child import ended
 
 CONNECT_S: Final = 2.0
 TAKE_OVER_S: Final = 15.0
@@ -74,12 +75,14 @@ async def check_there(redis: Redis, url: str) -> None:
 class OwnBroker:
     """The embedded broker of a home, for as long as a fleet runs: started again on the same data when it dies."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, port: int = 0) -> None:
+        """port: where it listens if nothing else does; else, or with 0, on a free one."""
         self.starts = 0
+        self.ended = ""  # how the life before this one ended
         self._home = home
         self._data = places.broker_dir(home)
         self._running: embedded.Embedded | None = None
-        self._port = 0
+        self._port = port
         self._held = False
         self._stopping = False
         self._turn = threading.Lock()  # a start that a cancelled task left running is over before a stop begins
@@ -103,12 +106,21 @@ class OwnBroker:
         with self._turn:
             if self._stopping or self.pid is not None:
                 return
-            if self.starts == 0:
-                take_over(self._home)
-            self._running = embedded.start(self._data, self._port)
+            if self._running is not None:
+                self.ended = ended(self._running.process.returncode)
+            self._running = self._first() if self.starts == 0 else embedded.start(self._data, self._port)
             self._port = int(self._running.url.rpartition(":")[2])
             self.starts += 1
             places.write_broker(self._home, self._running.url, self._running.pid)
+
+    def _first(self) -> embedded.Embedded:
+        take_over(self._home)
+        try:
+            return embedded.start(self._data, self._port)
+        except Unavailable as error:
+            if error.code != "port_taken":
+                raise
+            return embedded.start(self._data)
 
     def _stop(self) -> None:
         with self._turn:

@@ -69,7 +69,7 @@ class Child:
                     pause_s = BACKOFF_FIRST_S
                     continue
                 pause_s = BACKOFF_FIRST_S if clock() - began_s > STEADY_S else pause_s
-                why = f"{_ended(code)}; starts again in {pause_s:g} s"
+                why = f"{ended(code)}; starts again in {pause_s:g} s"
                 hurried = await self._rest("waiting", why, None if self._held else pause_s)
                 pause_s = BACKOFF_FIRST_S if hurried else min(2 * pause_s, BACKOFF_MAX_S)
         finally:
@@ -171,7 +171,8 @@ def service_command(service: str) -> list[str]:
     return [sys.executable, "-m", module]
 
 
-def _ended(code: int) -> str:
+def ended(code: int) -> str:
+    """How a process ended, by its code or, where it is negative, its signal."""
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 

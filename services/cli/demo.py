@@ -32,7 +32,7 @@ from services.cli.broker import client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
 from services.cli.genesis import DATA
-from services.cli.show import plain
+from services.cli.show import command, plain
 from services.cli.up import first_genesis
 from services.trainer import text
 from services.trainer.corpora.document import documents
@@ -47,6 +47,7 @@ SLEEP_AFTER_BYTES: Final = 16_000  # of a round about 30 % stays at home and an 
 ROUND_TIMEOUT_S: Final = 180.0  # a round takes 15 s; on a machine that others use, ten times that
 GAIN_MIN: Final = 0.05  # what the demo promises: the unseen domain better by 5 %, no old one worse by 1 %
 WORSE_MAX: Final = 0.01
+OF_THE_NEW_DOMAIN: Final = "And the LORD spake unto Moses, saying, Speak unto the children of Israel,"
 QUESTIONS: Final[Mapping[str, str]] = {
     "vocab": "heron: a large wading bird with a long neck and",
     "strategy": "To reduce the public debt, Congress should",
@@ -93,7 +94,7 @@ def run(*, home: Path, json: bool) -> int:
     for reason in failures:
         out.print(f"[red]✗[/] {plain(reason)}")
     if not failures:
-        _show_next(out, f"{sys.argv[0]} ", f"--home {home}")
+        _show_next(out, home)
     if json:
         import json as codec  # noqa: PLC0415 - the parameter has its name
 
@@ -101,12 +102,12 @@ def run(*, home: Path, json: bool) -> int:
     return 1 if failures else 0
 
 
-def _show_next(out: Console, qig: str, where: str) -> None:
+def _show_next(out: Console, home: Path) -> None:
     lines = (
-        f"{qig}up {where}     keeps this constellation running; then, in another terminal:",
-        f'{qig}ask {where} "And it came to pass"',
-        f"{qig}watch {where}",
-        f"{qig}validate {where}",
+        f"{command('up', home)}     keeps this constellation running; then, in another terminal:",
+        command(f'ask "{OF_THE_NEW_DOMAIN}"', home),
+        command("watch", home),
+        command("validate", home),
     )
     out.print("\n[green]✓[/] every promise kept. Try next:")
     for line in lines:

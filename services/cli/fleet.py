@@ -55,13 +55,22 @@ class Member:
 class Fleet:
     """The processes of one home. Use it as a context manager."""
 
-    def __init__(self, home: Path, *, broker_url: str | None = None, environ: Mapping[str, str] | None = None) -> None:
-        """broker_url: a broker that is not ours to start. environ: what every service inherits; None: ours."""
+    def __init__(
+        self,
+        home: Path,
+        *,
+        broker_url: str | None = None,
+        broker_port: int = 0,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """broker_url: a broker that is not ours to start. broker_port: where ours listens unless something else does;
+        0 picks a free one. environ: what every service inherits; None: ours.
+        """
         self.home = home.resolve()
         self.members: dict[str, Member] = {}
         self._given_url = broker_url
         self._environ = dict(os.environ if environ is None else environ)
-        self.broker: OwnBroker | None = None if broker_url else OwnBroker(self.home)
+        self.broker: OwnBroker | None = None if broker_url else OwnBroker(self.home, broker_port)
         self._group = asyncio.TaskGroup()
         self._watch: asyncio.Task[None] | None = None
         self._held = ExitStack()

@@ -3,6 +3,7 @@
 stopped edge   edge.db is opened, and locked meanwhile
 running edge   DELETE ADDRESS/v1/interactions/QUERY_ID?client=CLIENT     200 and what was done, as JSON
                                                                          404 unknown_interaction: not kept there
+                                                                         401: it wants a key, and must be stopped
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from services.cli import probe
 from services.cli.show import console, plain
 from services.edge.http.asking import choice_ids
 from services.edge.learning import forget_all
-from services.edge.record import Record, address_of
+from services.edge.record import Record, address_of, read_clients
 
 UNKNOWN: Final = "unknown_interaction"
 TIMEOUT_S: Final = 60.0  # an edge that folds a megabyte of text forgets when it has done
@@ -30,19 +31,36 @@ _COUNTS: Final = {
 }
 
 
-def run(*, query_id: str, client: str, node: str | None, home: Path, json: bool) -> int:
-    """Say for each edge that kept it what was done. Raises Rejected("unknown_edge", "unknown_interaction")."""
+def run(*, query_id: str, client: str | None, node: str | None, home: Path, json: bool) -> int:
+    """Say for each edge that kept it what was done. client: who asked; None: whoever did, when only one used that id.
+
+    Raises Rejected("unknown_edge", "unknown_interaction", "many_clients").
+    """
     files = edge_files(home, node)
+    whose = client if client is not None else _only_client(files, query_id, home)
     found = 0
     for file in files:  # what one edge did is said before another is asked, which may fail
-        done = _forget(file, client, query_id)
+        done = _forget(file, whose, query_id)
         if done is not None:
             found += 1
             _tell(file.parent.name, done, json=json)
     if not found:
-        message = f"{query_id!r} of client {client!r} is kept by none of {len(files)} edges below {home}: see --client"
+        message = f"{query_id!r} of client {whose!r} is kept by none of {len(files)} edges below {home}: see --client"
         raise Rejected(UNKNOWN, message)
     return 0
+
+
+def _only_client(files: list[Path], query_id: str, home: Path) -> str:
+    clients = sorted({client for file in files for client in read_clients(file, query_id)})
+    if not clients:
+        message = f"{query_id!r} is kept by none of {len(files)} edges below {home}: see --home, --node"
+        raise Rejected(UNKNOWN, message)
+    if len(clients) > 1:
+        message = (
+            f"{len(clients)} clients asked under the id {query_id!r} ({', '.join(clients)}): say whose, --client NAME"
+        )
+        raise Rejected("many_clients", message)
+    return clients[0]
 
 
 def edge_files(home: Path, node: str | None) -> list[Path]:
@@ -54,9 +72,8 @@ def edge_files(home: Path, node: str | None) -> list[Path]:
     chosen = [file for file in found if node in (None, file.parent.name)]
     if not chosen:
         there = ", ".join(file.parent.name for file in found) or "none"
-        raise Rejected(
-            "unknown_edge", f"no state of edge {node or ''} below {home} (there: {there}): see --home, --node"
-        )
+        which = "any edge" if node is None else f"edge {node}"
+        raise Rejected("unknown_edge", f"no state of {which} below {home} (there: {there}): see --home, --node")
     return chosen
 
 
@@ -85,6 +102,8 @@ async def _ask(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
     status, body = await probe.request("DELETE", url, TIMEOUT_S)
     if status == 404 and UNKNOWN.encode() in body:
         return None
+    if status == 401:
+        raise Unavailable("edge_running", f"{node} asks for a key: stop it and forget again (docs/api.md)")
     try:
         told = json_text.loads(body)
         return {"counts": told["counts"], "withdrawn": told["withdrawn"], "left": told["left"]}

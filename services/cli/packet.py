@@ -102,8 +102,17 @@ def _by_sequence(sequence: int, files: list[Path]) -> list[tuple[Seen, Path | No
         made = [packet for packet in read_packets(file)[1] if packet.sequence == sequence]
         found += [(_of_record(file.parent.name, packet), file.parent / "bundles") for packet in made]
     if not found:
-        raise Rejected("no_packet", f"no packet {sequence} of {len(files)} edges: `qig packet list` shows them")
+        there = [f"{file.parent.name} {_spans(read_packets(file)[1])}" for file in files]
+        raise Rejected("no_packet", f"no packet {sequence} (there: {', '.join(there)}): `qig packet list` shows them")
     return found
+
+
+def _spans(packets: list[Packet]) -> str:
+    """The sequences of packets, oldest first, as people write them: 0 to 4."""
+    if not packets:
+        return "none"
+    first, last = packets[0].sequence, packets[-1].sequence
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def _of_record(node: str, packet: Packet) -> Seen:

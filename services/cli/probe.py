@@ -7,7 +7,7 @@ import socket
 from typing import Final
 from urllib.parse import urlsplit
 
-from common.errors import Unavailable
+from common.errors import Unavailable, said
 
 ANSWER_MAX_BYTES: Final = 4 * 1024 * 1024
 TIMEOUT_S: Final = 2.0
@@ -33,7 +33,7 @@ async def request(method: str, url: str, timeout_s: float) -> tuple[int, bytes]:
             size = min(int(length[1]), ANSWER_MAX_BYTES) if length else 0
             return int(head.split(b" ", 2)[1]), await reader.readexactly(size)
     except (OSError, TimeoutError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError) as error:
-        raise Unavailable("no_answer", f"{url} does not answer: {error or type(error).__name__}") from None
+        raise Unavailable("no_answer", f"{url} does not answer: {said(error)}") from None
     finally:
         if writer is not None:
             writer.close()

@@ -1,8 +1,11 @@
 """How the command line shows things: one look for all. Colours only on a terminal, and never with NO_COLOR (rich)."""
 
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -10,7 +13,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from services.cli.app import DEFAULT_HOME
+
 MISSING: Final = "not known"
+P_SHOWN_MIN: Final = 0.001  # how far below it lies says nothing: the estimate of Φ is not that exact
 PIPED_WIDTH: Final = 200  # where there is no terminal to fit in, tables keep their columns
 
 
@@ -33,9 +39,30 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
+def command(words: str, home: Path) -> str:
+    """`qig WORDS` as this reader can type it in another terminal here: the program as it was called, and its home."""
+    home = home.resolve()
+    near = home.relative_to(Path.cwd()) if home.is_relative_to(Path.cwd()) else home
+    where = "" if home == DEFAULT_HOME.resolve() else f" --home {shlex.quote(str(near))}"
+    return f"{_program()} {words}{where}"
+
+
+def _program() -> str:
+    called = Path(sys.argv[0])
+    if called.suffix == ".py":  # python -m
+        return f"{shlex.quote(sys.executable)} -m services.cli.app"
+    found = shutil.which(called.name)
+    return called.name if found and Path(found) == called else shlex.quote(str(called))
+
+
 def number(value: float | None, form: str = ".2f") -> str:
     """A figure, or that it is not known."""
     return MISSING if value is None else format(value, form)
+
+
+def chance(p: float) -> str:
+    """A p-value, to be put after p: 0.42, < 0.001."""
+    return "< 0.001" if p < P_SHOWN_MIN else f"{p:.2g}"
 
 
 def bar(share: float, width: int = 20) -> str:

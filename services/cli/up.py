@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -22,11 +23,17 @@ from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, given_url
 from services.cli.fleet import HOST, Fleet
-from services.cli.show import console, plain
+from services.cli.show import command, console, plain
 
 LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
+BROKER_PORT: Final = 6379  # what redis-cli takes when it is told nothing
+_SECONDS: Final = re.compile(r"\b\d+(\.\d+)? s\b")
+LOADING: Final = "loads its first bundle, compiling once (about half a minute)"
+_LOADING: Final = f"follower {streams.BUNDLES}: not "  # seen, or started: this is its first round
+_NO_BUNDLE: Final = "edge: waits for the first bundle"
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
+_XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -58,7 +65,8 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
     out = console()
     stopping = asyncio.Event()
     with _signals(stopping):
-        async with Fleet(home, broker_url=given_url()) as fleet:
+        broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
+        async with Fleet(home, broker_url=given_url(), broker_port=broker_port) as fleet:
             _check_ports(members)
             keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
             out.print(f"broker  {_broker_line(fleet)}")
@@ -125,7 +133,8 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
 async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
     """The live table on a terminal, a line a change elsewhere; until `stopping`, or a member that refuses to start."""
     began_s, greeted = time.monotonic(), False
-    said: dict[str, str] = {}
+    said: dict[str, set[str]] = {}
+    lives = fleet.broker.starts if fleet.broker else 0
     with Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else _no_live() as live:
         while not stopping.is_set():
             rows = await asyncio.gather(*(_look(fleet, node) for node in fleet.members))
@@ -137,9 +146,12 @@ async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
                 live.update(_table(rows), refresh=True)
             else:
                 _say(rows, said, out)
+            if fleet.broker and fleet.broker.starts > lives:
+                lives = fleet.broker.starts
+                out.print(f"broker  {fleet.broker.ended}; started again, pid {fleet.broker.pid}")
             if not greeted and all(row.reason is None for row in rows):
                 greeted = True
-                out.print(_greeting(fleet, time.monotonic() - began_s))
+                out.print(plain(_greeting(fleet, time.monotonic() - began_s)), soft_wrap=True)
             await _pause(stopping, LOOK_EVERY_S)
 
 
@@ -153,12 +165,18 @@ async def _look(fleet: Fleet, node: str) -> Row:
             bundle = None if found is None else int(found)
         except Unavailable:
             reason = "does not answer"
-    return Row(node, member.url, member.pid, reason and _short(reason), bundle)
+    shown = None if reason is None else _short(reason, first=member.service == "edge" and not member.child.was_ready)
+    return Row(node, member.url, member.pid, shown, bundle)
 
 
-def _short(reason: str) -> str:
-    """Parts that have only not started yet are one word."""
-    telling = [part for part in reason.split("; ") if not part.endswith(": not started")]
+def _short(reason: str, *, first: bool) -> str:
+    """Parts that have only not started yet are one word. first: an edge that was never ready: the follower that brings
+    its first bundle is silent until what the bundle runs is compiled.
+    """
+    parts = reason.split("; ")
+    if first and _NO_BUNDLE in parts and any(part.startswith(_LOADING) for part in parts):
+        return LOADING
+    telling = [part for part in parts if not part.endswith(": not started")]
     return "; ".join(telling) or "starting"
 
 
@@ -174,22 +192,38 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _say(rows: list[Row], said: dict[str, str], out: Console) -> None:
+def _say(rows: list[Row], said: dict[str, set[str]], out: Console) -> None:
+    """A line where something is new: each trouble once, however long it lasts, until its end is told.
+
+    said: what was told of each member since it was ready last.
+    """
     for row in rows:
         line = f"ready at {row.url}" if row.reason is None else row.reason
         line += "" if row.bundle is None else f", bundle {row.bundle}"
-        if said.get(row.node) != line:
-            said[row.node] = line
+        told = said.get(row.node, set())
+        new = {line} if row.reason is None else told | _causes(line)
+        if new != told:
+            said[row.node] = new
             out.print(f"{row.node}  {plain(line)}")
+
+
+def _causes(reason: str) -> set[str]:
+    """What is wrong, without the parts that it is wrong with, and for how long: one outage stops them one by one."""
+    return {_SECONDS.sub("", part.partition(": ")[2] or part) for part in reason.split("; ")}
 
 
 def _greeting(fleet: Fleet, seconds: float) -> str:
     first = next(iter(fleet.members.values()))
-    logs = plain(str(places.log_path(fleet.home, "NODE")))
-    return (
-        f"ready after {seconds:.1f} s; live at {first.url}/, metrics at {first.url}/metrics, logs in {logs}\n"
-        'in another terminal: qig ask "Where does the river go?"   qig watch\nCtrl-C stops everything'
-    )
+    lines = [
+        f"ready after {seconds:.1f} s; live at {first.url}/, metrics at {first.url}/metrics",
+        f"logs in {places.log_path(fleet.home, 'NODE')}",
+        "in another terminal:",
+        "  " + command('ask "Where does the river go?"', fleet.home),
+        "  " + command("watch", fleet.home),
+    ]
+    if fleet.broker is not None:
+        lines.append(f"  redis-cli -p {fleet.broker_url.rpartition(':')[2]} {_XADD}")
+    return "\n".join([*lines, "Ctrl-C stops everything"])
 
 
 def _broker_line(fleet: Fleet) -> str:

@@ -157,7 +157,7 @@ class Edge:
         if known is not None:
             body = known
         elif left_s is not None and left_s <= self.scheduler.expected_s():  # begun, it would end too late
-            body = self._refusal(query, self._too_late(query))
+            body = self._refusal(query, self._too_late(query, sum(self.scheduler.load)))
         else:
             body = await self._answer(query, left_s)
         return [Send(streams.answers(query.client), body, query.id)]
@@ -225,12 +225,16 @@ class Edge:
         return turn
 
     def _expire(self, turn: Turn) -> None:
-        error = self._too_late(turn.query)
+        error = self._too_late(turn.query, sum(self.scheduler.load) - 1)
         turn.leave(Problem(code=error.code, message=error.message, retry_after_s=error.retry_after_s))
 
-    def _too_late(self, query: Query) -> Unavailable:
+    def _too_late(self, query: Query, others: int) -> Unavailable:
+        """others: queries in work or waiting here besides this one."""
         wait_s = self.scheduler.expected_s()
-        message = f"not answered within its deadline of {query.deadline_s:g} s: the fleet is busy; ask again later"
+        why = (
+            "the fleet is busy; ask again later" if others else "the deadline is too short; ask again with a longer one"
+        )
+        message = f"not answered within its deadline of {query.deadline_s:g} s: {why}"
         return Unavailable(TOO_LATE, message, retry_after_s=max(wait_s, RETRY_MIN_S))
 
     async def _send_pieces(self, turn: Turn) -> None:

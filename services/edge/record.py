@@ -553,6 +553,20 @@ def read_packets(path: Path) -> tuple[int, list[Packet]]:
 
     Nothing is written or locked. Raises Corrupt, Rejected and Unavailable as Record does.
     """
+    with _reading(path) as db:
+        epoch = int(_meta(db, "epoch") or 0)
+        return epoch, [_packet(row) for row in db.execute("SELECT * FROM packets ORDER BY sequence")]
+
+
+def read_clients(path: Path, query_id: str) -> list[str]:
+    """Whose interactions of that id an edge's file keeps, by name. Otherwise as `read_packets`."""
+    with _reading(path) as db:
+        rows = db.execute("SELECT client FROM interactions WHERE query_id = ? ORDER BY client", (query_id,))
+        return [client for (client,) in rows]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     with _sql(path), contextlib.closing(sqlite3.connect(f"file:{quote(os.fspath(path))}?mode=ro", uri=True)) as db:
         db.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_TIMEOUT_S)}")
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
@@ -561,8 +575,7 @@ def read_packets(path: Path) -> tuple[int, list[Packet]]:
         if version != SCHEMA_VERSION and version not in _MIGRATIONS:
             raise _wrong_version(path, version)
         db.execute("BEGIN")  # one look: a packet settled meanwhile is neither missed nor seen twice
-        epoch = int(_meta(db, "epoch") or 0)
-        return epoch, [_packet(row) for row in db.execute("SELECT * FROM packets ORDER BY sequence")]
+        yield db
 
 
 def _wrong_version(path: Path, version: int) -> Rejected:

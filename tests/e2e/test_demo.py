@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from common.constants import PACKET_MAX_BYTES
+from common.constants import PACKET_MAX_BYTES, ROLES
+from common.constellation import parts as bundle_parts
+from services.cli.demo import OF_THE_NEW_DOMAIN
+from services.edge.slots import Slots
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
 
@@ -29,3 +32,10 @@ def test_the_demo_keeps_its_promises(tmp_path):
     assert 0 < story["packet_bytes_max"] <= PACKET_MAX_BYTES
     assert story["queries_lost"] == 0
     assert story["bundle_version"] > 1
+    assert nearest(tmp_path / "home", OF_THE_NEW_DOMAIN) not in ROLES  # what it says to try next
+
+
+def nearest(home, text):
+    """The domain that an edge of this home answers a text with."""
+    constellation = bundle_parts.load(Slots(home / "nodes/edge-1/edges/edge-1/bundles").load().parts)
+    return constellation.route(constellation.basin(constellation.encoder.encode(text))).steps[0].name

@@ -146,6 +146,7 @@ async def test_a_killed_broker_comes_back_at_its_address_with_its_data(tmp_path,
         await eventually(lambda: running.broker.pid not in (None, first))
         async with client(running.broker_url) as redis:
             assert (running.broker_url, await redis.get("kept")) == (url, b"1")
+        assert (running.broker.starts, running.broker.ended) == (2, "ended by SIGKILL")
 
 
 async def test_a_broker_that_is_held_is_back_after_its_restart(tmp_path):
@@ -194,6 +195,36 @@ async def test_a_broker_left_behind_by_a_killed_fleet_is_taken_over_with_its_dat
         await redis.set("kept", "1")
     async with fleet.Fleet(tmp_path) as running, client(running.broker_url) as redis:
         assert await redis.get("kept") == b"1"
+    assert orphan.pid is None
+
+
+@pytest.fixture
+def port():
+    """A port that was free a moment ago."""
+    return probe.free_port()
+
+
+async def test_a_broker_listens_where_it_is_told_also_after_its_restart(tmp_path, port):
+    async with fleet.Fleet(tmp_path, broker_port=port) as running:
+        assert running.broker_url == f"redis://127.0.0.1:{port}"
+        await running.restart_broker()
+        assert running.broker_url == f"redis://127.0.0.1:{port}"
+
+
+async def test_a_broker_whose_port_is_taken_takes_a_free_one_and_keeps_it(tmp_path, port):
+    with socket.create_server(("127.0.0.1", port)):
+        async with fleet.Fleet(tmp_path, broker_port=port) as running:
+            url = running.broker_url
+            assert url != f"redis://127.0.0.1:{port}"
+            await running.restart_broker()
+            assert running.broker_url == url
+
+
+async def test_a_broker_that_a_killed_fleet_left_behind_makes_room_on_its_port(tmp_path, port):
+    orphan = fleet.Fleet(tmp_path, broker_port=port).broker
+    await orphan.start()
+    async with fleet.Fleet(tmp_path, broker_port=port) as running:
+        assert running.broker_url == f"redis://127.0.0.1:{port}"
     assert orphan.pid is None
 
 

@@ -361,6 +361,7 @@ async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(e
     assert made.finish == finish
     if finish == "refused":
         assert (made.problem.code, made.problem.retry_after_s >= 1) == ("deadline", True)
+        assert "the deadline is too short" in made.problem.message
         assert edge._record.answer_to("anonymous", "q") is None
 
 
@@ -375,7 +376,21 @@ async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_
     (sent,) = await making
     made = unpack(Answer, sent.message)
     assert (made.finish, made.problem.code) == ("cancelled", "deadline")
+    assert "the deadline is too short" in made.problem.message
     assert 3 <= made.completion_tokens <= 4
+
+
+async def test_a_query_that_others_kept_from_its_deadline_is_told_that_the_fleet_is_busy(
+    edge, clock, eventually, resting
+):
+    other = asyncio.create_task(edge.on_query(delivery_of(), Query(id="other", text=TEXT, max_tokens=10)))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    at_ms = int(clock[0] * 1000) - 2000
+    query = Query(id="q", text=TEXT, max_tokens=10, deadline_s=2.0)
+    (sent,) = await edge.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
+    assert "the fleet is busy" in unpack(Answer, sent.message).problem.message
+    resting.wake.set()
+    await other
 
 
 async def test_a_bundle_swapped_in_while_an_answer_is_made_leaves_it_to_the_one_that_began_it(

@@ -110,7 +110,16 @@ def test_debug_shows_the_traceback(end):
         end(ZeroDivisionError(), "--debug", "watch")
 
 
-@pytest.mark.parametrize("line", [["ask"], ["up", "--edges", "0"], ["nonsense"], ["ask", "x", "--temperature", "2.1"]])
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["ask"],
+        ["up", "--edges", "0"],
+        ["nonsense"],
+        ["ask", "x", "--temperature", "2.1"],
+        ["ask", "x", "--mode", "gpt-9"],
+    ],
+)
 def test_a_wrong_command_line_ends_with_2(asked, line):
     assert CliRunner().invoke(cli.app, line).exit_code == 2
     assert asked == []

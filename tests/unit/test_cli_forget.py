@@ -108,11 +108,49 @@ def test_what_is_kept_nowhere_is_said(keep, tmp_path, asked):
         run(tmp_path, **asked)
 
 
+def test_a_query_is_found_whoever_asked_when_only_one_asked_under_that_id(keep, tmp_path, capsys):
+    keep("edge-1", client="client-5ea")
+    keep("edge-2", client="client-5ea")
+    keep("edge-2", query_id="q2")
+    assert run(tmp_path, client=None) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["edge-1", "edge-2"]
+    with pytest.raises(Rejected, match="unknown_interaction: 'q1' is kept by none of 2 edges"):
+        run(tmp_path, client=None)
+
+
+def test_of_two_clients_with_one_id_the_one_that_is_meant_is_asked_for(keep, kept, tmp_path):
+    keep("edge-1", client="kiosk")
+    keep("edge-2")
+    with pytest.raises(Rejected, match=r"many_clients.*anonymous, kiosk.*--client"):
+        run(tmp_path, client=None)
+    assert kept("edge-2")
+
+
+def test_a_running_edge_is_asked_to_forget_for_the_client_that_its_file_names(keep, tmp_path):
+    keep("edge-1", client="client-5ea")
+    with running(tmp_path, "edge-1", 200, json.dumps(FORGOTTEN).encode()) as asked:
+        run(tmp_path, client=None)
+    assert asked == ["/v1/interactions/q1?client=client-5ea"]
+
+
 def test_an_edge_that_is_not_there_is_said_and_none_is_made(keep, tmp_path):
     keep("edge-1")
     with pytest.raises(Rejected, match=r"unknown_edge.*there: edge-1"):
         run(tmp_path, node="edge-7")
     assert not (tmp_path / "edges" / "edge-7").exists()
+
+
+def test_a_home_without_any_edge_is_said(tmp_path):
+    with pytest.raises(Rejected, match=r"unknown_edge: no state of any edge below .* \(there: none\)"):
+        run(tmp_path)
+
+
+def test_a_running_edge_that_asks_for_a_key_is_to_be_stopped(tmp_path):
+    with (
+        running(tmp_path, "edge-1", 401, b'{"error": {"code": "missing_api_key"}}'),
+        pytest.raises(Unavailable, match="edge_running: edge-1 asks for a key: stop it and forget again"),
+    ):
+        run(tmp_path)
 
 
 def test_a_running_edge_is_asked_where_it_serves(tmp_path, capsys):

@@ -195,7 +195,7 @@ def test_a_token_that_no_coordizer_here_knows_is_shown_by_its_number(show, tmp_p
 
 def test_a_sequence_that_nobody_made_and_a_file_that_is_no_edge_s_are_said(sleep, show, tmp_path):
     sleep()
-    with pytest.raises(Rejected, match=r"no_packet.*no packet 9 of 1 edges"):
+    with pytest.raises(Rejected, match=r"no_packet.*no packet 9 \(there: edge-1 0\)"):
         show(9)
     (tmp_path / "edges" / "edge-1" / "edge.db").write_bytes(b"no database at all, but longer than a header")
     with pytest.raises(Corrupt, match="not_a_record"):

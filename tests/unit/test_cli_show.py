@@ -1,0 +1,35 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.cli import show
+
+
+@pytest.mark.parametrize(
+    ("called", "home", "line"),
+    [
+        (".venv/bin/qig", ".qig", ".venv/bin/qig watch"),
+        (".venv/bin/qig", ".qig/demo", ".venv/bin/qig watch --home .qig/demo"),
+        ("bin/qig", "/my home", "bin/qig watch --home '/my home'"),
+        ("services/cli/app.py", ".qig", f"{sys.executable} -m services.cli.app watch"),
+    ],
+)
+def test_a_command_is_shown_as_the_program_was_called_and_for_its_home(monkeypatch, called, home, line):
+    monkeypatch.setattr(sys, "argv", [called])
+    assert show.command("watch", Path(home)) == line
+
+
+@pytest.mark.parametrize(
+    ("p", "told"), [(0.42, "0.42"), (0.001, "0.001"), (0.00099, "< 0.001"), (1e-300, "< 0.001"), (0.0, "< 0.001")]
+)
+def test_a_chance_below_a_thousandth_is_only_said_to_be(p, told):
+    assert show.chance(p) == told
+
+
+def test_a_program_that_the_shell_finds_is_shown_by_its_name(monkeypatch, tmp_path):
+    program = tmp_path / "qig"
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    assert show.command("watch", Path(".qig")) == "qig watch"

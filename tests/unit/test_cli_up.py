@@ -1,0 +1,65 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from services.cli import up
+
+
+@pytest.fixture
+def tell():
+    """Tells how an edge stands, look after look; the lines that were printed."""
+    out, said = Console(file=io.StringIO(), width=200), {}
+
+    def look(*reasons):
+        for reason in reasons:
+            up._say([up.Row("edge-1", "http://there", 7, reason, 3 if reason is None else None)], said, out)
+        return [line.removeprefix("edge-1  ") for line in out.file.getvalue().splitlines()]
+
+    return look
+
+
+READY = "ready at http://there, bundle 3"
+
+
+def test_a_trouble_that_lasts_is_told_when_it_begins_and_when_it_ends(tell):
+    lasting = [f"relay qig:queries: not seen for {seconds} s" for seconds in range(11, 40)]
+    assert tell(None, *lasting, None, None) == [READY, lasting[0], READY]
+
+
+def test_an_outage_that_stops_one_part_after_the_other_is_one_trouble(tell):
+    one, other = "consumer qig:queries: not seen for 5 s", "relay qig:queries: not seen for 10 s"
+    assert tell(None, one, f"{one}; {other}", other, None) == [READY, one, READY]
+
+
+def test_another_cause_is_told(tell):
+    one = "relay qig:queries: not seen for 5 s"
+    assert tell(one, f"{one}; consumer qig:queries: the broker is away: no route")[1].endswith("away: no route")
+
+
+def test_troubles_that_take_turns_are_told_once_each(tell):
+    one, other = "the broker is away: TimeoutError", "not seen for 11 s"
+    assert tell(one, other, one, other, None) == [one, other, READY]
+
+
+def test_a_trouble_that_comes_again_is_told_again(tell):
+    assert tell(None, "dead", None, "dead") == [READY, "dead", READY, "dead"]
+
+
+SILENT, WAITS = "follower qig:bundles: not seen for 12 s", "edge: waits for the first bundle"
+AWAY = "follower qig:bundles: the broker is away: TimeoutError"
+
+
+@pytest.mark.parametrize(
+    ("reason", "first", "shown"),
+    [
+        (f"{WAITS}; {SILENT}", True, up.LOADING),
+        (f"{WAITS}; follower qig:bundles: not started", True, up.LOADING),
+        (WAITS, True, WAITS),
+        (f"{WAITS}; {AWAY}", True, f"{WAITS}; {AWAY}"),
+        (SILENT, False, SILENT),
+        ("relay qig:queries: not started", True, "starting"),
+    ],
+)
+def test_an_edge_that_is_silent_over_its_first_bundle_is_said_to_compile(reason, first, shown):
+    assert up._short(reason, first=first) == shown
