@@ -664,10 +664,14 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
     """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used, and Rejected
     where others reach its API and there is no key for it.
     """
-    access = _access(settings, api)
     home = state_dir(settings.home, settings.node)
     record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time(), address=_address(settings))
-    edge = Edge(settings, broker, record, Slots(home / "bundles"))
+    try:
+        access = _access(settings, api)
+        edge = Edge(settings, broker, record, Slots(home / "bundles"))
+    except QigError:
+        record.close()
+        raise
     await edge.start()
     http = application(edge, access, created=int(time.time()))
 

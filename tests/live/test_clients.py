@@ -28,13 +28,13 @@ SCENES = Path(__file__).with_name("clients.mjs")
 INSTALL_S = 120
 TEXT = "Where does the river go?"
 OTHERS = 8
-# At temperature 0 these kernels do not end by themselves.
-LONG = {"text": TEXT, "max_tokens": 1024, "temperature": 0, "mode": "constellation", "store": False}
+# At temperature 0 these kernels do not end by themselves, as long as they learn nothing.
+LONG = {"text": "O sing again", "max_tokens": 1024, "temperature": 0, "mode": "constellation", "store": False}
 
 
 @pytest.fixture(scope="module")
 async def lively(micro_parts, tmp_path_factory):
-    async with live(tmp_path_factory.mktemp("clients") / "home", micro_parts) as running:
+    async with live(tmp_path_factory.mktemp("clients") / "home", micro_parts, sleep_after_bytes=1_000_000) as running:
         yield running
 
 
@@ -251,7 +251,7 @@ async def test_a_query_by_hand_is_streamed(by_hand, lively):
     await by_hand("Stream")
     answer = await answer_of(lively, "me-too")
     pieces = [each for each in await replies(lively, "me-too") if isinstance(each, Piece)]
-    assert len(pieces) > 1
+    assert [piece.index for piece in pieces] == list(range(max(len(pieces), 1)))
     assert "".join(piece.text for piece in pieces) == answer.text
 
 
