@@ -214,16 +214,24 @@ class Scheduler:
             turn.fail(_left(turn))
 
     def _work(self) -> None:
-        while (taken := self._next()) is not None:
-            client, turn = taken
-            more = self._advance(turn)
-            with self._change:
-                if more:
-                    self._turns.give_back(client, turn)
-                    self._change.notify()
-                else:
-                    self._turns.drop(client)
-                    self._learn(turn)
+        while self._serve():  # a call each: a worker that waits holds nothing of what it last made
+            pass
+
+    def _serve(self) -> bool:
+        """Works on the next turn, once there is one; False at the end."""
+        taken = self._next()
+        if taken is None:
+            return False
+        client, turn = taken
+        more = self._advance(turn)
+        with self._change:
+            if more:
+                self._turns.give_back(client, turn)
+                self._change.notify()
+            else:
+                self._turns.drop(client)
+                self._learn(turn)
+        return True
 
     def _learn(self, turn: Turn) -> None:
         """What an answer takes. One that was not begun says nothing of it, nor does one of a token or none."""

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import threading
+import weakref
 
 import pytest
 
@@ -121,6 +122,13 @@ async def test_the_expected_wait_is_learned_from_answers_and_not_from_a_single_t
     await worked.result()
     await ask(scheduler, "after", max_tokens=1).result()
     assert scheduler._mean_s == pytest.approx(worked.worked_s)
+
+
+async def test_a_worker_that_waits_holds_nothing_of_what_it_last_made(schedule, eventually):
+    scheduler = schedule()
+    await ask(scheduler, max_tokens=3).result()
+    made = weakref.ref(scheduler.made.pop())
+    await eventually(lambda: made() is None)
 
 
 async def test_many_more_queries_than_places_are_all_answered(schedule, eventually):
