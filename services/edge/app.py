@@ -676,7 +676,6 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
     """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used, and Rejected
     where others reach its API and there is no key for it.
     """
-    gc.freeze()  # what is imported stays: a collection after a swap looks at what came since, in milliseconds
     home = state_dir(settings.home, settings.node)
     record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time(), address=_address(settings))
     try:
@@ -720,6 +719,7 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
 
 def main() -> None:
     """`python -m services.edge.app`: settings from the environment (docs/settings.md), until SIGTERM."""
+    gc.freeze()  # what is imported stays: a collection after a swap looks at what came since, in milliseconds
     run("edge", EdgeSettings, lambda settings, broker: build(settings, broker, load(ApiSettings)))
 
 
