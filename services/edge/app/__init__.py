@@ -11,7 +11,7 @@
                      tick look   ◀── how the fleet goes, for the live page
     node.py          what these share
 
-State lies under HOME/edges/NODE: edge.db (record.py) and bundles/ (slots.py). Whatever computes runs in a thread, so
+State lies under HOME/edges/NODE: edge.db (record/) and bundles/ (slots.py). Whatever computes runs in a thread, so
 that leases, health and metrics go on. `serving` is one reference: a query uses the one it began with to its end.
 """
 
