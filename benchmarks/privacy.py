@@ -39,7 +39,7 @@ from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
 from common.kernels.memory import Memory, Table, predict
 from common.wire import crystals
-from common.wire.ngrams import ORDERS, Crystals, Order, entries
+from common.wire.ngrams import ORDERS, Crystals, Order, entries, implied
 from services.edge.crystals import select
 from services.edge.screen import Screen, screened
 from services.edge.sleep import as_memory
@@ -207,8 +207,8 @@ def _run(made, rounds, budget, k) -> Fleet:
             chosen = select(screen.speakable(grown), kernel)
             vocab = made.coordizer.vocab_size
             sent, _ = crystals.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget)
-            fleet.sent[edge].append(sent)
-            residues[edge] = memory.subtract(grown, as_memory(sent))
+            fleet.sent[edge].append(implied(sent))
+            residues[edge] = memory.subtract(grown, as_memory(implied(sent)))
         fleet.released = _released(fleet.sent, k)
     return fleet
 

@@ -27,7 +27,7 @@ from common.kernels.memory import Ids, Memory, Table, count, merge, predict, sub
 from common.wire import basin as basins
 from common.wire import crystals as crystal_codec
 from common.wire.messages import PacketRef
-from common.wire.ngrams import ORDERS, Crystals
+from common.wire.ngrams import ORDERS, Crystals, implied
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
 from services.edge.crystals import select
@@ -117,8 +117,8 @@ def _lot(one: str, other: str) -> int:
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
     """ids: what was counted of each text; residue: with that in it, until a bundle has taken it; carried: what the
-    packet says of it. local_bits: the fresh text's code length by what answers here, before it was counted; heard: what
-    a gate may learn from it; gate: the bundle's, or where a new domain's begins.
+    packet says of it, and what that implies. local_bits: the fresh text's code length by what answers here, before it
+    was counted; heard: what a gate may learn from it; gate: the bundle's, or where a new domain's begins.
     """
 
     ids: tuple[Ids, ...]
@@ -182,7 +182,7 @@ def fold(
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
         crystals=blob,
     )
-    return Folded(tuple(texts), grown, body, as_memory(sent), local_bits, heard, kernel.gate)
+    return Folded(tuple(texts), grown, body, as_memory(implied(sent)), local_bits, heard, kernel.gate)
 
 
 def _size_bytes(each: Interaction, said: str) -> int:
