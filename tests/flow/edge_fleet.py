@@ -54,6 +54,10 @@ async def answers(redis, client="anonymous"):
     return await messages(redis, streams.answers(client), Answer)
 
 
+async def packets(redis):
+    return [body_of(fields) for _, fields in await redis.xrange(streams.PACKETS)]
+
+
 async def verdicts(redis):
     return [(told.version, told.verdict) for told in await messages(redis, streams.APPLIED, Applied)]
 
