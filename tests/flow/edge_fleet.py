@@ -70,6 +70,14 @@ async def bundles_to(edge, redis):
         edge.position = entry_id.decode()
 
 
+async def commons_to(edge, redis):
+    """The same with what is common."""
+    position = getattr(edge, "common_position", edge.commons.follow_from)
+    for entry_id, fields in await redis.xrange(streams.COMMON, min=f"({position}"):
+        await edge.commons.on_common(delivery_of(entry_id.decode(), streams.COMMON, body_of(fields)))
+        edge.common_position = entry_id.decode()
+
+
 async def read(edge, number, text=TEXT, first=0):
     """The edge reads `number` texts and is asked for no answer."""
     for n in range(first, first + number):
