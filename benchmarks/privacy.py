@@ -47,7 +47,7 @@ from common.kernels.memory import Memory, Table, predict
 from common.wire.mentions import NO_HASHES, Hashes, mention
 from common.wire.ngrams import ORDERS, Crystals, Order, entries
 from services.aggregator.tally import Tally, tally
-from services.edge.mentions import Private
+from services.edge.mentions import Private, decoys
 from services.edge.screen import screened
 from services.edge.sleep import as_memory
 from services.edge.telling import tell
@@ -238,8 +238,11 @@ def run(made, rounds, budget, k, mode) -> Fleet:
         kernel, brought = _kernel(made, fleet.released), []
         for edge, ids in enumerate(own):
             grown = memory.merge([residues[edge], memory.count(ids, ORDERS)])
-            private = None if mode == "off" else Private(SECRET, known, waiting[edge], strict=mode == "strict")
-            told = tell(made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, private=private)
+            own_decoys = decoys(bytes([edge]) * 32, [number])
+            private = Private(SECRET, known, waiting[edge], strict=mode == "strict", decoys=own_decoys)
+            told = tell(
+                made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, private=None if mode == "off" else private
+            )
             fleet.sent[edge].append(told.sent)
             fleet.mentioned[edge] = np.union1d(fleet.mentioned[edge], told.mentioned)
             fleet.sizes.append((len(told.crystals), len(told.mentions)))
