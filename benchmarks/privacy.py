@@ -45,7 +45,7 @@ from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
 from common.kernels.memory import Memory, Table, predict
 from common.wire.mentions import NO_HASHES, Hashes, mention
-from common.wire.ngrams import ORDERS, Crystals, Order, entries
+from common.wire.ngrams import ORDERS, Crystals, Order, entries, implied
 from services.aggregator.tally import Tally, tally
 from services.edge.mentions import Private, decoys
 from services.edge.screen import screened
@@ -243,12 +243,13 @@ def run(made, rounds, budget, k, mode) -> Fleet:
             told = tell(
                 made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, private=None if mode == "off" else private
             )
-            fleet.sent[edge].append(told.sent)
+            sent = implied(told.sent)
+            fleet.sent[edge].append(sent)
             fleet.mentioned[edge] = np.union1d(fleet.mentioned[edge], told.mentioned)
             fleet.sizes.append((len(told.crystals), len(told.mentions)))
             waiting[edge] = np.union1d(waiting[edge], told.mentioned)
             brought.append((KEYS[edge], told.mentioned))
-            residues[edge] = memory.subtract(grown, as_memory(told.sent))
+            residues[edge] = memory.subtract(grown, as_memory(sent))
         heard = tally(counts, brought, enrolled=KEYS, edges=K)
         counts = Tally({**counts.mentioned, **heard.mentioned}, {**counts.common, number: heard.common})
         known = np.union1d(known, heard.told)

@@ -26,7 +26,7 @@ from common.kernels.memory import Ids, Memory, Table, count, merge, predict, sub
 from common.wire import basin as basins
 from common.wire.mentions import Hashes
 from common.wire.messages import PacketRef
-from common.wire.ngrams import ORDERS, Crystals
+from common.wire.ngrams import ORDERS, Crystals, implied
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
 from services.edge.local import TERRITORY
@@ -117,8 +117,9 @@ def _lot(one: str, other: str) -> int:
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
     """ids: what was counted of each text; residue: with that in it, until a bundle has taken it; carried: what the
-    packet says of it. local_bits: the fresh text's code length by what answers here, before it was counted; heard: what
-    a gate may learn from it; gate: the bundle's, or where a new domain's begins; mentioned: by the packet.
+    packet says of it, and what that implies. local_bits: the fresh text's code length by what answers here, before it
+    was counted; heard: what a gate may learn from it; gate: the bundle's, or where a new domain's begins; mentioned: by
+    the packet.
     """
 
     ids: tuple[Ids, ...]
@@ -180,7 +181,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         crystals=told.crystals,
         mentions=told.mentions,
     )
-    carried = as_memory(told.sent)
+    carried = as_memory(implied(told.sent))
     return Folded(tuple(texts), grown, body, carried, local_bits, heard, kernel.gate, told.mentioned)
 
 
