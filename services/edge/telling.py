@@ -9,8 +9,6 @@ Pure: screen.py says what never leaves, crystals.py ranks, mentions.py divides, 
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from common.coordizer.artifacts import Coordizer, token_bytes
 from common.kernels.kernel import Kernel
 from common.kernels.memory import Memory
@@ -56,7 +54,7 @@ def tell(
         return Told(sent, blob, NO_HASHES, b"")
     allowed = sayable(speakable, kernel, tokens, private)
     ranked, every = select(allowed, kernel, praised), select(speakable, kernel, praised)
-    best = np.concatenate([private.decoys, mentionable(every, allowed, tokens, private)])
+    best = mentionable(every, allowed, tokens, private)
     _, share = fit(best, int(MENTION_SHARE * budget_bytes))
     sent, blob = crystal_codec.fit(
         ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes - len(share)

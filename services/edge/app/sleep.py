@@ -10,7 +10,7 @@ from services.edge.answer import Serving
 from services.edge.app.node import Node
 from services.edge.learning import due_domains, fold_domain, give_up, go_home
 from services.edge.local import TERRITORY
-from services.edge.mentions import Private, decoys
+from services.edge.mentions import FIRST, Private, decoys
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet
 from services.edge.scheduler import Scheduler
 from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm
@@ -85,8 +85,9 @@ class Sleep:
         if mode == "off":
             return None
         assert secret is not None, "Node looked"
-        made_up = decoys(bytes(self._node.key), [record.sequence])
-        return Private(secret, record.common(), record.mentioned(), strict=mode == "strict", decoys=made_up)
+        fresh, first = (decoys(bytes(self._node.key), [sequence]) for sequence in (record.sequence, FIRST))
+        known, mentioned = record.common(), record.mentioned()
+        return Private(secret, known, mentioned, strict=mode == "strict", decoys=fresh, again=first)
 
     def _show_fold(self, domain: str, done: Folded) -> None:
         size_bytes = max(done.body.fresh_bytes, 1)
