@@ -21,7 +21,7 @@ from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
 from services.edge.mentions import Private, check_told
 from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
-from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
+from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle, turn_of
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
 
 TERRITORY_MIN_BYTES: Final = 4096  # chosen: of 4 KB of one domain's text 3 % look strange, of 1 KB 7 % (territory.py)
@@ -79,6 +79,7 @@ def fold_domain(
         record.residue(domain),
         crystal_bytes=crystal_bytes,
         phi=_phi(gauges),
+        turn=turn_of(serving.node, domain, record.sequence),
         accepted=record.accepted(domain),
         local=serving.local,
         private=private,
