@@ -4,7 +4,7 @@ comes out.
 It is a value: a new bundle makes a new one, and an edge swaps a reference. It knows no file, no broker and no clock.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,15 +14,14 @@ import numpy.typing as npt
 from common.constants import ROLES, Role
 from common.constellation.domains import Domain
 from common.constellation.integrator import Integrator
-from common.constellation.together import Beat, beats, hear, window_tokens
+from common.constellation.together import hear, hold
 from common.coordizer.artifacts import EOS, Coordizer
 from common.coordizer.encode import Encoder
 from common.coordizer.place import Bearings, bearings, text_basin
 from common.errors import Rejected
-from common.geometry.online import Stream
 from common.geometry.routing import Route, Router
 from common.kernels.engine import State
-from common.kernels.generate import Step, Voice, generate
+from common.kernels.generate import Speech, Step, Voice
 from common.kernels.kernel import Kernel, Reading, read
 from common.kernels.memory import Ids, Memory
 
@@ -100,37 +99,24 @@ class Constellation:
         temperature: float,
         rng: np.random.Generator,
         top_p: float = 1.0,
-    ) -> Iterator[Step]:
+    ) -> Speech:
         """Generates from the domains named, fused by their shares (which sum to one); the first leads, and is measured
         and steered.
         """
         voices = [Voice(self.kernel(d), self.homes[self.domains[d].role], share) for d, share in shares.items()]
         stop = frozenset((EOS,))
-        return generate(voices, prompt, max_tokens=max_tokens, temperature=temperature, stop=stop, rng=rng, top_p=top_p)
+        return Speech(voices, prompt, max_tokens=max_tokens, temperature=temperature, stop=stop, rng=rng, top_p=top_p)
 
-    def together(
-        self,
-        prompt: Ids,
-        shares: Mapping[str, float],
-        stream: Stream,
-        *,
-        max_tokens: int,
-        temperature: float,
-        rng: np.random.Generator,
-        top_p: float = 1.0,
-    ) -> Iterator[Beat]:
-        """Constellation mode: as `speak`, from one domain of each role, with the constellation's basin and its Phi.
-
-        stream: the constellation's running moments so far; each beat has them with its own token in. At the end of a
-        conversation `close` them. Raises Rejected("bad_constellation") unless each role has exactly one domain.
+    def hold(self, shares: Mapping[str, float], steps: Sequence[Step]) -> Floats:
+        """What all four states held together after each step of `speak` by these shares: the constellation's basins,
+        (N, 64). Raises Rejected("bad_constellation") unless each role has exactly one domain.
         """
         roles = [self.domains[domain].role for domain in shares]
         if sorted(roles) != sorted(ROLES):
             raise Rejected(
                 "bad_constellation", f"domains {', '.join(shares)} speak together: there must be one of each role"
             )
-        steps = self.speak(prompt, shares, max_tokens=max_tokens, temperature=temperature, rng=rng, top_p=top_p)
-        return beats(steps, self.integrator, [roles.index(r) for r in ROLES], window_tokens(self.states), stream)
+        return hold(self.integrator, steps, [roles.index(role) for role in ROLES])
 
     def hear(self, ids: Ids) -> Floats:
         """A text as all four states hold it together: the constellation's basins, (N, 64)."""

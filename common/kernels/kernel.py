@@ -18,7 +18,7 @@ from common.kernels import memory as memories
 from common.kernels.blend import mix
 from common.kernels.decode import Array
 from common.kernels.engine import State
-from common.kernels.memory import Ids, Memory, Table
+from common.kernels.memory import Addresses, Ids, Memory
 
 Floats = npt.NDArray[np.float64]
 
@@ -121,11 +121,11 @@ def _read_state(state: State, ids: Ids, floor: Floats) -> tuple[Floats, Array]:
 class Speaker:
     """A kernel about to speak, with what stays the same from token to token.
 
-    memories: each as compiled code takes it; bases: (K, V), what each says without a context.
+    memories: (K, ORDERS, 8), each as compiled code takes it; bases: (K, V), what each says without a context.
     """
 
     kernel: Kernel
-    memories: tuple[tuple[Table, ...], ...]
+    memories: Addresses
     bases: Floats
 
     @classmethod
@@ -134,7 +134,7 @@ class Speaker:
         assert kernel.gate.shape == (gates.BUCKETS, 1 + len(kernel.memories)), kernel.gate.shape
         pairs = zip(kernel.memories, kernel.floors(), strict=True)
         bases = np.stack([memories.distribution(memory, (), floor)[0] for memory, floor in pairs])
-        return cls(kernel, tuple(memory.columns for memory in kernel.memories), bases)
+        return cls(kernel, np.stack([memory.addresses for memory in kernel.memories]), bases)
 
     def add(self, p: Floats, logits: Array, context: Ids, *, share: float) -> None:
         """Adds share * P of the next token to p (V,). logits (V,): the state's; context: the last three tokens."""

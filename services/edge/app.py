@@ -22,7 +22,7 @@ import logging
 import pkgutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -611,8 +611,12 @@ class _Making:
     def tokens(self) -> int:
         return len(self.generation.steps)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.generation)
+    @property
+    def ended(self) -> bool:
+        return self.generation.ended
+
+    def say(self, tokens: int) -> str:
+        return self.generation.say(tokens)
 
     @property
     def kernel(self) -> Role:

@@ -1,4 +1,4 @@
-"""One answer in the making: coordize, route, read, then token after token. It may rest between any two of them.
+"""One answer in the making: coordize, route, read, then some tokens at a time. It may rest between any two of them.
 
 Pure: a constellation and a query go in, text comes out as it becomes complete. Knows no stream, no thread and no clock.
 The prompt is read whole, and its code length taken, before the first token. A query without a seed is seeded by its id,
@@ -21,9 +21,8 @@ import numpy.typing as npt
 from common.constants import ROLES, Role
 from common.constellation.constellation import MARGIN_MIN_RAD, Constellation
 from common.coordizer.artifacts import EOS
-from common.geometry.online import EMPTY
 from common.geometry.routing import Route
-from common.kernels.generate import Step
+from common.kernels.generate import STRETCH_TOKENS, Speech, Step
 from common.kernels.kernel import Reading
 from common.kernels.memory import Ids
 from common.wire.messages import ANSWER_MAX_CHARS, Query
@@ -34,6 +33,7 @@ Array = npt.NDArray[np.float64]
 Finish = Literal["stop", "length", "read", "cancelled"]
 
 TOGETHER: Final = "constellation"  # the mode, and the name of what all four states hold together
+TOKEN_MAX_CHARS: Final = 300  # more than any token has
 HEARD_ONE_IN: Final = 32  # chosen: three more states read a prompt in 32, which costs an edge a tenth of its reading
 
 
@@ -53,11 +53,11 @@ class Heard:
 
 
 class Generation:
-    """One answer in the making; iterating it says more: each item is the text that became complete with one token.
+    """One answer in the making: `say` goes on with it; to iterate over it says all of it.
 
-    After the last item `finish` says why it ended: "stop" (by itself, or at a stop text), "length", or "read" where
-    nothing was to be said; "cancelled" while it has not ended. `together` is the prompt as all four states hold it, (N,
-    64): known at the end, in constellation mode and for the prompts of one query in HEARD_ONE_IN.
+    When it has `ended`, `finish` says why: "stop" (by itself, or at a stop text), "length", or "read" where nothing was
+    to be said; "cancelled" while it has not. `together` is the prompt as all four states hold it, (N, 64): known at the
+    end, in constellation mode and for the prompts of one query in HEARD_ONE_IN.
     """
 
     def __init__(self, constellation: Constellation, query: Query, query_id: str) -> None:
@@ -71,47 +71,68 @@ class Generation:
         self.text = ""
         self.together: Array | None = None
         self.finish: Finish = "cancelled"
+        self._spoken = Spoken(constellation.encoder, query.stop)
+        self._speech: Speech | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self.finish != "cancelled"
 
     def __iter__(self) -> Iterator[str]:
-        spoken = Spoken(self.constellation.encoder, self.query.stop)
-        for step in self._steps():
-            self.steps.append(step)
-            yield self._say(spoken.push(step.token))
-            if spoken.stopped or len(self.text) == ANSWER_MAX_CHARS:
+        while not self.ended:
+            yield self.say(STRETCH_TOKENS)
+
+    def say(self, tokens: int) -> str:
+        """Up to so many tokens more, one or more: the text that became complete with them, and at the end what was held
+        back. The answer is the same whatever the numbers.
+        """
+        if self.query.max_tokens == 0:
+            return self._end()
+        if self._speech is None:
+            self._speech = self._begin()
+        said = self._speech.say(tokens)
+        # A stop text, or the longest answer, may end it at any token of these.
+        alone = bool(self.query.stop) or len(self.text) + TOKEN_MAX_CHARS * len(said) >= ANSWER_MAX_CHARS
+        piece = ""
+        for steps in [[step] for step in said] if alone else [said]:
+            self.steps += steps
+            piece += self._take(self._spoken.push([step.token for step in steps]))
+            if self._spoken.stopped or len(self.text) == ANSWER_MAX_CHARS:
                 break
-        yield self._say(spoken.finish())
+        if self.query.mode == TOGETHER:
+            fresh = self.steps[len(self.held) :]
+            self.held += [*self.constellation.hold(self.heard.shares, fresh)]
+        ended = self._speech.ended or self._spoken.stopped or len(self.text) == ANSWER_MAX_CHARS
+        return piece + self._end() if ended else piece
+
+    def _end(self) -> str:
+        rest = self._take(self._spoken.finish())
         if self.query.mode == TOGETHER or seed_of(self.query_id) % HEARD_ONE_IN == 0:
             self.together = self.constellation.hear(self.heard.prompt)
         if self.query.max_tokens == 0:
             self.finish = "read"
         else:
-            whole = len(self.steps) == self.query.max_tokens and not spoken.stopped
+            whole = len(self.steps) == self.query.max_tokens and not self._spoken.stopped
             self.finish = "length" if whole or len(self.text) == ANSWER_MAX_CHARS else "stop"
+        return rest
 
-    def _say(self, piece: str) -> str:
+    def _take(self, piece: str) -> str:
         piece = piece[: ANSWER_MAX_CHARS - len(self.text)]
         self.text += piece
         return piece
 
-    def _steps(self) -> Iterator[Step]:
+    def _begin(self) -> Speech:
         query, heard = self.query, self.heard
-        if query.max_tokens == 0:
-            return
         rng = np.random.default_rng(seed_of(self.query_id) if query.seed is None else query.seed)
-        # The call is written out twice: a mapping of its arguments would hide their types.
-        if query.mode == TOGETHER:
-            beats = self.constellation.together(
-                heard.prompt, heard.shares, EMPTY,
-                max_tokens=query.max_tokens, temperature=query.temperature, rng=rng, top_p=query.top_p,
-            )  # fmt: skip
-            for beat in beats:
-                self.held.append(beat.basin)
-                yield beat.step
-        else:
-            yield from self.constellation.speak(
-                heard.prompt, heard.shares,
-                max_tokens=query.max_tokens, temperature=query.temperature, rng=rng, top_p=query.top_p,
-            )  # fmt: skip
+        return self.constellation.speak(
+            heard.prompt,
+            heard.shares,
+            max_tokens=query.max_tokens,
+            temperature=query.temperature,
+            rng=rng,
+            top_p=query.top_p,
+        )
 
 
 def hear(constellation: Constellation, query: Query) -> Heard:

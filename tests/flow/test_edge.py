@@ -279,12 +279,12 @@ def resting(monkeypatch):
     told = SimpleNamespace(made=[], wake=threading.Event())
 
     class Resting(Generation):
-        def __iter__(self):
-            told.made.append(self)
-            for number, piece in enumerate(super().__iter__(), 1):
-                if number == 3:
-                    assert told.wake.wait(timeout=10)
-                yield piece
+        def say(self, _):
+            if not self.steps:
+                told.made.append(self)
+            if len(self.steps) == 3:
+                assert told.wake.wait(timeout=10)
+            return super().say(1)
 
     monkeypatch.setattr(app, "Generation", Resting)
     yield told
@@ -832,7 +832,7 @@ async def test_an_edge_proves_that_it_answers_and_that_leaves_no_trace(edge):
 async def test_an_edge_whose_tokens_do_not_come_says_so(edge, monkeypatch):
     stuck = threading.Event()
     monkeypatch.setattr(app, "PROVE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("services.edge.generation.Generation.__iter__", lambda _: iter(stuck.wait, True))
+    monkeypatch.setattr("services.edge.generation.Generation.say", lambda *_: stuck.wait(10) and "")
     with pytest.raises(Unavailable, match="no token for"):
         await edge.prove()
     stuck.set()

@@ -97,7 +97,7 @@ def test_the_compiled_bucket_is_the_gates(order, total):
     gate[:, 1] = 1 - gate[:, 0]
     memory, logits, p = m.Memory(tuple(tables)), np.full(VOCAB, -50, np.float32), np.zeros(VOCAB)
     logits[7] = 50
-    mix(logits, (memory.columns,), np.zeros((1, VOCAB)), gate, context, 1.0, p)
+    mix(logits, memory.addresses[None], np.zeros((1, VOCAB)), gate, context, 1.0, p)
     assert p[7] * 64 == gates.bucket(order, max(total, 1))
 
 
@@ -107,7 +107,9 @@ def steered_before(gain, reach):
     held = rng.normal(size=(9, 64))
     held /= np.linalg.norm(held, axis=1, keepdims=True)
     along = heading(held) @ roots
-    return p, along, steered(p, roots, held, gain, reach), np.log(np.maximum(p, 1e-30)) + gain * along
+    found = np.empty(300, np.float32)
+    steered(p, roots, held, gain, reach, found)
+    return p, along, found, np.log(np.maximum(p, 1e-30)) + gain * along
 
 
 @given(st.floats(-24, 24))

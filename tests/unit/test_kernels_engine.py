@@ -150,7 +150,7 @@ def test_half_precision_is_widened_exactly():
 def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
     halves = {k: v.astype(np.float16).astype(np.float32) for k, v in tensors.items()}
     state = State(SPEC, halves, np.sqrt(np.random.default_rng(2).dirichlet(np.ones(64), SPEC.vocab)))
-    assert state._body.qkv.dtype == state._narrow_head.table.dtype == np.uint16
+    assert state.body.qkv.dtype == state.head.table.dtype == np.uint16
     cache, (whole, basins) = state.start(), state.read(ids[None, :16])
     for t in range(16):
         hidden, basin = state.extend(cache, ids[t : t + 1])
@@ -171,16 +171,6 @@ def test_the_coupling_is_part_of_the_logits(state, ids):
         pull = 10 * state.weights["coupling"] * np.sqrt(basins[0, t]) @ halved(state.sqrt_basins).T
         assert np.allclose(logits, state.logits(hidden, basins)[0, t], atol=1e-5)
         assert np.allclose(logits - pull, plain.logits(hidden, basins)[0, t], atol=1e-5)
-
-
-def test_a_token_followed_is_a_token_read_and_spoken_of(state):
-    cache, other = state.start(), state.start()
-    ids = np.arange(2 * state.spec.context + 3, dtype=np.int32) % state.spec.vocab
-    for token in ids:
-        hidden, basins = state.extend(cache, np.array([token], np.int32))
-        basin, logits = state.follow(other, int(token))
-        assert np.allclose(basin, basins[0], atol=1e-6)
-        assert np.allclose(logits, state.speak(hidden[0], basins[0]), atol=2e-5)
 
 
 def test_the_roots_of_a_state_are_those_of_its_tokens_basins(state):
