@@ -102,7 +102,7 @@ def ours(state, batch):
         cache, ids = state.start(batch), np.arange(batch, dtype=np.int32)
         for _ in range(steps):
             hidden, basins = state.step(cache, ids, slots)
-            logits = state.speak(hidden[0], basins[0])[None] if batch == 1 else state.logits(hidden, basins)
+            logits = state.speak(hidden, basins)
             ids = logits.argmax(-1).astype(np.int32)
         return logits
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from common.constants import CELLS, ROLES, Role
 from common.constellation.integrator import Integrator
 from common.geometry.simplex import normalise
+from common.kernels.decode import Array
 from common.kernels.engine import State
-from common.kernels.generate import Step
 from common.kernels.memory import Ids
 
 Floats = npt.NDArray[np.float64]
@@ -47,9 +47,8 @@ def window_tokens(states: Mapping[Role, State]) -> int:
     return min(state.spec.context for state in states.values())
 
 
-def hold(integrator: Integrator, steps: Sequence[Step], places: Sequence[int]) -> Floats:
-    """The constellation's basins (N, 64) after each step of a generation by four voices. places: where each role's
-    voice is among them, in the order of ROLES.
+def hold(integrator: Integrator, basins: Array, places: Sequence[int]) -> Floats:
+    """The constellation's basins (N, 64) after each token of a generation by four voices, whose own are (N, 4, 64).
+    places: where each role's voice is among them, in the order of ROLES.
     """
-    said = np.array([step.basins for step in steps]).reshape(-1, len(ROLES), CELLS)
-    return integrator.basin(normalise(said[:, list(places)]))
+    return integrator.basin(normalise(basins[:, list(places)]))

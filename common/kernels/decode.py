@@ -9,7 +9,7 @@ Keys and values lie (head_width, context): long rows, whatever the width of a he
 Shapes: B rows (texts), D width, S slots of a cache.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +121,20 @@ def speak(w: Head, hidden: Array, basin: Array, logits: Array) -> None:
     for i in range(len(logits)):
         logits[i] = w.bias[i]
     add_rows(spoken, every, w.table, logits)
+
+
+@compiled_fast
+def rate(w: Head, hidden: Array, basins: Array, ids: Ids) -> Any:
+    """The log probability of ids (N,), each as what comes next after a place: hidden (N, D), basins (N, 64)."""
+    found, logits = np.empty(len(ids)), np.empty(len(w.bias), np.float32)
+    for n in range(len(ids)):
+        assert 0 <= ids[n] < len(logits)
+        speak(w, hidden[n], basins[n], logits)
+        largest, total = peak(logits), np.float32(0.0)
+        for i in range(len(logits)):
+            total += exp32(logits[i] - largest)
+        found[n] = np.float64(logits[ids[n]] - largest) - np.log(np.float64(total))
+    return found
 
 
 @compiled_fast

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.decode import Array, Body, Head, Ids, Indices, M, advance, make_room, read_on, speak
+from common.kernels.decode import Array, Body, Head, Ids, Indices, M, advance, make_room, rate, read_on, speak
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights
 
@@ -57,8 +57,7 @@ class State:
         self.weights: Final = weights
         roots = halved(sqrt_basins)
         self.body = _narrowed(_body(spec, weights, roots), ("qkv", "out", "up", "down", "basin"))
-        self._wide_head = _head(weights, roots)
-        self.head = _narrowed(self._wide_head, ("leave", "table"))
+        self.head = _narrowed(_head(weights, roots), ("leave", "table"))
 
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
@@ -98,17 +97,16 @@ class State:
                 self._forget(cache, slot)
         return self._advance(cache, slots, cache.lengths[slots], ids)
 
-    def logits(self, hidden: Array, basins: Array) -> Array:
-        """Next-token logits (..., vocab), the coupling included."""
-        w = self._wide_head
-        spoken = np.concatenate([hidden @ w.leave, w.gain * np.sqrt(basins)], -1)
-        found: Array = spoken @ w.table + w.bias
+    def rate(self, hidden: Array, basins: Array, ids: Ids) -> npt.NDArray[np.float64]:
+        """The log probability of ids (T,), each as what comes next after a place, (T, width) and (T, 64)."""
+        found: npt.NDArray[np.float64] = rate(self.head, hidden, basins, np.asarray(ids, np.int32))
         return found
 
-    def speak(self, hidden: Array, basin: Array) -> Array:
-        """The logits (vocab,) of one place, (width,) and (64,)."""
-        found = np.empty(self.spec.vocab, np.float32)
-        speak(self.head, hidden, basin, found)
+    def speak(self, hidden: Array, basins: Array) -> Array:
+        """The next token's logits (..., vocab) at places (..., width) and (..., 64), the coupling included."""
+        found = np.empty((*hidden.shape[:-1], self.spec.vocab), np.float32)
+        for place in np.ndindex(hidden.shape[:-1]):
+            speak(self.head, hidden[place], basins[place], found[place])
         return found
 
     @property

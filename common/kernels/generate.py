@@ -1,8 +1,9 @@
 """Generation: one token after another from one kernel, or from several fused, under tacking."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,10 @@ from common.geometry.phases import phase_of
 from common.kernels.bearing import Bearing
 from common.kernels.blend import pick
 from common.kernels.decode import Array
-from common.kernels.gate import BUCKETS
-from common.kernels.kernel import Floats, Kernel, Speaker
+from common.kernels.engine import State
+from common.kernels.kernel import Floats, Kernel, Listening
 from common.kernels.loops import LOOP_READS
-from common.kernels.memory import ORDERS, Ids
-from common.kernels.recall import FIELDS
+from common.kernels.memory import Ids
 from common.kernels.say import KAPPA_MIN_TOKENS, UNKNOWN, Chorus, Course, Log, Past, Stand, Wish, say
 from common.kernels.tacking import Helm
 
@@ -48,6 +48,29 @@ class Step(NamedTuple):
     helm: Helm
 
 
+class Stretch(NamedTuple):
+    """Some generated tokens, a row each; see Step. tokens (N,); basins (N, voices, 64); kappas, phases (N,): -1 where
+    not known, a phase by its place in PHASES; helms (N, 4).
+    """
+
+    tokens: Ids
+    basins: Array
+    kappas: Floats
+    phases: npt.NDArray[np.int64]
+    helms: Floats
+
+    def reading(self, place: int) -> tuple[float | None, Phase | None]:
+        """Kappa and phase after one of the tokens."""
+        phase = int(self.phases[place])
+        return (None, None) if phase == UNKNOWN else (float(self.kappas[place]), PHASES[phase])
+
+    def steps(self) -> list[Step]:
+        """One by one."""
+        helms = [Helm(gain, trim, int(renewal), heat) for gain, trim, renewal, heat in self.helms.tolist()]
+        rows = zip(self.tokens.tolist(), self.basins, helms, strict=True)
+        return [Step(token, basins[0], basins, *self.reading(n), helm) for n, (token, basins, helm) in enumerate(rows)]
+
+
 class Speech:
     """A generation in the making: `say` goes on with it; to iterate over it says all, step by step.
 
@@ -68,16 +91,16 @@ class Speech:
         stop: frozenset[int],
         rng: np.random.Generator,
         top_p: float = 1.0,
+        listening: Listening | None = None,
     ) -> None:
-        """Reads the prompt."""
+        """Reads the prompt. listening: the first voice's state, if it has read it already; it is used up."""
         pasts, logits, bearing = [], [], Bearing(voices[0].home)
         for v, voice in enumerate(voices):
-            cache = voice.kernel.state.start()
-            hidden, basins = voice.kernel.state.extend(cache, prompt)
-            pasts.append(Past(cache.keys, cache.values, cache.ids, cache.lengths))
-            logits.append(voice.kernel.state.speak(hidden[-1], basins[-1]))
+            heard = listening if v == 0 and listening is not None else _listen(voice.kernel.state, prompt)
+            pasts.append(Past(heard.cache.keys, heard.cache.values, heard.cache.ids, heard.cache.lengths))
+            logits.append(voice.kernel.state.speak(heard.hidden, heard.basins[-1]))
             if v == 0:
-                bearing.turn(basins[-KAPPA_WINDOW_TOKENS:])
+                bearing.turn(heard.basins[-KAPPA_WINDOW_TOKENS:])
         start = min(len(prompt), LOOP_READS)
         text = np.empty(start + max_tokens, np.int32)
         text[:start] = prompt[-start:]
@@ -90,10 +113,10 @@ class Speech:
 
     def __iter__(self) -> Iterator[Step]:
         while not self.ended:
-            yield from self.say(STRETCH_TOKENS)
+            yield from self.say(STRETCH_TOKENS).steps()
 
-    def say(self, tokens: int) -> list[Step]:
-        """Up to so many further steps, one or more; fewer at the end. The same in all, whatever the numbers.
+    def say(self, tokens: int) -> Stretch:
+        """Up to so many further tokens, one or more; fewer at the end. The same in all, whatever the numbers.
 
         Raises Rejected("bad_reading") when kappa is no number: the state has diverged.
         """
@@ -105,25 +128,14 @@ class Speech:
             np.empty(tokens, np.int64),
             np.empty((tokens, len(Helm._fields))),
         )
-        self._course = say(self._chorus, self._stand, before, self._wish, self._uniforms(tokens), log)
+        uniforms = self._rng.random(tokens) if self._wish.temperature > 0 else np.zeros(tokens)
+        self._course = say(self._chorus, self._stand, before, self._wish, uniforms, log)
+        said = self._course.at - before.at
+        self.ended = said < tokens or self._course.at == len(self._stand.text)
+        if not (log.kappas[:said] >= UNKNOWN).all():
+            phase_of(math.nan, None, None)
         ids = self._stand.text[before.at : self._course.at]
-        self.ended = len(ids) < tokens or self._course.at == len(self._stand.text)
-        return _steps(ids, log)
-
-    def _uniforms(self, tokens: int) -> Floats:
-        return self._rng.random(tokens) if self._wish.temperature > 0 else np.zeros(tokens)
-
-
-def _steps(ids: Ids, log: Log) -> list[Step]:
-    found = []
-    rows = zip(ids.tolist(), log.basins, log.kappas.tolist(), log.phases.tolist(), log.helms.tolist(), strict=False)
-    for token, basins, value, place, (gain, trim, renewal, heat) in rows:
-        known = place != UNKNOWN
-        phase = None if not known else PHASES[place] if value >= 0 else phase_of(value, None, None)
-        found.append(
-            Step(token, basins[0], basins, value if known else None, phase, Helm(gain, trim, int(renewal), heat))
-        )
-    return found
+        return Stretch(ids, log.basins[:said], log.kappas[:said], log.phases[:said], log.helms[:said])
 
 
 def measure_kappa(basins: Array, home: Floats) -> float | None:
@@ -140,24 +152,34 @@ def sample(log_p: npt.NDArray[np.floating], temperature: float, rng: np.random.G
     return int(pick(np.asarray(log_p, np.float32), temperature, top_p, uniform))
 
 
+def _listen(state: State, prompt: Ids) -> Listening:
+    cache = state.start()
+    hidden, basins = state.extend(cache, prompt)
+    return Listening(cache, basins, hidden[-1])
+
+
 def _chorus(voices: Sequence[Voice]) -> Chorus:
     """Voices with fewer memories than others get empty ones in front, to which their gates give nothing."""
-    speakers = [Speaker.of(voice.kernel) for voice in voices]
-    shape = len(voices), max(len(speaker.memories) for speaker in speakers)
-    memories = np.zeros((*shape, ORDERS, FIELDS), np.int64)
-    bases = np.zeros((*shape, voices[0].kernel.state.spec.vocab))
-    gates = np.zeros((shape[0], BUCKETS, 1 + shape[1]))
-    for v, speaker in enumerate(speakers):
-        own = slice(shape[1] - len(speaker.memories), None)
-        memories[v, own], bases[v, own] = speaker.memories, speaker.bases
-        gates[v, :, 0], gates[v, :, 1:][:, own] = speaker.kernel.gate[:, 0], speaker.kernel.gate[:, 1:]
+    kernels = [voice.kernel for voice in voices]
+    most = max(len(kernel.memories) for kernel in kernels)
     return Chorus(
-        bodies=tuple(voice.kernel.state.body for voice in voices),
-        heads=tuple(voice.kernel.state.head for voice in voices),
-        memories=memories,
-        bases=bases,
-        gates=gates,
+        bodies=tuple(kernel.state.body for kernel in kernels),
+        heads=tuple(kernel.state.head for kernel in kernels),
+        memories=_stacked([kernel.addresses for kernel in kernels], most),
+        bases=_stacked([kernel.bases for kernel in kernels], most),
+        gates=np.stack([_widened(kernel.gate, most) for kernel in kernels]),
         shares=np.array([voice.share for voice in voices]),
         home_s=np.sqrt(voices[0].home),
         roots=voices[0].kernel.state.roots,
     )
+
+
+def _stacked(columns: Sequence[npt.NDArray[Any]], most: int) -> npt.NDArray[Any]:
+    found = np.zeros((len(columns), most, *columns[0].shape[1:]), columns[0].dtype)
+    for place, column in enumerate(columns):
+        found[place, most - len(column) :] = column
+    return found
+
+
+def _widened(gate: Floats, most: int) -> Floats:
+    return np.concatenate([gate[:, :1], np.zeros((len(gate), most + 1 - gate.shape[1])), gate[:, 1:]], 1)

@@ -609,7 +609,7 @@ class _Making:
 
     @property
     def tokens(self) -> int:
-        return len(self.generation.steps)
+        return self.generation.tokens
 
     @property
     def ended(self) -> bool:

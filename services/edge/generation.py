@@ -18,12 +18,12 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from common.constants import ROLES, Role
+from common.constants import ROLES, Phase, Role
 from common.constellation.constellation import MARGIN_MIN_RAD, Constellation
 from common.coordizer.artifacts import EOS
 from common.geometry.routing import Route
-from common.kernels.generate import STRETCH_TOKENS, Speech, Step
-from common.kernels.kernel import Reading
+from common.kernels.generate import STRETCH_TOKENS, Speech
+from common.kernels.kernel import Listening, Reading
 from common.kernels.memory import Ids
 from common.wire.messages import ANSWER_MAX_CHARS, Query
 from services.edge.local import within
@@ -39,7 +39,9 @@ HEARD_ONE_IN: Final = 32  # chosen: three more states read a prompt in 32, which
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heard:
-    """A prompt as its leader reads it. prompt: its ids, or the end of a text where it has none; bits: its length."""
+    """A prompt as its leader reads it. prompt: its ids, or the end of a text where it has none; bits: its length;
+    listening: the leader's state with the prompt in it, if it holds it, for one speech to go on from.
+    """
 
     ids: Ids
     prompt: Ids
@@ -50,6 +52,7 @@ class Heard:
     role: Role
     reading: Reading
     bits: float
+    listening: Listening | None
 
 
 class Generation:
@@ -57,7 +60,7 @@ class Generation:
 
     When it has `ended`, `finish` says why: "stop" (by itself, or at a stop text), "length", or "read" where nothing was
     to be said; "cancelled" while it has not. `together` is the prompt as all four states hold it, (N, 64): known at the
-    end, in constellation mode and for the prompts of one query in HEARD_ONE_IN.
+    end, in constellation mode and for the prompts of one query in HEARD_ONE_IN. kappa, phase: after the last token.
     """
 
     def __init__(self, constellation: Constellation, query: Query, query_id: str) -> None:
@@ -66,8 +69,11 @@ class Generation:
         self.query = query
         self.query_id = query_id
         self.heard = hear(constellation, query)
-        self.steps: list[Step] = []
-        self.held: list[Array] = []  # in constellation mode: what all four states held together, (64,) a token
+        self.tokens = 0
+        self.kappa: float | None = None
+        self.phase: Phase | None = None
+        self.basins: list[npt.NDArray[np.float32]] = []  # the lead's, (N, 64) a stretch
+        self.held: list[Array] = []  # likewise in constellation mode, what all four states held together
         self.text = ""
         self.together: Array | None = None
         self.finish: Finish = "cancelled"
@@ -93,16 +99,18 @@ class Generation:
             self._speech = self._begin()
         said = self._speech.say(tokens)
         # A stop text, or the longest answer, may end it at any token of these.
-        alone = bool(self.query.stop) or len(self.text) + TOKEN_MAX_CHARS * len(said) >= ANSWER_MAX_CHARS
-        piece = ""
-        for steps in [[step] for step in said] if alone else [said]:
-            self.steps += steps
-            piece += self._take(self._spoken.push([step.token for step in steps]))
-            if self._spoken.stopped or len(self.text) == ANSWER_MAX_CHARS:
-                break
-        if self.query.mode == TOGETHER:
-            fresh = self.steps[len(self.held) :]
-            self.held += [*self.constellation.hold(self.heard.shares, fresh)]
+        alone = bool(self.query.stop) or len(self.text) + TOKEN_MAX_CHARS * len(said.tokens) >= ANSWER_MAX_CHARS
+        ids, piece, count = said.tokens.tolist(), "", 0
+        while count < len(ids) and not (self._spoken.stopped or len(self.text) == ANSWER_MAX_CHARS):
+            some = ids[count : count + 1] if alone else ids
+            piece += self._take(self._spoken.push(some))
+            count += len(some)
+        if count:
+            self.tokens += count
+            self.kappa, self.phase = said.reading(count - 1)
+            self.basins.append(said.basins[:count, 0])
+            if self.query.mode == TOGETHER:
+                self.held.append(self.constellation.hold(self.heard.shares, said.basins[:count]))
         ended = self._speech.ended or self._spoken.stopped or len(self.text) == ANSWER_MAX_CHARS
         return piece + self._end() if ended else piece
 
@@ -113,7 +121,7 @@ class Generation:
         if self.query.max_tokens == 0:
             self.finish = "read"
         else:
-            whole = len(self.steps) == self.query.max_tokens and not self._spoken.stopped
+            whole = self.tokens == self.query.max_tokens and not self._spoken.stopped
             self.finish = "length" if whole or len(self.text) == ANSWER_MAX_CHARS else "stop"
         return rest
 
@@ -132,6 +140,7 @@ class Generation:
             temperature=query.temperature,
             rng=rng,
             top_p=query.top_p,
+            listening=heard.listening,
         )
 
 
@@ -143,9 +152,10 @@ def hear(constellation: Constellation, query: Query) -> Heard:
     route = within(constellation.route(basin), constellation.domains, margin_min_rad=MARGIN_MIN_RAD)
     shares = voices(constellation, route, query.mode)
     lead = next(iter(shares))
-    reading = constellation.read(prompt, lead)
-    bits = float(reading.bits(constellation.domains[lead].gate_array).sum())
-    return Heard(ids, prompt, basin, route, shares, lead, constellation.domains[lead].role, reading, bits)
+    reading, listening = constellation.listen(prompt, lead)
+    bits = float(reading.bits(constellation.kernel(lead).gate).sum())
+    role = constellation.domains[lead].role
+    return Heard(ids, prompt, basin, route, shares, lead, role, reading, bits, listening)
 
 
 def voices(constellation: Constellation, route: Route, mode: str) -> dict[str, float]:

@@ -280,9 +280,9 @@ def resting(monkeypatch):
 
     class Resting(Generation):
         def say(self, _):
-            if not self.steps:
+            if not self.tokens:
                 told.made.append(self)
-            if len(self.steps) == 3:
+            if self.tokens == 3:
                 assert told.wake.wait(timeout=10)
             return super().say(1)
 
@@ -323,7 +323,7 @@ async def test_many_queries_are_answered_at_once_and_each_as_if_it_were_alone(ed
 async def test_a_cancelled_query_ends_between_two_tokens_and_its_answer_says_so(edge, eventually, resting):
     query = Query(id="q", client="me", text=TEXT, max_tokens=100, temperature=1.0)
     making = asyncio.create_task(edge.on_query(delivery_of(), query))
-    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     for wanted in (Cancel(query_id="q", client="you"), Cancel(query_id="other", client="me")):
         await edge.on_cancel(delivery_of("2-0", streams.CANCEL, pack(wanted)))
     assert not edge._turns["me", "q"].left
@@ -370,7 +370,7 @@ async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_
     clock[0] = at_ms / 1000 + 1.9
     query = Query(id="q", text=TEXT, max_tokens=100, temperature=1.0, deadline_s=2.0)
     making = asyncio.create_task(edge.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query))
-    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     await eventually(lambda: edge._turns["anonymous", "q"].left)
     resting.wake.set()
     (sent,) = await making
@@ -384,7 +384,7 @@ async def test_a_query_that_others_kept_from_its_deadline_is_told_that_the_fleet
     edge, clock, eventually, resting
 ):
     other = asyncio.create_task(edge.on_query(delivery_of(), Query(id="other", text=TEXT, max_tokens=10)))
-    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     at_ms = int(clock[0] * 1000) - 2000
     query = Query(id="q", text=TEXT, max_tokens=10, deadline_s=2.0)
     (sent,) = await edge.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
@@ -398,7 +398,7 @@ async def test_a_bundle_swapped_in_while_an_answer_is_made_leaves_it_to_the_one_
 ):
     query = Query(id="q", text=TEXT, max_tokens=10, temperature=1.0)
     making = asyncio.create_task(edge.on_query(delivery_of(), query))
-    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     await publisher.release(micro_parts | {"notes.bin": b"new"})
     await bundles_to(edge, redis)
     resting.wake.set()
@@ -698,7 +698,7 @@ async def test_while_queries_wait_for_a_thread_an_edge_puts_sleep_off(
     asked = [Query(id=f"long-{n}", text=TEXT, max_tokens=100) for n in range(queries)]
     making = [asyncio.create_task(edge.on_query(delivery_of(), query)) for query in asked]
     await eventually(lambda: sum(edge.scheduler.load) == queries)
-    await eventually(lambda: sum(len(each.steps) == 3 for each in resting.made) == 2)
+    await eventually(lambda: sum(each.tokens == 3 for each in resting.made) == 2)
     await edge.sleep()
     assert len(await packets(redis)) == folds
     clock[0] += 3700

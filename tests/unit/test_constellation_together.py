@@ -15,7 +15,7 @@ def said(micro, *, shares=SHARES, tokens=20, seed=0):
     """Steps, and the constellation's basin after each."""
     prompt = micro.encoder.encode(SENTENCES["percept"])
     steps = list(micro.speak(prompt, shares, max_tokens=tokens, temperature=1.0, rng=np.random.default_rng(seed)))
-    return steps, micro.hold(shares, steps)
+    return steps, micro.hold(shares, np.array([step.basins for step in steps]))
 
 
 def test_members_are_what_each_state_holds_in_the_order_of_the_roles(micro):
@@ -45,7 +45,7 @@ def test_the_constellation_s_basin_is_the_integrator_s_of_the_roles_in_order(mic
 
 
 def test_of_no_step_nothing_is_held(micro):
-    assert micro.hold(SHARES, []).shape == (0, 64)
+    assert micro.hold(SHARES, np.empty((0, 4, 64), np.float32)).shape == (0, 64)
 
 
 def test_the_order_of_the_voices_does_not_change_whose_basin_is_whose(micro):

@@ -38,7 +38,7 @@ def test_a_text_that_two_domains_answer_together_compiles_nothing_either(micro, 
     monkeypatch.setattr("services.edge.generation.within", unsure)
     generation = Generation(micro, Query(id="q", text=TEXT, max_tokens=40, top_p=0.9), "q")
     assert list(generation)
-    assert len(generation.steps[0].basins) == 2
+    assert len(generation.heard.shares) == 2
     assert compiled() == before
 
 

@@ -9,7 +9,7 @@ from common.kernels import memory as m
 from common.kernels import weights as w
 from common.kernels.blend import draw, mix, steered
 from common.kernels.engine import State
-from common.kernels.kernel import Kernel, Speaker, read, reread
+from common.kernels.kernel import Kernel, read, reread
 from common.kernels.spec import Spec
 
 VOCAB = 40
@@ -27,7 +27,7 @@ def kernel_of(learned, seed=0):
 
 def spoken(kernel, logits, context, share=1.0):
     p = np.zeros(VOCAB)
-    Speaker.of(kernel).add(p, logits, np.asarray(context, np.int32), share=share)
+    mix(logits, kernel.addresses, kernel.bases, kernel.gate, np.asarray(context, np.int32), share, p)
     return p
 
 
@@ -51,7 +51,8 @@ def test_voices_add_by_their_shares(one, other):
     logits = np.random.default_rng(1).normal(0, 3, VOCAB).astype(np.float32)
     p = np.zeros(VOCAB)
     for learned, share in ((one, 0.3), (other, 0.7)):
-        Speaker.of(kernel_of([learned])).add(p, logits, one[-3:], share=share)
+        kernel = kernel_of([learned])
+        mix(logits, kernel.addresses, kernel.bases, kernel.gate, one[-3:], share, p)
     alone = [spoken(kernel_of([learned]), logits, one[-3:]) for learned in (one, other)]
     assert np.allclose(p, 0.3 * alone[0] + 0.7 * alone[1], rtol=1e-6)
 

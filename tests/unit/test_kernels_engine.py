@@ -147,6 +147,27 @@ def test_half_precision_is_widened_exactly():
     assert np.array_equal(widened(halves.astype(np.float32)), halves)
 
 
+def logits_of(state, hidden, basins):
+    """As numpy has them, in single precision, from the weights as they were given."""
+    w = state.weights
+    pull = 10 * w["coupling"] * np.sqrt(basins) @ halved(state.sqrt_basins).T
+    return hidden @ w["leave"].T @ w["embed"].T + w["bias"] + pull
+
+
+def test_a_rate_is_the_log_probability_of_what_comes_next(state, ids):
+    hidden, basins = state.read(ids[None, :16])
+    logits = logits_of(state, hidden, basins)[0].astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    found = state.rate(hidden[0, :15], basins[0, :15], ids[1:16])
+    assert np.allclose(found, expected[np.arange(15), ids[1:16]], atol=1e-5)
+
+
+def test_no_id_outside_the_vocabulary_is_rated(state, ids):
+    hidden, basins = state.read(ids[None, :2])
+    with pytest.raises(AssertionError):
+        state.rate(hidden[0, :1], basins[0, :1], np.array([SPEC.vocab], np.int32))
+
+
 def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
     halves = {k: v.astype(np.float16).astype(np.float32) for k, v in tensors.items()}
     state = State(SPEC, halves, np.sqrt(np.random.default_rng(2).dirichlet(np.ones(64), SPEC.vocab)))
@@ -155,7 +176,7 @@ def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
     for t in range(16):
         hidden, basin = state.extend(cache, ids[t : t + 1])
         assert np.allclose(hidden[0], whole[0, t], atol=1e-5)
-        assert np.allclose(state.speak(hidden[0], basin[0]), state.logits(whole, basins)[0, t], atol=2e-5)
+        assert np.allclose(state.speak(hidden[0], basin[0]), logits_of(state, whole, basins)[0, t], atol=2e-5)
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 70), elements=st.floats(2**-126, 2**127, width=32)))
@@ -169,8 +190,8 @@ def test_the_coupling_is_part_of_the_logits(state, ids):
     for t in range(4):
         logits = state.speak(hidden[0, t], basins[0, t])
         pull = 10 * state.weights["coupling"] * np.sqrt(basins[0, t]) @ halved(state.sqrt_basins).T
-        assert np.allclose(logits, state.logits(hidden, basins)[0, t], atol=1e-5)
-        assert np.allclose(logits - pull, plain.logits(hidden, basins)[0, t], atol=1e-5)
+        assert np.allclose(logits, logits_of(state, hidden, basins)[0, t], atol=1e-5)
+        assert np.allclose(logits - pull, logits_of(plain, hidden, basins)[0, t], atol=1e-5)
 
 
 def test_the_roots_of_a_state_are_those_of_its_tokens_basins(state):

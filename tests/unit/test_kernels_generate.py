@@ -13,10 +13,10 @@ from common.geometry.phases import phase_of
 from common.geometry.simplex import uniform
 from common.kernels import gate
 from common.kernels.bearing import Bearing
-from common.kernels.blend import steered
+from common.kernels.blend import mix, steered
 from common.kernels.engine import State
 from common.kernels.generate import KAPPA_MIN_TOKENS, Speech, Step, Voice, measure_kappa, sample
-from common.kernels.kernel import Kernel, Speaker
+from common.kernels.kernel import Kernel
 from common.kernels.loops import LOOP_READS, looping
 from common.kernels.memory import count
 from common.kernels.say import UNKNOWN, phase_after
@@ -103,7 +103,7 @@ def test_the_lead_alone_is_measured_and_steered(micro):
 
 def by_token(voices, prompt, *, max_tokens, temperature, stop, rng, top_p=1.0):
     """What `Speech` says, one part after the other as each room offers it."""
-    speakers = [Speaker.of(voice.kernel) for voice in voices]
+    kernels = [voice.kernel for voice in voices]
     caches = [voice.kernel.state.start() for voice in voices]
     bearing, helm, phase, text, logits = Bearing(voices[0].home), Helm(), None, prompt, []
 
@@ -119,8 +119,8 @@ def by_token(voices, prompt, *, max_tokens, temperature, stop, rng, top_p=1.0):
             bearing.turn(basins[-64:])
     for _ in range(max_tokens):
         p, log_p = np.zeros(len(logits[0])), np.empty(len(logits[0]), np.float32)
-        for speaker, voice, expected in zip(speakers, voices, logits, strict=True):
-            speaker.add(p, expected, text[-3:], share=voice.share)
+        for kernel, voice, expected in zip(kernels, voices, logits, strict=True):
+            mix(expected, kernel.addresses, kernel.bases, kernel.gate, text[-3:], voice.share, p)
         steered(p, voices[0].kernel.state.roots, bearing.held, helm.gain, REACH, log_p)
         token = sample(log_p, temperature * helm.temperature, rng, top_p)
         if token in stop:
@@ -156,7 +156,7 @@ def agree(voices, prompt, **how):
     speech = Speech(voices, prompt, rng=np.random.default_rng(3), **how)
     lengths, found = itertools.cycle((1, 2, 7, 30)), []
     while not speech.ended:
-        found += speech.say(next(lengths))
+        found += speech.say(next(lengths)).steps()
     expected = list(by_token(voices, prompt, rng=np.random.default_rng(3), **how))
     assert [step.token for step in found] == [step.token for step in expected]
     assert [step.phase for step in found] == [step.phase for step in expected]
@@ -196,9 +196,32 @@ def test_the_same_is_said_whatever_is_said_at_a_time(micro, lengths, wanted):
     speech = Speech(voices, prompt, rng=np.random.default_rng(5), **how)
     found, order = [], itertools.cycle(lengths)
     while not speech.ended:
-        found += speech.say(next(order))
-    whole = Speech(voices, prompt, rng=np.random.default_rng(5), **how).say(wanted)
+        found += speech.say(next(order)).steps()
+    whole = Speech(voices, prompt, rng=np.random.default_rng(5), **how).say(wanted).steps()
     assert [(s.token, s.kappa, s.phase, s.helm) for s in found] == [(s.token, s.kappa, s.phase, s.helm) for s in whole]
+
+
+@pytest.mark.parametrize("repeats", [1, 4, 9])
+def test_a_state_that_has_read_the_prompt_goes_on_as_one_that_reads_it_again(micro, repeats):
+    prompt = micro.encoder.encode("the whale of the sea " * repeats)
+    reading, listening = micro.listen(prompt, "percept")
+    assert (listening is not None) == (len(prompt) <= micro.states["percept"].spec.context)
+    assert np.array_equal(reading.experts, micro.read(prompt, "percept").experts)
+    found = [
+        [
+            (step.token, step.kappa)
+            for step in micro.speak(
+                prompt,
+                {"percept": 0.7, "heart": 0.3},
+                max_tokens=40,
+                temperature=0.8,
+                rng=np.random.default_rng(5),
+                listening=given_it,
+            )
+        ]
+        for given_it in (None, listening)
+    ]
+    assert found[0] == found[1]
 
 
 def test_nothing_is_said_when_nothing_is_wanted(micro):
