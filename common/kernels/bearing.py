@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from common.constants import CELLS, KAPPA_WINDOW_TOKENS
 from common.geometry.concentration import AT_HOME_RAD, LOOSENESS_FLOOR, TANGENT_CELLS
-from common.kernels.compiled import compiled
+from common.kernels.compiled import brief, compiled
 
 
 class Bearing:
@@ -45,7 +45,7 @@ class Bearing:
         return self.directions[: self.tokens]
 
 
-@compiled
+@brief
 def _turn(basins: Any, home_s: Any, directions: Any, read: int) -> None:
     for t in range(len(basins)):
         direct(basins[t], home_s, directions[(read + t) % len(directions)])

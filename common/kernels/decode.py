@@ -9,7 +9,7 @@ Keys and values lie (head_width, context): long rows, whatever the width of a he
 Shapes: B rows (texts), D width, S slots of a cache.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from common.kernels.compiled import compiled_fast, exp32, peak, widen
 
 Array = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
 M = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
@@ -124,20 +125,6 @@ def speak(w: Head, hidden: Array, basin: Array, logits: Array) -> None:
 
 
 @compiled_fast
-def rate(w: Head, hidden: Array, basins: Array, ids: Ids) -> Any:
-    """The log probability of ids (N,), each as what comes next after a place: hidden (N, D), basins (N, 64)."""
-    found, logits = np.empty(len(ids)), np.empty(len(w.bias), np.float32)
-    for n in range(len(ids)):
-        assert 0 <= ids[n] < len(logits)
-        speak(w, hidden[n], basins[n], logits)
-        largest, total = peak(logits), np.float32(0.0)
-        for i in range(len(logits)):
-            total += exp32(logits[i] - largest)
-        found[n] = np.float64(logits[ids[n]] - largest) - np.log(np.float64(total))
-    return found
-
-
-@compiled_fast
 def read_on(
     w: Body, keys: Array, values: Array, known: Ids, lengths: Indices, slot: int, ids: Ids
 ) -> tuple[Array, Array]:
@@ -150,6 +137,25 @@ def read_on(
         for i in range(low, high):
             hidden[i], basins[i] = h[i - low], b[i - low]
     return hidden, basins
+
+
+@compiled_fast
+def listen(
+    w: Body, head: Head, keys: Array, values: Array, known: Ids, lengths: Indices, ids: Ids
+) -> tuple[Array, Floats, Array]:
+    """Reads ids (N,), N >= 1, into an empty cache's first text, which has room for them: basins (N, 64), the log
+    probability of each id after the first as what comes next, (N-1,), and what comes after the last, logits (V,).
+    """
+    hidden, basins = read_on(w, keys, values, known, lengths, 0, ids)
+    rates, logits = np.empty(len(ids) - 1), np.empty(len(head.bias), np.float32)
+    for n in range(len(ids)):
+        speak(head, hidden[n], basins[n], logits)
+        if n + 1 < len(ids):
+            largest, total = peak(logits), np.float32(0.0)
+            for i in range(len(logits)):
+                total += exp32(logits[i] - largest)
+            rates[n] = np.float64(logits[ids[n + 1]] - largest) - np.log(np.float64(total))
+    return basins, rates, logits
 
 
 @compiled_fast

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.decode import Array, Body, Head, Ids, Indices, M, advance, make_room, rate, read_on, speak
+from common.kernels.decode import Array, Body, Floats, Head, Ids, Indices, M, advance, listen, make_room, read_on, speak
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights
 
@@ -97,9 +97,15 @@ class State:
                 self._forget(cache, slot)
         return self._advance(cache, slots, cache.lengths[slots], ids)
 
-    def rate(self, hidden: Array, basins: Array, ids: Ids) -> npt.NDArray[np.float64]:
-        """The log probability of ids (T,), each as what comes next after a place, (T, width) and (T, 64)."""
-        found: npt.NDArray[np.float64] = rate(self.head, hidden, basins, np.asarray(ids, np.int32))
+    def listen(self, cache: Cache, ids: Ids) -> tuple[Array, Floats, Array]:
+        """Reads a window from its start, T <= context, in a cache's first text: basins (T, 64), the log probability of
+        each token but the first as what came next, (T-1,), and the logits (vocab,) of what comes now.
+        """
+        assert len(ids) <= self.spec.context, len(ids)
+        cache.lengths[0] = 0
+        found: tuple[Array, Floats, Array] = listen(
+            self.body, self.head, cache.keys, cache.values, cache.ids, cache.lengths, np.asarray(ids, np.int32)
+        )
         return found
 
     def speak(self, hidden: Array, basins: Array) -> Array:

@@ -98,7 +98,7 @@ class Speech:
         for v, voice in enumerate(voices):
             heard = listening if v == 0 and listening is not None else _listen(voice.kernel.state, prompt)
             pasts.append(Past(heard.cache.keys, heard.cache.values, heard.cache.ids, heard.cache.lengths))
-            logits.append(voice.kernel.state.speak(heard.hidden, heard.basins[-1]))
+            logits.append(heard.logits)
             if v == 0:
                 bearing.turn(heard.basins[-KAPPA_WINDOW_TOKENS:])
         start = min(len(prompt), LOOP_READS)
@@ -155,7 +155,7 @@ def sample(log_p: npt.NDArray[np.floating], temperature: float, rng: np.random.G
 def _listen(state: State, prompt: Ids) -> Listening:
     cache = state.start()
     hidden, basins = state.extend(cache, prompt)
-    return Listening(cache, basins, hidden[-1])
+    return Listening(cache, basins, state.speak(hidden[-1], basins[-1]))
 
 
 def _chorus(voices: Sequence[Voice]) -> Chorus:

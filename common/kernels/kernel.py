@@ -91,13 +91,13 @@ class Reading:
 
 
 class Listening(NamedTuple):
-    """A state that has read a text and may read on: its cache, the basins (N, 64), and what it holds after the last
-    token, hidden (width,). Belongs to whoever reads on.
+    """A state that has read a text and may read on: its cache, the basins (N, 64), and the logits (V,) of what comes
+    next. Belongs to whoever reads on.
     """
 
     cache: Cache
     basins: Array
-    hidden: Array
+    logits: Array
 
 
 def read(kernel: Kernel, ids: Ids) -> Reading:
@@ -131,12 +131,10 @@ def _read_state(state: State, ids: Ids) -> tuple[Floats, Listening]:
     has the memory floor: nothing was read.
     """
     probability, basins = _uniform(state)[ids], np.empty((len(ids), 64), np.float32)
-    cache, hidden = state.start(), np.empty((1, state.spec.width), np.float32)
+    cache, logits = state.start(), np.empty(0, np.float32)
     for start in range(0, len(ids), state.spec.context):
         window = ids[start : start + state.spec.context]
-        cache.lengths[0] = 0
-        hidden, found = state.extend(cache, window)
-        basins[start : start + len(window)] = found
-        rates = state.rate(hidden[:-1], found[:-1], window[1:])
-        probability[start + 1 : start + len(window)] = np.exp(rates)
-    return probability, Listening(cache, basins, hidden[-1])
+        stop = start + len(window)
+        basins[start:stop], rates, logits = state.listen(cache, window)
+        probability[start + 1 : stop] = np.exp(rates)
+    return probability, Listening(cache, basins, logits)

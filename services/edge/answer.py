@@ -29,14 +29,13 @@ from services.edge.territory import territory
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
 
-READ_SHARE: Final = 1 / 32  # chosen
+READ_SHARE: Final = 1 / 8  # chosen: by then Phi has moved by half of its standard error
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
     """The running moments of one state, or of all four together, and the Phi that they amount to, read anew whenever
-    READ_SHARE of them is new: by then it has moved by less than its error, and a reading costs as much as ten tokens.
-    since: tokens that came after the reading.
+    READ_SHARE of them is new: a reading costs as much as ten tokens. since: tokens that came after it.
     """
 
     moments: Moments

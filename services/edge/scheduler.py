@@ -17,6 +17,7 @@ import contextlib
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -159,6 +160,8 @@ class Scheduler:
         self._token_s: float | None = None
         self.said_s = -math.inf  # when a token was last said, of `clock`
         self._threads: list[threading.Thread] = []
+        self._calls: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()  # of the workers, for the loop
+        self._woken = False
 
     def start(self) -> None:
         """Starts the workers; inside the event loop whose turns they serve."""
@@ -308,8 +311,21 @@ class Scheduler:
         self._call(turn.end, turn.making.conclude(self.clock() - turn.began_s, problem))
 
     def _call(self, what: Callable[..., None], *args: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
-            self._loop.call_soon_threadsafe(what, *args)
+        """Has the loop do this. It is woken once for all that comes before it looks: waking costs two system calls, and
+        after each the interpreter has to be waited for.
+        """
+        self._calls.append((what, args))
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
+                self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        """In the loop."""
+        self._woken = False  # before it looks: what comes meanwhile wakes it again
+        while self._calls:
+            what, args = self._calls.popleft()
+            self._loop.call_soon(what, *args)
 
 
 def _left(turn: Turn) -> Unavailable:

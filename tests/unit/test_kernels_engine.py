@@ -154,18 +154,22 @@ def logits_of(state, hidden, basins):
     return hidden @ w["leave"].T @ w["embed"].T + w["bias"] + pull
 
 
-def test_a_rate_is_the_log_probability_of_what_comes_next(state, ids):
-    hidden, basins = state.read(ids[None, :16])
+def test_listening_rates_each_token_as_what_came_next_and_expects_the_next(state, ids):
+    cache = state.start()
+    state.extend(cache, ids[3:12])  # whatever the cache held before
+    found, rates, following = state.listen(cache, ids[:12])
+    hidden, basins = state.read(ids[None, :12])
     logits = logits_of(state, hidden, basins)[0].astype(np.float64)
     expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    found = state.rate(hidden[0, :15], basins[0, :15], ids[1:16])
-    assert np.allclose(found, expected[np.arange(15), ids[1:16]], atol=1e-5)
+    assert np.array_equal(found, basins[0])
+    assert np.allclose(rates, expected[np.arange(11), ids[1:12]], atol=1e-5)
+    assert np.allclose(following, logits[-1], atol=1e-5)
+    assert np.array_equal(state.extend(cache, ids[12:16])[1], state.read(ids[None, :16])[1][0, 12:])
 
 
-def test_no_id_outside_the_vocabulary_is_rated(state, ids):
-    hidden, basins = state.read(ids[None, :2])
+def test_more_than_a_window_is_not_listened_to(state):
     with pytest.raises(AssertionError):
-        state.rate(hidden[0, :1], basins[0, :1], np.array([SPEC.vocab], np.int32))
+        state.listen(state.start(), np.zeros(SPEC.context + 1, np.int32))
 
 
 def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
