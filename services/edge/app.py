@@ -99,6 +99,8 @@ PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average
 ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
 WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
+LATE_FACTOR: Final = 3.0  # chosen: of the expected time. Under load what is begun with less often ends too late
+QUERIES_READ: Final = 32  # at once: refusing many costs little more than one
 CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
 PROVE_EVERY_S: Final = 5.0
@@ -155,14 +157,29 @@ class Edge:
         assert query.id is not None
         again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
         known = await asyncio.to_thread(self._record.answer_to, query.client, query.id) if again else None
-        left_s = None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._now()
+        left_s = self._left_s(delivery, query)
         if known is not None:
             body = known
-        elif left_s is not None and left_s <= self.scheduler.expected_s():  # begun, it would end too late
+        elif self._begun_too_late(left_s):
             body = self._refusal(query, self._too_late(query, sum(self.scheduler.load)))
         else:
             body = await self._answer(query, left_s)
         return [Send(streams.answers(query.client), body, query.id)]
+
+    def turn_away(self, delivery: Delivery, query: Query) -> Send | None:
+        """The refusal of a query that cannot be answered in time, before it takes a place; None to answer it."""
+        if not self._begun_too_late(self._left_s(delivery, query)):
+            return None
+        query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
+        assert query.id is not None
+        body = self._refusal(query, self._too_late(query, sum(self.scheduler.load)))
+        return Send(streams.answers(query.client), body, query.id)
+
+    def _left_s(self, delivery: Delivery, query: Query) -> float | None:
+        return None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._now()
+
+    def _begun_too_late(self, left_s: float | None) -> bool:
+        return left_s is not None and left_s <= LATE_FACTOR * self.scheduler.expected_s()
 
     async def on_cancel(self, delivery: Delivery) -> None:
         """A client no longer wants an answer: made here, it ends between two tokens; not yet here, it is not begun."""
@@ -701,6 +718,8 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
         lambda body: unpack(Query, body),
         edge.on_query,
         at_once=ACTIVE_MAX,
+        max_records=QUERIES_READ,
+        turn_away=edge.turn_away,
     )
     return Wiring(
         consumers=[queries],

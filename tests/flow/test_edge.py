@@ -365,6 +365,25 @@ async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(e
         assert edge._record.answer_to("anonymous", "q") is None
 
 
+@pytest.mark.parametrize(("left_s", "refused"), [(0.31, False), (0.3, True), (0.29, True)])
+async def test_a_query_without_three_times_the_expected_time_is_turned_away(edge, clock, monkeypatch, left_s, refused):
+    monkeypatch.setattr(edge.scheduler, "expected_s", lambda: 0.1)
+    at_ms = int(clock[0]) * 1000
+    clock[0] = at_ms / 1000 + 2.0 - left_s
+    delivery = Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b"")
+    sent = edge.turn_away(delivery, Query(text=TEXT, client="me", deadline_s=2.0))
+    assert (sent is not None) == refused
+    if sent is not None:
+        made = unpack(Answer, sent.message)
+        assert (sent.stream, sent.id, made.query_id) == (streams.answers("me"), f"{at_ms}-0", f"{at_ms}-0")
+        assert (made.finish, made.problem.code, made.problem.retry_after_s >= 1) == ("refused", "deadline", True)
+
+
+async def test_a_query_without_a_deadline_is_never_turned_away(edge, monkeypatch):
+    monkeypatch.setattr(edge.scheduler, "expected_s", lambda: 1e9)
+    assert edge.turn_away(Delivery(streams.QUERIES, "1-0", 1, 1, b""), Query(text=TEXT)) is None
+
+
 async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_why(edge, clock, eventually, resting):
     at_ms = int(clock[0] * 1000)
     clock[0] = at_ms / 1000 + 1.9
