@@ -252,8 +252,32 @@ def keys_init(
     edges: Annotated[int, typer.Option(min=1, max=10_000, help="How many edges, when no names are given.")] = 2,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Make the keys that are missing, for the publisher and the edges; never replaces one, never shows a secret."""
+    """Make the keys that are missing, for bundles and the edges; never replaces one, never shows a secret."""
     _do("keyring", names=names or [f"edge-{number}" for number in range(1, edges + 1)], home=home)
+
+
+TrustNames = Annotated[list[str], typer.Argument(help="root-1, root-2, root-3, targets, publisher.")]
+Offline = Annotated[Path | None, typer.Option(help="Directory of the offline keys; HOME/offline when not given.")]
+
+
+@keys.command("rotate")
+def keys_rotate(names: TrustNames, offline: Offline = None, home: Home = DEFAULT_HOME) -> None:
+    """Replace keys that bundles hang on; two of the root keys sign for it. Edges follow by themselves."""
+    _do("keyring", "rotate", names=names, home=home, offline=offline)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    names: TrustNames,
+    last_good: Annotated[
+        str | None,
+        typer.Option(help="With the publisher's key: digest of the last bundle you believe; later ones count no more."),
+    ] = None,
+    offline: Offline = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Replace keys that were stolen or lost: as rotate, and what they signed counts no more."""
+    _do("keyring", "revoke", names=names, home=home, offline=offline, last_good=last_good)
 
 
 KeyName = Annotated[str, typer.Argument(help="Whose key: letters, digits and . _ -")]

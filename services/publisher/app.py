@@ -1,19 +1,23 @@
 """The publisher's shell: candidates become bundles or refusals; edges' verdicts are counted.
 
     candidates ─▶ judge ─▶ every new part read and verified ─▶ sign
-               ─▶ {current, released} + Bundle to the outbox + acknowledgement        one transaction
+               ─▶ {current, released, metadata} + Bundle to the outbox + acknowledgement        one transaction
                └▶ refused: {refused: id ─▶ reasons}, then a dead letter
+    tick trust ─▶ {metadata}, when it is not there, an hour old, or the keys are others
     bundles, applied ─▶ gauges
 
     {qig:candidates}:current    "bundle" ─▶ the newest release, packed: what the next one follows
     {qig:candidates}:released   candidate id ─▶ version: a candidate that comes again is not refused as out of date
     {qig:candidates}:refused    candidate id ─▶ {"at_s", "reasons"}; the trainer waits for either word
 
+    {qig:candidates}:metadata   what readers believe: metadata.py
+
 A release needs the current bundle that it was judged on to be current still, so versions grow by one however many
-publishers there are and whenever one is killed. Should these hashes be lost and the bundles' stream not, the newest
-bundle there that our own key signed is the current one.
+publishers there are and whenever one is killed. A bundle carries its publisher's signature, and what is in the stream
+with ours, or our predecessor's, is what was released: should these hashes be lost and the stream not, all is there.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -21,6 +25,7 @@ from functools import partial
 from typing import Final, cast
 
 from nacl.signing import SigningKey
+from tuf.api.metadata import Root, Targets
 
 from common.constellation.paths import DOMAINS
 from common.errors import Corrupt, QigError, Rejected, Unavailable
@@ -28,19 +33,20 @@ from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
-from common.runtime.entries import Delivery
+from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import FROM_START, Follower
 from common.runtime.heart import heart
-from common.runtime.releases import newest_release
-from common.runtime.service import Wiring, run
+from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import PublisherSettings
+from common.trust import roles
+from common.trust.roles import Offline
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part
-from services.publisher import refusals
+from services.publisher import metadata, refusals
 from services.publisher.fleet import Fleet, fold
 from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories
-from services.publisher.release import newer, release
+from services.publisher.release import release
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +56,17 @@ REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 BUNDLE: Final = "bundle"
 PARTS_WAIT_S: Final = 600.0  # chosen: a trainer stores every part before it sends the candidate
 MAX_DELIVERIES: Final = 5
+TRUST_EVERY_S: Final = 10.0  # how soon after `qig keys rotate` the new keys are in force
+LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
 
 
 class Publisher:
     """What outlives a message: the key, the fleet's verdicts, and the way to the broker."""
 
-    def __init__(self, settings: PublisherSettings, broker: Broker, signing_key: SigningKey) -> None:
-        self._broker, self._key = broker, signing_key
+    def __init__(self, settings: PublisherSettings, broker: Broker) -> None:
+        """Raises Unavailable: "missing_key" without the private key, "missing_root" without what names it."""
+        self._broker, self._home = broker, settings.home
+        self._key, self._offline = self._keys()
         self._limits = Limits(regress_limit=settings.regress_limit)
         self.fleet = Fleet()
         self.version = 0  # of the newest release seen
@@ -78,9 +88,12 @@ class Publisher:
         if await self._hget(RELEASED, candidate.id) is not None:
             log.info("candidate %s was released before", candidate.id[:12])
             return []
+        await self._look_for_keys()
+        held = await self._broker.read_hash(streams.METADATA)  # before what is signed on it: see `released`
         packed = await self._hget(CURRENT, BUNDLE)
-        noted = None if packed is None else unpack(Bundle, packed)
-        current = newer(noted, await newest_release(self._broker.redis, self._key.verify_key))
+        messages = await self._messages(packed)
+        known = self._believed(messages)
+        current = unpack(Bundle, known[max(known)]) if known else None
         try:
             reasons = judge(candidate, current=current, limits=self._limits).reasons
             reasons = reasons or await self._vouch(delivery, candidate, current)
@@ -90,10 +103,14 @@ class Publisher:
         if reasons:
             await self._refuse(candidate, reasons)
             raise Rejected("candidate_refused", "; ".join(reasons)[:REASON_MAX_CHARS])
-        bundle = release(candidate, current=current, released_at_s=time.time(), signing_key=self._key)
+        # Above what was signed with a stolen key too: a reader may serve it.
+        last = max({*known, *metadata.claimed(messages, self._offline)}, default=0)
+        bundle = release(candidate, after=last, released_at_s=time.time(), signing_key=self._key)
         log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
         metrics.CANDIDATES.labels("released").inc()
-        return released(bundle, packed, await self._broker.read_hash(RELEASED))
+        known[bundle.version] = pack(bundle)
+        files = metadata.signed(self._offline, metadata.newest(known), held, self._key, now_s=time.time())
+        return [*released(bundle, packed, await self._broker.read_hash(RELEASED)), *_told(held, files)]
 
     async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
         """Read every part that is new, so that nothing is signed unseen; stored again, so that it stays.
@@ -127,12 +144,48 @@ class Publisher:
     async def _hget(self, key: str, field: str) -> bytes | None:
         return await cast("Awaitable[bytes | None]", self._broker.redis.hget(key, field))
 
+    # Trust
+
+    def _keys(self) -> tuple[SigningKey, Offline]:
+        """The key and what names it, from disk."""
+        return keys.load_private(self._home, keys.PUBLISHER), keys.load_offline(self._home)
+
+    async def _look_for_keys(self) -> None:
+        """Take what `qig keys rotate` has written since. Raises Unavailable("key_not_trusted") in the middle of it."""
+        key, offline = await asyncio.to_thread(self._keys)
+        root, targets = roles.parsed(offline.root, Root), roles.parsed(offline.targets, Targets)
+        metadata.check_key(root, targets, key.verify_key)
+        self._key, self._offline = key, offline
+
+    async def _messages(self, packed: bytes | None) -> list[bytes]:
+        """What may be releases, the oldest first. packed: what is noted as current."""
+        rows = await self._broker.redis.xrevrange(streams.BUNDLES, count=LOOK_BACK)
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", rows)
+        messages = [body_of(fields) for _, fields in reversed(entries)] + [packed]
+        return [message for message in messages if message is not None]
+
+    def _believed(self, messages: Sequence[bytes]) -> dict[int, bytes]:
+        targets = roles.parsed(self._offline.targets, Targets)
+        return metadata.believed(messages, self._key.verify_key, targets)
+
+    async def renew(self) -> None:
+        """Signs the list of releases anew, when it is due."""
+        await self._look_for_keys()
+        held = await self._broker.read_hash(streams.METADATA)
+        if not metadata.is_due(self._offline, held, now_s=time.time()):
+            return
+        known = self._believed(await self._messages(await self._hget(CURRENT, BUNDLE)))
+        files = metadata.signed(self._offline, metadata.newest(known), held, self._key, now_s=time.time())
+        if await self._broker.commit(streams.CANDIDATES, _told(held, files)):
+            log.info("the list of %d releases is signed anew", len(known))
+
     # Verdicts
 
     async def show(self, delivery: Delivery) -> None:
         """A release, seen by all: its version and figures become gauges."""
         bundle = unpack(Bundle, delivery.body)
-        bundles.verify(bundle, self._key.verify_key)
+        if bundle.version not in self._believed([delivery.body]):
+            raise Corrupt("bad_signature", f"bundle {bundle.version} in the stream is not this publisher's")
         self.version = bundle.version
         metrics.BUNDLE_VERSION.set(bundle.version)
         for figure in bundle.evidence.figures:
@@ -165,9 +218,18 @@ def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -
     ]
 
 
+def _told(held: Mapping[str, bytes], files: metadata.Files) -> list[Effect]:
+    """The metadata, if nobody has signed since `held` was read."""
+    before = held.get(metadata.TIMESTAMP)
+    name = metadata.TIMESTAMP
+    guard = Absent(streams.METADATA, name) if before is None else Equals(streams.METADATA, name, before)
+    changed = [HashSet(streams.METADATA, name, data) for name, data in files.items() if held.get(name) != data]
+    return [guard, *changed, *(HashDelete(streams.METADATA, name) for name in metadata.outdated(held, files))]
+
+
 async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
-    """Raises Unavailable("missing_key") without the publisher's private key."""
-    publisher = Publisher(settings, broker, keys.load_private(settings.home, keys.PUBLISHER))
+    """Raises Unavailable: "missing_key" without the publisher's private key, "missing_root" without what names it."""
+    publisher = Publisher(settings, broker)
     candidates = Consumer(
         streams.CANDIDATES,
         streams.GROUPS[streams.CANDIDATES],
@@ -182,7 +244,10 @@ async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
             Follower(streams.BUNDLES, FROM_START, publisher.show),
             Follower(streams.APPLIED, FROM_START, publisher.hear),
         ],
-        ticks=[heart(broker, "publisher", settings.node, bundle=lambda: publisher.version, ready=lambda: None)],
+        ticks=[
+            Tick("trust", TRUST_EVERY_S, publisher.renew),
+            heart(broker, "publisher", settings.node, bundle=lambda: publisher.version, ready=lambda: None),
+        ],
     )
 
 

@@ -9,10 +9,13 @@ from centre import NODES, Centre
 from common.constellation import parts as bundle_parts
 from common.errors import Unavailable
 from common.runtime import keys, metrics, streams
+from common.runtime.entries import Delivery
+from common.runtime.releases import newest_release
+from common.runtime.trust import Trust
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.messages import Applied, Bundle, Figure
-from services.publisher import app
+from services.publisher import app, metadata
 
 pytestmark = pytest.mark.anyio
 WORSE = Figure(name="bits_per_byte", domain="heart", before=2.0, after=2.1, unit="bit/B")
@@ -51,7 +54,8 @@ async def test_a_genesis_and_its_child_become_versions_one_and_two(centre, event
     first, second = await centre.bundles()
     assert (first.version, second.version, second.parent, second.id) == (1, 2, 1, "child")
     assert second.parent_digest == bundles.digest(first)
-    bundles.verify(second, keys.load_public(keys.publisher_path(centre.home)))
+    trust = Trust(centre.broker.redis, keys.load_root(centre.home))
+    assert await newest_release(centre.broker.redis, trust) == second
 
 
 async def test_a_refused_candidate_is_kept_with_its_reasons_and_dead_lettered(centre, eventually):
@@ -99,6 +103,82 @@ async def test_after_a_restart_versions_go_on_even_when_the_notes_are_lost(centr
         await centre.offer(await centre.candidate(first))
         await decided(centre, eventually)
     assert [bundle.version for bundle in await centre.bundles()] == [1, 2]
+
+
+async def test_a_running_publisher_keeps_its_list_fresh_and_hands_out_new_keys(centre, eventually, monkeypatch):
+    monkeypatch.setattr(app, "TRUST_EVERY_S", 0.02)
+    redis = centre.broker.redis
+    async with centre.running("publisher"):
+        await centre.offer(await centre.candidate())
+        await decided(centre, eventually)
+        (bundle,) = await centre.bundles()
+        reader = Trust(redis, keys.load_root(centre.home))
+        await reader.verify(1, pack(bundle))
+        keys.replace(centre.home, ["publisher", "root-1"], offline=keys.offline_dir(centre.home))
+        await eventually(lambda: redis.hexists(streams.METADATA, "2.root.json"))
+        assert await newest_release(redis, Trust(redis, keys.load_root(centre.home))) == bundle
+        await centre.offer(await centre.candidate(bundle))
+        await decided(centre, eventually)
+        _, second = await centre.bundles()
+        assert second.key == keys.key_id(keys.load_private(centre.home, keys.PUBLISHER).verify_key)
+        await redis.delete(streams.METADATA)
+        await eventually(lambda: redis.hexists(streams.METADATA, "timestamp.json"))
+        assert await newest_release(redis, reader) == second
+
+
+async def test_releases_of_before_there_was_a_list_are_listed_at_the_start(centre, eventually, monkeypatch):
+    first = await centre.release()
+    await centre.broker.redis.delete(streams.METADATA)
+    async with centre.running("publisher"):
+        await eventually(lambda: centre.broker.redis.hexists(streams.METADATA, "timestamp.json"))
+    trust = Trust(centre.broker.redis, keys.load_root(centre.home))
+    assert await newest_release(centre.broker.redis, trust) == first
+
+
+async def test_after_a_theft_the_fleet_goes_on_from_the_last_good_release(centre, eventually):
+    good = await centre.release()
+    evil = await centre.release(2, good)
+    offline = keys.offline_dir(centre.home)
+    keys.replace(centre.home, ["publisher"], offline=offline, stolen=True, believed=bundles.digest(good))
+    async with centre.running("publisher"):
+        await eventually(lambda: centre.broker.redis.hexists(streams.METADATA, "2.root.json"))
+        trust = Trust(centre.broker.redis, keys.load_root(centre.home))
+        assert await newest_release(centre.broker.redis, trust) == good
+        await centre.offer(await centre.candidate(good, id="after"))
+        await decided(centre, eventually)
+        newest = await newest_release(centre.broker.redis, trust)
+    assert (newest.id, newest.parent_digest) == ("after", bundles.digest(good))
+    assert newest.version > evil.version
+
+
+async def test_a_key_that_no_root_names_signs_nothing_and_says_so(centre, eventually):
+    keys.private_path(centre.home, keys.PUBLISHER).write_text("07" * 32)
+    publisher = app.Publisher(centre.settings("publisher"), centre.broker)
+    with pytest.raises(Unavailable, match=r"key_not_trusted.*qig keys rotate"):
+        await publisher.renew()
+    assert await centre.broker.read_hash(streams.METADATA) == {}
+
+
+async def test_of_two_publishers_that_sign_at_once_one_signs_again(centre, eventually):
+    one, two = (app.Publisher(centre.settings("publisher"), centre.broker) for _ in range(2))
+    genesis = await centre.candidate(id="genesis")
+    late = await one.take(Delivery(streams.CANDIDATES, "1-0", 0, 1, pack(genesis)), genesis)
+    await two.renew()
+    assert not await centre.broker.commit(streams.CANDIDATES, late)
+    again = await one.take(Delivery(streams.CANDIDATES, "1-0", 0, 2, pack(genesis)), genesis)
+    assert await centre.broker.commit(streams.CANDIDATES, again)
+
+
+async def test_old_lists_are_cleared_away(centre):
+    publisher = app.Publisher(centre.settings("publisher"), centre.broker)
+    for _ in range(10):
+        await centre.broker.redis.hset(streams.METADATA, "targets.json", b"changed by hand")
+        held = await centre.broker.read_hash(streams.METADATA)
+        files = metadata.signed(publisher._offline, {}, held, publisher._key, now_s=time.time())
+        assert await centre.broker.commit(streams.CANDIDATES, app._told(held, files))
+    left = await centre.broker.read_hash(streams.METADATA)
+    assert sum(name.endswith("bundles.json") for name in left) == metadata.KEPT
+    assert sum(name.endswith("snapshot.json") for name in left) == metadata.KEPT
 
 
 async def test_what_others_write_into_the_bundles_stream_does_not_count_as_a_release(centre, eventually):

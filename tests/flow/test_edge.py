@@ -28,6 +28,7 @@ from common.kernels.memory import count, merge
 from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import Delivery, body_of
+from common.runtime.trust import Trust
 from common.wire.codec import pack, unpack, unpack_reply
 from common.wire.messages import MAX_DOMAINS, Answer, Bundle, Cancel, Heartbeat, Query
 from common.wire.packet import open_envelope, verify
@@ -67,7 +68,10 @@ async def life(home, broker, broker_url, clock):
             for record in records:
                 record.close()
             records[:] = [Record(state_dir(home, NODE) / "edge.db", now_s=clock[0])]
-            edge = Edge(settings, broker, records[0], Slots(state_dir(home, NODE) / "bundles"), now=lambda: clock[0])
+            trust = Trust(broker.redis, keys.load_root(home), state_dir(home, NODE) / "trust")
+            edge = Edge(
+                settings, broker, records[0], Slots(state_dir(home, NODE) / "bundles"), trust, now=lambda: clock[0]
+            )
             edges[:] = [edge]
             await edge.start()
             return edge
@@ -149,7 +153,7 @@ async def test_a_part_with_a_flipped_byte_is_refused_and_the_old_bundle_serves(e
 
 async def test_a_forged_bundle_is_refused_and_passed_over(edge, publisher, micro_parts, redis):
     await publisher.release(micro_parts, key=other_key())
-    with pytest.raises(Corrupt, match="bad_signature"):
+    with pytest.raises(Corrupt, match="not_released"):
         await bundles_to(edge, redis)
     assert (edge.node.serving.bundle, (await verdicts(redis))[-1]) == (1, (2, "refused"))
 

@@ -10,7 +10,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from services.cli import app as cli
 from services.cli import genesis, reference
 
-HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack")
+HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack", "tuf")
 COMMANDS = {
     "demo": ["demo"],
     "up": ["up"],
@@ -28,6 +28,8 @@ COMMANDS = {
     "dead list": ["dead", "list"],
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],
     "keys init": ["keys", "init"],
+    "keys rotate": ["keys", "rotate", "publisher", "root-1"],
+    "keys revoke": ["keys", "revoke", "publisher", "--last-good", "ab" * 32, "--offline", "there"],
     "keys api add": ["keys", "api", "add", "kiosk"],
     "keys api list": ["keys", "api", "list"],
     "keys api revoke": ["keys", "api", "revoke", "kiosk"],
