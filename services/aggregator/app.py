@@ -77,11 +77,11 @@ class Aggregator:
     # Bundles
 
     async def follow(self, delivery: Delivery) -> None:
-        """One release. A part that is not there yet is waited for, but not for ever."""
+        """One release. A part that is not there yet is waited for, but not for ever; what says whom to believe, is."""
         try:
             await self._know(delivery.body)
         except Unavailable as error:
-            if delivery.deliveries >= BLOB_TRIES:
+            if error.code == "blob_missing" and delivery.deliveries >= BLOB_TRIES:
                 raise Rejected(error.code, f"bundle passed over: {error.message}") from None
             raise
 

@@ -57,6 +57,7 @@ BUNDLE: Final = "bundle"
 PARTS_WAIT_S: Final = 600.0  # chosen: a trainer stores every part before it sends the candidate
 MAX_DELIVERIES: Final = 5
 TRUST_EVERY_S: Final = 10.0  # how soon after `qig keys rotate` the new keys are in force
+WARN_DAYS: Final = 90  # with each new list; `qig up` signs anew by itself when a year is left
 LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
 
 
@@ -178,6 +179,9 @@ class Publisher:
         files = metadata.signed(self._offline, metadata.newest(known), held, self._key, now_s=time.time())
         if await self._broker.commit(streams.CANDIDATES, _told(held, files)):
             log.info("the list of %d releases is signed anew", len(known))
+        left = metadata.days_left(self._offline, now_s=time.time())
+        if left < WARN_DAYS:
+            log.warning("root or targets metadata ends in %d days: `qig keys rotate targets` signs both anew", left)
 
     # Verdicts
 

@@ -169,6 +169,15 @@ async def test_of_two_publishers_that_sign_at_once_one_signs_again(centre, event
     assert await centre.broker.commit(streams.CANDIDATES, again)
 
 
+@pytest.mark.parametrize(("age_days", "warned"), [(730 - 91, False), (730 - 90 + 1, True)])
+async def test_the_end_of_what_the_offline_keys_signed_is_told_in_time(centre, monkeypatch, caplog, age_days, warned):
+    publisher = app.Publisher(centre.settings("publisher"), centre.broker)
+    later = time.time() + age_days * metadata.DAY_S
+    monkeypatch.setattr(app.time, "time", lambda: later)
+    await publisher.renew()
+    assert ("qig keys rotate targets" in caplog.text) == warned
+
+
 async def test_old_lists_are_cleared_away(centre):
     publisher = app.Publisher(centre.settings("publisher"), centre.broker)
     for _ in range(10):
