@@ -54,8 +54,10 @@ dead = typer.Typer(no_args_is_help=True, help="Messages that could not be handle
 keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bundles, and those of the HTTP API.")
 api = typer.Typer(no_args_is_help=True, help="Who may use the edges' HTTP API.")
 corpus = typer.Typer(no_args_is_help=True, help="The text that kernels learn from.")
+bundle = typer.Typer(no_args_is_help=True, help="What the publisher has released.")
 packet = typer.Typer(no_args_is_help=True, help="What leaves an edge: sleep packets, readable.")
 app.add_typer(packet, name="packet")
+app.add_typer(bundle, name="bundle")
 app.add_typer(dead, name="dead")
 app.add_typer(keys, name="keys")
 keys.add_typer(api, name="api")
@@ -221,6 +223,17 @@ def packet_show(
 ) -> None:
     """Show all that a packet says: its figures, its size by section, and every n-gram as text with its count."""
     _do("packet", "show", packet=packet, node=node, genesis=genesis, home=home, json=as_json)
+
+
+@bundle.command("revoke")
+def bundle_revoke(
+    to: Annotated[
+        int | None, typer.Option(min=1, help="The version to go back to; the one before the current when not given.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Release an older bundle's parts again, as a new version, because a newer is bad. Needs the publisher's key."""
+    _do("bundle", "revoke", to=to, home=home)
 
 
 _STREAM: Final = "queries, packets, batches or candidates."

@@ -21,6 +21,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
 
@@ -46,7 +47,7 @@ from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, P
 from services.publisher import metadata, refusals
 from services.publisher.fleet import Fleet, fold
 from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories
-from services.publisher.release import release
+from services.publisher.release import release, taken_back
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,25 @@ MAX_DELIVERIES: Final = 5
 TRUST_EVERY_S: Final = 10.0  # how soon after `qig keys rotate` the new keys are in force
 WARN_DAYS: Final = 90  # with each new list; `qig up` signs anew by itself when a year is left
 LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the next release follows, as it was found.
+
+    held: the metadata in the broker; packed: what is noted as current; releases: messages by version; last: the highest
+    version that a reader may serve, signed with a stolen key or not. A release needs the first two to be so still.
+    """
+
+    held: metadata.Files
+    packed: bytes | None
+    releases: dict[int, bytes]
+    last: int
+
+    @property
+    def current(self) -> Bundle | None:
+        """The newest that is believed."""
+        return unpack(Bundle, self.releases[max(self.releases)]) if self.releases else None
 
 
 class Publisher:
@@ -90,28 +110,43 @@ class Publisher:
             log.info("candidate %s was released before", candidate.id[:12])
             return []
         await self._look_for_keys()
-        held = await self._broker.read_hash(streams.METADATA)  # before what is signed on it: see `released`
-        packed = await self._hget(CURRENT, BUNDLE)
-        messages = await self._messages(packed)
-        known = self._believed(messages)
-        current = unpack(Bundle, known[max(known)]) if known else None
+        past = await self._past()
         try:
-            reasons = judge(candidate, current=current, limits=self._limits).reasons
-            reasons = reasons or await self._vouch(delivery, candidate, current)
+            reasons = judge(candidate, current=past.current, limits=self._limits).reasons
+            reasons = reasons or await self._vouch(delivery, candidate, past.current)
         except (Rejected, Corrupt) as error:
             await self._refuse(candidate, (str(error),))
             raise
         if reasons:
             await self._refuse(candidate, reasons)
             raise Rejected("candidate_refused", "; ".join(reasons)[:REASON_MAX_CHARS])
-        # Above what was signed with a stolen key too: a reader may serve it.
-        last = max({*known, *metadata.claimed(messages, self._offline)}, default=0)
-        bundle = release(candidate, after=last, released_at_s=time.time(), signing_key=self._key)
-        log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
         metrics.CANDIDATES.labels("released").inc()
-        known[bundle.version] = pack(bundle)
-        files = metadata.signed(self._offline, metadata.newest(known), held, self._key, now_s=time.time())
-        return [*released(bundle, packed, await self._broker.read_hash(RELEASED)), *_told(held, files)]
+        return await self._release(candidate, past)
+
+    async def _release(self, candidate: Candidate, past: "Past") -> list[Effect]:
+        bundle = release(candidate, after=past.last, released_at_s=time.time(), signing_key=self._key)
+        log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
+        known = metadata.newest(past.releases | {bundle.version: pack(bundle)})
+        files = metadata.signed(self._offline, known, past.held, self._key, now_s=time.time())
+        return [*released(bundle, past.packed, await self._broker.read_hash(RELEASED)), *_told(past.held, files)]
+
+    async def take_back(self, to: int | None) -> tuple[int, int]:
+        """Releases the parts of version `to` (None: of the one before the last) again, as the next version, because
+        what came after it is bad; that version, and the one that is back.
+
+        Raises Rejected("not_older", "not_listed"), Unavailable("overtaken").
+        """
+        await self._look_for_keys()
+        past = await self._past()
+        older = sorted(version for version in past.releases if version < past.last)
+        wanted = to if to is not None else (older or [0])[-1]
+        if past.current is None or wanted not in past.releases:
+            listed = ", ".join(map(str, older)) or "none"
+            raise Rejected("not_listed", f"there is no release {wanted} to go back to; older ones there are: {listed}")
+        candidate = taken_back(past.current, unpack(Bundle, past.releases[wanted]), last=past.last)
+        if not await self._broker.commit(streams.CANDIDATES, await self._release(candidate, past)):
+            raise Unavailable("overtaken", "something was released meanwhile: look at it, then run this again")
+        return past.last + 1, wanted
 
     async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
         """Read every part that is new, so that nothing is signed unseen; stored again, so that it stays.
@@ -158,6 +193,14 @@ class Publisher:
         metadata.check_key(root, targets, key.verify_key)
         self._key, self._offline = key, offline
 
+    async def _past(self) -> "Past":
+        held = await self._broker.read_hash(streams.METADATA)
+        packed = await self._hget(CURRENT, BUNDLE)
+        messages = await self._messages(packed)
+        releases = self._believed(messages)
+        last = max({*releases, *metadata.claimed(messages, self._offline)}, default=0)
+        return Past(held, packed, releases, last)
+
     async def _messages(self, packed: bytes | None) -> list[bytes]:
         """What may be releases, the oldest first. packed: what is noted as current."""
         rows = await self._broker.redis.xrevrange(streams.BUNDLES, count=LOOK_BACK)
@@ -175,9 +218,10 @@ class Publisher:
         held = await self._broker.read_hash(streams.METADATA)
         if not metadata.is_due(self._offline, held, now_s=time.time()):
             return
-        known = self._believed(await self._messages(await self._hget(CURRENT, BUNDLE)))
-        files = metadata.signed(self._offline, metadata.newest(known), held, self._key, now_s=time.time())
-        if await self._broker.commit(streams.CANDIDATES, _told(held, files)):
+        past = await self._past()
+        known = metadata.newest(past.releases)
+        files = metadata.signed(self._offline, known, past.held, self._key, now_s=time.time())
+        if await self._broker.commit(streams.CANDIDATES, _told(past.held, files)):
             log.info("the list of %d releases is signed anew", len(known))
         left = metadata.days_left(self._offline, now_s=time.time())
         if left < WARN_DAYS:

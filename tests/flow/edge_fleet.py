@@ -21,13 +21,13 @@ class Publisher:
         self.broker, self.home, self.version = broker, home, 0
         self.released = {}
 
-    async def release(self, parts, *, packets=(), key=None, flip=None, withhold=None):
+    async def release(self, parts, *, packets=(), key=None, flip=None, withhold=None, name=None):
         """flip: a path whose stored bytes are changed; withhold: one that is not stored; key: of somebody who can write
         into the stream, and is not the publisher.
         """
         self.version += 1
         candidate = Candidate(
-            id=f"c{self.version}", parent=self.version - 1, parent_digest="ab" * 32 if self.version > 1 else "",
+            id=name or f"c{self.version}", parent=self.version - 1, parent_digest="ab" * 32 if self.version > 1 else "",
             parts={path: part_of(data) for path, data in parts.items()}, evidence=Evidence(), packets=tuple(packets),
         )  # fmt: skip
         for path, data in parts.items():

@@ -7,7 +7,7 @@ import pytest
 from centre import NODES, Centre
 
 from common.constellation import parts as bundle_parts
-from common.errors import Unavailable
+from common.errors import Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.entries import Delivery
 from common.runtime.releases import newest_release
@@ -142,13 +142,57 @@ async def test_after_a_theft_the_fleet_goes_on_from_the_last_good_release(centre
     keys.replace(centre.home, ["publisher"], offline=offline, stolen=True, believed=bundles.digest(good))
     async with centre.running("publisher"):
         await eventually(lambda: centre.broker.redis.hexists(streams.METADATA, "2.root.json"))
+        operator = app.Publisher(centre.settings("publisher"), centre.broker)
         trust = Trust(centre.broker.redis, keys.load_root(centre.home))
         assert await newest_release(centre.broker.redis, trust) == good
-        await centre.offer(await centre.candidate(good, id="after"))
+        assert await operator.take_back(1) == (evil.version + 1, 1)  # at once, for the edges that serve the thief's
+        await decided(centre, eventually)
+        back = await newest_release(centre.broker.redis, trust)
+        assert (back.parts, back.parent_digest) == (good.parts, bundles.digest(good))
+        await centre.offer(await centre.candidate(back, id="after"))
         await decided(centre, eventually)
         newest = await newest_release(centre.broker.redis, trust)
-    assert (newest.id, newest.parent_digest) == ("after", bundles.digest(good))
-    assert newest.version > evil.version
+    assert (newest.id, newest.version) == ("after", 4)
+
+
+async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(centre, eventually):
+    async with centre.running("publisher"):
+        await centre.offer(await centre.candidate())
+        await decided(centre, eventually)
+        (good,) = await centre.bundles()
+        await centre.offer(await centre.candidate(good, change={"notes.bin": b"bad"}))
+        await decided(centre, eventually)
+        operator = app.Publisher(centre.settings("publisher"), centre.broker)
+        assert await operator.take_back(None) == (3, 1)
+        await decided(centre, eventually)
+        _, bad, back = await centre.bundles()
+        assert (back.parts, back.parent, back.parent_digest) == (good.parts, 2, bundles.digest(bad))
+        trust = Trust(centre.broker.redis, keys.load_root(centre.home))
+        assert await newest_release(centre.broker.redis, trust) == back
+        for nowhere in (3, 7):
+            with pytest.raises(Rejected, match=r"not_older|not_listed"):
+                await operator.take_back(nowhere)
+        await centre.offer(await centre.candidate(back))
+        await decided(centre, eventually)
+    assert [each.version for each in await centre.bundles()] == [1, 2, 3, 4]
+
+
+async def test_before_two_releases_there_is_nothing_to_go_back_to(centre):
+    operator = app.Publisher(centre.settings("publisher"), centre.broker)
+    with pytest.raises(Rejected, match=r"not_listed.*none"):
+        await operator.take_back(None)
+    await centre.release()
+    with pytest.raises(Rejected, match=r"not_listed.*none"):
+        await operator.take_back(None)
+
+
+async def test_a_candidate_cannot_take_a_release_back(centre, eventually):
+    parent = await centre.release()
+    sly = await centre.candidate(parent, id=f"{bundles.TAKES_BACK}1-to-0")
+    async with centre.running("publisher"):
+        await centre.offer(sly)
+        await decided(centre, eventually)
+    assert "only a publisher takes a release back" in (await refusal(centre, sly))[0]
 
 
 async def test_a_key_that_no_root_names_signs_nothing_and_says_so(centre, eventually):

@@ -29,6 +29,7 @@ from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import Delivery, body_of
 from common.runtime.trust import Trust
+from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack, unpack, unpack_reply
 from common.wire.messages import MAX_DOMAINS, Answer, Bundle, Cancel, Heartbeat, Query
 from common.wire.packet import open_envelope, verify
@@ -168,6 +169,25 @@ async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro
     await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
     with pytest.raises(Unavailable, match="blob_missing"):
         await bundles_to(edge, redis)
+
+
+async def test_a_bundle_that_takes_another_back_is_not_held_against_it(
+    edge, publisher, micro_parts, redis, monkeypatch
+):
+    held_against = []
+    real = bundles.try_bundle
+
+    def trial(current, *rest):
+        held_against.append(current)
+        return real(current, *rest)
+
+    monkeypatch.setattr(bundles, "try_bundle", trial)
+    await publisher.release(micro_parts | {"notes.bin": b"bad"})
+    await bundles_to(edge, redis)
+    await publisher.release(micro_parts, name=f"{TAKES_BACK}2-to-1")
+    await bundles_to(edge, redis)
+    assert [each is None for each in held_against] == [False, True]
+    assert (await verdicts(redis))[-1] == (3, "applied")
 
 
 async def test_a_replayed_old_bundle_changes_nothing(edge, publisher, micro_parts, redis):

@@ -24,6 +24,7 @@ COMMANDS = {
     "forget": ["forget", "q1"],
     "packet list": ["packet", "list"],
     "packet show": ["packet", "show", "3"],
+    "bundle revoke": ["bundle", "revoke", "--to", "3"],
     "warm": ["warm"],
     "dead list": ["dead", "list"],
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],

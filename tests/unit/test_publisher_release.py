@@ -3,10 +3,10 @@
 import pytest
 from nacl.signing import SigningKey
 
-from common.errors import Corrupt
+from common.errors import Corrupt, Rejected
 from common.wire import bundle
 from common.wire.messages import Candidate, Evidence, Part
-from services.publisher.release import release
+from services.publisher.release import release, taken_back
 
 KEY = SigningKey(b"p" * 32)
 
@@ -31,6 +31,22 @@ def test_the_first_release_is_version_one_and_each_next_is_one_more():
 
 def test_a_rollback_is_a_higher_version_too():
     assert released(9, parent=3).version == 10
+
+
+def test_an_older_release_comes_back_as_the_next_version_with_its_parts_and_no_packets():
+    good = released(0)
+    bad = released(1, parent=1).model_copy(update={"parts": {"domains.json": Part(digest="1" * 64, size_bytes=1)}})
+    again = release(taken_back(bad, good, last=2), after=2, released_at_s=5.0, signing_key=KEY)
+    assert (again.version, again.parent, again.parent_digest) == (3, 2, bundle.digest(bad))
+    assert (again.parts, again.evidence, again.packets) == (good.parts, good.evidence, ())
+    assert bundle.takes_back(again)
+    assert not bundle.takes_back(good)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_is_no_older_is_not_gone_back_to(version):
+    with pytest.raises(Rejected, match="not_older"):
+        taken_back(released(1, parent=1), released(version - 1), last=2)
 
 
 def test_a_release_is_signed_and_carries_the_time_it_was_given():

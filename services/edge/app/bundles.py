@@ -14,7 +14,7 @@ from common.runtime import metrics, streams
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import FROM_START
 from common.runtime.trust import Trust
-from common.wire.bundle import digest
+from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle
 from common.wire.packet import key_id
@@ -92,7 +92,8 @@ class Bundles:
         try:
             parts = await self._fetch(bundle)
             probes = await asyncio.to_thread(self._node.record.probes, PROBES_MAX)
-            current = None if serving is None else serving.constellation
+            # What is taken back is not held against what took its place: that is what is bad.
+            current = None if serving is None or takes_back(bundle) else serving.constellation
             trial = await asyncio.to_thread(try_bundle, current, parts, probes)
         except (Rejected, Corrupt) as error:
             return Trial("refused", str(error), None, None, None)
