@@ -15,8 +15,10 @@ from common.wire.messages import Bundle
 LOOK_BACK: Final = 16  # chosen: entries looked at; more that are no releases than this hide the one below them
 
 
-async def newest_release(redis: Redis, trust: Trust) -> Bundle | None:
+async def newest_release(redis: Redis, trust: Trust, *, node: str | None = None) -> Bundle | None:
     """The highest version that is believed among the last LOOK_BACK entries; None when there is none.
+
+    node: of those that are open to this edge.
 
     The highest, not the last: anybody may publish an old release again. Followers say what is wrong with the rest.
     Raises what `Trust.verify` raises while nobody can tell.
@@ -28,5 +30,6 @@ async def newest_release(redis: Redis, trust: Trust) -> Bundle | None:
             message = body_of(fields) or b""
             bundle = unpack(Bundle, message)
             await trust.verify(bundle.version, message)
-            found.append(bundle)
+            if node is None or await trust.is_open(bundle.version, message, node):
+                found.append(bundle)
     return max(found, key=lambda bundle: bundle.version, default=None)

@@ -33,7 +33,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from common.errors import Corrupt, Unavailable
 from common.runtime import streams
-from common.trust import roles
+from common.trust import rings, roles
 from common.trust.roles import BUNDLES, target_path, version_of
 
 log = logging.getLogger(__name__)
@@ -71,17 +71,29 @@ class Trust:
         that is silent, somebody who withholds, or our clock), "bad_metadata" (somebody wrote what the keys did not
         sign, or what is older than what was seen), "broker_away".
         """
-        path = target_path(version)
         async with self._lock:
-            if not self._is_listed(path, message) and version >= self._oldest and await self._is_new():
-                self._listed = await self._look(path)
-            found = self._listed.get(path)
+            await self._found(version, message)
+
+    async def is_open(self, version: int, message: bytes, node: str) -> bool:
+        """Whether a release is for this node, or for others first. Raises as `verify`."""
+        async with self._lock:
+            found = await self._found(version, message)
+            if not _is_open(found, node) and await self._is_new():
+                self._listed = await self._look(target_path(version))
+                found = await self._found(version, message)
+            return _is_open(found, node)
+
+    async def _found(self, version: int, message: bytes) -> TargetFile:
+        path = target_path(version)
+        if not self._is_listed(path, message) and version >= self._oldest and await self._is_new():
+            self._listed = await self._look(path)
+        found = self._listed.get(path)
         if found is None:
             why = f"the publisher's list, from {self._oldest} on, does not name it: it is too old, or forged"
         elif not _matches(found, message):
             why = f"the publisher's list names {found.length} bytes with digest {found.hashes['sha256'][:12]}"
         else:
-            return
+            return found
         raise Corrupt("not_released", f"bundle {version} is not believed: {why}; keep the last good bundle")
 
     async def _is_new(self) -> bool:
@@ -167,6 +179,10 @@ class _Fetcher(FetcherInterface):
         if length > FILE_MAX_BYTES:
             raise DownloadLengthMismatchError(f"{name} has {length} bytes; the limit is {FILE_MAX_BYTES}")
         return await cast("Awaitable[bytes | None]", self._redis.hget(streams.METADATA, name))
+
+
+def _is_open(found: TargetFile, node: str) -> bool:
+    return rings.is_open(int((found.custom or {}).get(rings.RING, rings.EVERYBODY)), node)
 
 
 def _matches(found: TargetFile, message: bytes) -> bool:

@@ -3,6 +3,7 @@
     candidates ─▶ judge ─▶ every new part read and verified ─▶ sign
                ─▶ {current, released, metadata} + Bundle to the outbox + acknowledgement        one transaction
                └▶ refused: {refused: id ─▶ reasons}, then a dead letter
+    tick rings ─▶ opens a release to everybody, or takes it back, by what those say who got it first (rings.py)
     tick trust ─▶ {metadata}, when it is not there, an hour old, or the keys are others
     bundles, applied ─▶ gauges
 
@@ -21,6 +22,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
@@ -35,16 +37,17 @@ from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
 from common.runtime.entries import Delivery, body_of
-from common.runtime.follower import FROM_START, Follower
+from common.runtime.follower import FROM_START, Follower, kept
 from common.runtime.heart import heart
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import PublisherSettings
 from common.trust import roles
+from common.trust.rings import EVERYBODY
 from common.trust.roles import Offline
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part
-from services.publisher import metadata, refusals
+from services.publisher import metadata, refusals, rings
 from services.publisher.fleet import Fleet, fold
 from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories
 from services.publisher.release import release, taken_back
@@ -59,6 +62,7 @@ PARTS_WAIT_S: Final = 600.0  # chosen: a trainer stores every part before it sen
 MAX_DELIVERIES: Final = 5
 TRUST_EVERY_S: Final = 10.0  # how soon after `qig keys rotate` the new keys are in force
 WARN_DAYS: Final = 90  # with each new list; `qig up` signs anew by itself when a year is left
+RINGS_EVERY_S: Final = 2.0
 LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
 
 
@@ -67,13 +71,21 @@ class Past:
     """What the next release follows, as it was found.
 
     held: the metadata in the broker; packed: what is noted as current; releases: messages by version; last: the highest
-    version that a reader may serve, signed with a stolen key or not. A release needs the first two to be so still.
+    version that a reader may serve, signed with a stolen key or not; rings: of those that are not for everybody. A
+    release needs the first two to be so still.
     """
 
     held: metadata.Files
     packed: bytes | None
     releases: dict[int, bytes]
     last: int
+    rings: dict[int, int]
+
+    @property
+    def open_version(self) -> int:
+        """The newest that is for everybody; 0 for none."""
+        open_ = (version for version in self.releases if self.rings.get(version, EVERYBODY) == EVERYBODY)
+        return max(open_, default=0)
 
     @property
     def current(self) -> Bundle | None:
@@ -91,6 +103,8 @@ class Publisher:
         self._limits = Limits(regress_limit=settings.regress_limit)
         self.fleet = Fleet()
         self.version = 0  # of the newest release seen
+        self._began_s = time.time()  # silence before it is no news: nobody listened
+        self._open_since: bytes | None = None  # the timestamp under which every release was for everybody
 
     # Candidates
 
@@ -127,8 +141,45 @@ class Publisher:
         bundle = release(candidate, after=past.last, released_at_s=time.time(), signing_key=self._key)
         log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
         known = metadata.newest(past.releases | {bundle.version: pack(bundle)})
-        files = metadata.signed(self._offline, known, past.held, self._key, now_s=time.time())
+        ring = EVERYBODY if bundles.takes_back(bundle) else rings.ring(self._nodes(past))
+        files = self._signed(known, past, past.rings | {bundle.version: ring})
         return [*released(bundle, past.packed, await self._broker.read_hash(RELEASED)), *_told(past.held, files)]
+
+    async def watch(self) -> None:
+        """Opens the newest release to everybody, or takes it back, by what those say who got it first."""
+        timestamp = await self._hget(streams.METADATA, metadata.TIMESTAMP)
+        if timestamp == self._open_since:
+            return
+        await self._look_for_keys()
+        past = await self._past()
+        if past.current is None or past.open_version == past.current.version:
+            self._open_since = past.held.get(metadata.TIMESTAMP)
+            return
+        version = past.current.version
+        verdict = rings.judge(
+            self.fleet,
+            version,
+            ring=past.rings[version],
+            nodes=self._nodes(past),
+            waited_s=time.time() - max(past.current.released_at_s, self._began_s),
+        )
+        if verdict.word == "open":
+            await self._open(past)
+        elif verdict.word == "halt":
+            back, good = await self.take_back(past.open_version)
+            note = HashSet(REFUSED, past.current.id, refusals.note((verdict.reason,), time.time()))
+            await self._broker.commit(streams.CANDIDATES, [note])
+            log.warning("bundle %d is taken back by %d, which is %d again: %s", version, back, good, verdict.reason)
+
+    async def _open(self, past: "Past") -> None:
+        """The same bundle once more, for those who passed it over, and the list that is open."""
+        assert past.current is not None
+        message = past.releases[past.current.version]
+        others = {version: ring for version, ring in past.rings.items() if version != past.current.version}
+        files = self._signed(metadata.newest(past.releases), past, others)
+        again = Send(streams.BUNDLES, message, f"{past.current.version}-{bundles.digest(past.current)}-all")
+        if await self._broker.commit(streams.CANDIDATES, [*_told(past.held, files), again]):
+            log.info("bundle %d is for everybody", past.current.version)
 
     async def take_back(self, to: int | None) -> tuple[int, int]:
         """Releases the parts of version `to` (None: of the one before the last) again, as the next version, because
@@ -199,7 +250,19 @@ class Publisher:
         messages = await self._messages(packed)
         releases = self._believed(messages)
         last = max({*releases, *metadata.claimed(messages, self._offline)}, default=0)
-        return Past(held, packed, releases, last)
+        kept = metadata.rings_of(self._offline, held)
+        past = Past(held, packed, releases, last, kept or {})
+        if kept is None and releases:  # a list that was lost, or another key's: the newest goes through its ring again
+            past.rings[max(releases)] = 0
+            past.rings[max(releases)] = rings.ring(self._nodes(past))
+        return past
+
+    def _signed(self, known: Mapping[int, bytes], past: "Past", each: Mapping[int, int]) -> metadata.Files:
+        return metadata.signed(self._offline, known, past.held, self._key, now_s=time.time(), rings=each)
+
+    def _nodes(self, past: "Past") -> set[str]:
+        """The edges that reported on the last release that everybody got."""
+        return set(self.fleet.reports.get(past.open_version, {}))
 
     async def _messages(self, packed: bytes | None) -> list[bytes]:
         """What may be releases, the oldest first. packed: what is noted as current."""
@@ -220,7 +283,7 @@ class Publisher:
             return
         past = await self._past()
         known = metadata.newest(past.releases)
-        files = metadata.signed(self._offline, known, past.held, self._key, now_s=time.time())
+        files = self._signed(known, past, past.rings)
         if await self._broker.commit(streams.CANDIDATES, _told(past.held, files)):
             log.info("the list of %d releases is signed anew", len(known))
         left = metadata.days_left(self._offline, now_s=time.time())
@@ -239,6 +302,15 @@ class Publisher:
         for figure in bundle.evidence.figures:
             if figure.name == BITS_PER_BYTE and figure.domain:
                 metrics.HELD_OUT.labels(figure.domain).set(figure.after)
+
+    async def catch_up(self) -> str:
+        """Hears all that was said before this process: rings hang on it from the first release on. The last entry."""
+        last = FROM_START
+        async for entry in kept(self._broker.redis, streams.APPLIED):
+            last = entry.id
+            with suppress(Rejected):
+                await self.hear(Delivery(streams.APPLIED, entry.id, entry.at_ms, 1, body_of(entry.fields) or b""))
+        return last
 
     async def hear(self, delivery: Delivery) -> None:
         """One edge's verdict on a bundle."""
@@ -290,10 +362,11 @@ async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
         consumers=[candidates],
         followers=[
             Follower(streams.BUNDLES, FROM_START, publisher.show),
-            Follower(streams.APPLIED, FROM_START, publisher.hear),
+            Follower(streams.APPLIED, await publisher.catch_up(), publisher.hear),
         ],
         ticks=[
             Tick("trust", TRUST_EVERY_S, publisher.renew),
+            Tick("rings", RINGS_EVERY_S, publisher.watch),
             heart(broker, "publisher", settings.node, bundle=lambda: publisher.version, ready=lambda: None),
         ],
     )

@@ -20,7 +20,8 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetF
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.trust import roles
-from common.trust.roles import BUNDLES, Offline, target_path
+from common.trust.rings import EVERYBODY, RING
+from common.trust.roles import BUNDLES, Offline, target_path, version_of
 from common.trust.signing import PrivateKey, PublicKey
 from common.wire.bundle import digest, verify
 from common.wire.codec import unpack
@@ -85,15 +86,28 @@ def newest(releases: Mapping[int, bytes]) -> dict[int, bytes]:
     return {version: releases[version] for version in sorted(releases)[-LISTED:]}
 
 
-def signed(offline: Offline, releases: Mapping[int, bytes], held: Files, key: SigningKey, *, now_s: float) -> Files:
-    """The three files, and the offline ones under the names that readers ask for. held: what is in the broker now.
+def signed(
+    offline: Offline,
+    releases: Mapping[int, bytes],
+    held: Files,
+    key: SigningKey,
+    *,
+    now_s: float,
+    rings: Mapping[int, int] | None = None,
+) -> Files:
+    """The three files, and the offline ones under the names that readers ask for.
+
+    held: what is in the broker now. rings: of the versions that are not for everybody (common/trust/rings.py).
 
     Raises Unavailable("key_not_trusted") while `key` is not the one that root and targets metadata name.
     """
     root, targets = roles.parsed(offline.root, Root), roles.parsed(offline.targets, Targets)
     check_key(root, targets, key.verify_key)
     version = max(int(now_s), _version(held.get(TIMESTAMP), root) + 1)
-    listing = {target_path(number): _target(target_path(number), message) for number, message in releases.items()}
+    listing = {
+        target_path(number): _target(target_path(number), message, (rings or {}).get(number, EVERYBODY))
+        for number, message in releases.items()
+    }
     bundles = _signed(Targets(version, expires=_end(now_s, LIST_EXPIRES), targets=listing), key)
     meta = {
         f"{BUNDLES}.json": MetaFile.from_data(version, bundles, ["sha256"]),
@@ -109,6 +123,17 @@ def signed(offline: Offline, releases: Mapping[int, bytes], held: Files, key: Si
         f"{version}.snapshot.json": snapshot,
         TIMESTAMP: timestamp,
     }
+
+
+def rings_of(offline: Offline, held: Files) -> dict[int, int] | None:
+    """The ring of each listed version that has one; None where the list in the broker is not our key's."""
+    root, targets = roles.parsed(offline.root, Root), roles.parsed(offline.targets, Targets)
+    try:
+        timestamp = _own(held[TIMESTAMP], root, Timestamp)
+        listed = _own(held[f"{timestamp.snapshot_meta.version}.{BUNDLES}.json"], targets, Targets).targets
+    except (KeyError, Corrupt):
+        return None
+    return {version_of(path): int(target.custom[RING]) for path, target in listed.items() if target.custom}
 
 
 def outdated(held: Iterable[str], new: Files) -> list[str]:
@@ -180,8 +205,11 @@ def _own(data: bytes, delegator: Root | Targets, kind: type[roles.T]) -> roles.T
     return roles.parsed(data, kind)
 
 
-def _target(path: str, message: bytes) -> TargetFile:
-    return TargetFile.from_data(path, message, ["sha256"])
+def _target(path: str, message: bytes, ring: int) -> TargetFile:
+    target = TargetFile.from_data(path, message, ["sha256"])
+    if ring != EVERYBODY:
+        target.unrecognized_fields["custom"] = {RING: ring}
+    return target
 
 
 def _signed(signed_: Signed, key: SigningKey) -> bytes:

@@ -222,6 +222,101 @@ async def test_the_end_of_what_the_offline_keys_signed_is_told_in_time(centre, m
     assert ("qig keys rotate targets" in caplog.text) == warned
 
 
+# Rings
+
+FLEET = [f"edge-{number}" for number in range(40)]
+
+
+async def say(centre, version, nodes, verdict="applied", **probe):
+    for node in nodes:
+        told = Applied(node=node, version=version, verdict=verdict, at_s=time.time(), reason="why", **probe)
+        await centre.broker.produce(streams.APPLIED, pack(told), f"{node}:{version}:{verdict}")
+
+
+async def first_and_rest(centre, bundle):
+    """Who of the fleet may take a bundle now."""
+    trust = Trust(centre.broker.redis, keys.load_root(centre.home))
+    open_to = [node for node in FLEET if await trust.is_open(bundle.version, pack(bundle), node)]
+    return open_to, [node for node in FLEET if node not in open_to]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(app, "RINGS_EVERY_S", 0.02)
+
+
+async def test_a_release_goes_to_a_tenth_first_and_to_everybody_once_they_applied_it(centre, eventually, quick):
+    async with centre.running("publisher"):
+        one = await released_to(centre, eventually)
+    async with centre.running("publisher"):  # hears at its start what the edges said
+        two = await released_to(centre, eventually, one)
+        first, _ = await first_and_rest(centre, two)
+        assert len(first) == 4
+        await say(centre, 2, first)
+        await eventually(lambda: entries(centre, 3))
+    assert await first_and_rest(centre, two) == (FLEET, [])
+    assert [each.version for each in await centre.bundles()] == [1, 2, 2]
+
+
+async def released_to(centre, eventually, parent=None):
+    """The next release, and the whole fleet's word on it when it is the first."""
+    await centre.offer(await centre.candidate(parent, change={"notes.bin": b"%d" % time.monotonic_ns()}))
+    await decided(centre, eventually)
+    newest = (await centre.bundles())[-1]
+    if parent is None:
+        await say(centre, newest.version, FLEET)
+    return newest
+
+
+async def entries(centre, count):
+    return await centre.broker.redis.xlen(streams.BUNDLES) == count
+
+
+@pytest.mark.parametrize(
+    ("verdict", "probe"), [("refused", {}), ("applied", {"probe_before": 2.0, "probe_after": 2.015})]
+)
+async def test_a_release_that_the_first_refuse_or_read_worse_is_taken_back(centre, eventually, quick, verdict, probe):
+    async with centre.running("publisher"):
+        one = await released_to(centre, eventually)
+    async with centre.running("publisher"):
+        two = await released_to(centre, eventually, one)
+        first, rest = await first_and_rest(centre, two)
+        await say(centre, 2, first, verdict, **probe)
+        await eventually(lambda: entries(centre, 3))
+        await eventually(lambda: noted(centre, two))
+        back = (await centre.bundles())[-1]
+        assert (back.version, back.parts) == (3, one.parts)
+        assert (await first_and_rest(centre, back))[1] == []
+        assert (await first_and_rest(centre, two))[1] == rest
+        assert "that got it first" in (await refusal(centre, two))[0]
+        await centre.offer(await centre.candidate(back))
+        await decided(centre, eventually)
+        assert (await centre.bundles())[-1].version == 4
+
+
+async def noted(centre, bundle):
+    return bundle.id in await centre.broker.read_hash(app.REFUSED)
+
+
+async def test_a_ring_stays_while_lists_are_renewed_and_publishers_restart(centre, eventually):
+    async with centre.running("publisher"):
+        one = await released_to(centre, eventually)
+    async with centre.running("publisher"):
+        two = await released_to(centre, eventually, one)
+        first, _ = await first_and_rest(centre, two)
+    await centre.broker.redis.hset(streams.METADATA, "1.root.json", b"changed by hand")
+    again = app.Publisher(centre.settings("publisher"), centre.broker)
+    await again.catch_up()
+    await again.renew()
+    assert (await centre.broker.read_hash(streams.METADATA))["1.root.json"] != b"changed by hand"
+    assert (await first_and_rest(centre, two))[0] == first
+    keys.replace(centre.home, ["publisher"], offline=keys.offline_dir(centre.home))
+    again = app.Publisher(centre.settings("publisher"), centre.broker)
+    await again.catch_up()
+    await again.renew()
+    assert (await first_and_rest(centre, two))[0] == first
+
+
 async def test_old_lists_are_cleared_away(centre):
     publisher = app.Publisher(centre.settings("publisher"), centre.broker)
     for _ in range(10):

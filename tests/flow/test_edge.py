@@ -20,6 +20,7 @@ from edge_fleet import (
     settings_of,
     verdicts,
 )
+from listing import list_releases
 
 from common.constants import PACKET_MAX_BYTES
 from common.constellation import parts as bundle_parts
@@ -29,6 +30,7 @@ from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import Delivery, body_of
 from common.runtime.trust import Trust
+from common.trust.rings import place
 from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack, unpack, unpack_reply
 from common.wire.messages import MAX_DOMAINS, Answer, Bundle, Cancel, Heartbeat, Query
@@ -188,6 +190,31 @@ async def test_a_bundle_that_takes_another_back_is_not_held_against_it(
     await bundles_to(edge, redis)
     assert [each is None for each in held_against] == [False, True]
     assert (await verdicts(redis))[-1] == (3, "applied")
+
+
+async def test_a_bundle_that_is_for_others_first_is_taken_when_it_is_for_everybody(
+    edge, publisher, micro_parts, redis, home
+):
+    entry = await redis.xlen(streams.BUNDLES)
+    two = await publisher.release(micro_parts | {"notes.bin": b"2"})
+    await list_releases(redis, home, publisher.released, rings={2: place(NODE)})
+    await bundles_to(edge, redis)
+    assert (edge.node.serving.bundle, await verdicts(redis)) == (1, [(1, "applied")])
+    await list_releases(redis, home, publisher.released, rings={2: place(NODE) + 1})
+    await redis.xadd(streams.BUNDLES, {"__data__": pack(two)})
+    await bundles_to(edge, redis)
+    assert (edge.node.serving.bundle, entry) == (2, 1)
+    assert (await verdicts(redis))[-1] == (2, "applied")
+
+
+async def test_an_edge_that_was_away_takes_the_newest_that_is_for_it(life, publisher, micro_parts, redis, home):
+    for number in range(4):
+        await publisher.release(micro_parts | {"notes.bin": b"%d" % number})
+    await list_releases(redis, home, publisher.released, rings={4: 0})
+    late = await life()
+    await bundles_to(late, redis)
+    assert late.node.serving.bundle == 3
+    assert await verdicts(redis) == [(3, "applied")]
 
 
 async def test_a_replayed_old_bundle_changes_nothing(edge, publisher, micro_parts, redis):

@@ -11,8 +11,9 @@ from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.errors import Corrupt, Rejected
 from common.runtime import metrics, streams
-from common.runtime.entries import Delivery, body_of
+from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
+from common.runtime.releases import newest_release
 from common.runtime.trust import Trust
 from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
@@ -60,30 +61,30 @@ class Bundles:
             self.follow_from = self._node.record.cursor or FROM_START
 
     async def on_bundle(self, delivery: Delivery) -> None:
-        """A release: verified, tried and swapped in while queries are served; then its packets are settled."""
+        """A release: verified, tried and swapped in while queries are served; then its packets are settled.
+
+        One that is for others first comes again when it is for everybody.
+        """
         bundle = unpack(Bundle, delivery.body)
         try:
             await self._trust.verify(bundle.version, delivery.body)
         except Corrupt as error:
             await self._report(bundle, Trial("refused", str(error), None, None, None))
             raise
+        if not await self._trust.is_open(bundle.version, delivery.body, self._node.settings.node):
+            log.info("bundle %d is for others first", bundle.version)
+            return
         if not await self._superseded(bundle):
             await self._report(bundle, await self._adopt(bundle))
         await self._settle(bundle, delivery.entry_id)
         await asyncio.to_thread(_give_back)
 
     async def _superseded(self, bundle: Bundle) -> bool:
-        """Whether something newer serves already, or waits in the stream and is believed."""
+        """Whether something newer serves already, or waits in the stream, is believed, and is for this edge."""
         if self._node.serving is not None and bundle.version < self._node.serving.bundle:
             return True
-        newest = await self._node.broker.latest(streams.BUNDLES)
-        body = body_of(newest.fields) if newest else None
-        try:
-            later = unpack(Bundle, body or b"")
-            await self._trust.verify(later.version, body or b"")
-        except (Rejected, Corrupt):
-            return False
-        return later.version > bundle.version
+        newest = await newest_release(self._node.broker.redis, self._trust, node=self._node.settings.node)
+        return newest is not None and newest.version > bundle.version
 
     async def _adopt(self, bundle: Bundle) -> Trial:
         serving = self._node.serving
