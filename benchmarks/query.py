@@ -34,6 +34,7 @@ from common.wire.codec import pack
 from common.wire.messages import Candidate, Evidence, Query
 from services.cli.fleet import Fleet
 from services.edge.generation import Generation
+from services.publisher import metadata
 from services.trainer import folder
 
 CLAIMS = {
@@ -318,7 +319,7 @@ async def swap(bench):
 
 
 async def release(bench, version):
-    """What a publisher does: parts in the store, a signed bundle in the stream. Each version has a part of its own."""
+    """What a publisher does: parts in the store, a listed bundle in the stream. Each version has a part of its own."""
     parts = bench.parts | {"notes.bin": str(version).encode()}
     for data in parts.values():
         await store.put(bench.redis, data)
@@ -331,7 +332,11 @@ async def release(bench, version):
     )
     key = keys.load_private(bench.home, keys.PUBLISHER)
     bundle = sign(candidate, version=version, released_at_s=time.time(), signing_key=key)
-    await bench.redis.xadd(streams.BUNDLES, {streams.DATA_FIELD: pack(bundle)})
+    released = {version: pack(bundle)}
+    held = {name.decode(): data for name, data in (await bench.redis.hgetall(streams.METADATA)).items()}
+    files = metadata.signed(keys.load_offline(bench.home), released, held, key, now_s=time.time())
+    await bench.redis.hset(streams.METADATA, mapping=dict(files))
+    await bench.redis.xadd(streams.BUNDLES, {streams.DATA_FIELD: released[version]})
 
 
 async def rest(bench):

@@ -1,10 +1,14 @@
 """Make the keys of a fleet whose services share no disk: each key goes to the volume of whoever may see it.
 
-    TO/publisher/publisher.key     the publisher's volume
+    TO/offline/                    nobody's volume: keep it elsewhere (docs/trust.md)
+    TO/private/publisher.key       the publisher's volume
     TO/edges/edge-N.key            the edges' volume
     TO/edges/fleet.secret          the same: what private edges hash with
-    TO/trust/publisher.pub         everybody's volume, public
+    TO/trust/root.json             everybody's volume, public
+    TO/trust/metadata/             what the publisher hands out, public
     TO/trust/edges/edge-N.pub      enrolled edges, public
+
+Without the edges' keys TO is a home, so `qig keys rotate --home TO` works there.
 
 Run it as often as you like, also with more edges than before: a key that exists is never replaced. A private key is in
 place before the public one says that it exists, so a run that is cut short is completed by the next.
@@ -13,6 +17,7 @@ place before the public one says that it exists, so a run that is cut short is c
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,38 +29,45 @@ from common.runtime import keys
 
 def make(to: Path, nodes: Sequence[str]) -> list[Path]:
     """Make what is missing; returns the files written. Raises Unavailable("home_unwritable") and keys.init's errors."""
-    private = {keys.PUBLISHER: to / "publisher" / "publisher.key"}
-    private |= {node: to / "edges" / f"{node}.key" for node in nodes}
-    public = {keys.PUBLISHER: to / "trust" / "publisher.pub"}
-    public |= {node: to / "trust" / "edges" / f"{node}.pub" for node in nodes}
-    for name, path in private.items():
-        if public[name].exists() and not path.exists():
-            message = (
-                f"{path} is lost, and {public[name]} still names it: restore it, or remove the public key to begin anew"
-            )
+    public = {keys.PUBLISHER: keys.root_path(to)} | {node: keys.edges_dir(to) / f"{node}.pub" for node in nodes}
+    for name, path in public.items():
+        private = to / _place_of(keys.private_path(Path(), name))
+        if path.exists() and not private.exists():
+            message = f"{private} is lost, and {path} still names it: restore it, or remove that one to begin anew"
             raise Unavailable("missing_key", message)
     with tempfile.TemporaryDirectory() as scratch:  # memory, in a container: no volume ever holds another one's key
         home = Path(scratch)
-        for name, path in private.items():
-            if path.exists():
-                link = keys.private_path(home, name)
-                link.parent.mkdir(exist_ok=True)
-                link.symlink_to(path)
+        for folder in ("offline", "private", "trust"):
+            (home / folder).mkdir(mode=0o700)
+            if (to / folder).is_dir():
+                shutil.copytree(to / folder, home / folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        for path in (to / "edges").glob("[!.]*"):
+            shutil.copy(path, home / "private")
         keys.init(home, nodes)
         keys.make_secret(home)
-        written = [path for name, path in private.items() if _place(keys.private_path(home, name), path, 0o600)]
-        secret = to / "edges" / keys.secret_path(home).name
-        written += [secret] if _place(keys.secret_path(home), secret, 0o600) else []
-        made = {node: keys.edges_dir(home) / f"{node}.pub" for node in nodes}
-        made[keys.PUBLISHER] = keys.publisher_path(home)
-        return written + [path for name, path in public.items() if _place(made[name], path, 0o644)]
+        made = sorted((path for path in home.rglob("*") if path.is_file()), key=_order)
+        return [path for source in made if _place(source, path := to / _place_of(source.relative_to(home)))]
 
 
-def _place(source: Path, path: Path, mode: int) -> bool:
+def _place_of(path: Path) -> Path:
+    """Where a home's file belongs: private keys of edges in a volume of their own."""
+    return Path("edges", path.name) if path.parts[0] == "private" and path.stem != keys.PUBLISHER else path
+
+
+def _order(path: Path) -> tuple[bool, bool, bool]:
+    """Private before public; a root after the targets metadata it stands for, and the first root, which all follows."""
+    return (
+        path.parts[-2] not in ("offline", "private"),
+        path.name.endswith(".root.json"),
+        path.name == keys.root_path(Path()).name,
+    )
+
+
+def _place(source: Path, path: Path) -> bool:
     """Copy a key to where it belongs, whole or not at all; False when one is there."""
     if path.exists():
         return False
-    staged = path.with_name(f".{path.name}.part")
+    staged, mode = path.with_name(f".{path.name}.part"), source.stat().st_mode & 0o777
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         staged.unlink(missing_ok=True)
@@ -80,7 +92,7 @@ def main() -> None:
         written = make(given.to, [f"edge-{number}" for number in range(1, given.edges + 1)])
     except QigError as error:
         sys.exit(f"make_keys: {error}")
-    sys.stdout.write(f"{len(written)} keys made, {given.edges} edges enrolled\n")
+    sys.stdout.write(f"{len(written)} files made, {given.edges} edges enrolled\n")
 
 
 if __name__ == "__main__":

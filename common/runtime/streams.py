@@ -101,3 +101,8 @@ def outbox(stream: str) -> str:
 def seen(stream: str) -> str:
     """The ids lately published to `stream`, by time: what makes a second publication of one id do nothing."""
     return side_key(stream, "seen")
+
+
+# TUF's files by name. Beside qig:candidates and not qig:bundles: a release and its metadata are one transaction, and
+# whoever sees the bundle finds the metadata there.
+METADATA: Final = side_key(CANDIDATES, "metadata")

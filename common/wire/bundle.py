@@ -20,6 +20,7 @@ from common.wire.messages import SIGNATURE_BYTES, Bundle, Candidate, Part
 from common.wire.packet import key_id
 
 DOMAIN_SEPARATION: Final = b"qig/bundle/1\0"
+TAKES_BACK: Final = "revoke-"  # begins the id of a release that a publisher makes without a trainer's candidate
 
 
 def sign(candidate: Candidate, *, version: int, released_at_s: float, signing_key: SigningKey) -> Bundle:
@@ -55,6 +56,11 @@ def verify(bundle: Bundle, verify_key: VerifyKey) -> None:
 def digest(bundle: Bundle) -> str:
     """Sha256, in hex, of all that was signed and the signature."""
     return hashlib.sha256(_signed_part(bundle) + bundle.signature).hexdigest()
+
+
+def takes_back(bundle: Bundle | Candidate) -> bool:
+    """Whether it brings back an older release's parts because a newer one turned out bad (`qig bundle revoke`)."""
+    return bundle.id.startswith(TAKES_BACK)
 
 
 def part_of(data: bytes) -> Part:

@@ -25,8 +25,6 @@ import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, cast
 
-from nacl.signing import VerifyKey
-
 from common.constants import ROLES
 from common.constellation.paths import DOMAINS, kernel_path
 from common.errors import QigError, Rejected, Unavailable
@@ -39,7 +37,7 @@ from common.runtime.follower import FROM_START, Follower
 from common.runtime.heart import heart
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import AggregatorSettings
-from common.wire import bundle as bundles
+from common.runtime.trust import Trust
 from common.wire.codec import pack, unpack
 from common.wire.mentions import encode
 from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Bundle, Common, DeadLetter, PacketRef
@@ -70,8 +68,8 @@ BLOB_TRIES: Final = 30  # about 25 s: a bundle whose parts are gone for good mus
 class Aggregator:
     """What outlives a message: the base window, the enrolment, and the way to the broker."""
 
-    def __init__(self, settings: AggregatorSettings, broker: Broker, publisher: VerifyKey) -> None:
-        self._settings, self._broker, self._publisher = settings, broker, publisher
+    def __init__(self, settings: AggregatorSettings, broker: Broker, trust: Trust) -> None:
+        self._settings, self._broker, self._trust = settings, broker, trust
         self._enrolled: Enrolled = keys.load_enrolled(settings.home)
         self._bases: Bases = ()
         self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
@@ -88,11 +86,11 @@ class Aggregator:
     # Bundles
 
     async def follow(self, delivery: Delivery) -> None:
-        """One release. A part that is not there yet is waited for, but not for ever."""
+        """One release. A part that is not there yet is waited for, but not for ever; what says whom to believe, is."""
         try:
             await self._know(delivery.body)
         except Unavailable as error:
-            if delivery.deliveries >= BLOB_TRIES:
+            if error.code == "blob_missing" and delivery.deliveries >= BLOB_TRIES:
                 raise Rejected(error.code, f"bundle passed over: {error.message}") from None
             raise
 
@@ -100,7 +98,7 @@ class Aggregator:
         bundle = unpack(Bundle, body)
         if any(base.version == bundle.version for base in self._bases):
             return
-        bundles.verify(bundle, self._publisher)
+        await self._trust.verify(bundle.version, body)
         base = base_of(
             bundle, domains=await self._part(bundle, DOMAINS), kernel=await self._part(bundle, kernel_path(ROLES[0]))
         )
@@ -308,9 +306,8 @@ def _show(found: Cut) -> None:
 
 
 async def build(settings: AggregatorSettings, broker: Broker) -> Wiring:
-    """Raises Unavailable("missing_key") without the publisher's public key."""
-    publisher = keys.load_public(keys.publisher_path(settings.home))
-    aggregator = Aggregator(settings, broker, publisher)
+    """Raises Unavailable("missing_root") without a root to believe bundles by."""
+    aggregator = Aggregator(settings, broker, Trust(broker.redis, keys.load_root(settings.home)))
     packets = Consumer(streams.PACKETS, streams.GROUPS[streams.PACKETS], decode=aggregator.open, handle=aggregator.take)
     return Wiring(
         consumers=[packets],

@@ -54,8 +54,10 @@ dead = typer.Typer(no_args_is_help=True, help="Messages that could not be handle
 keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bundles, and those of the HTTP API.")
 api = typer.Typer(no_args_is_help=True, help="Who may use the edges' HTTP API.")
 corpus = typer.Typer(no_args_is_help=True, help="The text that kernels learn from.")
+bundle = typer.Typer(no_args_is_help=True, help="What the publisher has released.")
 packet = typer.Typer(no_args_is_help=True, help="What leaves an edge: sleep packets, readable.")
 app.add_typer(packet, name="packet")
+app.add_typer(bundle, name="bundle")
 app.add_typer(dead, name="dead")
 app.add_typer(keys, name="keys")
 keys.add_typer(api, name="api")
@@ -226,6 +228,17 @@ def packet_show(
     _do("packet", "show", packet=packet, node=node, genesis=genesis, home=home, json=as_json)
 
 
+@bundle.command("revoke")
+def bundle_revoke(
+    to: Annotated[
+        int | None, typer.Option(min=1, help="The version to go back to; the one before the current when not given.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Release an older bundle's parts again, as a new version, because a newer is bad. Needs the publisher's key."""
+    _do("bundle", "revoke", to=to, home=home)
+
+
 _STREAM: Final = "queries, packets, batches or candidates."
 Stream = Annotated[str | None, typer.Option(help=_STREAM)]
 
@@ -255,7 +268,7 @@ def keys_init(
     edges: Annotated[int, typer.Option(min=1, max=10_000, help="How many edges, when no names are given.")] = 2,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Make the keys that are missing, for the publisher and the edges; never replaces one, never shows a secret."""
+    """Make the keys that are missing, for bundles and the edges; never replaces one, never shows a secret."""
     _do("keyring", names=names or [f"edge-{number}" for number in range(1, edges + 1)], home=home)
 
 
@@ -263,6 +276,30 @@ def keys_init(
 def keys_secret(home: Home = DEFAULT_HOME) -> None:
     """Make the secret that the edges of a fleet share in private mode; never replaces one, never shows it."""
     _do("keyring", "secret", home=home)
+
+
+TrustNames = Annotated[list[str], typer.Argument(help="root-1, root-2, root-3, targets, publisher.")]
+Offline = Annotated[Path | None, typer.Option(help="Directory of the offline keys; HOME/offline when not given.")]
+
+
+@keys.command("rotate")
+def keys_rotate(names: TrustNames, offline: Offline = None, home: Home = DEFAULT_HOME) -> None:
+    """Replace keys that bundles hang on; two of the root keys sign for it. Edges follow by themselves."""
+    _do("keyring", "rotate", names=names, home=home, offline=offline)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    names: TrustNames,
+    last_good: Annotated[
+        str | None,
+        typer.Option(help="With the publisher's key: digest of the last bundle you believe; later ones count no more."),
+    ] = None,
+    offline: Offline = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Replace keys that were stolen or lost: as rotate, and what they signed counts no more."""
+    _do("keyring", "revoke", names=names, home=home, offline=offline, last_good=last_good)
 
 
 KeyName = Annotated[str, typer.Argument(help="Whose key: letters, digits and . _ -")]

@@ -126,7 +126,7 @@ def key_files(home: Path) -> Check:
         for path in private:
             keys.load_private(home, path.stem)
         enrolled = keys.load_enrolled(home)
-        keys.load_public(keys.publisher_path(home))
+        keys.load_root(home)
     except QigError as error:
         return Check(
             "keys", ok=False, value=error.message, fix="restore it; a new one makes a new node (qig keys init)"

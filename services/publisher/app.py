@@ -1,26 +1,34 @@
 """The publisher's shell: candidates become bundles or refusals; edges' verdicts are counted.
 
     candidates ─▶ judge ─▶ every new part read and verified ─▶ sign
-               ─▶ {current, released} + Bundle to the outbox + acknowledgement        one transaction
+               ─▶ {current, released, metadata} + Bundle to the outbox + acknowledgement        one transaction
                └▶ refused: {refused: id ─▶ reasons}, then a dead letter
+    tick rings ─▶ opens a release to everybody, or takes it back, by what those say who got it first (rings.py)
+    tick trust ─▶ {metadata}, when it is not there, an hour old, or the keys are others
     bundles, applied ─▶ gauges
 
     {qig:candidates}:current    "bundle" ─▶ the newest release, packed: what the next one follows
     {qig:candidates}:released   candidate id ─▶ version: a candidate that comes again is not refused as out of date
     {qig:candidates}:refused    candidate id ─▶ {"at_s", "reasons"}; the trainer waits for either word
 
+    {qig:candidates}:metadata   what readers believe: metadata.py
+
 A release needs the current bundle that it was judged on to be current still, so versions grow by one however many
-publishers there are and whenever one is killed. Should these hashes be lost and the bundles' stream not, the newest
-bundle there that our own key signed is the current one.
+publishers there are and whenever one is killed. A bundle carries its publisher's signature, and what is in the stream
+with ours, or our predecessor's, is what was released: should these hashes be lost and the stream not, all is there.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
 
 from nacl.signing import SigningKey
+from tuf.api.metadata import Root, Targets
 
 from common.constellation.paths import DOMAINS
 from common.errors import Corrupt, QigError, Rejected, Unavailable
@@ -28,19 +36,21 @@ from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
-from common.runtime.entries import Delivery
-from common.runtime.follower import FROM_START, Follower
+from common.runtime.entries import Delivery, body_of
+from common.runtime.follower import FROM_START, Follower, kept
 from common.runtime.heart import heart
-from common.runtime.releases import newest_release
-from common.runtime.service import Wiring, run
+from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import PublisherSettings
+from common.trust import roles
+from common.trust.rings import EVERYBODY
+from common.trust.roles import Offline
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part
-from services.publisher import refusals
+from services.publisher import metadata, refusals, rings
 from services.publisher.fleet import Fleet, fold
 from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories
-from services.publisher.release import newer, release
+from services.publisher.release import release, taken_back
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +60,51 @@ REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 BUNDLE: Final = "bundle"
 PARTS_WAIT_S: Final = 600.0  # chosen: a trainer stores every part before it sends the candidate
 MAX_DELIVERIES: Final = 5
+TRUST_EVERY_S: Final = 10.0  # how soon after `qig keys rotate` the new keys are in force
+WARN_DAYS: Final = 90  # with each new list; `qig up` signs anew by itself when a year is left
+RINGS_EVERY_S: Final = 2.0
+LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the next release follows, as it was found.
+
+    held: the metadata in the broker; packed: what is noted as current; releases: messages by version; last: the highest
+    version that a reader may serve, signed with a stolen key or not; rings: of those that are not for everybody. A
+    release needs the first two to be so still.
+    """
+
+    held: metadata.Files
+    packed: bytes | None
+    releases: dict[int, bytes]
+    last: int
+    rings: dict[int, int]
+
+    @property
+    def open_version(self) -> int:
+        """The newest that is for everybody; 0 for none."""
+        open_ = (version for version in self.releases if self.rings.get(version, EVERYBODY) == EVERYBODY)
+        return max(open_, default=0)
+
+    @property
+    def current(self) -> Bundle | None:
+        """The newest that is believed."""
+        return unpack(Bundle, self.releases[max(self.releases)]) if self.releases else None
 
 
 class Publisher:
     """What outlives a message: the key, the fleet's verdicts, and the way to the broker."""
 
-    def __init__(self, settings: PublisherSettings, broker: Broker, signing_key: SigningKey) -> None:
-        self._broker, self._key = broker, signing_key
+    def __init__(self, settings: PublisherSettings, broker: Broker) -> None:
+        """Raises Unavailable: "missing_key" without the private key, "missing_root" without what names it."""
+        self._broker, self._home = broker, settings.home
+        self._key, self._offline = self._keys()
         self._limits = Limits(regress_limit=settings.regress_limit)
         self.fleet = Fleet()
         self.version = 0  # of the newest release seen
+        self._began_s = time.time()  # silence before it is no news: nobody listened
+        self._open_since: bytes | None = None  # the timestamp under which every release was for everybody
 
     # Candidates
 
@@ -78,22 +123,81 @@ class Publisher:
         if await self._hget(RELEASED, candidate.id) is not None:
             log.info("candidate %s was released before", candidate.id[:12])
             return []
-        packed = await self._hget(CURRENT, BUNDLE)
-        noted = None if packed is None else unpack(Bundle, packed)
-        current = newer(noted, await newest_release(self._broker.redis, self._key.verify_key))
+        await self._look_for_keys()
+        past = await self._past()
         try:
-            reasons = judge(candidate, current=current, limits=self._limits).reasons
-            reasons = reasons or await self._vouch(delivery, candidate, current)
+            reasons = judge(candidate, current=past.current, limits=self._limits).reasons
+            reasons = reasons or await self._vouch(delivery, candidate, past.current)
         except (Rejected, Corrupt) as error:
             await self._refuse(candidate, (str(error),))
             raise
         if reasons:
             await self._refuse(candidate, reasons)
             raise Rejected("candidate_refused", "; ".join(reasons)[:REASON_MAX_CHARS])
-        bundle = release(candidate, current=current, released_at_s=time.time(), signing_key=self._key)
-        log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
         metrics.CANDIDATES.labels("released").inc()
-        return released(bundle, packed, await self._broker.read_hash(RELEASED))
+        return await self._release(candidate, past)
+
+    async def _release(self, candidate: Candidate, past: "Past") -> list[Effect]:
+        bundle = release(candidate, after=past.last, released_at_s=time.time(), signing_key=self._key)
+        log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
+        known = metadata.newest(past.releases | {bundle.version: pack(bundle)})
+        ring = EVERYBODY if bundles.takes_back(bundle) else rings.ring(self._nodes(past))
+        files = self._signed(known, past, past.rings | {bundle.version: ring})
+        return [*released(bundle, past.packed, await self._broker.read_hash(RELEASED)), *_told(past.held, files)]
+
+    async def watch(self) -> None:
+        """Opens the newest release to everybody, or takes it back, by what those say who got it first."""
+        timestamp = await self._hget(streams.METADATA, metadata.TIMESTAMP)
+        if timestamp == self._open_since:
+            return
+        await self._look_for_keys()
+        past = await self._past()
+        if past.current is None or past.open_version == past.current.version:
+            self._open_since = past.held.get(metadata.TIMESTAMP)
+            return
+        version = past.current.version
+        verdict = rings.judge(
+            self.fleet,
+            version,
+            ring=past.rings[version],
+            nodes=self._nodes(past),
+            waited_s=time.time() - max(past.current.released_at_s, self._began_s),
+        )
+        if verdict.word == "open":
+            await self._open(past)
+        elif verdict.word == "halt":
+            back, good = await self.take_back(past.open_version)
+            note = HashSet(REFUSED, past.current.id, refusals.note((verdict.reason,), time.time()))
+            await self._broker.commit(streams.CANDIDATES, [note])
+            log.warning("bundle %d is taken back by %d, which is %d again: %s", version, back, good, verdict.reason)
+
+    async def _open(self, past: "Past") -> None:
+        """The same bundle once more, for those who passed it over, and the list that is open."""
+        assert past.current is not None
+        message = past.releases[past.current.version]
+        others = {version: ring for version, ring in past.rings.items() if version != past.current.version}
+        files = self._signed(metadata.newest(past.releases), past, others)
+        again = Send(streams.BUNDLES, message, f"{past.current.version}-{bundles.digest(past.current)}-all")
+        if await self._broker.commit(streams.CANDIDATES, [*_told(past.held, files), again]):
+            log.info("bundle %d is for everybody", past.current.version)
+
+    async def take_back(self, to: int | None) -> tuple[int, int]:
+        """Releases the parts of version `to` (None: of the one before the last) again, as the next version, because
+        what came after it is bad; that version, and the one that is back.
+
+        Raises Rejected("not_older", "not_listed"), Unavailable("overtaken").
+        """
+        await self._look_for_keys()
+        past = await self._past()
+        older = sorted(version for version in past.releases if version < past.last)
+        wanted = to if to is not None else (older or [0])[-1]
+        if past.current is None or wanted not in past.releases:
+            listed = ", ".join(map(str, older)) or "none"
+            raise Rejected("not_listed", f"there is no release {wanted} to go back to; older ones there are: {listed}")
+        candidate = taken_back(past.current, unpack(Bundle, past.releases[wanted]), last=past.last)
+        if not await self._broker.commit(streams.CANDIDATES, await self._release(candidate, past)):
+            raise Unavailable("overtaken", "something was released meanwhile: look at it, then run this again")
+        return past.last + 1, wanted
 
     async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
         """Read every part that is new, so that nothing is signed unseen; stored again, so that it stays.
@@ -127,17 +231,86 @@ class Publisher:
     async def _hget(self, key: str, field: str) -> bytes | None:
         return await cast("Awaitable[bytes | None]", self._broker.redis.hget(key, field))
 
+    # Trust
+
+    def _keys(self) -> tuple[SigningKey, Offline]:
+        """The key and what names it, from disk."""
+        return keys.load_private(self._home, keys.PUBLISHER), keys.load_offline(self._home)
+
+    async def _look_for_keys(self) -> None:
+        """Take what `qig keys rotate` has written since. Raises Unavailable("key_not_trusted") in the middle of it."""
+        key, offline = await asyncio.to_thread(self._keys)
+        root, targets = roles.parsed(offline.root, Root), roles.parsed(offline.targets, Targets)
+        metadata.check_key(root, targets, key.verify_key)
+        self._key, self._offline = key, offline
+
+    async def _past(self) -> "Past":
+        held = await self._broker.read_hash(streams.METADATA)
+        packed = await self._hget(CURRENT, BUNDLE)
+        messages = await self._messages(packed)
+        releases = self._believed(messages)
+        last = max({*releases, *metadata.claimed(messages, self._offline)}, default=0)
+        kept = metadata.rings_of(self._offline, held)
+        past = Past(held, packed, releases, last, kept or {})
+        if kept is None and releases:  # a list that was lost, or another key's: the newest goes through its ring again
+            past.rings[max(releases)] = 0
+            past.rings[max(releases)] = rings.ring(self._nodes(past))
+        return past
+
+    def _signed(self, known: Mapping[int, bytes], past: "Past", each: Mapping[int, int]) -> metadata.Files:
+        return metadata.signed(self._offline, known, past.held, self._key, now_s=time.time(), rings=each)
+
+    def _nodes(self, past: "Past") -> set[str]:
+        """The edges that reported on the last release that everybody got."""
+        return set(self.fleet.reports.get(past.open_version, {}))
+
+    async def _messages(self, packed: bytes | None) -> list[bytes]:
+        """What may be releases, the oldest first. packed: what is noted as current."""
+        rows = await self._broker.redis.xrevrange(streams.BUNDLES, count=LOOK_BACK)
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", rows)
+        messages = [body_of(fields) for _, fields in reversed(entries)] + [packed]
+        return [message for message in messages if message is not None]
+
+    def _believed(self, messages: Sequence[bytes]) -> dict[int, bytes]:
+        targets = roles.parsed(self._offline.targets, Targets)
+        return metadata.believed(messages, self._key.verify_key, targets)
+
+    async def renew(self) -> None:
+        """Signs the list of releases anew, when it is due."""
+        await self._look_for_keys()
+        held = await self._broker.read_hash(streams.METADATA)
+        if not metadata.is_due(self._offline, held, now_s=time.time()):
+            return
+        past = await self._past()
+        known = metadata.newest(past.releases)
+        files = self._signed(known, past, past.rings)
+        if await self._broker.commit(streams.CANDIDATES, _told(past.held, files)):
+            log.info("the list of %d releases is signed anew", len(known))
+        left = metadata.days_left(self._offline, now_s=time.time())
+        if left < WARN_DAYS:
+            log.warning("root or targets metadata ends in %d days: `qig keys rotate targets` signs both anew", left)
+
     # Verdicts
 
     async def show(self, delivery: Delivery) -> None:
         """A release, seen by all: its version and figures become gauges."""
         bundle = unpack(Bundle, delivery.body)
-        bundles.verify(bundle, self._key.verify_key)
+        if bundle.version not in self._believed([delivery.body]):
+            raise Corrupt("bad_signature", f"bundle {bundle.version} in the stream is not this publisher's")
         self.version = bundle.version
         metrics.BUNDLE_VERSION.set(bundle.version)
         for figure in bundle.evidence.figures:
             if figure.name == BITS_PER_BYTE and figure.domain:
                 metrics.HELD_OUT.labels(figure.domain).set(figure.after)
+
+    async def catch_up(self) -> str:
+        """Hears all that was said before this process: rings hang on it from the first release on. The last entry."""
+        last = FROM_START
+        async for entry in kept(self._broker.redis, streams.APPLIED):
+            last = entry.id
+            with suppress(Rejected):
+                await self.hear(Delivery(streams.APPLIED, entry.id, entry.at_ms, 1, body_of(entry.fields) or b""))
+        return last
 
     async def hear(self, delivery: Delivery) -> None:
         """One edge's verdict on a bundle."""
@@ -165,9 +338,18 @@ def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -
     ]
 
 
+def _told(held: Mapping[str, bytes], files: metadata.Files) -> list[Effect]:
+    """The metadata, if nobody has signed since `held` was read."""
+    before = held.get(metadata.TIMESTAMP)
+    name = metadata.TIMESTAMP
+    guard = Absent(streams.METADATA, name) if before is None else Equals(streams.METADATA, name, before)
+    changed = [HashSet(streams.METADATA, name, data) for name, data in files.items() if held.get(name) != data]
+    return [guard, *changed, *(HashDelete(streams.METADATA, name) for name in metadata.outdated(held, files))]
+
+
 async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
-    """Raises Unavailable("missing_key") without the publisher's private key."""
-    publisher = Publisher(settings, broker, keys.load_private(settings.home, keys.PUBLISHER))
+    """Raises Unavailable: "missing_key" without the publisher's private key, "missing_root" without what names it."""
+    publisher = Publisher(settings, broker)
     candidates = Consumer(
         streams.CANDIDATES,
         streams.GROUPS[streams.CANDIDATES],
@@ -180,9 +362,13 @@ async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
         consumers=[candidates],
         followers=[
             Follower(streams.BUNDLES, FROM_START, publisher.show),
-            Follower(streams.APPLIED, FROM_START, publisher.hear),
+            Follower(streams.APPLIED, await publisher.catch_up(), publisher.hear),
         ],
-        ticks=[heart(broker, "publisher", settings.node, bundle=lambda: publisher.version, ready=lambda: None)],
+        ticks=[
+            Tick("trust", TRUST_EVERY_S, publisher.renew),
+            Tick("rings", RINGS_EVERY_S, publisher.watch),
+            heart(broker, "publisher", settings.node, bundle=lambda: publisher.version, ready=lambda: None),
+        ],
     )
 
 

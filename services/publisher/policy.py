@@ -19,7 +19,7 @@ from typing import Final
 from common.constants import DRIFT_LIMIT_RAD, ROLES, Role
 from common.constellation.domains import from_json
 from common.constellation.paths import COORDIZER, DOMAINS, HOMES, INTEGRATOR, kernel_path, memory_path
-from common.wire.bundle import digest
+from common.wire.bundle import digest, takes_back
 from common.wire.messages import Bundle, Candidate, Figure
 
 BITS_PER_BYTE: Final = "bits_per_byte"  # on held-out text, a figure a domain
@@ -58,6 +58,7 @@ def judge(candidate: Candidate, *, current: Bundle | None, limits: Limits) -> Ve
     """Whether the candidate may follow `current`; None while nothing was released."""
     figures = candidate.evidence.figures
     reasons = (
+        *_named_by_us(candidate),
         *_parent(candidate, current),
         *_missing(candidate),
         *_not_finite(figures),
@@ -77,6 +78,11 @@ def missing_memories(candidate: Candidate, domains: bytes) -> tuple[str, ...]:
     named = {name for domain in from_json(domains) for name in domain.memories}
     missing = sorted(name for name in named if memory_path(name) not in candidate.parts)
     return tuple(f"part {memory_path(name)} is missing, and {DOMAINS} names it" for name in missing)
+
+
+def _named_by_us(candidate: Candidate) -> Iterator[str]:
+    if takes_back(candidate):
+        yield f"its id is {candidate.id[:40]}: only a publisher takes a release back (`qig bundle revoke`)"
 
 
 def _parent(candidate: Candidate, current: Bundle | None) -> Iterator[str]:

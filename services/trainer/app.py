@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import Final, cast
 
-from nacl.signing import VerifyKey
-
 from common.constants import ROLES
 from common.constellation import parts as bundle_parts
 from common.errors import Unavailable
@@ -29,6 +27,7 @@ from common.runtime.heart import heart
 from common.runtime.releases import newest_release
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import TrainerSettings
+from common.runtime.trust import Trust
 from common.wire.bundle import digest
 from common.wire.codec import pack, unpack
 from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Part
@@ -53,14 +52,14 @@ REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 class Trainer:
     """Holds what outlives a message: settings, broker, and the text."""
 
-    def __init__(self, settings: TrainerSettings, broker: Broker, publisher: VerifyKey) -> None:
-        self._settings, self._broker, self._publisher = settings, broker, publisher
+    def __init__(self, settings: TrainerSettings, broker: Broker, trust: Trust) -> None:
+        self._settings, self._broker, self._trust = settings, broker, trust
         self._text = text.load(settings.data)
         self.version = 0  # of the bundle trained on last, or found
 
     async def make_genesis(self) -> None:
         """Sends the genesis as the first candidate, until a bundle is there. Idempotent: its id is its content's."""
-        released = await newest_release(self._broker.redis, self._publisher)
+        released = await newest_release(self._broker.redis, self._trust)
         if released is not None:
             self.version = released.version
             return
@@ -125,7 +124,7 @@ class Trainer:
 
     async def _current(self) -> Bundle:
         """The newest release, once the last candidate is decided on and what came of it can be seen."""
-        bundle = await newest_release(self._broker.redis, self._publisher)
+        bundle = await newest_release(self._broker.redis, self._trust)
         if bundle is None:
             raise Unavailable(
                 "no_bundle", "there is no bundle to train on yet; the publisher releases the genesis first"
@@ -178,8 +177,8 @@ def _log_progress(stage: str, done: float) -> None:
 
 
 async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
-    """Raises Unavailable: "missing_key" without the publisher's public key, "missing_corpus" without text."""
-    trainer = Trainer(settings, broker, keys.load_public(keys.publisher_path(settings.home)))
+    """Raises Unavailable: "missing_root" without a root to believe bundles by, "missing_corpus" without text."""
+    trainer = Trainer(settings, broker, Trust(broker.redis, keys.load_root(settings.home)))
     batches = Consumer(
         streams.BATCHES,
         streams.GROUPS[streams.BATCHES],

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
+from listing import list_releases
 from micro import MICRO
 
 from common.constants import CELLS
@@ -93,6 +94,8 @@ class Centre:
             released_at_s=time.time(),
             signing_key=keys.load_private(self.home, keys.PUBLISHER),
         )
+        before = {bundle.version: pack(bundle) for bundle in await self.bundles()}
+        await list_releases(self.broker.redis, self.home, before | {version: pack(made)})
         await self.broker.produce(streams.BUNDLES, pack(made), f"{version}-{bundles.digest(made)}")
         return made
 

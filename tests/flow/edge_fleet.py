@@ -1,5 +1,6 @@
 """What an edge meets: a publisher that releases bundles, and clients that ask."""
 
+from listing import list_releases
 from nacl.signing import SigningKey
 
 from common.runtime import keys, streams
@@ -17,13 +18,16 @@ class Publisher:
     """Releases parts under ascending versions."""
 
     def __init__(self, broker, home):
-        self.broker, self.key, self.version = broker, keys.load_private(home, keys.PUBLISHER), 0
+        self.broker, self.home, self.version = broker, home, 0
+        self.released = {}
 
-    async def release(self, parts, *, packets=(), key=None, flip=None, withhold=None):
-        """flip: a path whose stored bytes are changed; withhold: one that is not stored; key: another signer."""
+    async def release(self, parts, *, packets=(), key=None, flip=None, withhold=None, name=None):
+        """flip: a path whose stored bytes are changed; withhold: one that is not stored; key: of somebody who can write
+        into the stream, and is not the publisher.
+        """
         self.version += 1
         candidate = Candidate(
-            id=f"c{self.version}", parent=self.version - 1, parent_digest="ab" * 32 if self.version > 1 else "",
+            id=name or f"c{self.version}", parent=self.version - 1, parent_digest="ab" * 32 if self.version > 1 else "",
             parts={path: part_of(data) for path, data in parts.items()}, evidence=Evidence(), packets=tuple(packets),
         )  # fmt: skip
         for path, data in parts.items():
@@ -31,7 +35,11 @@ class Publisher:
                 await self.broker.put_blob(data)
             if path == flip:
                 await self.broker.redis.setrange(f"{streams.BLOB}{part_of(data).digest}:0", 5, b"\xff\xfe")
-        bundle = sign(candidate, version=self.version, released_at_s=1.0, signing_key=key or self.key)
+        own = keys.load_private(self.home, keys.PUBLISHER)
+        bundle = sign(candidate, version=self.version, released_at_s=1.0, signing_key=key or own)
+        if key is None:
+            self.released[self.version] = pack(bundle)
+            await list_releases(self.broker.redis, self.home, self.released)
         await self.broker.produce(streams.BUNDLES, pack(bundle), f"v{self.version}")
         return bundle
 

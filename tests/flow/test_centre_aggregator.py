@@ -172,8 +172,8 @@ async def batches_to(centre, number):
 
 
 async def test_without_the_publishers_public_key_it_says_which_file_is_missing(centre):
-    keys.publisher_path(centre.home).unlink()
-    with pytest.raises(Unavailable, match=r"missing_key.*publisher\.pub"):
+    keys.root_path(centre.home).unlink()
+    with pytest.raises(Unavailable, match=r"missing_root.*root\.json"):
         await app.build(centre.settings("aggregator"), centre.broker)
 
 

@@ -9,6 +9,7 @@ from common.errors import Unavailable
 from common.runtime import keys, scripts, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import Delivery
+from common.runtime.trust import Trust
 from services.aggregator import app
 from services.aggregator.admit import open_packet
 
@@ -34,8 +35,8 @@ def centre(tmp_path, broker_url, broker, micro_parts):
 
 
 def aggregator(centre, broker=None, **given):
-    publisher = keys.load_public(keys.publisher_path(centre.home))
-    return app.Aggregator(centre.settings("aggregator", **given), broker or centre.broker, publisher)
+    trust = Trust(centre.broker.redis, keys.load_root(centre.home))
+    return app.Aggregator(centre.settings("aggregator", **given), broker or centre.broker, trust)
 
 
 async def accept(centre, who, raw):

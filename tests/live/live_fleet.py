@@ -14,7 +14,7 @@ from common.runtime import keys, store, streams
 from common.runtime.connection import connect
 from common.runtime.entries import body_of
 from common.runtime.follower import kept, newest
-from common.wire.bundle import verify
+from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.messages import Answer, Bundle, DeadLetter
 from services.aggregator.app import LEDGER
@@ -122,12 +122,12 @@ class Live:
         return [unpack(cls, body_of(entry.fields)) async for entry in kept(self.redis, stream)]
 
     async def bundles(self):
-        """The releases by version: what else lies in the stream was not signed, or is there again."""
-        publisher, found = keys.load_public(keys.publisher_path(self.home)), {}
+        """The releases by version: what else lies in the stream was not released, or is there again."""
+        trust, found = Trust(self.redis, keys.load_root(self.home)), {}
         async for entry in kept(self.redis, streams.BUNDLES):
             with contextlib.suppress(Rejected, Corrupt):
                 bundle = unpack(Bundle, body_of(entry.fields))
-                verify(bundle, publisher)
+                await trust.verify(bundle.version, body_of(entry.fields))
                 found[bundle.version] = bundle
         return [found[version] for version in sorted(found)]
 

@@ -191,16 +191,17 @@ def test_an_edge_on_a_full_disk_says_so(tiny_disk, home, start, free_kb):
     ("service", "key"),
     [
         ("edge", "private/edge-1.key"),
-        ("edge", "trust/publisher.pub"),
-        ("aggregator", "trust/publisher.pub"),
-        ("trainer", "trust/publisher.pub"),
+        ("edge", "trust/root.json"),
+        ("aggregator", "trust/root.json"),
+        ("trainer", "trust/root.json"),
         ("publisher", "private/publisher.key"),
     ],
 )
 def test_a_service_names_the_key_that_is_missing(home, start, service, key):
     (home / key).unlink()
     line = refused(module(service), **start | {"QIG_DATA": DATA})
-    assert line.startswith(f"qig {service}: missing_key: no key at {home / key}: bring it back, or ")
+    what = "root" if key.endswith(".json") else "key"
+    assert line.startswith(f"qig {service}: missing_{what}: no {what} at {home / key}: ")
 
 
 @pytest.mark.parametrize("name", ["publisher", "edge-1"])

@@ -10,7 +10,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from services.cli import app as cli
 from services.cli import genesis, reference
 
-HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack")
+HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack", "tuf")
 COMMANDS = {
     "demo": ["demo"],
     "up": ["up"],
@@ -24,11 +24,14 @@ COMMANDS = {
     "forget": ["forget", "q1"],
     "packet list": ["packet", "list"],
     "packet show": ["packet", "show", "3"],
+    "bundle revoke": ["bundle", "revoke", "--to", "3"],
     "warm": ["warm"],
     "dead list": ["dead", "list"],
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],
     "keys init": ["keys", "init"],
     "keys secret": ["keys", "secret"],
+    "keys rotate": ["keys", "rotate", "publisher", "root-1"],
+    "keys revoke": ["keys", "revoke", "publisher", "--last-good", "ab" * 32, "--offline", "there"],
     "keys api add": ["keys", "api", "add", "kiosk"],
     "keys api list": ["keys", "api", "list"],
     "keys api revoke": ["keys", "api", "revoke", "kiosk"],

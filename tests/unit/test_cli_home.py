@@ -49,13 +49,38 @@ def test_a_home_below_a_file_is_refused_with_one_line(tmp_path):
 def test_keys_are_made_once_and_no_secret_is_shown(tmp_path, capsys):
     keyring.run(["edge-1"], tmp_path)
     first = capsys.readouterr().out
-    secrets = [path.read_text().strip() for path in tmp_path.glob("private/*.key")]
-    assert len(secrets) == 2
+    secrets = [path.read_text().strip() for path in tmp_path.rglob("*.key")]
+    assert len(secrets) == 6
     assert not any(secret in first for secret in secrets)
-    assert [path.name in first for path in tmp_path.glob("**/*.pub")] == [True, True]
+    assert first.count("take it away from this machine") == 4
+    assert all(str(path) in first for path in tmp_path.rglob("*") if path.is_file())
     keyring.run(["edge-1"], tmp_path)
     assert "nothing was changed" in capsys.readouterr().out
-    assert [path.read_text().strip() for path in tmp_path.glob("private/*.key")] == secrets
+    assert [path.read_text().strip() for path in tmp_path.rglob("*.key")] == secrets
+
+
+def test_replaced_keys_are_told_and_no_secret_is_shown(tmp_path, capsys):
+    keyring.run([], tmp_path)
+    capsys.readouterr()
+    keyring.rotate(["publisher"], tmp_path, None)
+    keyring.revoke(["root-1"], tmp_path, tmp_path / "offline", None)
+    said = capsys.readouterr().out.replace("\n", "")
+    assert not any(path.read_text().strip() in said for path in tmp_path.rglob("*.key"))
+    assert "publisher.key (private: keep it on this machine)" in said
+    assert "root-1.key (private, and needed by nothing that runs: take it away from this machine)" in said
+    assert "3.root.json" in said
+
+
+@pytest.mark.parametrize(
+    ("names", "last_good", "code"),
+    [(["publisher"], None, "no_last_good"), (["publisher"], "12", "bad_digest"), (["edge-1"], None, "bad_name")],
+)
+def test_what_cannot_be_revoked_changes_nothing(tmp_path, names, last_good, code):
+    keyring.run([], tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(Rejected, match=code):
+        keyring.revoke(names, tmp_path, None, last_good)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_the_secret_that_edges_share_is_made_once_and_never_shown(tmp_path, capsys):

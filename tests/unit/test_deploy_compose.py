@@ -132,7 +132,12 @@ def test_a_private_key_is_seen_by_its_owner_and_its_maker_alone(volume: str, who
     assert mounts(who)[volume] == ("/var/lib/qig/private", True)
 
 
-@pytest.mark.parametrize("name", ["edge", "aggregator", "trainer"])
+def test_offline_keys_are_seen_by_nobody_who_runs() -> None:
+    assert {name for name in SERVICES if "offline-keys" in mounts(name)} == {"keys"}
+    assert SERVICES["keys"]["restart"] == "no"
+
+
+@pytest.mark.parametrize("name", ["edge", "aggregator", "trainer", "publisher"])
 def test_public_keys_are_read_only_for_who_believes_them(name: str) -> None:
     assert mounts(name)["trust"] == ("/var/lib/qig/trust", True)
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tuf.api.metadata import Root
 
 from common.errors import Unavailable
 from common.runtime import keys
+from common.trust import roles
 from deploy import check_ready, claim_node, make_keys
 
 NODES = ("edge-1", "edge-2", "edge-10")
@@ -34,11 +37,13 @@ def home(tmp_path: Path) -> Path:
 
 def test_private_keys_lie_apart_and_match_their_public_ones(tmp_path: Path) -> None:
     make_keys.make(tmp_path, ["edge-1"])
-    for private, public in (("publisher/publisher.key", "publisher.pub"), ("edges/edge-1.key", "edges/edge-1.pub")):
-        seed = keys.SigningKey(bytes.fromhex((tmp_path / private).read_text()))
-        assert seed.verify_key == keys.load_public(tmp_path / "trust" / public)
-        assert stat.S_IMODE((tmp_path / private).stat().st_mode) == 0o600
-    assert [path.name for path in (tmp_path / "publisher").iterdir()] == ["publisher.key"]
+    own = keys.SigningKey(bytes.fromhex((tmp_path / "edges" / "edge-1.key").read_text()))
+    assert own.verify_key == keys.load_public(tmp_path / "trust" / "edges" / "edge-1.pub")
+    root = roles.parsed(keys.load_offline(tmp_path).root, Root)
+    publisher = keys.load_private(tmp_path, keys.PUBLISHER).verify_key
+    assert roles.named_keys(root)[keys.PUBLISHER].verify_key() == publisher
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.key")} == {0o600}
+    assert [path.name for path in (tmp_path / "private").iterdir()] == ["publisher.key"]
     assert sorted(path.name for path in (tmp_path / "edges").iterdir()) == ["edge-1.key", "fleet.secret"]
     assert len(keys.load_secret(tmp_path / "edges" / "fleet.secret")) == 32
 
@@ -60,7 +65,33 @@ def test_a_run_that_was_cut_short_before_the_public_key_is_completed(tmp_path: P
     assert public.read_bytes() == was
 
 
-@pytest.mark.parametrize("lost", ["publisher/publisher.key", "edges/edge-1.key"])
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_a_run_that_was_cut_short_anywhere_is_completed(tmp_path: Path, monkeypatch, cut: int) -> None:
+    place, placed = make_keys._place, []
+
+    def dying(source: Path, path: Path) -> bool:
+        if len(placed) == cut:
+            raise KeyboardInterrupt
+        placed.append(path)
+        return place(source, path)
+
+    monkeypatch.setattr(make_keys, "_place", dying)
+    with pytest.raises(KeyboardInterrupt):
+        make_keys.make(tmp_path, ["edge-1"])
+    monkeypatch.setattr(make_keys, "_place", place)
+    make_keys.make(tmp_path, ["edge-1"])
+    root = roles.parsed(keys.load_offline(tmp_path).root, Root)
+    publisher = keys.load_private(tmp_path, keys.PUBLISHER).verify_key
+    assert roles.named_keys(root)[keys.PUBLISHER].verify_key() == publisher
+
+
+def test_offline_keys_that_were_taken_away_are_not_made_again(tmp_path: Path) -> None:
+    make_keys.make(tmp_path, ["edge-1"])
+    shutil.rmtree(tmp_path / "offline")
+    assert make_keys.make(tmp_path, ["edge-1"]) == []
+
+
+@pytest.mark.parametrize("lost", ["private/publisher.key", "edges/edge-1.key"])
 def test_a_lost_private_key_is_not_replaced_beside_its_public_one(tmp_path: Path, lost: str) -> None:
     make_keys.make(tmp_path, ["edge-1"])
     (tmp_path / lost).unlink()
@@ -69,7 +100,7 @@ def test_a_lost_private_key_is_not_replaced_beside_its_public_one(tmp_path: Path
 
 
 def test_keys_on_a_volume_of_somebody_else_are_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "publisher").write_text("a file where a directory belongs")
+    (tmp_path / "edges").write_text("a file where a directory belongs")
     with pytest.raises(Unavailable, match="cannot write"):
         make_keys.make(tmp_path, ["edge-1"])
 

@@ -3,10 +3,10 @@
 import pytest
 from nacl.signing import SigningKey
 
-from common.errors import Corrupt
+from common.errors import Corrupt, Rejected
 from common.wire import bundle
 from common.wire.messages import Candidate, Evidence, Part
-from services.publisher.release import newer, release
+from services.publisher.release import release, taken_back
 
 KEY = SigningKey(b"p" * 32)
 
@@ -21,19 +21,32 @@ def candidate(parent=0):
     )
 
 
-def released(current=None, parent=0):
-    return release(candidate(parent), current=current, released_at_s=5.0, signing_key=KEY)
+def released(after=0, parent=0):
+    return release(candidate(parent), after=after, released_at_s=5.0, signing_key=KEY)
 
 
 def test_the_first_release_is_version_one_and_each_next_is_one_more():
-    first = released()
-    second = released(first, parent=1)
-    assert (first.version, second.version, released(second, parent=2).version) == (1, 2, 3)
+    assert [released(after, parent=after).version for after in range(3)] == [1, 2, 3]
 
 
 def test_a_rollback_is_a_higher_version_too():
-    ninth = released().model_copy(update={"version": 9})
-    assert released(ninth, parent=3).version == 10
+    assert released(9, parent=3).version == 10
+
+
+def test_an_older_release_comes_back_as_the_next_version_with_its_parts_and_no_packets():
+    good = released(0)
+    bad = released(1, parent=1).model_copy(update={"parts": {"domains.json": Part(digest="1" * 64, size_bytes=1)}})
+    again = release(taken_back(bad, good, last=2), after=2, released_at_s=5.0, signing_key=KEY)
+    assert (again.version, again.parent, again.parent_digest) == (3, 2, bundle.digest(bad))
+    assert (again.parts, again.evidence, again.packets) == (good.parts, good.evidence, ())
+    assert bundle.takes_back(again)
+    assert not bundle.takes_back(good)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_is_no_older_is_not_gone_back_to(version):
+    with pytest.raises(Rejected, match="not_older"):
+        taken_back(released(1, parent=1), released(version - 1), last=2)
 
 
 def test_a_release_is_signed_and_carries_the_time_it_was_given():
@@ -42,11 +55,3 @@ def test_a_release_is_signed_and_carries_the_time_it_was_given():
     assert found.released_at_s == 5.0
     with pytest.raises(Corrupt, match="bad_signature"):
         bundle.verify(found.model_copy(update={"version": 2}), KEY.verify_key)
-
-
-def test_of_two_current_bundles_the_higher_version_is_current():
-    first = released()
-    second = released(first, parent=1)
-    assert newer(first, second) == newer(second, first) == second
-    assert newer(None, first) == newer(first, None) == first
-    assert newer(None, None) is None

@@ -12,8 +12,9 @@
                      tick look   ◀── how the fleet goes, for the live page
     node.py          what these share
 
-State lies under HOME/edges/NODE: edge.db (record/) and bundles/ (slots.py). Whatever computes runs in a thread, so
-that leases, health and metrics go on. `serving` is one reference: a query uses the one it began with to its end.
+State lies under HOME/edges/NODE: edge.db (record/), bundles/ (slots.py) and trust/ (common/runtime/trust.py). Whatever
+computes runs in a thread, so that leases, health and metrics go on. `serving` is one reference: a query uses the one it
+began with to its end.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import QigError, Rejected
-from common.runtime import streams
+from common.runtime import keys, streams
 from common.runtime.api_keys import KeyFile, default_path
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
@@ -33,6 +34,7 @@ from common.runtime.heart import HEART_EVERY_S
 from common.runtime.rates import Rates
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import DEFAULT_API, DEFAULT_PRIVACY, ApiSettings, EdgeSettings, PrivacySettings, load
+from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.messages import Query
 from services.edge.app.bundles import Bundles
@@ -63,6 +65,7 @@ class Edge:
         broker: Broker,
         record: Record,
         slots: Slots,
+        trust: Trust,
         *,
         privacy: PrivacySettings = DEFAULT_PRIVACY,
         now: Callable[[], float] = time.time,
@@ -70,7 +73,7 @@ class Edge:
         """Raises Unavailable("missing_key"), Rejected("bad_key", "bad_setting")."""
         self.node = Node(settings, broker, record, privacy=privacy, now=now)
         self.queries = Queries(self.node)
-        self.bundles = Bundles(self.node, slots)
+        self.bundles = Bundles(self.node, slots, trust)
         self.commons = Commons(self.node)
         self.sleep = Sleep(self.node, self.queries.scheduler)
         self.interactions = Interactions(self.node)
@@ -91,6 +94,11 @@ class Edge:
 def state_dir(home: Path, node: str) -> Path:
     """Where a node keeps what it remembers."""
     return home / "edges" / node
+
+
+def _trust(settings: EdgeSettings, broker: Broker) -> Trust:
+    """Raises Unavailable("missing_root")."""
+    return Trust(broker.redis, keys.load_root(settings.home), state_dir(settings.home, settings.node) / "trust")
 
 
 def _address(settings: EdgeSettings) -> str:
@@ -127,7 +135,8 @@ async def build(
     record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time(), address=_address(settings))
     try:
         access = _access(settings, api)
-        edge = Edge(settings, broker, record, Slots(home / "bundles"), privacy=privacy)
+        slots = Slots(home / "bundles")
+        edge = Edge(settings, broker, record, slots, _trust(settings, broker), privacy=privacy)
     except QigError:
         record.close()
         raise

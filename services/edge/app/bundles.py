@@ -7,15 +7,15 @@ import gc
 import logging
 from typing import Final
 
-from nacl.signing import VerifyKey
-
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.errors import Corrupt, Rejected
-from common.runtime import keys, metrics, streams
-from common.runtime.entries import Delivery, body_of
+from common.runtime import metrics, streams
+from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
-from common.wire.bundle import digest, verify
+from common.runtime.releases import newest_release
+from common.runtime.trust import Trust
+from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle
 from common.wire.packet import key_id
@@ -34,20 +34,21 @@ PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average
 class Bundles:
     """What one edge has installed. follow_from: the entry after which the stream of bundles is to be read."""
 
-    def __init__(self, node: Node, slots: Slots) -> None:
-        """Raises Unavailable("missing_key"), Rejected("bad_key")."""
+    def __init__(self, node: Node, slots: Slots, trust: Trust) -> None:
         self._node = node
         self._slots = slots
-        self._publisher: VerifyKey = keys.load_public(keys.publisher_path(node.settings.home))
+        self._trust = trust
         self.follow_from = FROM_START
 
     async def start(self) -> None:
-        """Serve the last good slot, or nothing yet. After damage the bundles are followed from the start again."""
+        """Serve the last good slot, or nothing yet. After damage the bundles are followed from the start again.
+
+        What lies in a slot was believed before it was written: an edge starts without broker and clock.
+        """
         installed = await asyncio.to_thread(self._slots.load)
         if installed is None:
             return
         try:
-            verify(installed.bundle, self._publisher)
             constellation = await asyncio.to_thread(bundle_parts.load, installed.parts)
         except (Rejected, Corrupt) as error:
             log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
@@ -60,30 +61,30 @@ class Bundles:
             self.follow_from = self._node.record.cursor or FROM_START
 
     async def on_bundle(self, delivery: Delivery) -> None:
-        """A release: verified, tried and swapped in while queries are served; then its packets are settled."""
+        """A release: verified, tried and swapped in while queries are served; then its packets are settled.
+
+        One that is for others first comes again when it is for everybody.
+        """
         bundle = unpack(Bundle, delivery.body)
         try:
-            verify(bundle, self._publisher)
+            await self._trust.verify(bundle.version, delivery.body)
         except Corrupt as error:
             await self._report(bundle, Trial("refused", str(error), None, None, None))
             raise
+        if not await self._trust.is_open(bundle.version, delivery.body, self._node.settings.node):
+            log.info("bundle %d is for others first", bundle.version)
+            return
         if not await self._superseded(bundle):
             await self._report(bundle, await self._adopt(bundle))
         await self._settle(bundle, delivery.entry_id)
         await asyncio.to_thread(_give_back)
 
     async def _superseded(self, bundle: Bundle) -> bool:
-        """Whether something newer serves already, or waits in the stream with the publisher's signature."""
+        """Whether something newer serves already, or waits in the stream, is believed, and is for this edge."""
         if self._node.serving is not None and bundle.version < self._node.serving.bundle:
             return True
-        newest = await self._node.broker.latest(streams.BUNDLES)
-        body = body_of(newest.fields) if newest else None
-        try:
-            later = unpack(Bundle, body or b"")
-            verify(later, self._publisher)
-        except (Rejected, Corrupt):
-            return False
-        return later.version > bundle.version
+        newest = await newest_release(self._node.broker.redis, self._trust, node=self._node.settings.node)
+        return newest is not None and newest.version > bundle.version
 
     async def _adopt(self, bundle: Bundle) -> Trial:
         serving = self._node.serving
@@ -92,7 +93,8 @@ class Bundles:
         try:
             parts = await self._fetch(bundle)
             probes = await asyncio.to_thread(self._node.record.probes, PROBES_MAX)
-            current = None if serving is None else serving.constellation
+            # What is taken back is not held against what took its place: that is what is bad.
+            current = None if serving is None or takes_back(bundle) else serving.constellation
             trial = await asyncio.to_thread(try_bundle, current, parts, probes)
         except (Rejected, Corrupt) as error:
             return Trial("refused", str(error), None, None, None)
@@ -128,7 +130,7 @@ class Bundles:
         homes = {name: each.basin_array for name, each in serving.constellation.domains.items()}
         self._node.live.serves(serving.bundle, atlas(homes))
         metrics.BUNDLE_VERSION.set(serving.bundle)
-        log.info("bundle %d serves", serving.bundle)
+        log.info("bundle %d (%s) serves", serving.bundle, serving.digest)
 
     async def _settle(self, bundle: Bundle, entry_id: str) -> None:
         """The centre has what our packets in this bundle carried, whether or not we use the bundle."""

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 from edge_fleet import NODE, Publisher, both_settings_of, bundles_to
 
+from common.runtime import keys
+from common.runtime.trust import Trust
 from services.edge.app import Edge, queries, state_dir
 from services.edge.generation import Generation
 from services.edge.record import Record
@@ -38,14 +40,9 @@ async def life(home, broker, broker_url, clock):
             for record in records:
                 record.close()
             records[:] = [Record(state_dir(home, NODE) / "edge.db", now_s=clock[0])]
-            edge = Edge(
-                settings,
-                broker,
-                records[0],
-                Slots(state_dir(home, NODE) / "bundles"),
-                privacy=privacy,
-                now=lambda: clock[0],
-            )
+            slots = Slots(state_dir(home, NODE) / "bundles")
+            trust = Trust(broker.redis, keys.load_root(home), state_dir(home, NODE) / "trust")
+            edge = Edge(settings, broker, records[0], slots, trust, privacy=privacy, now=lambda: clock[0])
             edges[:] = [edge]
             await edge.start()
             return edge

@@ -1,11 +1,15 @@
 import pytest
 from edge_death import Killed, killed
 from edge_fleet import NODE, bundles_to, delivery_of, other_key, verdicts
+from listing import list_releases
 
 from common.errors import Corrupt, Unavailable
 from common.runtime import streams
+from common.trust.rings import place
+from common.wire.bundle import TAKES_BACK
+from common.wire.codec import pack
 from common.wire.messages import Query
-from services.edge.app import state_dir
+from services.edge.app import bundles, state_dir
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +59,7 @@ async def test_a_part_with_a_flipped_byte_is_refused_and_the_old_bundle_serves(e
 
 async def test_a_forged_bundle_is_refused_and_passed_over(edge, publisher, micro_parts, redis):
     await publisher.release(micro_parts, key=other_key())
-    with pytest.raises(Corrupt, match="bad_signature"):
+    with pytest.raises(Corrupt, match="not_released"):
         await bundles_to(edge, redis)
     assert (edge.node.serving.bundle, (await verdicts(redis))[-1]) == (1, (2, "refused"))
 
@@ -70,6 +74,50 @@ async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro
     await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
     with pytest.raises(Unavailable, match="blob_missing"):
         await bundles_to(edge, redis)
+
+
+async def test_a_bundle_that_takes_another_back_is_not_held_against_it(
+    edge, publisher, micro_parts, redis, monkeypatch
+):
+    held_against = []
+    real = bundles.try_bundle
+
+    def trial(current, *rest):
+        held_against.append(current)
+        return real(current, *rest)
+
+    monkeypatch.setattr(bundles, "try_bundle", trial)
+    await publisher.release(micro_parts | {"notes.bin": b"bad"})
+    await bundles_to(edge, redis)
+    await publisher.release(micro_parts, name=f"{TAKES_BACK}2-to-1")
+    await bundles_to(edge, redis)
+    assert [each is None for each in held_against] == [False, True]
+    assert (await verdicts(redis))[-1] == (3, "applied")
+
+
+async def test_a_bundle_that_is_for_others_first_is_taken_when_it_is_for_everybody(
+    edge, publisher, micro_parts, redis, home
+):
+    entry = await redis.xlen(streams.BUNDLES)
+    two = await publisher.release(micro_parts | {"notes.bin": b"2"})
+    await list_releases(redis, home, publisher.released, rings={2: place(NODE)})
+    await bundles_to(edge, redis)
+    assert (edge.node.serving.bundle, await verdicts(redis)) == (1, [(1, "applied")])
+    await list_releases(redis, home, publisher.released, rings={2: place(NODE) + 1})
+    await redis.xadd(streams.BUNDLES, {"__data__": pack(two)})
+    await bundles_to(edge, redis)
+    assert (edge.node.serving.bundle, entry) == (2, 1)
+    assert (await verdicts(redis))[-1] == (2, "applied")
+
+
+async def test_an_edge_that_was_away_takes_the_newest_that_is_for_it(life, publisher, micro_parts, redis, home):
+    for number in range(4):
+        await publisher.release(micro_parts | {"notes.bin": b"%d" % number})
+    await list_releases(redis, home, publisher.released, rings={4: 0})
+    late = await life()
+    await bundles_to(late, redis)
+    assert late.node.serving.bundle == 3
+    assert await verdicts(redis) == [(3, "applied")]
 
 
 async def test_a_replayed_old_bundle_changes_nothing(edge, publisher, micro_parts, redis):

@@ -11,6 +11,7 @@ from edge_fleet import NODE, Publisher, both_settings_of, bundles_to, commons_to
 from common.errors import Rejected, Unavailable
 from common.runtime import keys, streams
 from common.runtime.broker import Broker
+from common.runtime.trust import Trust
 from common.wire import crystals
 from common.wire.codec import pack
 from common.wire.mentions import PACKET_MAX_MENTIONS, decode, encode
@@ -58,7 +59,8 @@ async def start(centre, home, broker, broker_url, redis, clock):
         settings = settings.model_copy(update={"node": node})
         records[node] = Record(state_dir(home, node) / "edge.db", now_s=clock[0])
         slots = Slots(state_dir(home, node) / "bundles")
-        edges.append(Edge(settings, broker, records[node], slots, privacy=privacy, now=lambda: clock[0]))
+        trust = Trust(broker.redis, keys.load_root(home), state_dir(home, node) / "trust")
+        edges.append(Edge(settings, broker, records[node], slots, trust, privacy=privacy, now=lambda: clock[0]))
         await edges[-1].start()
         await bundles_to(edges[-1], redis)
         return edges[-1]

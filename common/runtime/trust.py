@@ -1,0 +1,193 @@
+"""Which releases this process believes: TUF's client, its metadata read from the broker, its state in a folder.
+
+    {qig:candidates}:metadata   N.root.json  timestamp.json  V.snapshot.json  N.targets.json  V.bundles.json
+        ─▶ tuf.ngclient.Updater, from HOME/trust/root.json on ─▶ the listing: bundles/VERSION ─▶ digest, length
+
+The folder (an edge's HOME/edges/NODE/trust) is the memory against rollback: what was seen once is never gone behind.
+Each file is replaced whole; one that is torn or lost is read again from the broker. A service without a folder
+remembers for as long as it lives. A release that is on the list last seen is believed without another look; another
+one, if it is not older than all of them, makes it look again.
+"""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import weakref
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Final, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    ExpiredMetadataError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+)
+from tuf.api.metadata import TargetFile, Targets
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from common.errors import Corrupt, Unavailable
+from common.runtime import streams
+from common.trust import rings, roles
+from common.trust.roles import BUNDLES, target_path, version_of
+
+log = logging.getLogger(__name__)
+
+FILE_MAX_BYTES: Final = 256 * 1024  # chosen: 25 times what the longest list takes
+LIST: Final = f"{BUNDLES}.json"  # as the Updater keeps it, once it is verified
+TIMESTAMP: Final = "timestamp.json"
+LOOK_AGAIN_S: Final = 60.0  # chosen: how long an unchanged timestamp stands for its list, for one who asks for more
+NO_SUCH_FILE: Final = 404
+BOUNDS: Final = UpdaterConfig(
+    max_root_rotations=64,  # a fleet of keys changed every month for five years
+    max_delegations=4,
+    root_max_length=FILE_MAX_BYTES,
+    timestamp_max_length=16 * 1024,
+    snapshot_max_length=FILE_MAX_BYTES,
+    targets_max_length=FILE_MAX_BYTES,
+)
+
+
+class Trust:
+    """The releases that HOME's trust root leads to."""
+
+    def __init__(self, redis: Redis, root: bytes, folder: Path | None = None) -> None:
+        """root: HOME/trust/root.json. folder: where the state is kept; None: nowhere that outlives this object."""
+        self._redis, self._root = redis, root
+        self._folder = folder
+        self._listed: dict[str, TargetFile] = {}
+        self._seen, self._seen_s = b"", -LOOK_AGAIN_S  # the timestamp that the list hangs on, and when it was verified
+        self._lock = asyncio.Lock()
+
+    async def verify(self, version: int, message: bytes) -> None:
+        """Raises Corrupt("not_released") unless the publisher released exactly these bytes as `version`.
+
+        Raises Unavailable while nobody can tell: "no_metadata" (none is there yet), "metadata_expired" (a publisher
+        that is silent, somebody who withholds, or our clock), "bad_metadata" (somebody wrote what the keys did not
+        sign, or what is older than what was seen), "broker_away".
+        """
+        async with self._lock:
+            await self._found(version, message)
+
+    async def is_open(self, version: int, message: bytes, node: str) -> bool:
+        """Whether a release is for this node, or for others first. Raises as `verify`."""
+        async with self._lock:
+            found = await self._found(version, message)
+            if not _is_open(found, node) and await self._is_new():
+                self._listed = await self._look(target_path(version))
+                found = await self._found(version, message)
+            return _is_open(found, node)
+
+    async def _found(self, version: int, message: bytes) -> TargetFile:
+        path = target_path(version)
+        if not self._is_listed(path, message) and version >= self._oldest and await self._is_new():
+            self._listed = await self._look(path)
+        found = self._listed.get(path)
+        if found is None:
+            why = f"the publisher's list, from {self._oldest} on, does not name it: it is too old, or forged"
+        elif not _matches(found, message):
+            why = f"the publisher's list names {found.length} bytes with digest {found.hashes['sha256'][:12]}"
+        else:
+            return found
+        raise Corrupt("not_released", f"bundle {version} is not believed: {why}; keep the last good bundle")
+
+    async def _is_new(self) -> bool:
+        """Whether a look may find more than the last: a flood of forged bundles costs a question each, not a look."""
+        now_s = asyncio.get_running_loop().time()
+        try:
+            seen = await self._fetcher().read(TIMESTAMP)
+        except (RedisError, DownloadError):
+            return True  # a look says what is wrong
+        return seen != self._seen or now_s - self._seen_s >= LOOK_AGAIN_S
+
+    def _fetcher(self) -> "_Fetcher":
+        return _Fetcher(self._redis, asyncio.get_running_loop())
+
+    @property
+    def _oldest(self) -> int:
+        return min((version_of(path) for path in self._listed), default=0)
+
+    def _is_listed(self, path: str, message: bytes) -> bool:
+        found = self._listed.get(path)
+        return found is not None and _matches(found, message)
+
+    async def _look(self, path: str) -> dict[str, TargetFile]:
+        try:
+            listed, self._seen = await asyncio.to_thread(self._update, self._fetcher(), path)
+        except ExpiredMetadataError as error:
+            message = f"{error}: the publisher was silent for too long, its word is withheld, or this clock is wrong"
+            raise Unavailable("metadata_expired", message) from None
+        except (DownloadLengthMismatchError, RepositoryError) as error:
+            log.error("the releases' metadata is not what the trusted keys signed: %s", error)  # noqa: TRY400 -- not ours
+            message = f"the releases' metadata in the broker cannot be believed: {error}; the last good bundle is kept"
+            raise Unavailable("bad_metadata", message) from None
+        except DownloadHTTPError as error:
+            raise Unavailable(
+                "no_metadata", f"{error}: the publisher has not signed anything yet, or it was lost"
+            ) from None
+        except DownloadError as error:
+            raise Unavailable(
+                "broker_away", f"cannot read the releases' metadata: {error.__cause__ or error}"
+            ) from error
+        except OSError as error:
+            raise Unavailable(
+                "unwritable", f"{self._folder}: {error.strerror}: make it writable for this user"
+            ) from error
+        self._seen_s = asyncio.get_running_loop().time()
+        return listed
+
+    def _update(self, fetcher: "_Fetcher", path: str) -> tuple[dict[str, TargetFile], bytes]:
+        """In a thread: the Updater waits for its fetcher, and the loop goes on."""
+        folder = self._own_folder()
+        updater = Updater(str(folder), "", fetcher=fetcher, config=BOUNDS, bootstrap=self._root)
+        updater.refresh()
+        updater.get_targetinfo(path)  # brings the list, whatever is asked for
+        listed = roles.parsed((folder / LIST).read_bytes(), Targets).targets
+        return listed, (folder / TIMESTAMP).read_bytes()
+
+    def _own_folder(self) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="qig-trust-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for left in self._folder.glob("tmp*"):  # of a kill between writing a file and naming it
+            left.unlink(missing_ok=True)
+        return self._folder
+
+
+class _Fetcher(FetcherInterface):
+    """Metadata by name from the broker, for an Updater that runs in a thread beside `loop`."""
+
+    def __init__(self, redis: Redis, loop: asyncio.AbstractEventLoop) -> None:
+        self._redis, self._loop = redis, loop
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = url.lstrip("/")
+        data = asyncio.run_coroutine_threadsafe(self.read(name), self._loop).result()
+        if data is None:
+            raise DownloadHTTPError(f"{name} is not in the broker", NO_SUCH_FILE)
+        return iter([data])
+
+    async def read(self, name: str) -> bytes | None:
+        """Asked for its length first: what is too long does not come here at all."""
+        length = await self._redis.hstrlen(streams.METADATA, name)
+        if length > FILE_MAX_BYTES:
+            raise DownloadLengthMismatchError(f"{name} has {length} bytes; the limit is {FILE_MAX_BYTES}")
+        return await cast("Awaitable[bytes | None]", self._redis.hget(streams.METADATA, name))
+
+
+def _is_open(found: TargetFile, node: str) -> bool:
+    return rings.is_open(int((found.custom or {}).get(rings.RING, rings.EVERYBODY)), node)
+
+
+def _matches(found: TargetFile, message: bytes) -> bool:
+    try:
+        found.verify_length_and_hashes(message)
+    except LengthOrHashMismatchError:
+        return False
+    return True

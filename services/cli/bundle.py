@@ -1,0 +1,23 @@
+"""`qig bundle revoke`."""
+
+import asyncio
+from pathlib import Path
+
+from common.runtime.broker import Broker
+from common.runtime.settings import PublisherSettings
+from services.cli.broker import check_there, client, find_url
+from services.cli.show import console
+from services.publisher.app import Publisher
+
+
+def revoke(to: int | None, home: Path) -> int:
+    """Releases an older bundle's parts again, with the publisher's key of this home."""
+    version, back = asyncio.run(_revoke(to, home, find_url(home)))
+    console().print(f"bundle {version} brings back what bundle {back} was; edges take it without a comparison")
+    return 0
+
+
+async def _revoke(to: int | None, home: Path, url: str) -> tuple[int, int]:
+    async with client(url) as redis:
+        await check_there(redis, url)
+        return await Publisher(PublisherSettings(broker_url=url, home=home), Broker(redis)).take_back(to)

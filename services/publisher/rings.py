@@ -1,0 +1,68 @@
+"""Who takes a bundle first, and whether it goes to the rest: a policy over what edges report; it measures nothing.
+
+    nodes ─▶ ring(nodes)      a tenth of them, by their places; everybody where they are few
+    reports of that tenth ─▶ judge ─▶ wait | open it to everybody | take it back
+
+The nodes are those that reported on the last release that everybody got. Reports are not signed: this guards against a
+bundle that is bad, not against somebody who can write into the broker.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Final, Literal
+
+from common.trust import rings
+from common.trust.rings import EVERYBODY
+from services.publisher.fleet import Fleet
+
+FEWEST_NODES: Final = 8  # chosen: below it one canary would be an eighth of the fleet or more
+CANARY_SHARE: Final = 0.1
+OPEN_SHARE: Final = 0.75  # of the canaries: so many must have applied it
+HALT_SHARE: Final = 0.25  # so many that refused or reverted it are too many
+WORSE_LIMIT: Final = 0.005  # mean growth of their bits per byte; each refuses by itself from .01 on
+PATIENCE_S: Final = 600.0  # chosen: what a canary does not say by then is bad news
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a release that is open to a ring, and why."""
+
+    word: Literal["wait", "open", "halt"]
+    reason: str
+
+
+def ring(nodes: Collection[str]) -> int:
+    """The ring that holds the first tenth of `nodes`, one at least; EVERYBODY for fewer than FEWEST_NODES."""
+    if len(nodes) < FEWEST_NODES:
+        return EVERYBODY
+    places = sorted(map(rings.place, nodes))
+    return places[math.ceil(CANARY_SHARE * len(places))]
+
+
+def judge(fleet: Fleet, version: int, *, ring: int, nodes: Collection[str], waited_s: float) -> Verdict:
+    """nodes: who is expected to report; waited_s: since the release."""
+    canaries = {node for node in nodes if rings.is_open(ring, node)}
+    said = {node: told for node, told in fleet.reports.get(version, {}).items() if node in canaries}
+    if not canaries:
+        return Verdict("wait", "nobody is known that got it first: the next release goes to everybody")
+    bad = [told for told in said.values() if told.verdict != "applied"]
+    good = [told for told in said.values() if told.verdict == "applied"]
+    of = f"of {len(canaries)} that got it first"
+    if bad and len(bad) >= HALT_SHARE * len(canaries):
+        return Verdict("halt", f"{len(bad)} {of} did not keep it, {bad[0].node} because: {bad[0].reason}")
+    grown = [
+        told.probe_after / told.probe_before - 1.0
+        for told in good
+        if told.probe_before and told.probe_after is not None
+    ]
+    if len(good) >= OPEN_SHARE * len(canaries):
+        if grown and fmean(grown) > WORSE_LIMIT:
+            return Verdict(
+                "halt", f"it reads {fmean(grown):.2%} worse to {len(grown)} {of}; the limit is {WORSE_LIMIT:.1%}"
+            )
+        return Verdict("open", f"{len(good)} {of} applied it")
+    if waited_s > PATIENCE_S:
+        return Verdict("halt", f"{len(canaries) - len(said)} {of} said nothing for {waited_s:.0f} s")
+    return Verdict("wait", f"{len(said)} {of} said something")
