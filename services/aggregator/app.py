@@ -9,7 +9,7 @@ The ledger lives in the broker, in hashes beside the packets' stream; this proce
     {qig:packets}:ledger     ref (hex) ─▶ the packet's bytes
     {qig:packets}:accepted   ref (hex) ─▶ when the broker took it, ms: the ledger's index, small enough to look at often
     {qig:packets}:sequence   key id (hex) ─▶ replay window, 16 bytes
-    {qig:packets}:opened     domain ─▶ role and basin of a territory that no bundle knows yet
+    {qig:packets}:opened     domain ─▶ role and basin of a territory that no bundle knows yet, and which batch named it
     {qig:packets}:cuts       "count" ─▶ how many batches were cut
 
 Two aggregators are safe: an acceptance needs the replay window that it was decided on to be still there, a cut needs
@@ -41,7 +41,7 @@ from common.wire.messages import REASON_MAX_CHARS, Bundle, DeadLetter
 from common.wire.packet import Envelope
 from services.aggregator.admit import Admitted, Enrolled, admit, open_packet
 from services.aggregator.bases import BASE_WINDOW, Bases, base_of, with_base
-from services.aggregator.cut import Cut, Limits, Refusal, chosen, cut, due
+from services.aggregator.cut import Cut, Limits, Refusal, awaited, chosen, cut, due
 from services.aggregator.replay import ReplayWindow
 from services.aggregator.territories import unpack_place
 
@@ -191,10 +191,15 @@ class Aggregator:
         ledger, lost = await self._ledger(chosen(waiting))
         current = self._bases[-1]
         noted = await self._broker.read_hash(OPENED)
-        pending = {name: unpack_place(name, data, current) for name, data in noted.items()}
-        known = tuple(name for name in noted if name in current.domains)
+        cuts = 0 if count is None else int(count)
+        pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
+        done = sorted(noted.keys() - pending.keys())
         found = await asyncio.to_thread(cut, ledger, bases=self._bases, pending=pending, limits=self._limits)
-        effects = [*_counted(count), *cut_effects(found, ledger, known, at_s=float(seconds)), *_forgotten(lost)]
+        effects = [
+            *_counted(count),
+            *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
+            *_forgotten(lost),
+        ]
         if not await self._broker.commit(streams.PACKETS, effects):
             log.info("another aggregator cut first: nothing was taken")
             return False
@@ -221,10 +226,14 @@ def accepted(found: Admitted, delivery: Delivery, packed: bytes | None) -> list[
     ]
 
 
-def cut_effects(found: Cut, ledger: Mapping[bytes, bytes], known: Sequence[str], *, at_s: float) -> list[Effect]:
-    """The ledger without what was cut or refused, and what leaves. known: noted domains that a bundle brought."""
-    effects: list[Effect] = [HashDelete(OPENED, name) for name in known]
-    effects += [HashSet(OPENED, place.name, place.packed) for place in found.opened]
+def cut_effects(
+    found: Cut, ledger: Mapping[bytes, bytes], done: Sequence[str], *, cuts: int, at_s: float
+) -> list[Effect]:
+    """The ledger without what was cut or refused, and what leaves. done: noted domains that no bundle has to bring any
+    more; cuts: how many batches were cut before.
+    """
+    effects: list[Effect] = [HashDelete(OPENED, name) for name in done]
+    effects += [HashSet(OPENED, place.name, place.packed(cuts)) for place in found.opened]
     effects += _forgotten([*found.taken, *(one.ref for one in found.refused)])
     effects += [_letter(one, ledger[one.ref], at_s) for one in found.refused]
     if found.batch is not None:

@@ -8,7 +8,7 @@ from common.wire.codec import unpack
 from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Serving
 from services.edge.app.node import Node
-from services.edge.learning import due_domains, fold_domain, give_up, go_home
+from services.edge.learning import due_domains, fold_domain, give_up, go_home, rehome
 from services.edge.local import TERRITORY
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet
 from services.edge.scheduler import Scheduler
@@ -31,6 +31,7 @@ class Sleep:
         """One round of HEART's clock: fold each domain that is due, and send what is pending."""
         record = self._node.record
         async with self._node.learning:
+            await self._inherit()
             serving = self._node.serving
             if serving is None:
                 return
@@ -57,6 +58,12 @@ class Sleep:
     def _crowded(self) -> bool:
         """Whether queries wait here: there are more of them than threads."""
         return sum(self._scheduler.load) > self._node.settings.workers
+
+    async def _inherit(self) -> None:
+        """What a query of the bundle before has left under a name that is gone, or a kill between two steps."""
+        serving = self._node.serving
+        if serving is not None and (heirs := await asyncio.to_thread(rehome, self._node.record, serving)):
+            await self._node.relearn(heirs)
 
     def _give_up(self) -> None:
         lost = give_up(self._node.record, now_s=self._node.now())

@@ -293,6 +293,32 @@ class Record:
         """The entry id of the last bundle that was dealt with."""
         return self._file.meta("cursor")
 
+    def domains(self) -> list[str]:
+        """The names under which something waits, is learned or was sent; new territory has none."""
+        rows = self._file.all(
+            "SELECT domain FROM residue UNION SELECT domain FROM gates UNION SELECT domain FROM packets"
+            " UNION SELECT domain FROM interactions WHERE folded = 0 ORDER BY domain"
+        )
+        return [row[0] for row in rows if row[0]]
+
+    def based_on(self, domain: str) -> int | None:
+        """The oldest bundle that a packet of a domain is based on; None without one."""
+        row = self._file.one("SELECT min(base_version) FROM packets WHERE domain = ?", (domain,))
+        return None if row is None else row[0]
+
+    def inherit(self, domain: str, heir: str, residue: Memory) -> None:
+        """A domain has ended: texts, packets and gate are its heir's, whose residue is as given; its own is no more.
+
+        A gate that the heir has stays.
+        """
+        with self._file.write() as db:
+            _put_residue(db, heir, residue)
+            db.execute("DELETE FROM residue WHERE domain = ?", (domain,))
+            db.execute("UPDATE OR IGNORE gates SET domain = ? WHERE domain = ?", (heir, domain))
+            _drop_gate(db, domain)
+            db.execute("UPDATE interactions SET domain = ? WHERE domain = ?", (heir, domain))
+            db.execute("UPDATE packets SET domain = ? WHERE domain = ?", (heir, domain))
+
     def move(self, moved: Mapping[int, Domain]) -> None:
         """Rows of fresh text that belong to another domain than was thought."""
         with self._file.write() as db:
