@@ -39,7 +39,7 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part
 from services.publisher import refusals
 from services.publisher.fleet import Fleet, fold
-from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories
+from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories, without_heir
 from services.publisher.release import newer, release
 
 log = logging.getLogger(__name__)
@@ -98,14 +98,17 @@ class Publisher:
     async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
         """Read every part that is new, so that nothing is signed unseen; stored again, so that it stays.
 
-        Returns what is missing of the memories that domains.json names. Raises Corrupt("part_digest").
+        Returns what is wrong with its domains: a memory that is not there, one that is gone without an heir. Raises
+        Corrupt("part_digest").
         """
         trusted = set() if current is None else {(part.digest, part.size_bytes) for part in current.parts.values()}
         try:
             for part in candidate.parts.values():
                 if (part.digest, part.size_bytes) not in trusted:
                     await self._broker.put_blob(await self._blob(part))
-            return missing_memories(candidate, await self._blob(candidate.parts[DOMAINS]))
+            domains = await self._blob(candidate.parts[DOMAINS])
+            before = domains if current is None else await self._blob(current.parts[DOMAINS])
+            return *missing_memories(candidate, domains), *without_heir(before, domains)
         except Unavailable as error:
             waited_s = time.time() - delivery.at_ms / 1000
             if error.code == "blob_missing" and waited_s > PARTS_WAIT_S:

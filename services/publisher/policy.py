@@ -1,7 +1,8 @@
 """The gate: whether a candidate may become the next bundle. It judges figures; it measures nothing itself.
 
     parent      the current bundle, by version and digest; parent 0 only while there is none
-    parts       a whole constellation: coordizer, four kernels, homes, integrator, domains, a memory
+    parts       a whole constellation: coordizer, four kernels, homes, integrator, domains, a memory; a domain that is
+                gone has an heir
     figures     finite; no domain's held-out bits per byte worse by more than regress_limit; no role's home drifted;
                 something better than before, unless there was no before
     guards      a kernel that was RESTOREd in training carries its parent's weights
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.constants import DRIFT_LIMIT_RAD, ROLES, Role
-from common.constellation.domains import from_json
+from common.constellation.domains import from_json, heirs
 from common.constellation.paths import COORDIZER, DOMAINS, HOMES, INTEGRATOR, kernel_path, memory_path
 from common.wire.bundle import digest
 from common.wire.messages import Bundle, Candidate, Figure
@@ -77,6 +78,19 @@ def missing_memories(candidate: Candidate, domains: bytes) -> tuple[str, ...]:
     named = {name for domain in from_json(domains) for name in domain.memories}
     missing = sorted(name for name in named if memory_path(name) not in candidate.parts)
     return tuple(f"part {memory_path(name)} is missing, and {DOMAINS} names it" for name in missing)
+
+
+def without_heir(current: bytes, domains: bytes) -> tuple[str, ...]:
+    """A reason for each domain of the current domains.json that the candidate's neither has nor names as a former one.
+
+    Raises Rejected("bad_domains").
+    """
+    found = from_json(domains)
+    known = {domain.name for domain in found} | heirs(found).keys()
+    gone = sorted(domain.name for domain in from_json(current) if domain.name not in known)
+    return tuple(
+        f"domain {name} is gone and has no heir: what edges hold of it would never be settled" for name in gone
+    )
 
 
 def _parent(candidate: Candidate, current: Bundle | None) -> Iterator[str]:

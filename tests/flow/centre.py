@@ -83,10 +83,10 @@ class Centre:
     async def offer(self, candidate, message_id=None):
         await self.broker.produce(streams.CANDIDATES, pack(candidate), message_id or candidate.id)
 
-    async def release(self, version=1, parent=None):
-        """A bundle straight into the stream, as the publisher would."""
+    async def release(self, version=1, parent=None, change=None):
+        """A bundle straight into the stream, as the publisher would. change: as of `candidate`."""
         made = bundles.sign(
-            await self.candidate(parent),
+            await self.candidate(parent, change=change),
             version=version,
             released_at_s=time.time(),
             signing_key=keys.load_private(self.home, keys.PUBLISHER),

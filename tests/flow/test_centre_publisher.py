@@ -161,6 +161,18 @@ async def test_a_memory_that_domains_name_and_parts_lack_is_a_refusal(centre, ev
     assert await refusal(centre, lacking) == ["part memories/heart.bin is missing, and domains.json names it"]
 
 
+async def test_a_domain_that_is_gone_without_an_heir_is_a_refusal(centre, eventually, micro):
+    opened = micro.domains["heart"].model_copy(update={"name": "d-1"})
+    parts = bundle_parts.domains_part({**micro.domains, "d-1": opened})
+    first = await centre.release(parent=None, change=parts)
+    gone = await centre.candidate(first)
+    async with centre.running("publisher"):
+        await centre.offer(gone)
+        await decided(centre, eventually)
+    (reason,) = await refusal(centre, gone)
+    assert reason.startswith("domain d-1 is gone and has no heir")
+
+
 async def test_a_bug_met_again_and_again_is_a_refusal_too_so_that_the_trainer_goes_on(centre, eventually, monkeypatch):
     def broken(*_args, **_given):
         raise ZeroDivisionError("judge is broken")
