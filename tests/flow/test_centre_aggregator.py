@@ -9,9 +9,11 @@ import pytest
 from centre import NODES, Centre, ref_of
 from micro import MICRO
 
+from common.constellation import parts as bundle_parts
 from common.errors import Unavailable
 from common.runtime import keys, streams
 from common.wire import crystals
+from common.wire.messages import Heartbeat
 from services.aggregator import app
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +167,28 @@ async def test_new_territory_keeps_its_name_over_batches_until_a_bundle_brings_i
     first, second = [batch.domains[0] for batch in await centre.batches()]
     assert (first.opened, second.opened) == (True, True)
     assert first.name == second.name
+
+
+async def test_what_was_said_of_a_domain_that_ended_meanwhile_is_its_heir_s(centre, eventually, micro):
+    opened = micro.domains["percept"].model_copy(update={"name": "d-1"})
+    first = await centre.release(change=bundle_parts.domains_part({**micro.domains, "d-1": opened}))
+    async with centre.running("aggregator", batch_packets=1):
+        await centre.send(centre.packet(first, 0, domain=None))
+        await eventually(lambda: batches_to(centre, 1))
+        (noted,) = await centre.broker.read_hash(app.OPENED)
+        heir = micro.domains["percept"].model_copy(update={"formerly": ("d-1", noted)})
+        await centre.release(2, first, change=bundle_parts.domains_part({**micro.domains, "percept": heir}))
+        await eventually(lambda: bundle_is_base(centre, 2))
+        await centre.send(centre.packet(first, 1, domain="d-1"))
+        await eventually(lambda: batches_to(centre, 2))
+    update = (await centre.batches())[1].domains[0]
+    assert (update.name, update.kernel, update.opened, update.packets) == ("percept", "percept", False, 1)
+    assert await centre.broker.read_hash(app.OPENED) == {}
+
+
+async def bundle_is_base(centre, version):
+    beats = await centre.read(streams.HEART, Heartbeat)
+    return bool(beats) and beats[-1].bundle == version
 
 
 async def batches_to(centre, number):

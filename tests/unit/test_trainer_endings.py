@@ -73,6 +73,11 @@ def test_one_kind_of_text_opened_twice_becomes_one_domain(micro, micro_parts):
     assert figures(made, "read_share")["d-2"][1] >= READ_SHARE
 
 
+def test_a_batch_in_which_domains_end_gives_the_same_bytes_each_time(micro, micro_parts):
+    given = [told(micro, f"d-{n}", seed=n) for n in range(3)]
+    assert run(micro_parts, *given) == run(micro_parts, *given)
+
+
 def test_the_counts_of_converged_domains_add_exactly(micro, micro_parts):
     one, other = told(micro, "d-1"), told(micro, "d-2", seed=1)
     found = load(run(micro_parts, one, other).parts).memories["d-1"]

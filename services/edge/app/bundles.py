@@ -53,6 +53,7 @@ class Bundles:
             log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
             return
         serving = self._serving(installed.bundle, constellation)
+        await asyncio.to_thread(rehome, self._node.record, serving)
         self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
         if installed.passed_over:
             log.error("damaged on disk, an older bundle serves: %s", "; ".join(installed.passed_over))
