@@ -30,6 +30,7 @@ from common.wire.messages import (
     PacketRef,
     Piece,
     Query,
+    Returned,
     RouteStep,
     batch_id,
 )
@@ -90,6 +91,7 @@ def golden() -> tuple[Message, ...]:
         Batch(id=batch_id(refs), base_version=0, base_digest="", domains=(_domain(),), packets=refs),
         candidate,
         bundle.sign(candidate, version=1, released_at_s=AT_S, signing_key=SigningKey(SEED)),
+        Returned(packets=refs, code="candidate_refused", reason="bits_per_byte of heart is 2.00% worse"),
         Applied(node=NODE, version=1, verdict="applied", reason="", probe_before=2.5, probe_after=2.25, at_s=AT_S),
         Heartbeat(
             node=NODE,

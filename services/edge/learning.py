@@ -16,7 +16,7 @@ from common.geometry.means import frechet_mean
 from common.kernels.memory import merge
 from common.wire import basin as basins
 from common.wire.codec import pack
-from common.wire.messages import Bundle
+from common.wire.messages import Bundle, PacketRef
 from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
@@ -170,6 +170,18 @@ def settle_bundle(
         settled.acknowledged, settled.residues, settled.moved, opened=settled.opened, cursor=entry_id, at_s=now_s
     )
     return settled.acknowledged
+
+
+def take_back(
+    record: Record, refs: Iterable[PacketRef], *, key: bytes, entry_id: str | None, now_s: float
+) -> tuple[int, ...]:
+    """Waits no longer for the packets among `refs` that are this edge's; their sequences. The residue has their counts
+    still. entry_id: of the entry that named them, from which the next start reads on.
+    """
+    away = {packet.sequence for packet in record.packets("pending", "sent") if packet.raw is not None}
+    own = sorted(ref.sequence for ref in refs if (ref.key, ref.epoch) == (key, record.epoch) and ref.sequence in away)
+    record.lose(own, cursor=entry_id, at_s=now_s)
+    return tuple(own)
 
 
 def give_up(record: Record, *, now_s: float) -> list[int]:

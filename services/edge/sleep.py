@@ -6,7 +6,8 @@
 
 Pure: time is an argument. Rules it keeps: text is screened (screen.py), then scored, and the gate's statistics taken,
 before it is counted; what was kept as probe text is never counted; counts leave the residue only when a bundle names
-the packet that carried them; of one domain at most one packet is on its way; no two nodes keep quite the same time.
+the packet that carried them, and leave the edge under another name only when the centre has dropped that packet; of one
+domain at most one packet is on its way; no two nodes keep quite the same time.
 """
 
 import hashlib
@@ -35,7 +36,8 @@ from services.edge.local import TERRITORY
 from services.edge.record import Domain, Fresh, Packet
 from services.edge.screen import Screen, screened
 
-LOST_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take; a late bundle still counts
+AGAIN_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take
+LOST_AFTER_S: Final = 4 * 86_400.0  # chosen: each of the three on the way gives a message up after a day (consumer.py)
 IDLE_SPREAD: Final = 2.0  # chosen: a thousand nodes that fall idle at once send 100 packets a second, at 5 s idle time
 MAX_SPREAD: Final = 0.25  # of the longest interval; earlier, since it is the longest
 PUT_OFF_MAX_S: Final = 60.0  # chosen: of an interval of an hour, what nobody notices
@@ -100,8 +102,23 @@ def due(
 
 
 def overdue(now_s: float, packets: Sequence[Packet]) -> list[int]:
-    """The sequences of sent packets that no bundle has named for LOST_AFTER_S: their counts go out again."""
+    """The sequences of sent packets of which nothing was said for LOST_AFTER_S: what they carried goes out under
+    another name. Not before: a centre that only took long would count it twice.
+    """
     return [packet.sequence for packet in packets if packet.status == "sent" and now_s - packet.at_s >= LOST_AFTER_S]
+
+
+def unheard(now_s: float, packets: Sequence[Packet], asked_s: Mapping[int, float]) -> list[Packet]:
+    """The sent packets to be handed to the broker once more, under their names: nothing was said of them for
+    AGAIN_AFTER_S, nor of the last time that they were. asked_s: when that was, by sequence.
+
+    A broker that has them, or had them, takes them as the same; one that lost them takes them now.
+    """
+    return [
+        packet
+        for packet in packets
+        if packet.status == "sent" and now_s - max(packet.at_s, asked_s.get(packet.sequence, 0.0)) >= AGAIN_AFTER_S
+    ]
 
 
 def is_probe(client: str, query_id: str, share: int) -> bool:

@@ -2,7 +2,7 @@
 
     candidates ─▶ judge ─▶ every new part read and verified ─▶ sign
                ─▶ {current, released} + Bundle to the outbox + acknowledgement        one transaction
-               └▶ refused: {refused: id ─▶ reasons}, then a dead letter
+               └▶ refused: {refused: id ─▶ reasons} + its packets Returned, then a dead letter
     bundles, applied ─▶ gauges
 
     {qig:candidates}:current    "bundle" ─▶ the newest release, packed: what the next one follows
@@ -36,7 +36,7 @@ from common.runtime.service import Wiring, run
 from common.runtime.settings import PublisherSettings
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
-from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part
+from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part, Returned
 from services.publisher import refusals
 from services.publisher.fleet import Fleet, fold
 from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories, without_heir
@@ -78,6 +78,8 @@ class Publisher:
         if await self._hget(RELEASED, candidate.id) is not None:
             log.info("candidate %s was released before", candidate.id[:12])
             return []
+        if candidate.packets and await self._hget(REFUSED, candidate.id) is not None:
+            raise Rejected("candidate_refused", "it was refused before, and its packets went back to their edges")
         packed = await self._hget(CURRENT, BUNDLE)
         noted = None if packed is None else unpack(Bundle, packed)
         current = newer(noted, await newest_release(self._broker.redis, self._key.verify_key))
@@ -125,6 +127,11 @@ class Publisher:
         notes = await self._broker.read_hash(REFUSED)
         effects: list[Effect] = [HashDelete(REFUSED, name) for name in refusals.outdated(notes)]
         effects.append(HashSet(REFUSED, candidate.id, refusals.note(reasons, time.time())))
+        if candidate.packets:
+            told = Returned(
+                packets=candidate.packets, code="candidate_refused", reason="; ".join(reasons)[:REASON_MAX_CHARS]
+            )
+            effects.append(Send(streams.RETURNED, pack(told), candidate.id))
         await self._broker.commit(streams.CANDIDATES, effects)
 
     async def _hget(self, key: str, field: str) -> bytes | None:

@@ -17,7 +17,7 @@ from common.wire import basin
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
-from common.wire.messages import Batch, Bundle, Candidate, DeadLetter, Evidence, Figure, Part
+from common.wire.messages import Batch, Bundle, Candidate, DeadLetter, Evidence, Figure, Part, Returned
 from common.wire.packet import PacketBody, base_prefix, seal
 from services.aggregator import app as aggregator
 from services.publisher import app as publisher
@@ -139,6 +139,11 @@ class Centre:
 
     async def letters(self, stream):
         return await self.read(streams.dead(stream), DeadLetter)
+
+    async def returned(self):
+        """Every packet that the centre said it dropped, as (reference, code); one said twice is there twice."""
+        told = await self.read(streams.RETURNED, Returned)
+        return sorted((ref.packed, each.code) for each in told for ref in each.packets)
 
     async def counted(self):
         """Every packet of every batch, as (key, epoch, sequence); a packet counted twice is there twice."""

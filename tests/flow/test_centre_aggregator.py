@@ -97,6 +97,34 @@ async def test_every_wrong_packet_ends_as_a_dead_letter_and_the_good_one_counts(
     letters = await centre.letters(streams.PACKETS)
     assert {letter.code: letter.body for letter in letters} == wrong
     assert await centre.counted() == [ref_of(centre, 0, 1)]
+    assert await centre.returned() == [(ref_of(centre, 0, 3), "implausible")]  # the others may be anybody's
+
+
+async def test_a_packet_that_was_dropped_counts_no_more_under_its_name(centre, eventually):
+    bundle = await centre.release()
+    await centre.send(centre.packet(bundle, domain="nowhere"), centre.packet(bundle), centre.packet(bundle, sequence=2))
+    async with centre.running("aggregator", batch_packets=1):
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        await eventually(centre.batches)
+    assert await centre.counted() == [ref_of(centre, 0, 2)]
+    assert await centre.returned() == [(ref_of(centre, 0, 1), "implausible")]
+    assert [letter.code for letter in await centre.letters(streams.PACKETS)] == ["implausible", "replayed"]
+
+
+async def test_a_packet_that_no_batch_can_take_any_more_goes_back_to_its_edge(centre, eventually):
+    first = await centre.release()
+    async with centre.running("aggregator", batch_packets=2, batch_age_s=600.0):
+        await centre.send(centre.packet(first))
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        parent = first
+        for version in (2, 3, 4):
+            parent = await centre.release(version, parent)
+        await eventually(lambda: bundle_is_base(centre, 4))
+        await centre.send(centre.packet(parent, sequence=2))
+        await eventually(centre.batches)
+        await eventually(centre.returned)
+    assert await centre.counted() == [ref_of(centre, 0, 2)]
+    assert await centre.returned() == [(ref_of(centre, 0, 1), "base_window")]
 
 
 async def test_until_there_is_a_bundle_packets_wait_and_the_service_is_not_ready(centre, eventually):

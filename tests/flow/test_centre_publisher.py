@@ -11,7 +11,7 @@ from common.errors import Unavailable
 from common.runtime import keys, metrics, streams
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
-from common.wire.messages import Applied, Bundle, Figure
+from common.wire.messages import Applied, Bundle, Figure, PacketRef
 from services.publisher import app
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +64,25 @@ async def test_a_refused_candidate_is_kept_with_its_reasons_and_dead_lettered(ce
     (letter,) = await centre.letters(streams.CANDIDATES)
     assert (letter.code, letter.body) == ("candidate_refused", pack(worse))
     assert len(await centre.bundles()) == 1
+
+
+async def test_the_packets_of_a_refused_candidate_go_back_and_it_is_released_no_more(centre, eventually):
+    parent = await centre.release()
+    ref = PacketRef(key=b"k" * 8, epoch=1, sequence=1)
+    worse = await centre.candidate(parent, figures=(WORSE,), packets=(ref,))
+    async with centre.running("publisher"):
+        await centre.offer(worse)
+        await decided(centre, eventually)
+        await eventually(centre.returned)
+    async with centre.running("publisher", regress_limit=1.0):
+        await centre.offer(worse, message_id="replayed by hand")
+        await eventually(lambda: letters_to(centre, 2))
+    assert await centre.returned() == [(ref.packed, "candidate_refused")]
+    assert len(await centre.bundles()) == 1
+
+
+async def letters_to(centre, number):
+    return len(await centre.letters(streams.CANDIDATES)) == number
 
 
 async def test_of_two_candidates_on_one_parent_the_second_is_out_of_date(centre, eventually):

@@ -1,19 +1,21 @@
 """A domain that has ended leaves nothing behind on an edge: its heir has all of it, once."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_edge_learning import TEXT, bundle_naming, folded, read, settled
+from test_edge_learning import KEY, TEXT, bundle_naming, folded, read, settled
 
 from common.kernels.memory import count, merge, subtract
+from common.wire.messages import PacketRef
 from services.edge.answer import Serving
-from services.edge.learning import due_domains, forget, judge, rehome, relearned
+from services.edge.learning import due_domains, forget, give_up, judge, rehome, relearned, take_back
 from services.edge.record import ORDERS, Record
-from services.edge.sleep import Rhythm
+from services.edge.sleep import LOST_AFTER_S, Rhythm
 
 RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
 OPENED = ("d-1", "d-2", "d-3")
@@ -208,9 +210,10 @@ class Diary:
 
     def __init__(self, path, micro):
         self.path, self.micro, self.version = path, micro, 4
-        self.record = Record(path, now_s=1000.0)
+        self.record, self.now_s = Record(path, now_s=1000.0), 1.0
         self.living, self.formerly = list(OPENED), {}
         self.texts, self.counted, self.settled = 0, [], []
+        self.centre = {}  # the counts of each packet that may still come in a bundle, whatever the edge believes
 
     @property
     def serving(self):
@@ -243,12 +246,24 @@ class Diary:
     def send(self, number):
         for packet in self.record.packets("pending")[: 1 + number % 2]:
             self.record.leaving(packet.sequence, b"raw")
-            self.record.sent(packet.sequence, b"raw", at_s=1.0)
+            self.record.sent(packet.sequence, b"raw", at_s=self.now_s)
+            self.centre[packet.sequence] = packet.counts
 
     def settle(self, number):
-        for packet in self.record.packets("sent")[: 1 + number % 3]:
-            settled(self.record, self.serving, bundle_naming(packet.sequence))
-            self.settled.append(packet.counts)
+        for sequence in list(self.centre)[: 1 + number % 3]:
+            settled(self.record, self.serving, bundle_naming(sequence))
+            self.settled.append(self.centre.pop(sequence))
+
+    def wait(self, _number):
+        """The centre takes its time; what it holds may come in a bundle later."""
+        self.now_s += 7200.0
+        give_up(self.record, now_s=self.now_s)
+
+    def give_back(self, number):
+        for sequence in list(self.centre)[: 1 + number % 2]:
+            ref = PacketRef(key=KEY, epoch=self.record.epoch, sequence=sequence)
+            take_back(self.record, [ref], key=KEY, entry_id="7-0", now_s=self.now_s)
+            del self.centre[sequence]
 
     def end(self, number):
         if len(self.living) < 2:
@@ -270,7 +285,7 @@ class Diary:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["read", "read", "fold", "fold", "send", "settle", "end", "move", "restart"]),
+            st.sampled_from([*("read", "fold", "send", "settle", "end") * 2, "give_back", "wait", "move", "restart"]),
             st.integers(0, 5),
         ),
         max_size=24,
@@ -287,3 +302,15 @@ def test_whatever_ends_between_whatever_steps_nothing_is_lost_or_counted_twice(t
     finally:
         diary.record.close()
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("lost_after_s", "honest"), [(LOST_AFTER_S, True), (7200.0, False)])
+def test_an_edge_that_gave_up_within_hours_would_be_counted_twice(tmp_path, micro, monkeypatch, lost_after_s, honest):
+    """The centre had the packet, and only took long: the trainer was down."""
+    monkeypatch.setattr("services.edge.sleep.LOST_AFTER_S", lost_after_s)
+    diary, said = Diary(tmp_path / "edge.db", micro), pytest.raises(AssertionError)
+    steps = ["read", "fold", "send", "wait", "read", "fold", "send", "settle", "settle"]
+    with nullcontext() if honest else said:
+        for what in steps:
+            diary.step(what, 0)
+    diary.record.close()

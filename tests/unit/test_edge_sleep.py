@@ -14,7 +14,20 @@ from services.edge import sleep
 from services.edge.answer import Interaction
 from services.edge.local import TERRITORY, absorb, open_new, tune
 from services.edge.record import Fresh, Packet
-from services.edge.sleep import EMPTY, Rhythm, as_memory, bounded, due, fold, is_probe, overdue, settle
+from services.edge.sleep import (
+    AGAIN_AFTER_S,
+    EMPTY,
+    LOST_AFTER_S,
+    Rhythm,
+    as_memory,
+    bounded,
+    due,
+    fold,
+    is_probe,
+    overdue,
+    settle,
+    unheard,
+)
 
 NEW = "The king spake unto the people, and the people answered the king. "
 RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
@@ -122,7 +135,15 @@ def test_a_packet_on_its_way_holds_the_next_one_back():
     assert due(1e9, fresh(10**9), 0.0, RHYTHM, in_flight=True) == "in_flight"
 
 
-@pytest.mark.parametrize(("age_s", "lost"), [(1799.0, []), (1800.0, [0]), (1801.0, [0])])
+@pytest.mark.parametrize(("late_s", "again"), [(-1.0, []), (0.0, [0]), (1.0, [0])])
+def test_a_packet_of_which_nothing_was_said_is_handed_over_again_and_then_again(micro, late_s, again):
+    away, now_s = [packet(folded(micro), at_s=50.0)], 50.0 + AGAIN_AFTER_S + late_s
+    assert [each.sequence for each in unheard(now_s, away, {})] == again
+    assert [each.sequence for each in unheard(now_s + 7.0, away, {0: 57.0})] == again
+    assert unheard(now_s, [replace(away[0], status="pending")], {}) == []
+
+
+@pytest.mark.parametrize(("age_s", "lost"), [(LOST_AFTER_S - 1.0, []), (LOST_AFTER_S, [0]), (LOST_AFTER_S + 1.0, [0])])
 def test_a_packet_that_nobody_named_for_long_counts_as_lost(micro, age_s, lost):
     done = folded(micro)
     assert overdue(50.0 + age_s, [packet(done, at_s=50.0)]) == lost

@@ -6,7 +6,7 @@
     residue        n-gram counts by domain that no bundle has taken yet ('' = new territory)
     gates          by domain, the gate learned from what was counted, and what it saved
     packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
-    meta           epoch, next sequence, the last bundle entry seen
+    meta           epoch, next sequence, the last entries of bundles and of returned packets seen
 
 record.py takes the steps, file.py holds the file open and tells what SQLite refuses, schema.py lays it out, rows.py
 says what comes out of it, reading.py looks into it from another process.

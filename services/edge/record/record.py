@@ -239,7 +239,9 @@ class Record:
     def leaving(self, sequence: int, raw: bytes) -> None:
         """A packet is about to be handed to the broker, as these bytes: from here on it may have left."""
         with self._file.write() as db:
-            db.execute("UPDATE packets SET raw = ? WHERE sequence = ? AND status = 'pending'", (raw, sequence))
+            db.execute(
+                "UPDATE packets SET raw = ? WHERE sequence = ? AND status IN ('pending', 'sent')", (raw, sequence)
+            )
 
     def sent(self, sequence: int, raw: bytes, *, at_s: float) -> None:
         """A packet is in the broker, as these bytes."""
@@ -249,13 +251,19 @@ class Record:
                 (raw, at_s, sequence),
             )
 
-    def lose(self, sequences: Iterable[int], *, at_s: float) -> None:
-        """These packets are waited for no longer; one may still be acknowledged later."""
+    def lose(self, sequences: Iterable[int], *, cursor: str | None = None, at_s: float) -> None:
+        """These packets are waited for no longer, where they may have left.
+
+        cursor: the entry id of what said so, from which the next start reads on; None: it does not move.
+        """
         with self._file.write() as db:
             db.executemany(
-                "UPDATE packets SET status = 'lost', at_s = ? WHERE sequence = ? AND status = 'sent'",
+                "UPDATE packets SET status = 'lost', at_s = ?"
+                " WHERE sequence = ? AND status IN ('pending', 'sent') AND raw IS NOT NULL",
                 [(at_s, sequence) for sequence in sequences],
             )
+            if cursor is not None:
+                set_meta(db, "returned", cursor)
 
     def settle(
         self,
@@ -318,6 +326,11 @@ class Record:
             _drop_gate(db, domain)
             db.execute("UPDATE interactions SET domain = ? WHERE domain = ?", (heir, domain))
             db.execute("UPDATE packets SET domain = ? WHERE domain = ?", (heir, domain))
+
+    @property
+    def returned(self) -> str | None:
+        """The entry id of the last entry of `qig:returned` that was dealt with."""
+        return self._file.meta("returned")
 
     def move(self, moved: Mapping[int, Domain]) -> None:
         """Rows of fresh text that belong to another domain than was thought."""
