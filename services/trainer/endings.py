@@ -6,7 +6,7 @@
     unused      no batch brought it anything for long, or others need its place             ─▶ the nearest domain
 
 The centre has no text of an opened domain, but its n-grams. `read_share` holds what another's memory saves on them
-against what the domain's own saves, both beside the role's: of one corpus read by two edges it is .4 to .9 from the
+against what the domain's own saves, both beside the role's: of one corpus read by two edges it is .3 to .9 from the
 second packet on, of two kinds of text .2 at most (docs/experiments.md). Counts of converged domains add exactly; what
 an unused one knew goes with it. An ending that makes held-out text worse does not happen.
 """
@@ -27,11 +27,11 @@ from common.kernels import memory
 from common.wire.messages import MAX_DOMAINS, Figure
 from services.trainer.evaluate import Examiner, Score, gram_bits
 
-# Chosen on 31 pairs of texts under two roles (docs/experiments.md): halves of one source lie .01-.07 rad apart after
+# Chosen on 31 pairs of texts beside two roles (docs/experiments.md): halves of one source lie .01-.07 rad apart after
 # 24 KB each, two kinds of text .18 or more, parts of one book .04-.13.
 CONVERGED_RAD: Final = 0.10
 READ_SHARE: Final = 0.4
-SAVED_MIN: Final = 0.12  # text of a role's own kind: .03-.11 of its n-grams' bits; what lies nearest besides: .16-.26
+SAVED_MIN: Final = 0.12  # text of a role's own kind: .04-.12 of its n-grams' bits; what lies nearest besides: .17-.26
 READ_MIN_ENTRIES: Final = 256  # a packet of 1 KB brings 650 to 800: fewer n-grams tell nothing
 IDLE_BATCHES: Final = 32  # chosen: how long a domain may be brought nothing ...
 IDLE_ENTRIES: Final = 1024  # ... and as long again for each so many n-grams that it knows

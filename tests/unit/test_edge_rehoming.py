@@ -281,7 +281,7 @@ class Diary:
         self.record = Record(self.path, now_s=2000.0)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(
