@@ -246,8 +246,8 @@ def settle(
     """What a bundle that names the packets `taken` leaves to be sent.
 
     own: this edge's key id and epoch; packets: those not acknowledged yet, lost ones too; waiting: fresh text of new
-    territory, by row. New territory's residue goes to the opened domain that is nearest its packet's basin, and fresh
-    text there to an opened domain that reaches it.
+    territory, by row. New territory's residue goes to the domain that its packet went to, and fresh text there to an
+    opened domain that reaches it.
     """
     sequences = {ref.sequence for ref in taken if (ref.key, ref.epoch) == own}
     named = [packet for packet in packets if packet.sequence in sequences]
@@ -256,7 +256,7 @@ def settle(
         before = left.get(packet.domain, residues.get(packet.domain, EMPTY))
         left[packet.domain] = subtract(before, packet.counts)
     opening = [packet for packet in named if packet.domain is None]
-    target = nearest_opened(constellation, opening[-1]) if opening else None
+    target = _where_it_went(constellation, opening[-1]) if opening else None
     if target is not None:
         there = left.get(target, residues.get(target, EMPTY))
         left |= {target: merge([there, left[None]]), None: EMPTY}
@@ -266,12 +266,19 @@ def settle(
     return Settled(tuple(packet.sequence for packet in named), left, moved, target)
 
 
-def nearest_opened(constellation: Constellation, packet: Packet) -> str | None:
-    """The domain beyond the four roles that is nearest a packet's basin; None while there is none."""
+def _where_it_went(constellation: Constellation, packet: Packet) -> str | None:
+    """The domain that a packet of new territory was merged into; None while there is none.
+
+    The opened one that is nearest its basin. Where that does not reach it, what was opened may have gone home at once:
+    then a role that bears former names may be nearer.
+    """
     basin = basins.from_bytes8(packet.basin)
-    opened = [domain for name, domain in constellation.domains.items() if name not in ROLES]
-    reach = [(float(distance(basin, domain.basin_array)), domain.name) for domain in opened]
-    return min(reach)[1] if reach else None
+    reach = sorted((float(distance(basin, each.basin_array)), name) for name, each in constellation.domains.items())
+    opened = next(((away, name) for away, name in reach if name not in ROLES), None)
+    if opened is not None and opened[0] <= constellation.domains[opened[1]].radius_rad:
+        return opened[1]
+    took = (name for _, name in reach if name not in ROLES or constellation.domains[name].formerly)
+    return next(took, None)
 
 
 def _reaching(constellation: Constellation, interaction: Interaction) -> str | None:

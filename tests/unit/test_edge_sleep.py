@@ -315,6 +315,24 @@ def test_new_territory_moves_to_the_opened_domain_nearest_its_packet(micro):
     assert same(found.residues["scripture"], subtract(done.residue, done.carried))
 
 
+@pytest.mark.parametrize(("elsewhere", "target"), [(False, "heart"), (True, "heart"), (None, "scripture")])
+def test_new_territory_whose_domain_went_home_at_once_follows_it_to_the_role(micro, elsewhere, target):
+    """elsewhere: a domain far off is open too; None: one that reaches the text is."""
+    done = folded(micro, None)
+    there = basins.from_bytes8(done.body.basin)
+    heart = micro.domains["heart"].model_copy(update={"formerly": ("d-1",)})
+    home = replace(micro, domains={**micro.domains, "heart": heart})
+    if elsewhere is not False:
+        at = 0.02 / 64 + 0.98 * np.eye(64)[0] if elsewhere else there
+        home = with_domain(home, "scripture", at)
+        opened = home.domains["scripture"].model_copy(update={"formerly": ()})
+        home = replace(home, domains={**home.domains, "scripture": opened})
+    found = acknowledged(home, [ref(0)], [packet(done, None)], {None: done.residue})
+    assert found.opened == target
+    assert same(found.residues[target], subtract(done.residue, done.carried))
+    assert found.residues[None].entries == 0
+
+
 def test_while_no_domain_is_opened_new_territory_stays(micro):
     done = folded(micro, None)
     found = acknowledged(micro, [ref(0)], [packet(done, None)], {None: done.residue})
