@@ -58,7 +58,7 @@ def broker(redis: Redis) -> Broker:
     return Broker(redis)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
     """Wait until a condition (plain or async) holds; fail at the deadline."""
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from nacl.signing import SigningKey
 
-from common.constants import CELLS
-from common.wire import basin, bundle, codec, crystals, packet
+from common.constants import CELLS, PACKET_MAX_BYTES
+from common.wire import basin, bundle, codec, crystals, mentions, packet
 from common.wire.messages import (
     MESSAGES,
     Answer,
@@ -21,6 +21,7 @@ from common.wire.messages import (
     Batch,
     Cancel,
     Candidate,
+    Common,
     DeadLetter,
     DomainUpdate,
     Evidence,
@@ -64,6 +65,7 @@ def render() -> dict[str, bytes]:
     blob = crystals.encode(golden_crystals(), VOCAB_SIZE)
     files["vectors/crystals.bin"] = blob
     files["vectors/crystals.json"] = _json(_crystal_facts(blob))
+    files["vectors/mentions.json"] = _json(_mention_facts())
     files["vectors/rejected.json"] = _json([_refusal(*case) for case in refused()])
     return files
 
@@ -89,6 +91,7 @@ def golden() -> tuple[Message, ...]:
         _answer(),
         Cancel(query_id="q-1", client="kiosk-7"),
         Batch(id=batch_id(refs), base_version=0, base_digest="", domains=(_domain(),), packets=refs),
+        Common(hashes=mentions.encode(golden_mentions()), packets=refs),
         candidate,
         bundle.sign(candidate, version=1, released_at_s=AT_S, signing_key=SigningKey(SEED)),
         Returned(packets=refs, code="candidate_refused", reason="bits_per_byte of heart is 2.00% worse"),
@@ -183,6 +186,12 @@ def golden_crystals() -> crystals.Crystals:
     return crystals.crystals(crystals.entry(c, token, count=n, total=total) for c, token, n, total in rows)
 
 
+def golden_mentions() -> mentions.Hashes:
+    """Three n-grams and a merge, hashed with SEED as the secret."""
+    ngrams = mentions.mention(SEED, "ngram", [(b"the",), (b"the", b" cat"), (b"the", b" cat", b" sat")])
+    return np.unique(np.append(ngrams, mentions.mention(SEED, "merge", [(b" c", b"at")])))
+
+
 def golden_packet() -> bytes:
     """A sealed packet, signed with SEED."""
     body = packet.PacketBody(
@@ -197,11 +206,16 @@ def golden_packet() -> bytes:
         kappa=None,
         phases=(1, 20, 30, 4),
         gate=bytes(range(99)),
-        crystals=crystals.encode(golden_crystals(), VOCAB_SIZE),
+        crystals=_adaptive(golden_crystals()),
     )
     return packet.seal(
         body, signing_key=SigningKey(SEED), epoch=1, sequence=2, base_version=3, base=bytes(range(8)), at_s=AT_S
     )
+
+
+def _adaptive(found: crystals.Crystals) -> bytes:
+    ranking = np.arange(found.entries)
+    return crystals.fit(found, ranking, vocab_size=VOCAB_SIZE, budget_bytes=PACKET_MAX_BYTES)[1]
 
 
 def refused() -> Iterator[tuple[type[Message], bytes, str]]:
@@ -243,6 +257,27 @@ def _crystal_facts(blob: bytes) -> dict[str, Any]:
         for order in decoded.orders
     ]
     return {"vocab_size": VOCAB_SIZE, "blob": blob.hex(), "orders": orders}
+
+
+def _mention_facts() -> dict[str, Any]:
+    things: list[tuple[mentions.Kind, list[bytes]]] = [
+        ("ngram", [b"the"]), ("ngram", [b"the", b" cat"]), ("ngram", [b"the", b" cat", b" sat"]),
+        ("merge", [b" c", b"at"]), ("ngram", [b" c", b"at"]), ("ngram", [b" cat"]), ("ngram", []),
+    ]  # fmt: skip
+    hashed = [
+        {
+            "kind": kind,
+            "pieces": [piece.hex() for piece in pieces],
+            "hash": int(mentions.mention(SEED, kind, [pieces])[0]),
+        }
+        for kind, pieces in things
+    ]
+    sets = [
+        np.array(each, np.uint32)
+        for each in ([], [0], [mentions.SPACE - 1], [7, 8, 9], range(0, mentions.SPACE, 1 << 14))
+    ]
+    coded = [{"blob": mentions.encode(each).hex(), "hashes": each.tolist()} for each in [*sets, golden_mentions()]]
+    return {"secret": SEED.hex(), "hashed": hashed, "sets": coded}
 
 
 def _slope() -> basin.Array:

@@ -3,6 +3,7 @@
     queries ─ Query ▶ edge ─ Piece ... Answer ▶ answers:CLIENT    heart ◀ Heartbeat ─ every service
     cancel ─ Cancel ▶ every edge
     packets ─ (packet.py: signed bytes) ▶ aggregator ─ Batch ▶ trainer ─ Candidate ▶ publisher ─ Bundle ▶ edges
+                                        common ◀ Common ─ aggregator ─▶ edges
     returned ─ Returned ▶ edges: packets that go into no bundle any more
     applied ◀ Applied ─ edge                                   {stream}:dead ◀ DeadLetter ─ every consumer
 
@@ -48,6 +49,8 @@ MAX_PARTS: Final = 256
 MAX_FIGURES: Final = 512
 PART_MAX_BYTES: Final = 1 << 32
 CRYSTALS_MAX_BYTES: Final = 192 * KIB
+COMMON_MAX_HASHES: Final = 32_768  # of one message, 1.4 bytes each or a little more
+COMMON_MAX_BYTES: Final = 64 * KIB
 GATE_MAX_BYTES: Final = 256
 BASIN_BYTES: Final = 2 * CELLS
 KEY_ID_BYTES: Final = 8
@@ -260,6 +263,17 @@ class Batch(Message):
         return self
 
 
+class Common(Message):
+    """What enough edges have mentioned, and the packets that did nothing but mention: no bundle will name them.
+
+    hashes: a set in the form of mentions.py. An edge that shares the secret knows which of its own they are.
+    """
+
+    max_bytes: ClassVar[int] = COMMON_MAX_BYTES + 16 * KIB
+    hashes: Annotated[bytes, Blob(0, COMMON_MAX_BYTES)] = b""
+    packets: Annotated[tuple[PacketRef, ...], Field(max_length=MAX_BATCH_PACKETS), AfterValidator(ordered)] = ()
+
+
 class Part(Value):
     """One file of a bundle, by content; its bytes lie in the store under the digest."""
 
@@ -386,6 +400,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     Answer,
     Cancel,
     Batch,
+    Common,
     Candidate,
     Bundle,
     Returned,

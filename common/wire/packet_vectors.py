@@ -13,11 +13,12 @@ import numpy as np
 from nacl.signing import SigningKey
 
 from common.constants import CELLS, PACKET_MAX_BYTES
-from common.wire import crystals, export, packet
+from common.wire import adaptive, crystals, export, mentions, packet
 from common.wire.codec import canonical, parse
+from common.wire.mentions import PACKET_MAX_MENTIONS
 from common.wire.messages import MAX_COUNT, MAX_U32
 from common.wire.ngrams import MAX_VOCAB, Crystals, entries
-from common.wire.packet import DOMAIN_SEPARATION, PACKET_GATE_MAX_BYTES, PacketBody
+from common.wire.packet import DOMAIN_SEPARATION, PACKET_GATE_MAX_BYTES, ROOM_BYTES, PacketBody
 
 KEY: Final = SigningKey(export.SEED)
 CRYSTALS_MOST: Final = 2900
@@ -50,19 +51,23 @@ def render() -> dict[str, bytes]:
 
 def cases() -> dict[str, Case]:
     """Packets by name."""
-    pairs = _grid(24, vocab_size=4096)
-    triples = _scattered(300)
+    grid, triples = _grid(24), _scattered(300)
     full, blob = crystals.fit(_scattered(2000), np.arange(2000), vocab_size=MAX_VOCAB, budget_bytes=CRYSTALS_MOST)
+    _, most = mentions.fit(_spread(PACKET_MAX_MENTIONS), ROOM_BYTES - len(blob))
     return {
         "golden": Case(export.golden_packet(), export.VOCAB_SIZE, "`vectors/packet.msgpack`"),
         "smallest": Case(_seal({}, {"epoch": 0, "sequence": 0, "base_version": 0, "base": bytes(8)}), 2048,
                          "nothing known: nil, zero or empty wherever that may be; new territory, genesis"),
-        "dense": Case(_seal({"crystals": pairs}), 4096, "every pair of 24 tokens"),
-        "sparse": Case(_seal({"crystals": crystals.encode(triples, MAX_VOCAB)}), MAX_VOCAB,
+        "dense": Case(_seal({"crystals": _adaptive(grid, 4096)}), 4096, "every pair of 24 tokens"),
+        "plain": Case(_seal({"crystals": crystals.encode(grid, 4096)}), 4096, "the same in the plain form"),
+        "sparse": Case(_seal({"crystals": _adaptive(triples, MAX_VOCAB)}), MAX_VOCAB,
                        "triples all over the largest vocabulary"),
-        "largest": Case(_seal({"crystals": blob} | _LONGEST, {"epoch": MAX_U32, "sequence": MAX_U32,
+        "mentioning": Case(_seal({"mentions": mentions.encode(export.golden_mentions())}), 2048,
+                           "nothing said, 4 hashes mentioned"),
+        "largest": Case(_seal({"crystals": blob, "mentions": most} | _LONGEST, {"epoch": MAX_U32, "sequence": MAX_U32,
                               "base_version": MAX_COUNT}), MAX_VOCAB,
-                        f"every field at its longest, {CRYSTALS_MOST} bytes for {full.entries} n-grams"),
+                        f"every field at its longest, {CRYSTALS_MOST} bytes for {full.entries} n-grams and "
+                        f"{len(most)} for hashes"),
     }  # fmt: skip
 
 
@@ -85,34 +90,55 @@ def refusals() -> Iterator[tuple[bytes, str, str]]:
     yield canonical((*fields[:-1], other)), "bad_signature", "signed by another key"
     yield _signed(b"\xc1"), "garbage", "signed, but the body is no msgpack"
     yield _signed(canonical((1,) * 12)), "bad_field", "signed, but the body has 12 fields"
+    golden = parse("packet", parse("packet", raw)[7])
+    yield _signed(canonical((*golden, b"", b""))), "bad_field", "signed, but the body has 15 fields"
+    yield _signed(canonical((*golden, b""))), "not_canonical", "signed, but no mentions are there as an empty field"
+    yield from _bad_mentions()
     yield from _bad_crystals()
 
 
+def _bad_mentions() -> Iterator[tuple[bytes, str, str]]:
+    blob = mentions.encode(export.golden_mentions())
+    for wrong, what in (
+        (b"\0", "a count cut off"),
+        (b"\0\0", "a set of no hashes that is not left out"),
+        (blob[:-1], "hashes cut off"),
+        (blob + b"\0", "a byte left over after the hashes"),
+        (blob[:-1] + bytes([blob[-1] | 1]), "hashes whose padding is no zeros"),
+        ((PACKET_MAX_MENTIONS + 1).to_bytes(2, "little") + b"\xff" * 3000, f"more than {PACKET_MAX_MENTIONS} hashes"),
+        (b"\x01\0" + bytes(1) + b"\x7f" + b"\xff" * 3, "a hash of more than 24 bits"),
+    ):
+        yield _seal({"mentions": wrong}), "bad_mentions", what
+
+
 def _bad_crystals() -> Iterator[tuple[bytes, str, str]]:
-    blob = crystals.encode(export.golden_crystals(), export.VOCAB_SIZE)
+    blob = _adaptive(export.golden_crystals(), export.VOCAB_SIZE)
     flipped = blob[:-1] + bytes([blob[-1] ^ 128])
     yield _seal({"crystals": flipped}), "bad_crystals", "a flipped bit that the crc32 shows"
     yield _seal({"crystals": blob[:6]}), "bad_crystals", "less than the header"
-    yield _seal({"crystals": _forged(2, blob[5:])}), "bad_crystals", "form 2"
-    yield _seal({"crystals": _forged(1, blob[5:-1])}), "bad_crystals", "cut off, behind a right crc32"
-    yield _seal({"crystals": _forged(1, blob[5:] + b"\0")}), "bad_crystals", "a byte left over, behind a right crc32"
-    yield _seal({"crystals": _forged(1, blob[5:7] + b"\xff\xff\xff\xff" + blob[8:])}), "bad_crystals", "an endless size"
-    huge = b"\xff\xff\xff\x7f"
-    yield (
-        _seal({"crystals": _forged(1, blob[5:7] + huge + blob[8:])}),
-        "too_many_entries",
-        "268 million tokens announced",
-    )
+    yield _seal({"crystals": _forged(3, blob[5:])}), "bad_crystals", "form 3"
     other = crystals.encode(export.golden_crystals(), 4096)
     yield _seal({"crystals": other}), "wrong_vocabulary", "n-grams over 4,096 tokens"
-    many = _grid(72, vocab_size=export.VOCAB_SIZE)
-    yield _seal({"crystals": many}), "too_many_entries", f"more than {crystals.PACKET_MAX_ENTRIES} n-grams"
     heavy = crystals.crystals([crystals.entry((), 7, count=2, total=1 << 24)])
-    yield (
-        _seal({"crystals": crystals.encode(heavy, export.VOCAB_SIZE)}),
-        "bad_crystals",
-        f"a context seen more than {crystals.PACKET_MAX_TOTAL} times",
-    )
+    for form, whole in ((2, blob), (1, crystals.encode(export.golden_crystals(), export.VOCAB_SIZE))):
+        where = f"form {form}: "
+        for more in (b"\0", b"\1"):
+            longer = _seal({"crystals": _forged(form, whole[5:] + more)})
+            yield longer, "bad_crystals", where + f"a byte of {more[0]} left over, behind a right crc32"
+        endless = _forged(form, whole[5:7] + b"\xff\xff\xff\xff" + whole[8:])
+        yield _seal({"crystals": endless}), "bad_crystals", where + "an endless size"
+        huge = _forged(form, whole[5:7] + b"\xff\xff\xff\x7f" + whole[8:])
+        yield _seal({"crystals": huge}), "too_many_entries", where + "268 million tokens announced"
+    vocabulary, told = whole[5:7], f"a context seen more than {crystals.PACKET_MAX_TOTAL} times"
+    often = adaptive.encode(heavy, export.VOCAB_SIZE, max_bytes=CRYSTALS_MOST) or b""
+    yield _seal({"crystals": _forged(2, vocabulary + often)}), "bad_crystals", f"form 2: {told}"
+    yield _seal({"crystals": crystals.encode(heavy, export.VOCAB_SIZE)}), "bad_crystals", f"form 1: {told}"
+    cut = _seal({"crystals": _forged(1, whole[5:-1])})
+    yield cut, "bad_crystals", "form 1: cut off, behind a right crc32"
+    more = _forged(2, blob[5:7] + bytes([blob[7] + 1]) + blob[8:])
+    yield _seal({"crystals": more}), "bad_crystals", "form 2: more tokens announced than told"
+    many = crystals.encode(_grid(72), export.VOCAB_SIZE)
+    yield _seal({"crystals": many}), "too_many_entries", f"form 1: more than {crystals.PACKET_MAX_ENTRIES} n-grams"
 
 
 _LEAST: Final[dict[str, Any]] = {
@@ -145,12 +171,16 @@ def _forged(form: int, rest: bytes) -> bytes:
     return bytes([form]) + crc.to_bytes(4, "little") + rest
 
 
-def _grid(side: int, *, vocab_size: int) -> bytes:
+def _adaptive(found: Crystals, vocab_size: int) -> bytes:
+    """All of them, as an edge sends them."""
+    return crystals.fit(found, np.arange(found.entries), vocab_size=vocab_size, budget_bytes=CRYSTALS_MOST)[1]
+
+
+def _grid(side: int) -> Crystals:
     """Every pair of `side` tokens, the counts after one another."""
     rows = [(one, other, 2 + (one + other) % 5) for one in range(side) for other in range(side)]
     total = {one: 2 * sum(count for first, _, count in rows if first == one) for one in range(side)}
-    found = crystals.crystals(crystals.entry((a,), b, count=c, total=total[a]) for a, b, c in rows)
-    return crystals.encode(found, vocab_size)
+    return crystals.crystals(crystals.entry((a,), b, count=c, total=total[a]) for a, b, c in rows)
 
 
 def _scattered(count: int) -> Crystals:
@@ -160,6 +190,11 @@ def _scattered(count: int) -> Crystals:
     return crystals.crystals(crystals.entry(g[:2], g[2], count=2 + g[2] % 3, total=10) for g in grams)
 
 
+def _spread(count: int) -> mentions.Hashes:
+    """Hashes all over their space, in no order."""
+    return np.array([n * 2_654_435_761 % mentions.SPACE for n in range(1, count + 1)], np.uint32)
+
+
 def _facts(case: Case) -> dict[str, Any]:
     envelope = packet.open_envelope(case.raw)
     return {
@@ -167,8 +202,9 @@ def _facts(case: Case) -> dict[str, Any]:
         "raw": case.raw.hex(),
         "vocab_size": case.vocab_size,
         "envelope": envelope.model_dump(mode="json", exclude={"body"}),
-        "body": case.body.model_dump(mode="json", exclude={"crystals"}),
+        "body": case.body.model_dump(mode="json", exclude={"crystals", "mentions"}),
         "ngrams": ngrams(case),
+        "mentions": mentions.decode(case.body.mentions, PACKET_MAX_MENTIONS).tolist(),
     }
 
 

@@ -1,6 +1,7 @@
 """The merge: what several packets say of one domain, as one update.
 
-    crystals   under the mass cap each, then counts and totals add          commutative, exact
+    crystals   with the shorter n-grams that they imply, under the mass cap each, then counts and totals add
+                                                                            commutative, exact
     basin      geodesic median of the packets' basins                       half of them may lie
     gate       statistics add, bucket by bucket
     score      interactions' fresh bytes and bits add: the domain's prequential bits per byte
@@ -27,7 +28,7 @@ from common.kernels import gate
 from common.wire import crystals
 from common.wire.crystals import LEVELS
 from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
-from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums
+from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums, implied
 from services.aggregator.admit import read_crystals, read_gate
 from services.aggregator.territories import Place, Waiting
 
@@ -65,7 +66,7 @@ def merged(
 
     packets: oldest first; they are halved until they fit, the rest waits for the next batch. None when not one fits.
     """
-    light = [capped(read_crystals(packet.body, packet.base), mass_cap) for packet in packets]
+    light = [capped(implied(read_crystals(packet.body, packet.base)), mass_cap) for packet in packets]
     size = len(packets)
     while size:
         found = levelled(crystals.merge(light[:size]))

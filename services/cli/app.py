@@ -198,11 +198,14 @@ def forget(
     query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it; `qig ask` shows it last.")],
     client: Annotated[str | None, typer.Option(help="Who asked; needed when several clients used that id.")] = None,
     node: Node = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="A file with the client's API key, where a running edge wants one.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
     """Delete a query's text and answer from the edges of this home, with what they taught; say what had left."""
-    _do("forget", query_id=query_id, client=client, node=node, home=home, json=as_json)
+    _do("forget", query_id=query_id, client=client, node=node, home=home, json=as_json, key_file=key_file)
 
 
 @packet.command("list")
@@ -254,6 +257,12 @@ def keys_init(
 ) -> None:
     """Make the keys that are missing, for the publisher and the edges; never replaces one, never shows a secret."""
     _do("keyring", names=names or [f"edge-{number}" for number in range(1, edges + 1)], home=home)
+
+
+@keys.command("secret")
+def keys_secret(home: Home = DEFAULT_HOME) -> None:
+    """Make the secret that the edges of a fleet share in private mode; never replaces one, never shows it."""
+    _do("keyring", "secret", home=home)
 
 
 KeyName = Annotated[str, typer.Argument(help="Whose key: letters, digits and . _ -")]

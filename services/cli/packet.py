@@ -21,10 +21,12 @@ from common.errors import Rejected, Unavailable
 from common.runtime import keys
 from common.wire import crystals
 from common.wire.codec import unpack
+from common.wire.mentions import PACKET_MAX_MENTIONS, decode
 from common.wire.ngrams import Crystals, Entry, empty, entries
 from common.wire.packet import Envelope, PacketBody, open_envelope, verify
 from services.cli import genesis as genesis_parts
 from services.cli.forget import edge_files
+from services.cli.mentioned import Mentioned, readable
 from services.cli.show import console, number, plain, verbatim
 from services.edge.record import Packet, read_packets
 from services.edge.slots import Slots
@@ -49,11 +51,14 @@ class Seen:
     def sections(self) -> dict[str, int]:
         """Bytes by section; once sealed they add up to the packet's size."""
         size = len(self.raw) if self.raw is not None else 0
-        parts = {"crystals": len(self.body.crystals), "gate": len(self.body.gate), "basin": len(self.body.basin)}
+        body = self.body
+        parts = {"crystals": len(body.crystals), "gate": len(body.gate), "basin": len(body.basin)}
+        parts |= {"mentions": len(body.mentions)} if body.mentions else {}
         if self.envelope is not None:
             parts |= {"signature": len(self.envelope.signature)}
             parts |= {"envelope": size - len(self.envelope.body) - parts["signature"]}
-            parts |= {"figures": len(self.envelope.body) - sum(parts[n] for n in ("crystals", "gate", "basin"))}
+            said = sum(parts.get(name, 0) for name in ("crystals", "gate", "basin", "mentions"))
+            parts |= {"figures": len(self.envelope.body) - said}
         return parts
 
     @property
@@ -65,13 +70,20 @@ class Seen:
         vocab_size = crystals.stated_vocabulary(blob)
         return crystals.decode(blob, vocab_size, crystals.PACKET_MAX_ENTRIES, max_total=crystals.PACKET_MAX_TOTAL)
 
+    @property
+    def hashes(self) -> list[int]:
+        """What it mentions. Raises Rejected("bad_mentions")."""
+        return [int(each) for each in decode(self.body.mentions, PACKET_MAX_MENTIONS)]
+
 
 def listing(*, node: str | None, home: Path, json: bool) -> int:
     """`qig packet list`."""
     rows = [_of_record(file.parent.name, packet) for file in edge_files(home, node) for packet in read_packets(file)[1]]
     if json:
         for seen in rows:
-            sys.stdout.write(json_text.dumps(_head(seen) | {"ngrams": seen.ngrams.entries}) + "\n")
+            sys.stdout.write(
+                json_text.dumps(_head(seen) | {"ngrams": seen.ngrams.entries, "mentions": len(seen.hashes)}) + "\n"
+            )
     elif rows:
         console().print(_list_table(rows))
     else:
@@ -88,11 +100,26 @@ def show(*, packet: str, node: str | None, genesis: Path | None, home: Path, jso
     for seen, folder in found:
         texts = _texts(folder, genesis or genesis_parts.default(home))
         listed = [_ngram(each, texts) for each in entries(seen.ngrams)]
+        read = _mentions(seen, folder, texts)
         if json:
-            sys.stdout.write(json_text.dumps(_told(seen) | {"ngrams": listed}, ensure_ascii=False) + "\n")
+            told = _told(seen) | {"ngrams": listed, "mentions": read}
+            sys.stdout.write(json_text.dumps(told, ensure_ascii=False) + "\n")
         else:
-            _print(seen, listed)
+            _print(seen, listed, read)
     return 0
+
+
+def _mentions(seen: Seen, folder: Path | None, texts: list[bytes]) -> list[dict[str, Any]]:
+    """What a packet mentions, each with its text where that is known."""
+    hashes = seen.hashes
+    if folder is None:
+        found = [Mentioned(each, None, made_up=False) for each in hashes]
+    else:
+        found = readable(folder.parent / "edge.db", seen.sequence, hashes, texts)
+    return [
+        {"hash": each.hash, "text": None if each.text is None else _spelled(each.text), "made_up": each.made_up}
+        for each in found
+    ]
 
 
 def _by_sequence(sequence: int, files: list[Path]) -> list[tuple[Seen, Path | None]]:
@@ -153,8 +180,11 @@ def _ngram(each: Entry, texts: list[bytes]) -> dict[str, Any]:
     """An n-gram as its operator reads it; a token that the coordizer does not know is its number in brackets."""
     tokens = (*each.context, each.token)
     spelled = b"".join(texts[token] if token < len(texts) else b"<%d>" % token for token in tokens)
-    text = spelled.decode("utf-8", "backslashreplace")
-    return {"text": text, "tokens": list(tokens), "count": each.count, "total": each.total}
+    return {"text": _spelled(spelled), "tokens": list(tokens), "count": each.count, "total": each.total}
+
+
+def _spelled(text: bytes) -> str:
+    return text.decode("utf-8", "backslashreplace")
 
 
 def _head(seen: Seen) -> dict[str, Any]:
@@ -174,22 +204,36 @@ def _told(seen: Seen) -> dict[str, Any]:
     told = _head(seen) | {"sections": seen.sections}
     if seen.envelope is not None:
         told |= {"envelope": seen.envelope.model_dump(mode="json", exclude={"body"})}
-    return told | {"body": seen.body.model_dump(mode="json", exclude={"crystals"})}
+    return told | {"body": seen.body.model_dump(mode="json", exclude={"crystals", "mentions"})}
 
 
 def _list_table(rows: list[Seen]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("edge", "packet", "status", "when", "domain", "bytes", "n-grams", "texts", "fresh bytes"):
+    for column in (
+        "edge",
+        "packet",
+        "status",
+        "when",
+        "domain",
+        "bytes",
+        "n-grams",
+        "mentions",
+        "texts",
+        "fresh bytes",
+    ):
         table.add_column(column, justify="left" if column in _LEFT else "right")
     for seen in rows:
         size = "not sealed" if seen.raw is None else str(len(seen.raw))
-        figures = (size, str(seen.ngrams.entries), str(seen.body.interactions), str(seen.body.fresh_bytes))
+        figures = (
+            size,
+            *map(str, (seen.ngrams.entries, len(seen.hashes), seen.body.interactions, seen.body.fresh_bytes)),
+        )
         domain = plain(seen.body.domain or NEW_TERRITORY)
         table.add_row(plain(seen.node or ""), str(seen.sequence), seen.status, _when(seen.at_s), domain, *figures)
     return table
 
 
-def _print(seen: Seen, listed: list[dict[str, Any]]) -> None:
+def _print(seen: Seen, listed: list[dict[str, Any]], read: list[dict[str, Any]]) -> None:
     out, body = console(), seen.body
     out.print(f"packet {seen.sequence} of {plain(seen.node or '')}: {seen.status}, {_when(seen.at_s)}")
     if seen.envelope is None:
@@ -205,6 +249,10 @@ def _print(seen: Seen, listed: list[dict[str, Any]]) -> None:
     out.print(f"{plain(body.domain or NEW_TERRITORY)} ({body.kernel}): {body.interactions} texts, {body.tokens} tokens")
     out.print(f"{body.fresh_bytes} fresh bytes in {body.fresh_bits:.0f} bits; phases: {phases or 'none'}")
     out.print(f"phi {number(body.phi)}, kappa {number(body.kappa)}; and a basin: 64 shares of what the texts are about")
+    if read:
+        made_up, known = sum(each["made_up"] for each in read), [each for each in read if each["text"] is not None]
+        out.print(f"{len(read)} hashes mentioned, {made_up} of them made up; of what is still held, {len(known)}:")
+        out.print(verbatim("  ".join(json_text.dumps(each["text"], ensure_ascii=False) for each in known)))
     out.print(f"{len(listed)} n-grams:" if listed else "no n-grams")
     if listed:
         out.print(_ngram_table(listed))

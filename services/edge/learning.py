@@ -16,10 +16,12 @@ from common.geometry.means import frechet_mean
 from common.kernels.memory import merge
 from common.wire import basin as basins
 from common.wire.codec import pack
-from common.wire.messages import Bundle, PacketRef
+from common.wire.mentions import MAX_MENTIONS, decode
+from common.wire.messages import Bundle, Common, PacketRef
 from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
+from services.edge.mentions import Private, check_told
 from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
 from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
@@ -64,6 +66,7 @@ def fold_domain(
     crystal_bytes: int,
     now_s: float,
     max_bytes: int = FOLD_MAX_BYTES,
+    private: Private | None = None,
 ) -> Folded:
     """Counts a domain's oldest fresh text and leaves a pending packet, both or neither.
 
@@ -80,6 +83,7 @@ def fold_domain(
         phi=_phi(gauges),
         accepted=record.accepted(domain),
         local=serving.local,
+        private=private,
     )
     packet = Packet(
         sequence=record.sequence,
@@ -93,7 +97,8 @@ def fold_domain(
         counts=done.carried,
     )
     folded = {row: ids for (row, _), ids in zip(waiting, done.ids, strict=True)}
-    record.slept(folded, done.residue, packet, tune(record.tuned(domain), done.gate, done.heard))
+    tuned = tune(record.tuned(domain), done.gate, done.heard)
+    record.slept(folded, done.residue, packet, tuned, done.mentioned)
     return done
 
 
@@ -182,6 +187,23 @@ def take_back(
     own = sorted(ref.sequence for ref in refs if (ref.key, ref.epoch) == (key, record.epoch) and ref.sequence in away)
     record.lose(own, cursor=entry_id, at_s=now_s)
     return tuple(own)
+
+
+def hear_common(
+    record: Record, told: Common, *, key: bytes, own: bytes, entry_id: str, now_s: float
+) -> tuple[int, ...]:
+    """Keeps what is common from now on, and settles the packets that only mentioned; their sequences.
+
+    One that carries counts is not settled by this, whoever says so: a bundle brings them back. Doing it twice is doing
+    it once. own: see `decoys`. Raises Rejected("bad_mentions"), Corrupt("false_common"); then nothing is done.
+    """
+    hashes = decode(told.hashes, MAX_MENTIONS)
+    check_told(np.union1d(record.common(), hashes), own, record.sequence)
+    named = {ref.sequence for ref in told.packets if (ref.key, ref.epoch) == (key, record.epoch)}
+    waiting = record.packets("pending", "sent", "lost")
+    settled = tuple(packet.sequence for packet in waiting if packet.sequence in named and not packet.counts.entries)
+    record.heard(hashes, settled, cursor=entry_id, at_s=now_s)
+    return settled
 
 
 def give_up(record: Record, *, now_s: float) -> list[int]:

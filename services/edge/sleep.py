@@ -19,22 +19,22 @@ import numpy as np
 
 from common.constants import PHASES, ROLES, Role
 from common.constellation.constellation import Constellation
-from common.coordizer.artifacts import token_bytes
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import gate as gates
 from common.kernels.kernel import Kernel, Reading, read, reread
 from common.kernels.memory import Ids, Memory, Table, count, merge, predict, subtract
 from common.wire import basin as basins
-from common.wire import crystals as crystal_codec
+from common.wire.mentions import Hashes
 from common.wire.messages import PacketRef
-from common.wire.ngrams import ORDERS, Crystals
+from common.wire.ngrams import ORDERS, Crystals, implied
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
-from services.edge.crystals import select
 from services.edge.local import TERRITORY
+from services.edge.mentions import Private
 from services.edge.record import Domain, Fresh, Packet
-from services.edge.screen import Screen, screened
+from services.edge.screen import screened
+from services.edge.telling import tell
 
 AGAIN_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take
 LOST_AFTER_S: Final = 4 * 86_400.0  # chosen: each of the three on the way gives a message up after a day (consumer.py)
@@ -103,9 +103,14 @@ def due(
 
 def overdue(now_s: float, packets: Sequence[Packet]) -> list[int]:
     """The sequences of sent packets of which nothing was said for LOST_AFTER_S: what they carried goes out under
-    another name. Not before: a centre that only took long would count it twice.
+    another name. Not before: a centre that only took long would count it twice. One that carries no counts is lost
+    after AGAIN_AFTER_S.
     """
-    return [packet.sequence for packet in packets if packet.status == "sent" and now_s - packet.at_s >= LOST_AFTER_S]
+    return [
+        packet.sequence
+        for packet in packets
+        if packet.status == "sent" and now_s - packet.at_s >= (LOST_AFTER_S if packet.counts.entries else AGAIN_AFTER_S)
+    ]
 
 
 def unheard(now_s: float, packets: Sequence[Packet], asked_s: Mapping[int, float]) -> list[Packet]:
@@ -134,8 +139,9 @@ def _lot(one: str, other: str) -> int:
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
     """ids: what was counted of each text; residue: with that in it, until a bundle has taken it; carried: what the
-    packet says of it. local_bits: the fresh text's code length by what answers here, before it was counted; heard: what
-    a gate may learn from it; gate: the bundle's, or where a new domain's begins.
+    packet says of it, and what that implies. local_bits: the fresh text's code length by what answers here, before it
+    was counted; heard: what a gate may learn from it; gate: the bundle's, or where a new domain's begins; mentioned: by
+    the packet.
     """
 
     ids: tuple[Ids, ...]
@@ -145,9 +151,10 @@ class Folded:
     local_bits: float
     heard: Sequence[Reading]
     gate: gates.Floats
+    mentioned: Hashes
 
 
-def fold(
+def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     constellation: Constellation,
     domain: Domain,
     interactions: Sequence[Interaction],
@@ -157,12 +164,13 @@ def fold(
     phi: Mapping[Role, float | None],
     accepted: Sequence[str] = (),
     local: Constellation | None = None,
+    private: Private | None = None,
 ) -> Folded:
     """Scores and counts fresh text of one domain (None: new territory), and packs what is worth sending.
 
     constellation: the bundle's, which the packet is measured against; interactions: at least one; phi: of each role's
     kernel, as it runs; accepted: texts of this domain, fresh or counted before, whose n-grams weigh up in the
-    selection. local: what answers here, None for the bundle's.
+    selection. local: what answers here, None for the bundle's; private: in private mode, what may be said.
     """
     said = [screened(each.text) for each in interactions]
     texts = [constellation.encoder.encode(text) for text in said]
@@ -177,12 +185,7 @@ def fold(
         known = heard = _read_opening(kernel, texts, known, residue)
     grown = bounded(merge([residue, count(texts, ORDERS)]))
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
-    screen = Screen.of(token_bytes(constellation.coordizer.merges))
-    selection = select(screen.speakable(grown), kernel, praised)
-    vocab_size = constellation.coordizer.vocab_size
-    sent, blob = crystal_codec.fit(
-        selection.crystals, selection.ranking, vocab_size=vocab_size, budget_bytes=crystal_bytes
-    )
+    told = tell(constellation.coordizer, grown, kernel, praised, budget_bytes=crystal_bytes, private=private)
     gate = _statistics(kernel.gate, known)
     kappas = [each.kappa for each in interactions if each.kappa is not None]
     body = PacketBody(
@@ -197,9 +200,11 @@ def fold(
         kappa=min(float(np.median(kappas)), KAPPA_TOLD_MAX) if kappas else None,
         phases=_phases(interactions),
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
-        crystals=blob,
+        crystals=told.crystals,
+        mentions=told.mentions,
     )
-    return Folded(tuple(texts), grown, body, as_memory(sent), local_bits, heard, kernel.gate)
+    carried = as_memory(implied(told.sent))
+    return Folded(tuple(texts), grown, body, carried, local_bits, heard, kernel.gate, told.mentioned)
 
 
 def _size_bytes(each: Interaction, said: str) -> int:

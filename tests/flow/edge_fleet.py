@@ -4,7 +4,7 @@ from nacl.signing import SigningKey
 
 from common.runtime import keys, streams
 from common.runtime.entries import Delivery, body_of
-from common.runtime.settings import EdgeSettings
+from common.runtime.settings import EdgeSettings, PrivacySettings
 from common.wire.bundle import part_of, sign
 from common.wire.codec import pack, unpack
 from common.wire.messages import Answer, Applied, Candidate, Evidence, Query
@@ -42,6 +42,12 @@ def settings_of(home, broker_url, **fields):
     return EdgeSettings(broker_url=broker_url, home=home, node=NODE, **(basis | fields))
 
 
+def both_settings_of(home, broker_url, **fields):
+    """An edge's settings and those of its privacy, from fields of either."""
+    privacy = {name: fields.pop(name) for name in fields.keys() & PrivacySettings.model_fields.keys()}
+    return settings_of(home, broker_url, **fields), PrivacySettings(**privacy)
+
+
 def delivery_of(entry_id="1-0", stream=streams.QUERIES, body=b""):
     return Delivery(stream, entry_id, int(entry_id.partition("-")[0]), 1, body)
 
@@ -68,6 +74,14 @@ async def bundles_to(edge, redis):
     for entry_id, fields in await redis.xrange(streams.BUNDLES, min=f"({position}"):
         await edge.bundles.on_bundle(delivery_of(entry_id.decode(), streams.BUNDLES, body_of(fields)))
         edge.position = entry_id.decode()
+
+
+async def commons_to(edge, redis):
+    """The same with what is common."""
+    position = getattr(edge, "common_position", edge.commons.follow_from)
+    for entry_id, fields in await redis.xrange(streams.COMMON, min=f"({position}"):
+        await edge.commons.on_common(delivery_of(entry_id.decode(), streams.COMMON, body_of(fields)))
+        edge.common_position = entry_id.decode()
 
 
 async def read(edge, number, text=TEXT, first=0):

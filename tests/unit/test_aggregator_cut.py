@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from common.geometry.simplex import distance
 from common.kernels import gate
-from common.wire import basin, crystals
+from common.wire import basin, crystals, mentions
 from common.wire.codec import pack, unpack
 from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
+from common.wire.packet import key_id
 from services.aggregator import cut as module
 from services.aggregator.cut import Limits, awaited, chosen, cut, due
 from services.aggregator.merge import levelled
@@ -63,8 +64,17 @@ def test_crystals_scores_and_basins_of_a_domain_add_up():
     (update,) = cut_of(one, two).batch.domains
     assert (update.packets, update.tokens, update.fresh_bytes, update.fresh_bits) == (2, 150, 600, 1200.0)
     orders = decoded(update).orders
-    assert dict(zip(orders[0].keys.tolist(), orders[0].counts.tolist(), strict=True)) == {7: 6, 8: 1}
+    assert dict(zip(orders[0].keys.tolist(), orders[0].counts.tolist(), strict=True)) == {7: 6, 8: 1, 9: 3}
     assert orders[1].keys.tolist() == [7 << 15 | 9]
+
+
+def test_a_merge_has_the_shorter_ngrams_that_each_packet_implies():
+    sent = [packet(key=n, crystals=ngrams(((7, 8), 9, 3, 12)), tokens=100) for n in range(2)]
+    (update,) = cut_of(*sent).batch.domains
+    orders = decoded(update).orders
+    assert orders[1].keys.tolist() == [7 << 15 | 8, 8 << 15 | 9]
+    assert orders[1].counts.tolist() == [24, 6]
+    assert dict(zip(orders[0].keys.tolist(), orders[0].counts.tolist(), strict=True)) == {7: 24, 8: 24, 9: 6}
 
 
 def test_a_liars_basin_does_not_move_the_domain():
@@ -206,3 +216,46 @@ def test_packets_of_two_domains_that_became_one_are_one_update():
     raws = [packet(key=n, domain=f"d-{n + 1}", on=old, at=peak(60)) for n in range(2)]
     (one,) = cut_of(*raws, bases=(old, base(6, heir))).batch.domains
     assert (one.name, one.packets, one.opened) == ("d-1", 2, False)
+
+
+# Mentions
+
+
+def mention(*hashes):
+    return mentions.encode(np.array(hashes, np.uint32))
+
+
+def test_a_packet_that_only_mentions_is_in_no_batch_and_is_named_to_its_edge():
+    silent, speaking = packet(key=1, crystals=b"", mentions=mention(3, 9)), packet(key=0, mentions=mention(5))
+    found = cut_of(silent, speaking)
+    assert [ref.key for ref in found.batch.packets] == [key_id(KEYS[0].verify_key)]
+    assert [ref.key for ref in found.silent] == [key_id(KEYS[1].verify_key)]
+    assert [(key, hashes.tolist()) for key, hashes in found.mentions] == [
+        (key_id(KEYS[1].verify_key), [3, 9]),
+        (key_id(KEYS[0].verify_key), [5]),
+    ]
+
+
+def test_where_all_only_mention_there_is_no_batch():
+    found = cut_of(packet(crystals=b"", mentions=mention(3), domain=None, at=peak(60)))
+    assert (found.batch, found.taken, len(found.silent), found.opened) == (None, (), 1, ())
+
+
+def test_a_packet_of_figures_alone_is_in_the_batch_as_ever():
+    found = cut_of(packet(crystals=b""))
+    assert (len(found.batch.packets), found.silent, found.mentions) == (1, (), ())
+
+
+def test_what_a_packet_mentions_that_waits_for_the_next_batch_is_counted_then(monkeypatch):
+    monkeypatch.setattr("services.aggregator.merge.MAX_DOMAIN_ENTRIES", 8)
+    grams = [ngrams(*[((), 10 * n + i, 1, 3) for i in range(3)]) for n in range(4)]
+    raws = [packet(key=n, crystals=grams[n], mentions=mention(n)) for n in range(4)]
+    found = cut_of(*raws)
+    assert len(found.taken) == 2
+    assert [hashes.tolist() for _, hashes in found.mentions] == [[0], [1]]
+
+
+def test_a_refused_packet_s_mentions_are_not_counted():
+    found = cut_of(packet(key=0, on=base(1), mentions=mention(1)), packet(key=1, mentions=mention(2)))
+    assert [refusal.code for refusal in found.refused] == ["base_window"]
+    assert [hashes.tolist() for _, hashes in found.mentions] == [[2]]

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from nacl.signing import SigningKey
 
+from common.errors import Corrupt, Rejected
 from common.kernels.memory import merge
 from common.wire.bundle import part_of, sign
 from common.wire.codec import unpack
-from common.wire.messages import Candidate, Evidence, PacketRef
+from common.wire.mentions import encode
+from common.wire.messages import Candidate, Common, Evidence, PacketRef
 from common.wire.packet import PacketBody, base_prefix
 from services.edge.answer import Interaction, Serving
 from services.edge.learning import (
@@ -14,11 +16,13 @@ from services.edge.learning import (
     forget,
     give_up,
     go_home,
+    hear_common,
     relearned,
     settle_bundle,
     take_back,
 )
 from services.edge.local import TERRITORY
+from services.edge.mentions import DECOYS, Private, decoys
 from services.edge.record import Record
 from services.edge.sleep import LOST_AFTER_S, Rhythm
 
@@ -249,3 +253,94 @@ def test_a_gate_learned_here_serves_once_it_has_proved_itself(record, serving, m
         serving = relearned(record, serving, ["heart"])
         assert np.array_equal(serving.answering.domains["heart"].gate_array, own) == (number == 0)
     assert np.array_equal(micro.domains["heart"].gate_array, own)
+
+
+# Private mode
+
+
+def private(record):
+    fresh, first = decoys(KEY, [record.sequence]), decoys(KEY, [0])
+    return Private(bytes(32), record.common(), record.mentioned(), strict=True, decoys=fresh, again=first)
+
+
+def common(*sequences, hashes=(), epoch=1000):
+    refs = tuple(PacketRef(key=KEY, epoch=epoch, sequence=sequence) for sequence in sequences)
+    return Common(hashes=encode(np.array(hashes, np.uint32)), packets=refs)
+
+
+def slept(record, serving):
+    return fold_domain(record, serving, "heart", gauges={}, crystal_bytes=300, now_s=200.0, private=private(record))
+
+
+def heard(record, told):
+    return hear_common(record, told, key=KEY, own=KEY, entry_id="6-0", now_s=300.0)
+
+
+def test_a_packet_that_only_mentioned_is_settled_by_the_centre_s_word_and_the_next_one_says(record, serving, micro):
+    read(record, micro, "heart", 3)
+    first = slept(record, serving)
+    assert (first.carried.entries, record.mentioned().tolist()) == (0, first.mentioned.tolist())
+    record.sent(0, b"raw", at_s=200.0)
+    made_up = np.sort(decoys(KEY, [0]))
+    true = np.setdiff1d(first.mentioned, made_up)
+    assert heard(record, common(0, hashes=true)) == (0,)
+    assert (record.mentioned().tolist(), record.common().tolist()) == (made_up.tolist(), true.tolist())
+    read(record, micro, "heart", 3, first=3)
+    assert slept(record, serving).carried.entries > 0
+
+
+def test_another_edge_s_or_another_life_s_packet_is_not_settled(record, serving, micro):
+    read(record, micro, "heart", 3)
+    slept(record, serving)
+    other = PacketRef(key=b"x" * 8, epoch=1000, sequence=0)
+    assert heard(record, common(0, epoch=999)) == heard(record, Common(packets=(other,))) == ()
+    assert len(record.packets("pending")) == 1
+
+
+def test_a_packet_that_carries_counts_is_settled_by_no_such_word(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    tokens = record.residue("heart").tokens
+    assert heard(record, common(0)) == ()
+    assert (record.residue("heart").tokens, len(record.packets("pending"))) == (tokens, 1)
+
+
+def test_a_word_that_cannot_be_read_changes_nothing(record):
+    with pytest.raises(Rejected, match="bad_mentions"):
+        heard(record, Common(hashes=b"\1\0"))
+    assert record.common_cursor is None
+
+
+@pytest.mark.parametrize(("false", "believed"), [(0, True), (3, True), (4, False), (DECOYS, False)])
+def test_a_centre_that_calls_four_decoys_common_is_not_believed(record, serving, micro, false, believed):
+    read(record, micro, "heart", 3)
+    first = slept(record, serving)
+    made_up = decoys(KEY, [0])
+    told = common(0, hashes=np.union1d(np.setdiff1d(first.mentioned, made_up), made_up[:false]))
+    if believed:
+        assert heard(record, told) == (0,)
+        return
+    with pytest.raises(Corrupt, match=f"false_common: {false} hashes"):
+        heard(record, told)
+    assert (record.common().tolist(), record.common_cursor) == ([], None)
+    assert len(record.packets("pending")) == 1
+
+
+def test_whoever_lies_of_all_that_an_edge_mentions_learns_nothing(record, serving, micro):
+    for number in range(4):
+        read(record, micro, "heart", 3, first=3 * number)
+        done = slept(record, serving)
+        assert done.carried.entries == 0
+        with pytest.raises(Corrupt, match="false_common"):
+            heard(record, common(number, hashes=done.mentioned))
+
+
+def test_a_lie_in_small_pieces_adds_up(record, serving, micro):
+    for number in range(2):
+        read(record, micro, "heart", 3, first=3 * number)
+        slept(record, serving)
+        record.lose([number], at_s=1.0)
+    heard(record, common(hashes=np.sort(decoys(KEY, [0])[:3])))
+    with pytest.raises(Corrupt, match="false_common: 4 hashes"):
+        heard(record, common(hashes=decoys(KEY, [1])[:1]))
+    assert heard(record, common(1)) == (1,)

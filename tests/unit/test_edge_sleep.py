@@ -10,6 +10,7 @@ from common.kernels.memory import count, merge, subtract
 from common.wire import basin as basins
 from common.wire import crystals as codec
 from common.wire.messages import PacketRef
+from common.wire.ngrams import implied
 from services.edge import sleep
 from services.edge.answer import Interaction
 from services.edge.local import TERRITORY, absorb, open_new, tune
@@ -150,6 +151,12 @@ def test_a_packet_that_nobody_named_for_long_counts_as_lost(micro, age_s, lost):
     assert overdue(50.0 + age_s, [packet(done, at_s=50.0, status="pending")]) == []
 
 
+@pytest.mark.parametrize(("late_s", "lost"), [(-1.0, []), (0.0, [0]), (1.0, [0])])
+def test_a_packet_that_carries_no_counts_is_lost_sooner(micro, late_s, lost):
+    empty = replace(packet(folded(micro), at_s=50.0), counts=EMPTY)
+    assert overdue(50.0 + AGAIN_AFTER_S + late_s, [empty]) == lost
+
+
 def test_one_interaction_in_n_is_a_probe_and_always_the_same_ones():
     chosen = [number for number in range(4000) if is_probe("c", f"q{number}", 8)]
     assert 400 < len(chosen) < 600
@@ -189,7 +196,7 @@ def test_crystals_keep_the_budget_and_what_they_carry_is_what_a_reader_decodes(m
     for budget in (60, 200, 400):
         done = folded(micro, crystal_bytes=budget)
         assert len(done.body.crystals) <= budget
-        assert same(done.carried, as_memory(codec.decode(done.body.crystals, 320, 10_000)))
+        assert same(done.carried, as_memory(implied(codec.decode(done.body.crystals, 320, 10_000))))
     assert done.carried.entries > 10
 
 
@@ -334,7 +341,7 @@ def test_new_territory_whose_domain_went_home_at_once_follows_it_to_the_role(mic
 
 
 def test_while_no_domain_is_opened_new_territory_stays(micro):
-    done = folded(micro, None)
+    done = folded(micro, None, crystal_bytes=50)
     found = acknowledged(micro, [ref(0)], [packet(done, None)], {None: done.residue})
     assert list(found.residues) == [None]
     assert found.residues[None].entries > 0

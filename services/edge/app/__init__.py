@@ -3,6 +3,7 @@
     queries.py       qig:queries ──▶ schedule, record ──▶ pieces, answer ───▶ qig:answers:CLIENT, as it is acknowledged
                      qig:cancel  ──▶ leave it between two tokens
     bundles.py       qig:bundles ──▶ verify, fetch, try, swap, settle ──────▶ qig:applied
+    common.py        qig:common  ──▶ what may be said from now on
     sleep.py         tick sleep  ──▶ fold what is due, send what is pending ▶ qig:packets
                      qig:returned ─▶ wait no longer for what the centre dropped
     interactions.py  tick prune  ──▶ delete what is too old or too much
@@ -32,10 +33,11 @@ from common.runtime.follower import ONLY_NEW, Follower
 from common.runtime.heart import HEART_EVERY_S
 from common.runtime.rates import Rates
 from common.runtime.service import Tick, Wiring, run
-from common.runtime.settings import DEFAULT_API, ApiSettings, EdgeSettings, load
+from common.runtime.settings import DEFAULT_API, DEFAULT_PRIVACY, ApiSettings, EdgeSettings, PrivacySettings, load
 from common.wire.codec import unpack
 from common.wire.messages import Query
 from services.edge.app.bundles import Bundles
+from services.edge.app.common import Commons
 from services.edge.app.heart import PROVE_EVERY_S, Heart
 from services.edge.app.interactions import Interactions
 from services.edge.app.node import Node
@@ -63,12 +65,14 @@ class Edge:
         record: Record,
         slots: Slots,
         *,
+        privacy: PrivacySettings = DEFAULT_PRIVACY,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Raises Unavailable("missing_key"), Rejected("bad_key", "bad_setting")."""
-        self.node = Node(settings, broker, record, now=now)
+        self.node = Node(settings, broker, record, privacy=privacy, now=now)
         self.queries = Queries(self.node)
         self.bundles = Bundles(self.node, slots)
+        self.commons = Commons(self.node)
         self.sleep = Sleep(self.node, self.queries.scheduler)
         self.interactions = Interactions(self.node)
         self.heart = Heart(self.node, self.queries.scheduler)
@@ -111,7 +115,12 @@ def _access(settings: EdgeSettings, api: ApiSettings) -> Access:
     return Access(found, rates, needed=needed, local=loopback and not api.api_open)
 
 
-async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAULT_API) -> Wiring:
+async def build(
+    settings: EdgeSettings,
+    broker: Broker,
+    api: ApiSettings = DEFAULT_API,
+    privacy: PrivacySettings = DEFAULT_PRIVACY,
+) -> Wiring:
     """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used, and Rejected
     where others reach its API and there is no key for it.
     """
@@ -119,7 +128,7 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
     record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time(), address=_address(settings))
     try:
         access = _access(settings, api)
-        edge = Edge(settings, broker, record, Slots(home / "bundles"))
+        edge = Edge(settings, broker, record, Slots(home / "bundles"), privacy=privacy)
     except QigError:
         record.close()
         raise
@@ -137,12 +146,14 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
         edge.queries.on_query,
         at_once=ACTIVE_MAX,
     )
+    private = [Follower(streams.COMMON, edge.commons.follow_from, edge.commons.on_common)] if edge.node.secret else []
     return Wiring(
         consumers=[queries],
         followers=[
             Follower(streams.BUNDLES, edge.bundles.follow_from, edge.bundles.on_bundle),
             Follower(streams.RETURNED, edge.sleep.follow_from, edge.sleep.on_returned),
             Follower(streams.CANCEL, ONLY_NEW, edge.queries.on_cancel),
+            *private,
         ],
         ticks=[
             Tick("sleep", SLEEP_CHECK_S, edge.sleep.round),
@@ -160,4 +171,8 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
 def main() -> None:
     """`python -m services.edge.app`: settings from the environment (docs/settings.md), until SIGTERM."""
     gc.freeze()  # what is imported stays: a collection after a swap looks at what came since, in milliseconds
-    run("edge", EdgeSettings, lambda settings, broker: build(settings, broker, load(ApiSettings)))
+    run(
+        "edge",
+        EdgeSettings,
+        lambda settings, broker: build(settings, broker, load(ApiSettings), load(PrivacySettings)),
+    )
