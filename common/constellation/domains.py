@@ -1,11 +1,13 @@
 """A domain: a territory of text with a basin of its own, and the kernel that speaks there.
 
 The four roles are the first domains. One that is opened later borrows its nearest role's state and memory, and adds a
-memory of its own.
+memory of its own. It ends when it has become one with another domain, or when nobody uses it: then another domain, its
+heir, bears its name among its former ones, so that whoever still knows it by that name finds what is due to it.
 """
 
 from collections import Counter
-from typing import Annotated, Self
+from collections.abc import Iterable
+from typing import Annotated, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,8 @@ from common.geometry.simplex import check_simplex
 from common.kernels.gate import BUCKETS
 
 Floats = npt.NDArray[np.float64]
+FORMER_MAX: Final = 256  # names that one domain goes on bearing: the newest
+
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 
 
@@ -25,7 +29,8 @@ class Domain(BaseModel):
 
     basin: where the domain's texts lie, 64 numbers that sum to one. radius_rad: 95 % of its own passages are nearer
     than this. bits_per_byte: of its held-out passages (None where nobody has such text); what a passage's own figure is
-    held against. gate: (BUCKETS, 1 + len(memories)), rows sum to one.
+    held against. gate: (BUCKETS, 1 + len(memories)), rows sum to one. formerly: names of ended domains whose heir this
+    one is, oldest first. idle: how many batches in a row brought it nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +42,8 @@ class Domain(BaseModel):
     radius_rad: Annotated[float, Field(ge=0, le=3.1416)]
     bits_per_byte: Annotated[float, Field(ge=0, le=64)] | None
     gate: Annotated[tuple[tuple[float, ...], ...], Field(min_length=BUCKETS, max_length=BUCKETS)]
+    formerly: Annotated[tuple[Slug, ...], Field(max_length=FORMER_MAX)] = ()
+    idle: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("basin")
     @classmethod
@@ -71,8 +78,8 @@ _DOMAINS = TypeAdapter(tuple[Domain, ...])
 
 
 def to_json(domains: tuple[Domain, ...]) -> bytes:
-    """The inverse of `from_json`."""
-    return _DOMAINS.dump_json(domains)
+    """The inverse of `from_json`. What is as it begins is left out."""
+    return _DOMAINS.dump_json(domains, exclude_defaults=True)
 
 
 def from_json(data: bytes) -> tuple[Domain, ...]:
@@ -82,6 +89,12 @@ def from_json(data: bytes) -> tuple[Domain, ...]:
     except ValidationError as error:
         first = error.errors()[0]
         raise Rejected("bad_domains", f"domains.json: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if twice := [name for name, times in Counter(domain.name for domain in domains).items() if times > 1]:
+    named = Counter(name for domain in domains for name in (domain.name, *domain.formerly))
+    if twice := [name for name, times in named.items() if times > 1]:
         raise Rejected("bad_domains", f"domains.json: {', '.join(twice)} is there twice: a name is one domain's")
     return domains
+
+
+def heirs(domains: Iterable[Domain]) -> dict[str, str]:
+    """Of each ended domain that is still named, the domain that took it over."""
+    return {former: domain.name for domain in domains for former in domain.formerly}

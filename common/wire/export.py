@@ -31,6 +31,7 @@ from common.wire.messages import (
     PacketRef,
     Piece,
     Query,
+    Returned,
     RouteStep,
     batch_id,
 )
@@ -93,6 +94,7 @@ def golden() -> tuple[Message, ...]:
         Common(hashes=mentions.encode(golden_mentions()), packets=refs),
         candidate,
         bundle.sign(candidate, version=1, released_at_s=AT_S, signing_key=SigningKey(SEED)),
+        Returned(packets=refs, code="candidate_refused", reason="bits_per_byte of heart is 2.00% worse"),
         Applied(node=NODE, version=1, verdict="applied", reason="", probe_before=2.5, probe_after=2.25, at_s=AT_S),
         Heartbeat(
             node=NODE,

@@ -4,6 +4,7 @@
     cancel ─ Cancel ▶ every edge
     packets ─ (packet.py: signed bytes) ▶ aggregator ─ Batch ▶ trainer ─ Candidate ▶ publisher ─ Bundle ▶ edges
                                         common ◀ Common ─ aggregator ─▶ edges
+    returned ─ Returned ▶ edges: packets that go into no bundle any more
     applied ◀ Applied ─ edge                                   {stream}:dead ◀ DeadLetter ─ every consumer
 
 Knows nothing of bytes, streams or signatures: codec.py packs, bundle.py signs. Rules it keeps: `v` is 1; unknown fields
@@ -334,6 +335,18 @@ class Bundle(Message):
         return self
 
 
+class Returned(Message):
+    """Packets that the centre has dropped for good: it will never count them, so their edges may send what they carried
+    again, under other names.
+    """
+
+    packets: Annotated[
+        tuple[PacketRef, ...], Field(min_length=1, max_length=MAX_BUNDLE_PACKETS), AfterValidator(ordered)
+    ]
+    code: Name
+    reason: Reason = ""
+
+
 class Applied(Message):
     """An edge's verdict on a bundle, tried on the edge's own probe text."""
 
@@ -390,6 +403,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     Common,
     Candidate,
     Bundle,
+    Returned,
     Applied,
     Heartbeat,
     DeadLetter,

@@ -4,13 +4,14 @@
     each second:  due? ─▶ cut ─▶ {ledger, accepted − taken, opened, cuts + 1} + Batch to the outbox   one transaction
                             └─▶ tally ─▶ {mentioned, common} + Common to the outbox                   in the same one
     bundles ─▶ the base window
+    a packet refused, at either place ─▶ Returned: its edge may send what it carried again
 
 The ledger lives in the broker, in hashes beside the packets' stream; this process holds nothing that it could lose:
 
     {qig:packets}:ledger     ref (hex) ─▶ the packet's bytes
     {qig:packets}:accepted   ref (hex) ─▶ when the broker took it, ms: the ledger's index, small enough to look at often
     {qig:packets}:sequence   key id (hex) ─▶ replay window, 16 bytes
-    {qig:packets}:opened     domain ─▶ role and basin of a territory that no bundle knows yet
+    {qig:packets}:opened     domain ─▶ role and basin of a territory that no bundle knows yet, and which cut named it
     {qig:packets}:mentioned  key id (hex) ─▶ the hashes that this edge mentioned (tally.py)
     {qig:packets}:common     number of a cut ─▶ the hashes that became common by it
     {qig:packets}:cuts       "count" ─▶ how many cuts there were
@@ -38,14 +39,15 @@ from common.runtime.heart import heart
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import AggregatorSettings
 from common.runtime.trust import Trust
+from common.wire import packet as packets_
 from common.wire.codec import pack, unpack
 from common.wire.mentions import encode
-from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Bundle, Common, DeadLetter, PacketRef
+from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Bundle, Common, DeadLetter, PacketRef, Returned
 from common.wire.packet import Envelope
 from services.aggregator.admit import Admitted, Enrolled, admit, open_packet
 from services.aggregator.bases import BASE_WINDOW, Bases, base_of, with_base
-from services.aggregator.cut import Cut, Limits, Refusal, chosen, cut, due
-from services.aggregator.replay import ReplayWindow
+from services.aggregator.cut import Cut, Limits, Refusal, awaited, chosen, cut, due
+from services.aggregator.replay import ReplayWindow, advance
 from services.aggregator.tally import Counted, Tally, tally, to_bytes
 from services.aggregator.tally import from_bytes as hashes_of
 from services.aggregator.territories import unpack_place
@@ -62,6 +64,7 @@ CUTS: Final = streams.side_key(streams.PACKETS, "cuts")
 COUNT: Final = "count"
 CUT_EVERY_S: Final = 1.0
 CUTS_PER_TICK: Final = 8  # of 256 packets; a longer backlog goes on after the pause
+FINAL: Final = frozenset({"base_window", "clock", "implausible"})  # said of a packet that its edge sealed, once
 BLOB_TRIES: Final = 30  # about 25 s: a bundle whose parts are gone for good must not hide the next one
 
 
@@ -158,10 +161,25 @@ class Aggregator:
             )
         except QigError as error:
             metrics.PACKETS.labels("refused", error.code).inc()
+            if error.code in FINAL:
+                await self._give_back(envelope, packed, error)
             raise
         metrics.PACKETS.labels("accepted", "").inc()
         log.info("packet %s of %s counts", found.ref.packed.hex()[16:], found.node)
         return accepted(found, delivery, packed)
+
+    async def _give_back(self, envelope: Envelope, packed: bytes | None, error: QigError) -> None:
+        """Tells the edge, and sees to it that this packet can't count later by another way; then comes the dead letter.
+
+        Raises Unavailable("replay_window") where the window has moved meanwhile: the packet is looked at again.
+        """
+        window = None if packed is None else ReplayWindow.unpack(packed)
+        closed = advance(window, epoch=envelope.epoch, sequence=envelope.sequence)
+        told = Returned(packets=(envelope.ref,), code=error.code, reason=error.message[:REASON_MAX_CHARS])
+        name = envelope.ref.packed.hex()
+        effects = [*_windowed(envelope.ref, packed, closed), Send(streams.RETURNED, pack(told), name)]
+        if not await self._broker.commit(streams.PACKETS, effects):
+            raise Unavailable("replay_window", f"other packets of key {envelope.key.hex()} came between: tried again")
 
     async def _prepare(self, envelope: Envelope) -> None:
         """Look again where what we know may be old: at the bundles and at the enrolment."""
@@ -198,14 +216,18 @@ class Aggregator:
         ledger, lost = await self._ledger(chosen(waiting))
         current = self._bases[-1]
         noted = await self._broker.read_hash(OPENED)
-        pending = {name: unpack_place(name, data, current) for name, data in noted.items()}
-        known = tuple(name for name in noted if name in current.domains)
+        cuts = 0 if count is None else int(count)
+        pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
+        done = sorted(noted.keys() - pending.keys())
         found = await asyncio.to_thread(cut, ledger, bases=self._bases, pending=pending, limits=self._limits)
-        number = 0 if count is None else int(count)
-        effects = [*_counted(count), *cut_effects(found, ledger, known, at_s=float(seconds)), *_forgotten(lost)]
+        effects = [
+            *_counted(count),
+            *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
+            *_forgotten(lost),
+        ]
         if found.mentions:
             heard = await asyncio.to_thread(self._tally, await self._tallied(), found)
-            effects += tally_effects(heard, found.silent, number)
+            effects += tally_effects(heard, found.silent, cuts)
             log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))
         if not await self._broker.commit(streams.PACKETS, effects):
             log.info("another aggregator cut first: nothing was taken")
@@ -235,21 +257,31 @@ class Aggregator:
 
 def accepted(found: Admitted, delivery: Delivery, packed: bytes | None) -> list[Effect]:
     """The packet and the window in which it is counted, together; only while the window is the one decided on."""
-    key, ref = found.ref.key.hex(), found.ref.packed.hex()
+    ref = found.ref.packed.hex()
     return [
-        Absent(SEQUENCE, key) if packed is None else Equals(SEQUENCE, key, packed),
-        HashSet(SEQUENCE, key, found.window.packed),
+        *_windowed(found.ref, packed, found.window),
         HashSet(LEDGER, ref, delivery.body),
         HashSet(ACCEPTED, ref, str(delivery.at_ms).encode()),
     ]
 
 
-def cut_effects(found: Cut, ledger: Mapping[bytes, bytes], known: Sequence[str], *, at_s: float) -> list[Effect]:
-    """The ledger without what was cut or refused, and what leaves. known: noted domains that a bundle brought."""
-    effects: list[Effect] = [HashDelete(OPENED, name) for name in known]
-    effects += [HashSet(OPENED, place.name, place.packed) for place in found.opened]
+def _windowed(ref: PacketRef, packed: bytes | None, window: ReplayWindow) -> list[Effect]:
+    key = ref.key.hex()
+    held = Absent(SEQUENCE, key) if packed is None else Equals(SEQUENCE, key, packed)
+    return [held, HashSet(SEQUENCE, key, window.packed)]
+
+
+def cut_effects(
+    found: Cut, ledger: Mapping[bytes, bytes], done: Sequence[str], *, cuts: int, at_s: float
+) -> list[Effect]:
+    """The ledger without what was cut or refused, and what leaves. done: noted domains that no bundle has to bring any
+    more; cuts: how many there were before.
+    """
+    effects: list[Effect] = [HashDelete(OPENED, name) for name in done]
+    effects += [HashSet(OPENED, place.name, place.packed(cuts)) for place in found.opened]
     effects += _forgotten([*found.taken, *(ref.packed for ref in found.silent), *(one.ref for one in found.refused)])
-    effects += [_letter(one, ledger[one.ref], at_s) for one in found.refused]
+    for one in found.refused:
+        effects += _buried(one, ledger[one.ref], at_s)
     if found.batch is not None:
         effects.append(Send(streams.BATCHES, pack(found.batch), found.batch.id))
     return effects
@@ -282,18 +314,23 @@ def _forgotten(refs: Sequence[bytes]) -> list[Effect]:
     return [HashDelete(key, ref.hex()) for ref in refs for key in (LEDGER, ACCEPTED)]
 
 
-def _letter(refusal: Refusal, raw: bytes, at_s: float) -> Effect:
-    """A packet that waited in vain ends where every refused packet ends."""
+def _buried(refusal: Refusal, raw: bytes, at_s: float) -> list[Effect]:
+    """A packet that waited in vain goes back to its edge, and ends where every refused packet ends."""
+    ref, reason = packets_.open_envelope(raw).ref, refusal.reason[:REASON_MAX_CHARS]
     letter = DeadLetter(
         stream=streams.PACKETS,
         entry=refusal.ref.hex(),
         code=refusal.code,
-        reason=refusal.reason[:REASON_MAX_CHARS],
+        reason=reason,
         deliveries=1,
         body=raw,
         at_s=at_s,
     )
-    return Send(streams.dead(streams.PACKETS), pack(letter), f"cut-{refusal.ref.hex()}")
+    told = Returned(packets=(ref,), code=refusal.code, reason=reason)
+    return [
+        Send(streams.dead(streams.PACKETS), pack(letter), f"cut-{refusal.ref.hex()}"),
+        Send(streams.RETURNED, pack(told), refusal.ref.hex()),
+    ]
 
 
 def _show(found: Cut) -> None:

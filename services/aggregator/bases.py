@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from common.constellation.domains import Domain, from_json
+from common.constellation.domains import Domain, from_json, heirs
 from common.kernels import weights
 from common.wire.bundle import digest
 from common.wire.messages import Bundle
@@ -30,6 +30,11 @@ class Base:
     def prefix(self) -> bytes:
         """How a packet names it."""
         return base_prefix(self.digest)
+
+    @property
+    def heirs(self) -> Mapping[str, str]:
+        """Of each domain that has ended and is still named, the one that took it over."""
+        return heirs(self.domains.values())
 
 
 Bases = tuple[Base, ...]  # oldest first, at most BASE_WINDOW, versions ascend

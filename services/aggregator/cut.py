@@ -21,7 +21,7 @@ from common.wire.messages import MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, Pa
 from services.aggregator.admit import read_mentions
 from services.aggregator.bases import Base, Bases, find
 from services.aggregator.merge import Merged, check_vocabulary, merged
-from services.aggregator.territories import Place, Waiting, read_basin, settle
+from services.aggregator.territories import PENDING_CUTS, Place, Waiting, read_basin, settle
 
 FRAME_BYTES: Final = 64 * 1024  # of a batch beside its crystals: 256 references, 64 domains with basins and gates
 
@@ -46,7 +46,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """batch: None when no packet is in it; taken: the refs in it; opened: the places it is the first to name.
+    """batch: None when no packet is in it; taken: the refs in it; opened: its places that no bundle knows.
 
     silent: packets that are dealt with and in no batch; mentions: of the taken and the silent, by key id, the oldest
     packet first.
@@ -76,15 +76,14 @@ def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Pl
     """What becomes of these packets.
 
     ledger: ref to raw packet, oldest first (`chosen`), 1 to MAX_BATCH_PACKETS; admitted once, and not verified again.
-    bases: not empty, the newest is what the batch is for. pending: domains that earlier batches opened.
+    bases: not empty, the newest is what the batch is for. pending: what earlier batches opened, see `awaited`.
     """
     current = bases[-1]
     read, refused = _read(ledger, bases)
     silent = [one for one in read if one.body.mentions and not one.body.crystals]
     waiting = [one for one in read if one not in silent]
     age = {ref: place for place, ref in enumerate(ledger)}
-    unknown = {name: place for name, place in pending.items() if name not in current.domains}
-    places, members, crowded = settle(sorted(waiting, key=lambda one: one.ref), current, unknown)
+    places, members, crowded = settle(sorted(waiting, key=lambda one: one.ref), current, pending)
     refused += [
         Refusal(one.ref, "too_many_domains", "new territory, but no more domains can be opened") for one in crowded
     ]
@@ -94,7 +93,7 @@ def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Pl
         batch=_batch(updates, current) if updates else None,
         taken=taken,
         refused=tuple(refused),
-        opened=tuple(places[u.update.name] for u in updates if u.update.opened and u.update.name not in unknown),
+        opened=tuple(places[u.update.name] for u in updates if u.update.opened),
         silent=tuple(one.packet for one in silent),
         mentions=tuple(
             (one.packet.key, read_mentions(one.body))
@@ -102,6 +101,15 @@ def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Pl
             if one.body.mentions and (one in silent or one.ref in taken)
         ),
     )
+
+
+def awaited(noted: Mapping[str, tuple[Place, int]], current: Base, cuts: int) -> dict[str, Place]:
+    """The noted places that a bundle may still bring: neither it nor an heir is known, and a batch named it lately.
+
+    noted: with how many batches had been cut when one last did; cuts: how many have been now.
+    """
+    known = current.domains.keys() | current.heirs.keys()
+    return {name: place for name, (place, at) in noted.items() if name not in known and cuts - at < PENDING_CUTS}
 
 
 def _read(ledger: Mapping[bytes, bytes], bases: Bases) -> tuple[list[Waiting], list[Refusal]]:

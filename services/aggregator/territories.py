@@ -1,6 +1,7 @@
 """Which domain a packet belongs to: the one it names, one that was opened meanwhile, or a new one.
 
     names a domain of the current bundle  ─▶ that domain
+    names one that has ended since        ─▶ its heir
     new territory (None, or a name that the bundle has no more)
         ├ near a domain that its base did not know ─▶ that domain          opened by another edge's packets meanwhile
         ├ near one that an earlier batch opened    ─▶ that one             no bundle brings it yet
@@ -12,6 +13,7 @@ single-linkage clusters of the packets' basins: whatever the order of the packet
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,10 @@ from services.aggregator.bases import Base
 # 0.15-0.19 rad, role domains lie 0.25-0.45 rad apart, scripture 0.12 rad from the nearest prose.
 LINK_RADIUS_RAD: Final = 0.15
 NAME_DIGITS: Final = 8
+PENDING_CUTS: Final = (
+    64  # chosen: batches after which a place that none of them named, nor a bundle brought, is given up
+)
+_NOTE: Final = re.compile(rf"(?P<role>[a-z]+) (?P<basin>[0-9a-f]{{{2 * BASIN_BYTES}}})(?: (?P<cuts>[0-9]{{1,15}}))?")
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,10 +65,11 @@ class Place:
     experts: int
     opened: bool
 
-    @property
-    def packed(self) -> bytes:
-        """What the broker keeps of an opened place until a bundle brings it: role and basin, as text."""
-        return f"{self.role} {to_float16(self.basin).astype('<f2').tobytes().hex()}".encode()
+    def packed(self, cuts: int) -> bytes:
+        """What the broker keeps of an opened place until a bundle brings it: role, basin, and how many batches had been
+        cut when one last named it, as text.
+        """
+        return f"{self.role} {to_float16(self.basin).astype('<f2').tobytes().hex()} {cuts}".encode()
 
 
 def opened_place(name: str, role: Role, at: Floats, current: Base) -> Place:
@@ -71,15 +78,17 @@ def opened_place(name: str, role: Role, at: Floats, current: Base) -> Place:
     return Place(name, role, at, LINK_RADIUS_RAD, experts, opened=True)
 
 
-def unpack_place(name: str, data: bytes, current: Base) -> Place:
-    """The inverse of `Place.packed`. Raises Corrupt("opened_domain")."""
-    role, _, text = data.decode("ascii", "replace").partition(" ")
-    known = next((one for one in ROLES if one == role), None)
-    if known is None or len(text) != 2 * BASIN_BYTES or set(text) - set("0123456789abcdef"):
+def unpack_place(name: str, data: bytes, current: Base) -> tuple[Place, int]:
+    """The inverse of `Place.packed`; the first releases wrote no number of batches, which reads 0.
+
+    Raises Corrupt("opened_domain").
+    """
+    match = _NOTE.fullmatch(data.decode("ascii", "replace"))
+    known = next((one for one in ROLES if match is not None and one == match["role"]), None)
+    if match is None or known is None:
         raise Corrupt("opened_domain", f"domain {name} is noted with {len(data)} bytes that no aggregator wrote")
-    return opened_place(
-        name, known, from_float16(np.frombuffer(bytes.fromhex(text), "<f2").astype(np.float16)), current
-    )
+    at = from_float16(np.frombuffer(bytes.fromhex(match["basin"]), "<f2").astype(np.float16))
+    return opened_place(name, known, at, current), int(match["cuts"] or 0)
 
 
 def known_places(current: Base) -> dict[str, Place]:
@@ -120,6 +129,8 @@ def settle(
 def _home(packet: Waiting, current: Base, places: Mapping[str, Place]) -> str | None:
     if packet.body.domain is not None and packet.body.domain in current.domains:
         return packet.body.domain
+    if packet.body.domain is not None and packet.body.domain in current.heirs:
+        return current.heirs[packet.body.domain]
     new_since = [place for name, place in sorted(places.items()) if name not in packet.base.domains]
     near = [(float(distance(packet.basin, place.basin)), place.name, place.radius_rad) for place in new_since]
     return min(((d, name) for d, name, radius in near if d <= radius), default=(0.0, None))[1]
@@ -141,7 +152,8 @@ def linked(packets: Sequence[Waiting]) -> list[list[Waiting]]:
 
 def _open(group: Sequence[Waiting], current: Base, places: Mapping[str, Place]) -> Place:
     named = hashlib.sha256(b"".join(packet.ref for packet in group)).hexdigest()
-    name = next(f"d-{named[:n]}" for n in range(NAME_DIGITS, len(named)) if f"d-{named[:n]}" not in places)
+    taken = places.keys() | current.heirs.keys()
+    name = next(f"d-{named[:n]}" for n in range(NAME_DIGITS, len(named)) if f"d-{named[:n]}" not in taken)
     votes = Counter(packet.body.kernel for packet in group)
     role = max(ROLES, key=lambda one: (votes[one], -ROLES.index(one)))
     return opened_place(name, role, geodesic_median(np.stack([packet.basin for packet in group])), current)

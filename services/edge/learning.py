@@ -1,4 +1,5 @@
-"""The record and the pure rooms together: a fold on disk, a settlement, a text forgotten or judged; each at once.
+"""The record and the pure rooms together: a fold on disk, a settlement, a domain's end, a text forgotten or judged;
+each at once.
 
 Knows no broker. The shell sees to it that no two of them overlap: all read residues and write them.
 """
@@ -10,12 +11,13 @@ from typing import Final, Literal
 import numpy as np
 
 from common.constants import ROLES, Role
+from common.constellation.domains import heirs
 from common.geometry.means import frechet_mean
 from common.kernels.memory import merge
 from common.wire import basin as basins
 from common.wire.codec import pack
 from common.wire.mentions import MAX_MENTIONS, decode
-from common.wire.messages import Bundle, Common
+from common.wire.messages import Bundle, Common, PacketRef
 from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
@@ -130,6 +132,30 @@ def go_home(record: Record, serving: Serving, rhythm: Rhythm) -> int:
     return len(waiting)
 
 
+def rehome(record: Record, serving: Serving) -> list[Domain]:
+    """Gives what is kept under the names of domains that have ended to their heirs, each at once; those heirs.
+
+    That is the domain that bears the name now; of a name that nobody bears any more, the one nearest its packets. A
+    name that only a newer bundle knows (an older one serves after damage) waits.
+    """
+    known = serving.constellation.domains
+    gone, found = heirs(known.values()), []
+    for name in record.domains():
+        heir = None if name in known else gone.get(name) or _nearest(record, serving, name)
+        if heir is not None:
+            record.inherit(name, heir, merge([record.residue(heir), record.residue(name)]))
+            found.append(heir)
+    return list(dict.fromkeys(found))
+
+
+def _nearest(record: Record, serving: Serving, name: str) -> str | None:
+    based_on = record.based_on(name)
+    if based_on is None or based_on > serving.bundle:
+        return None
+    places = np.stack([basins.from_bytes8(each) for each in record.basins(name)])
+    return serving.constellation.route(frechet_mean(places)).steps[0].name
+
+
 def settle_bundle(
     record: Record, serving: Serving, bundle: Bundle, *, key: bytes, entry_id: str | None, now_s: float
 ) -> tuple[int, ...]:
@@ -150,6 +176,18 @@ def settle_bundle(
         settled.acknowledged, settled.residues, settled.moved, opened=settled.opened, cursor=entry_id, at_s=now_s
     )
     return settled.acknowledged
+
+
+def take_back(
+    record: Record, refs: Iterable[PacketRef], *, key: bytes, entry_id: str | None, now_s: float
+) -> tuple[int, ...]:
+    """Waits no longer for the packets among `refs` that are this edge's; their sequences. The residue has their counts
+    still. entry_id: of the entry that named them, from which the next start reads on.
+    """
+    away = {packet.sequence for packet in record.packets("pending", "sent") if packet.raw is not None}
+    own = sorted(ref.sequence for ref in refs if (ref.key, ref.epoch) == (key, record.epoch) and ref.sequence in away)
+    record.lose(own, cursor=entry_id, at_s=now_s)
+    return tuple(own)
 
 
 def hear_common(

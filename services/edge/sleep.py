@@ -6,7 +6,8 @@
 
 Pure: time is an argument. Rules it keeps: text is screened (screen.py), then scored, and the gate's statistics taken,
 before it is counted; what was kept as probe text is never counted; counts leave the residue only when a bundle names
-the packet that carried them; of one domain at most one packet is on its way; no two nodes keep quite the same time.
+the packet that carried them, and leave the edge under another name only when the centre has dropped that packet; of one
+domain at most one packet is on its way; no two nodes keep quite the same time.
 """
 
 import hashlib
@@ -36,7 +37,8 @@ from services.edge.record import Domain, Fresh, Packet
 from services.edge.screen import screened
 from services.edge.telling import tell
 
-LOST_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take; a late bundle still counts
+AGAIN_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take
+LOST_AFTER_S: Final = 4 * 86_400.0  # chosen: each of the three on the way gives a message up after a day (consumer.py)
 IDLE_SPREAD: Final = 2.0  # chosen: a thousand nodes that fall idle at once send 100 packets a second, at 5 s idle time
 MAX_SPREAD: Final = 0.25  # of the longest interval; earlier, since it is the longest
 PUT_OFF_MAX_S: Final = 60.0  # chosen: of an interval of an hour, what nobody notices
@@ -101,8 +103,28 @@ def due(
 
 
 def overdue(now_s: float, packets: Sequence[Packet]) -> list[int]:
-    """The sequences of sent packets that no bundle has named for LOST_AFTER_S: their counts go out again."""
-    return [packet.sequence for packet in packets if packet.status == "sent" and now_s - packet.at_s >= LOST_AFTER_S]
+    """The sequences of sent packets of which nothing was said for LOST_AFTER_S: what they carried goes out under
+    another name. Not before: a centre that only took long would count it twice. One that carries no counts is lost
+    after AGAIN_AFTER_S.
+    """
+    return [
+        packet.sequence
+        for packet in packets
+        if packet.status == "sent" and now_s - packet.at_s >= (LOST_AFTER_S if packet.counts.entries else AGAIN_AFTER_S)
+    ]
+
+
+def unheard(now_s: float, packets: Sequence[Packet], asked_s: Mapping[int, float]) -> list[Packet]:
+    """The sent packets to be handed to the broker once more, under their names: nothing was said of them for
+    AGAIN_AFTER_S, nor of the last time that they were. asked_s: when that was, by sequence.
+
+    A broker that has them, or had them, takes them as the same; one that lost them takes them now.
+    """
+    return [
+        packet
+        for packet in packets
+        if packet.status == "sent" and now_s - max(packet.at_s, asked_s.get(packet.sequence, 0.0)) >= AGAIN_AFTER_S
+    ]
 
 
 def is_probe(client: str, query_id: str, share: int) -> bool:
@@ -240,8 +262,8 @@ def settle(
     """What a bundle that names the packets `taken` leaves to be sent.
 
     own: this edge's key id and epoch; packets: those not acknowledged yet, lost ones too; waiting: fresh text of new
-    territory, by row. New territory's residue goes to the opened domain that is nearest its packet's basin, and fresh
-    text there to an opened domain that reaches it.
+    territory, by row. New territory's residue goes to the domain that its packet went to, and fresh text there to an
+    opened domain that reaches it.
     """
     sequences = {ref.sequence for ref in taken if (ref.key, ref.epoch) == own}
     named = [packet for packet in packets if packet.sequence in sequences]
@@ -250,7 +272,7 @@ def settle(
         before = left.get(packet.domain, residues.get(packet.domain, EMPTY))
         left[packet.domain] = subtract(before, packet.counts)
     opening = [packet for packet in named if packet.domain is None]
-    target = nearest_opened(constellation, opening[-1]) if opening else None
+    target = _where_it_went(constellation, opening[-1]) if opening else None
     if target is not None:
         there = left.get(target, residues.get(target, EMPTY))
         left |= {target: merge([there, left[None]]), None: EMPTY}
@@ -260,12 +282,19 @@ def settle(
     return Settled(tuple(packet.sequence for packet in named), left, moved, target)
 
 
-def nearest_opened(constellation: Constellation, packet: Packet) -> str | None:
-    """The domain beyond the four roles that is nearest a packet's basin; None while there is none."""
+def _where_it_went(constellation: Constellation, packet: Packet) -> str | None:
+    """The domain that a packet of new territory was merged into; None while there is none.
+
+    The opened one that is nearest its basin. Where that does not reach it, what was opened may have gone home at once:
+    then a role that bears former names may be nearer.
+    """
     basin = basins.from_bytes8(packet.basin)
-    opened = [domain for name, domain in constellation.domains.items() if name not in ROLES]
-    reach = [(float(distance(basin, domain.basin_array)), domain.name) for domain in opened]
-    return min(reach)[1] if reach else None
+    reach = sorted((float(distance(basin, each.basin_array)), name) for name, each in constellation.domains.items())
+    opened = next(((away, name) for away, name in reach if name not in ROLES), None)
+    if opened is not None and opened[0] <= constellation.domains[opened[1]].radius_rad:
+        return opened[1]
+    took = (name for _, name in reach if name not in ROLES or constellation.domains[name].formerly)
+    return next(took, None)
 
 
 def _reaching(constellation: Constellation, interaction: Interaction) -> str | None:

@@ -2,7 +2,7 @@
 
     candidates ─▶ judge ─▶ every new part read and verified ─▶ sign
                ─▶ {current, released, metadata} + Bundle to the outbox + acknowledgement        one transaction
-               └▶ refused: {refused: id ─▶ reasons}, then a dead letter
+               └▶ refused: {refused: id ─▶ reasons} + its packets Returned, then a dead letter
     tick rings ─▶ opens a release to everybody, or takes it back, by what those say who got it first (rings.py)
     tick trust ─▶ {metadata}, when it is not there, an hour old, or the keys are others
     bundles, applied ─▶ gauges
@@ -46,10 +46,10 @@ from common.trust.rings import EVERYBODY
 from common.trust.roles import Offline
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
-from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part
+from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part, Returned
 from services.publisher import metadata, refusals, rings
 from services.publisher.fleet import Fleet, fold
-from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories
+from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories, without_heir
 from services.publisher.release import release, taken_back
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ class Publisher:
         if await self._hget(RELEASED, candidate.id) is not None:
             log.info("candidate %s was released before", candidate.id[:12])
             return []
+        if candidate.packets and await self._hget(REFUSED, candidate.id) is not None:
+            raise Rejected("candidate_refused", "it was refused before, and its packets went back to their edges")
         await self._look_for_keys()
         past = await self._past()
         try:
@@ -202,14 +204,17 @@ class Publisher:
     async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
         """Read every part that is new, so that nothing is signed unseen; stored again, so that it stays.
 
-        Returns what is missing of the memories that domains.json names. Raises Corrupt("part_digest").
+        Returns what is wrong with its domains: a memory that is not there, one that is gone without an heir. Raises
+        Corrupt("part_digest").
         """
         trusted = set() if current is None else {(part.digest, part.size_bytes) for part in current.parts.values()}
         try:
             for part in candidate.parts.values():
                 if (part.digest, part.size_bytes) not in trusted:
                     await self._broker.put_blob(await self._blob(part))
-            return missing_memories(candidate, await self._blob(candidate.parts[DOMAINS]))
+            domains = await self._blob(candidate.parts[DOMAINS])
+            before = domains if current is None else await self._blob(current.parts[DOMAINS])
+            return *missing_memories(candidate, domains), *without_heir(before, domains)
         except Unavailable as error:
             waited_s = time.time() - delivery.at_ms / 1000
             if error.code == "blob_missing" and waited_s > PARTS_WAIT_S:
@@ -226,6 +231,11 @@ class Publisher:
         notes = await self._broker.read_hash(REFUSED)
         effects: list[Effect] = [HashDelete(REFUSED, name) for name in refusals.outdated(notes)]
         effects.append(HashSet(REFUSED, candidate.id, refusals.note(reasons, time.time())))
+        if candidate.packets:
+            told = Returned(
+                packets=candidate.packets, code="candidate_refused", reason="; ".join(reasons)[:REASON_MAX_CHARS]
+            )
+            effects.append(Send(streams.RETURNED, pack(told), candidate.id))
         await self._broker.commit(streams.CANDIDATES, effects)
 
     async def _hget(self, key: str, field: str) -> bytes | None:

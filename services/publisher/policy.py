@@ -1,7 +1,8 @@
 """The gate: whether a candidate may become the next bundle. It judges figures; it measures nothing itself.
 
     parent      the current bundle, by version and digest; parent 0 only while there is none
-    parts       a whole constellation: coordizer, four kernels, homes, integrator, domains, a memory
+    parts       a whole constellation: coordizer, four kernels, homes, integrator, domains, a memory; a domain that is
+                gone has an heir
     figures     finite; no domain's held-out bits per byte worse by more than regress_limit; no role's home drifted;
                 something better than before, unless there was no before
     guards      a kernel that was RESTOREd in training carries its parent's weights
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.constants import DRIFT_LIMIT_RAD, ROLES, Role
-from common.constellation.domains import from_json
+from common.constellation.domains import from_json, heirs
 from common.constellation.paths import COORDIZER, DOMAINS, HOMES, INTEGRATOR, kernel_path, memory_path
 from common.wire.bundle import digest, takes_back
 from common.wire.messages import Bundle, Candidate, Figure
@@ -83,6 +84,19 @@ def missing_memories(candidate: Candidate, domains: bytes) -> tuple[str, ...]:
 def _named_by_us(candidate: Candidate) -> Iterator[str]:
     if takes_back(candidate):
         yield f"its id is {candidate.id[:40]}: only a publisher takes a release back (`qig bundle revoke`)"
+
+
+def without_heir(current: bytes, domains: bytes) -> tuple[str, ...]:
+    """A reason for each domain of the current domains.json that the candidate's neither has nor names as a former one.
+
+    Raises Rejected("bad_domains").
+    """
+    found = from_json(domains)
+    known = {domain.name for domain in found} | heirs(found).keys()
+    gone = sorted(domain.name for domain in from_json(current) if domain.name not in known)
+    return tuple(
+        f"domain {name} is gone and has no heir: what edges hold of it would never be settled" for name in gone
+    )
 
 
 def _parent(candidate: Candidate, current: Bundle | None) -> Iterator[str]:

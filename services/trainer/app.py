@@ -1,6 +1,7 @@
 """The trainer's shell: makes the genesis when there is no bundle, and turns each batch into a candidate.
 
     batches ──▶ consolidate (in a thread, under its lease) ──▶ parts to the store ──▶ candidates
+                └▶ a batch that is wrong in itself: its packets are Returned, then a dead letter
 
 One candidate at a time: while the publisher has not decided on the last one, the next batch waits, for its parent would
 be out of date. A batch that is redelivered after a kill is consolidated again to the same bytes; the candidate's id is
@@ -17,7 +18,7 @@ from typing import Final, cast
 
 from common.constants import ROLES
 from common.constellation import parts as bundle_parts
-from common.errors import Unavailable
+from common.errors import Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
@@ -30,7 +31,7 @@ from common.runtime.settings import TrainerSettings
 from common.runtime.trust import Trust
 from common.wire.bundle import digest
 from common.wire.codec import pack, unpack
-from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Part
+from common.wire.messages import REASON_MAX_CHARS, Batch, Bundle, Candidate, Evidence, Figure, Part, Returned
 from services.trainer import folder, text
 from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner, instruments
@@ -91,7 +92,18 @@ class Trainer:
             log.info("genesis %s sent to the publisher", candidate.id)
 
     async def take(self, _delivery: Delivery, batch: Batch) -> Sequence[Effect]:
-        """A batch becomes a candidate."""
+        """A batch becomes a candidate. One that is wrong in itself does not, and its packets go back to their edges.
+
+        That is said before the dead letter is written: a kill between the two says it again, and it counts once.
+        """
+        try:
+            return await self._consolidate(batch)
+        except Rejected as error:
+            told = Returned(packets=batch.packets, code=error.code, reason=error.message[:REASON_MAX_CHARS])
+            await self._broker.produce(streams.RETURNED, pack(told), batch.id)
+            raise
+
+    async def _consolidate(self, batch: Batch) -> Sequence[Effect]:
         started = time.monotonic()
         current = await self._current()
         parts = {

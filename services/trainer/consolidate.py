@@ -1,6 +1,7 @@
 """Consolidation: a batch becomes a candidate.
 
     crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
+    domains that have become one, or are not used any more, end (endings.py)
     merged kernel ──dreams──▶ its state trains on them beside replayed text; kept only if no guard undid it and no old
     domain gets worse
 
@@ -20,17 +21,19 @@ from pydantic import ValidationError
 from common.constants import ROLES, Role
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
-from common.constellation.domains import Domain
+from common.constellation.domains import Domain, heirs
+from common.constellation.paths import memory_path
 from common.coordizer.artifacts import EOS
 from common.errors import Rejected
-from common.geometry.means import carry, drift
+from common.geometry.means import carry, drift, frechet_mean
 from common.geometry.simplex import from_float16
 from common.kernels import gate, memory, weights
 from common.kernels.engine import State
 from common.kernels.memory import Memory, Table
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, DomainUpdate, Figure
-from services.trainer.evaluate import Examiner, Score, home
+from services.trainer.endings import ended
+from services.trainer.evaluate import Examiner, Score, gram_bits, home
 from services.trainer.loop import Plan, train
 from services.trainer.model import StateModel, export, restore
 
@@ -68,12 +71,16 @@ def consolidate(
     memories alone.
     """
     current = bundle_parts.load(parts)
-    merged, changed = _merge(current, batch)
+    updates = _at_home(batch.domains, current.domains)
+    merged = _merge(current, updates)
     examiner = Examiner(held_out)
     before, after = examiner.scores(current), examiner.scores(merged)
     allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
+    merged, after, endings = ended(merged, examiner, after, allowed)
+    updates = _at_home(updates, merged.domains)
+    changed: dict[str, bytes] = {}
     said: list[str] = []
-    for update in batch.domains if steps else ():
+    for update in updates if steps else ():
         if not merged.memories[merged.domains[update.name].memories[-1]].entries:
             continue  # opened without a crystal: nothing to dream of
         state, words = _train(merged, update, replay, steps, seed)
@@ -87,45 +94,81 @@ def consolidate(
         changed |= bundle_parts.kernel_part(update.kernel, state.spec, state.weights)
         changed |= bundle_parts.homes_part(merged.homes)
     return Consolidated(
-        {**parts, **changed}, _figures(current, merged, before, after, batch), tuple(dict.fromkeys(said))
+        _parts(parts, current, merged) | changed,
+        (*_figures(current, merged, before, after, updates), *endings),
+        tuple(dict.fromkeys(said)),
     )
 
 
-def _merge(current: Constellation, batch: Batch) -> tuple[Constellation, dict[str, bytes]]:
-    """Crystals into memories, gate statistics into gates; a domain that no bundle knew is opened."""
+def _at_home(updates: Sequence[DomainUpdate], domains: Mapping[str, Domain]) -> list[DomainUpdate]:
+    """The updates, each under the name its domain has now: that of its heir, where it has ended."""
+    gone = heirs(domains.values())
+    return [_inherited(update, domains[gone[update.name]]) if update.name in gone else update for update in updates]
+
+
+def _inherited(update: DomainUpdate, heir: Domain) -> DomainUpdate:
+    fits = len(update.gate) == gate.BUCKETS * (1 + len(heir.memories))
+    return update.model_copy(
+        update={"name": heir.name, "kernel": heir.role, "opened": False, "gate": update.gate if fits else b""}
+    )
+
+
+def _parts(parts: Parts, current: Constellation, merged: Constellation) -> dict[str, bytes]:
+    """The parent's parts with the memories and domains that are others now, and without those that are no more."""
+    gone = {memory_path(name) for name in current.memories if name not in merged.memories}
+    found = {path: data for path, data in parts.items() if path not in gone}
+    for name, each in merged.memories.items():
+        if each is not current.memories.get(name):
+            found |= bundle_parts.memory_part(name, each)
+    return found | bundle_parts.domains_part(merged.domains)
+
+
+def _merge(current: Constellation, updates: Sequence[DomainUpdate]) -> Constellation:
+    """Crystals into memories, gate statistics into gates; a domain that no bundle knew is opened.
+
+    An opened domain lies where the text lies that it was brought so far; one that is brought nothing has been idle once
+    more.
+    """
     memories, domains = dict(current.memories), dict(current.domains)
-    changed: dict[str, bytes] = {}
-    for update in batch.domains:
+    for update in updates:
         domain = domains.get(update.name) or _opened(current, update)
-        grown = memory.merge(
-            [
-                *([memories[domain.memories[-1]]] if domain.memories[-1] in memories else []),
-                crystals_of(update, current),
-            ]
-        )
-        memories[domain.memories[-1]] = grown
+        known = [memories[domain.memories[-1]]] if domain.memories[-1] in memories else []
+        memories[domain.memories[-1]] = memory.merge([*known, crystals_of(update, current)])
+        changes: dict[str, object] = {"idle": 0}
         if update.gate:
             sums = gate.from_bytes(update.gate, 1 + len(domain.memories))
-            domain = domain.model_copy(
-                update={"gate": tuple(map(tuple, gate.update(domain.gate_array, sums).tolist()))}
-            )
-        domains[update.name] = domain
-        changed |= bundle_parts.memory_part(domain.memories[-1], grown)
-    return replace(current, memories=memories, domains=domains), changed | bundle_parts.domains_part(domains)
+            changes["gate"] = tuple(map(tuple, gate.update(domain.gate_array, sums).tolist()))
+        if known and domain.name not in ROLES:
+            changes["basin"] = _moved(domain, update, known[0].tokens)
+        domains[update.name] = domain.model_copy(update=changes)
+    brought = {update.name for update in updates}
+    for name in domains.keys() - brought - set(ROLES):
+        domains[name] = domains[name].model_copy(update={"idle": domains[name].idle + 1})
+    return replace(current, memories=memories, domains=domains)
+
+
+def _moved(domain: Domain, update: DomainUpdate, tokens: int) -> tuple[float, ...]:
+    """The mean of where a domain lay, of as many tokens, and where its new text lies."""
+    places = np.stack([domain.basin_array, _basin(update)])
+    weights = np.maximum([tokens, update.tokens], 1).astype(np.float64)
+    return tuple(frechet_mean(places, weights).tolist())
+
+
+def _basin(update: DomainUpdate) -> npt.NDArray[np.float64]:
+    return from_float16(np.frombuffer(update.basin, np.float16))
 
 
 def _opened(current: Constellation, update: DomainUpdate) -> Domain:
     """A new domain: its role's state and memory, a memory of its own, and the widest radius of the roles until it has
     text to measure.
     """
-    basin = from_float16(np.frombuffer(update.basin, np.float16))
     memories = (*current.domains[update.kernel].memories, update.name)
     try:
         return Domain(
             name=update.name,
             role=update.kernel,
             memories=memories,
-            basin=tuple(basin.tolist()),
+            basin=tuple(_basin(update).tolist()),
             radius_rad=max(current.domains[role].radius_rad for role in ROLES),
             bits_per_byte=update.fresh_bits / max(update.fresh_bytes, 1),
             gate=tuple(map(tuple, gate.prior(1 + len(memories)).tolist())),
@@ -201,7 +244,7 @@ def _figures(
     merged: Constellation,
     before: Mapping[str, Score],
     after: Mapping[str, Score],
-    batch: Batch,
+    updates: Sequence[DomainUpdate],
 ) -> tuple[Figure, ...]:
     """Bits per byte of every domain with text, how far each state's home moved, and how well the batch's crystals
     themselves are now known.
@@ -222,34 +265,16 @@ def _figures(
         )
         for role in ROLES
     ]
-    for update in batch.domains:
+    for update in updates:
         known = crystals_of(update, current)
-        old = current.domains[update.name if update.name in current.domains else update.kernel]
+        old = update.name if update.name in current.domains else update.kernel
         figures.append(
             Figure(
                 name="crystal_bits",
                 domain=update.name,
-                before=_crystal_bits(current, old, known),
-                after=_crystal_bits(merged, merged.domains[update.name], known),
+                before=gram_bits(current.kernel(old), known),
+                after=gram_bits(merged.kernel(update.name), known),
                 unit="bit/token",
             )
         )
     return tuple(figures)
-
-
-def _crystal_bits(constellation: Constellation, domain: Domain, known: Memory) -> float:
-    """Mean code length, in bits, of the crystals' last tokens under a domain's memories alone, weighted by count."""
-    kernel = constellation.kernel(domain.name)
-    bits, places = 0.0, 0
-    for order, table in enumerate(known.tables):
-        if not len(table.keys):
-            continue
-        experts = [
-            memory.predict_grams(m, table.keys, order, floor)
-            for m, floor in zip(kernel.memories, kernel.floors(), strict=True)
-        ]
-        shares = kernel.gate[gate.bucket(experts[-1].order, experts[-1].total)][:, 1:]
-        mixed = (shares * np.stack([e.probability for e in experts], 1)).sum(1) / shares.sum(1)
-        bits -= float((table.counts * np.log2(mixed)).sum())
-        places += int(table.counts.sum())
-    return bits / max(places, 1)

@@ -28,8 +28,10 @@ from common.geometry.integration import (
 )
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import normalise
+from common.kernels import gate, memory
 from common.kernels.engine import State
 from common.kernels.kernel import Kernel, read
+from common.kernels.memory import Memory
 from services.trainer import controls
 
 Floats = npt.NDArray[np.float64]
@@ -98,6 +100,26 @@ class Examiner:
         if (kernel, text) not in self._bits:
             self._bits[kernel, text] = read(kernel, ids).bits(kernel.gate)
         return self._bits[kernel, text]
+
+
+def gram_bits(kernel: Kernel, grams: Memory) -> float:
+    """Mean code length, in bits, of the last tokens of a memory's n-grams under a kernel's memories, weighted by count.
+
+    The state cannot be asked without a text. 0.0 for a memory of none.
+    """
+    bits, places = 0.0, 0
+    for order, table in enumerate(grams.tables):
+        if not len(table.keys):
+            continue
+        experts = [
+            memory.predict_grams(m, table.keys, order, floor)
+            for m, floor in zip(kernel.memories, kernel.floors(), strict=True)
+        ]
+        shares = kernel.gate[gate.bucket(experts[-1].order, experts[-1].total)][:, 1:]
+        mixed = (shares * np.stack([e.probability for e in experts], 1)).sum(1) / shares.sum(1)
+        bits -= float((table.counts * np.log2(mixed)).sum())
+        places += int(table.counts.sum())
+    return bits / max(places, 1)
 
 
 def _fused(bits_KN: Floats, weights_K: Floats) -> Floats:

@@ -20,7 +20,7 @@ from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
 from common.wire.mentions import MAX_MENTIONS, decode
 from common.wire.mentions import encode as encode_mentions
-from common.wire.messages import Batch, Bundle, Candidate, Common, DeadLetter, Evidence, Figure, Part
+from common.wire.messages import Batch, Bundle, Candidate, Common, DeadLetter, Evidence, Figure, Part, Returned
 from common.wire.packet import PacketBody, base_prefix, seal
 from services.aggregator import app as aggregator
 from services.publisher import app as publisher
@@ -86,10 +86,10 @@ class Centre:
     async def offer(self, candidate, message_id=None):
         await self.broker.produce(streams.CANDIDATES, pack(candidate), message_id or candidate.id)
 
-    async def release(self, version=1, parent=None):
-        """A bundle straight into the stream, as the publisher would."""
+    async def release(self, version=1, parent=None, change=None):
+        """A bundle straight into the stream, as the publisher would. change: as of `candidate`."""
         made = bundles.sign(
-            await self.candidate(parent),
+            await self.candidate(parent, change=change),
             version=version,
             released_at_s=time.time(),
             signing_key=keys.load_private(self.home, keys.PUBLISHER),
@@ -150,6 +150,11 @@ class Centre:
 
     async def letters(self, stream):
         return await self.read(streams.dead(stream), DeadLetter)
+
+    async def returned(self):
+        """Every packet that the centre said it dropped, as (reference, code); one said twice is there twice."""
+        told = await self.read(streams.RETURNED, Returned)
+        return sorted((ref.packed, each.code) for each in told for ref in each.packets)
 
     async def counted(self):
         """Every packet of every batch, as (key, epoch, sequence); a packet counted twice is there twice."""

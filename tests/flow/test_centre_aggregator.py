@@ -9,9 +9,11 @@ import pytest
 from centre import NODES, Centre, mentioning, ref_of
 from micro import MICRO
 
+from common.constellation import parts as bundle_parts
 from common.errors import Unavailable
 from common.runtime import keys, streams
 from common.wire import crystals
+from common.wire.messages import Heartbeat
 from services.aggregator import app
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +97,34 @@ async def test_every_wrong_packet_ends_as_a_dead_letter_and_the_good_one_counts(
     letters = await centre.letters(streams.PACKETS)
     assert {letter.code: letter.body for letter in letters} == wrong
     assert await centre.counted() == [ref_of(centre, 0, 1)]
+    assert await centre.returned() == [(ref_of(centre, 0, 3), "implausible")]  # the others may be anybody's
+
+
+async def test_a_packet_that_was_dropped_counts_no_more_under_its_name(centre, eventually):
+    bundle = await centre.release()
+    await centre.send(centre.packet(bundle, domain="nowhere"), centre.packet(bundle), centre.packet(bundle, sequence=2))
+    async with centre.running("aggregator", batch_packets=1):
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        await eventually(centre.batches)
+    assert await centre.counted() == [ref_of(centre, 0, 2)]
+    assert await centre.returned() == [(ref_of(centre, 0, 1), "implausible")]
+    assert [letter.code for letter in await centre.letters(streams.PACKETS)] == ["implausible", "replayed"]
+
+
+async def test_a_packet_that_no_batch_can_take_any_more_goes_back_to_its_edge(centre, eventually):
+    first = await centre.release()
+    async with centre.running("aggregator", batch_packets=2, batch_age_s=600.0):
+        await centre.send(centre.packet(first))
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        parent = first
+        for version in (2, 3, 4):
+            parent = await centre.release(version, parent)
+        await eventually(lambda: bundle_is_base(centre, 4))
+        await centre.send(centre.packet(parent, sequence=2))
+        await eventually(centre.batches)
+        await eventually(centre.returned)
+    assert await centre.counted() == [ref_of(centre, 0, 2)]
+    assert await centre.returned() == [(ref_of(centre, 0, 1), "base_window")]
 
 
 async def test_until_there_is_a_bundle_packets_wait_and_the_service_is_not_ready(centre, eventually):
@@ -165,6 +195,28 @@ async def test_new_territory_keeps_its_name_over_batches_until_a_bundle_brings_i
     first, second = [batch.domains[0] for batch in await centre.batches()]
     assert (first.opened, second.opened) == (True, True)
     assert first.name == second.name
+
+
+async def test_what_was_said_of_a_domain_that_ended_meanwhile_is_its_heir_s(centre, eventually, micro):
+    opened = micro.domains["percept"].model_copy(update={"name": "d-1"})
+    first = await centre.release(change=bundle_parts.domains_part({**micro.domains, "d-1": opened}))
+    async with centre.running("aggregator", batch_packets=1):
+        await centre.send(centre.packet(first, 0, domain=None))
+        await eventually(lambda: batches_to(centre, 1))
+        (noted,) = await centre.broker.read_hash(app.OPENED)
+        heir = micro.domains["percept"].model_copy(update={"formerly": ("d-1", noted)})
+        await centre.release(2, first, change=bundle_parts.domains_part({**micro.domains, "percept": heir}))
+        await eventually(lambda: bundle_is_base(centre, 2))
+        await centre.send(centre.packet(first, 1, domain="d-1"))
+        await eventually(lambda: batches_to(centre, 2))
+    update = (await centre.batches())[1].domains[0]
+    assert (update.name, update.kernel, update.opened, update.packets) == ("percept", "percept", False, 1)
+    assert await centre.broker.read_hash(app.OPENED) == {}
+
+
+async def bundle_is_base(centre, version):
+    beats = await centre.read(streams.HEART, Heartbeat)
+    return bool(beats) and beats[-1].bundle == version
 
 
 async def batches_to(centre, number):

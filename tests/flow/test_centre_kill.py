@@ -17,6 +17,7 @@ from common.runtime.broker import Broker
 from common.runtime.connection import connect
 from common.runtime.service import serve
 from common.wire.crystals import decode
+from common.wire.messages import PacketRef
 
 pytestmark = pytest.mark.anyio
 WRITES_MAX = 60  # more than any run below makes: the loop ends when a run is not hit any more
@@ -65,15 +66,18 @@ async def test_an_aggregator_killed_at_any_write_counts_every_packet_once(centre
     for nth in range(1, WRITES_MAX):
         await centre.broker.redis.flushall()
         bundle = await centre.release()
-        await centre.send(*[centre.packet(bundle, node) for node in range(3)])
+        wrong = centre.packet(bundle, 3, domain="nowhere")
+        await centre.send(centre.packet(bundle, 0), wrong, *[centre.packet(bundle, node) for node in (1, 2)])
         async with asyncio.timeout(10):
             died = await outlived(centre, "aggregator", finished, nth, moment, batch_packets=3)
         assert await centre.counted() == expected, f"killed {moment} write {nth}"
         assert [batch.domains[0].packets for batch in await centre.batches()] == [3]
+        assert await centre.returned() == [(ref_of(centre, 3, 1), "implausible")], f"killed {moment} write {nth}"
+        assert len(await centre.letters(streams.PACKETS)) == 1
         if not died:
             assert nth > 8  # three leases and commits, the cut, its relay
             return
-    pytest.fail(f"more than {WRITES_MAX} writes for three packets")
+    pytest.fail(f"more than {WRITES_MAX} writes for four packets")
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -107,12 +111,14 @@ async def test_a_publisher_killed_at_any_write_releases_each_candidate_once(cent
     for nth in range(1, WRITES_MAX):
         await centre.broker.redis.flushall()
         await centre.offer(await centre.candidate(id="good"))
-        await centre.offer(await centre.candidate(id="bad", change={"homes.npy": None}))
+        ref = PacketRef(key=b"k" * 8, epoch=1, sequence=1)
+        await centre.offer(await centre.candidate(id="bad", change={"homes.npy": None}, packets=(ref,)))
         async with asyncio.timeout(10):
             died = await outlived(centre, "publisher", finished, nth, moment)
         assert [(bundle.version, bundle.id) for bundle in await centre.bundles()] == [(1, "good")]
         assert [letter.code for letter in await centre.letters(streams.CANDIDATES)] == ["candidate_refused"]
         assert list(await centre.broker.read_hash("{qig:candidates}:refused")) == ["bad"]
+        assert await centre.returned() == [(ref.packed, "candidate_refused")], f"killed {moment} write {nth}"
         if not died:
             assert nth > 8
             return

@@ -14,7 +14,7 @@ from common.runtime.releases import newest_release
 from common.runtime.trust import Trust
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
-from common.wire.messages import Applied, Bundle, Figure
+from common.wire.messages import Applied, Bundle, Figure, PacketRef
 from services.publisher import app, metadata
 
 pytestmark = pytest.mark.anyio
@@ -68,6 +68,25 @@ async def test_a_refused_candidate_is_kept_with_its_reasons_and_dead_lettered(ce
     (letter,) = await centre.letters(streams.CANDIDATES)
     assert (letter.code, letter.body) == ("candidate_refused", pack(worse))
     assert len(await centre.bundles()) == 1
+
+
+async def test_the_packets_of_a_refused_candidate_go_back_and_it_is_released_no_more(centre, eventually):
+    parent = await centre.release()
+    ref = PacketRef(key=b"k" * 8, epoch=1, sequence=1)
+    worse = await centre.candidate(parent, figures=(WORSE,), packets=(ref,))
+    async with centre.running("publisher"):
+        await centre.offer(worse)
+        await decided(centre, eventually)
+        await eventually(centre.returned)
+    async with centre.running("publisher", regress_limit=1.0):
+        await centre.offer(worse, message_id="replayed by hand")
+        await eventually(lambda: letters_to(centre, 2))
+    assert await centre.returned() == [(ref.packed, "candidate_refused")]
+    assert len(await centre.bundles()) == 1
+
+
+async def letters_to(centre, number):
+    return len(await centre.letters(streams.CANDIDATES)) == number
 
 
 async def test_of_two_candidates_on_one_parent_the_second_is_out_of_date(centre, eventually):
@@ -387,6 +406,18 @@ async def test_a_memory_that_domains_name_and_parts_lack_is_a_refusal(centre, ev
         await centre.offer(lacking)
         await decided(centre, eventually)
     assert await refusal(centre, lacking) == ["part memories/heart.bin is missing, and domains.json names it"]
+
+
+async def test_a_domain_that_is_gone_without_an_heir_is_a_refusal(centre, eventually, micro):
+    opened = micro.domains["heart"].model_copy(update={"name": "d-1"})
+    parts = bundle_parts.domains_part({**micro.domains, "d-1": opened})
+    first = await centre.release(parent=None, change=parts)
+    gone = await centre.candidate(first)
+    async with centre.running("publisher"):
+        await centre.offer(gone)
+        await decided(centre, eventually)
+    (reason,) = await refusal(centre, gone)
+    assert reason.startswith("domain d-1 is gone and has no heir")
 
 
 async def test_a_bug_met_again_and_again_is_a_refusal_too_so_that_the_trainer_goes_on(centre, eventually, monkeypatch):

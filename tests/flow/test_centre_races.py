@@ -109,7 +109,11 @@ async def test_a_packet_whose_base_left_the_window_while_it_waited_is_a_dead_let
     await accept(centre, who, centre.packet(bundles[-1], 1))
     await who.cut_due()
     rows = await centre.broker.redis.xrange(streams.outbox(streams.PACKETS))
-    assert [fields[b"stream"].decode() for _, fields in rows] == [streams.dead(streams.PACKETS), streams.BATCHES]
+    assert [fields[b"stream"].decode() for _, fields in rows] == [
+        streams.dead(streams.PACKETS),
+        streams.RETURNED,
+        streams.BATCHES,
+    ]
     assert await centre.broker.read_hash(app.LEDGER) == {}
 
 

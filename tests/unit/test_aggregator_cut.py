@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from aggregator_packets import BASES, KEYS, VOCAB, base, ledger, ngrams, packet, peak
+from aggregator_packets import BASES, KEYS, VOCAB, base, domain, ledger, ngrams, packet, peak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +15,9 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
 from common.wire.packet import key_id
 from services.aggregator import cut as module
-from services.aggregator.cut import Limits, chosen, cut, due
+from services.aggregator.cut import Limits, awaited, chosen, cut, due
 from services.aggregator.merge import levelled
+from services.aggregator.territories import PENDING_CUTS
 
 LIMITS = Limits(packets=8, age_s=60.0, mass_cap=100_000)
 
@@ -140,7 +141,7 @@ def test_when_every_packet_is_refused_there_is_no_batch():
 def test_a_domain_opened_by_one_batch_is_the_same_in_the_next():
     (place,) = cut_of(packet(key=0, domain=None, at=peak(60))).opened
     second = cut_of(packet(key=1, domain=None, at=peak(60)), pending={place.name: place})
-    assert second.opened == ()
+    assert [(one.name, one.basin is place.basin) for one in second.opened] == [(place.name, True)]
     assert [(one.name, one.opened) for one in second.batch.domains] == [(place.name, True)]
 
 
@@ -189,6 +190,32 @@ def test_the_oldest_packets_are_chosen_first_and_256_at_most():
     assert len(chosen(accepted)) == MAX_BATCH_PACKETS
     assert chosen(accepted)[0] == bytes([1, 43])
     assert chosen({b"b": 1, b"a": 1}) == (b"a", b"b")
+
+
+@pytest.mark.parametrize(
+    ("later", "waits"), [(PENDING_CUTS - 1, True), (PENDING_CUTS, False), (PENDING_CUTS + 1, False)]
+)
+def test_a_place_that_no_bundle_brings_is_given_up_some_batches_after_the_last_that_named_it(later, waits):
+    (place,) = cut_of(packet(domain=None, at=peak(60))).opened
+    assert awaited({place.name: (place, 5)}, BASES[-1], 5 + later) == ({place.name: place} if waits else {})
+
+
+@pytest.mark.parametrize("formerly", [(), ("d-1",)])
+def test_a_place_that_a_bundle_brought_or_brought_an_heir_of_is_awaited_no_more(formerly):
+    (place,) = cut_of(packet(domain=None, at=peak(60))).opened
+    name = "d-9" if formerly else place.name
+    brought = domain(name, peak(60)).model_copy(update={"formerly": (place.name,) if formerly else ()})
+    assert awaited({place.name: (place, 5)}, base(7, brought), 6) == {}
+
+
+def test_packets_of_two_domains_that_became_one_are_one_update():
+    old = base(
+        5, domain("d-1", peak(60), memories=("percept", "d-1")), domain("d-2", peak(60), memories=("percept", "d-2"))
+    )
+    heir = old.domains["d-1"].model_copy(update={"formerly": ("d-2",)})
+    raws = [packet(key=n, domain=f"d-{n + 1}", on=old, at=peak(60)) for n in range(2)]
+    (one,) = cut_of(*raws, bases=(old, base(6, heir))).batch.domains
+    assert (one.name, one.packets, one.opened) == ("d-1", 2, False)
 
 
 # Mentions

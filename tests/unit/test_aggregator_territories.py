@@ -72,6 +72,24 @@ def test_a_domain_that_the_bundle_has_no_more_is_new_territory_again():
     assert name not in {"d-22222222", "percept"}
 
 
+@pytest.mark.parametrize("heir", ["d-33333333", "percept"])
+def test_a_packet_of_a_domain_that_has_ended_since_goes_to_its_heir(heir):
+    old = base(5, domain("d-22222222", FAR))
+    grown = domain(heir, ROLE_BASINS["percept"]).model_copy(update={"formerly": ("d-22222222",)})
+    current = base(6, grown)
+    raw = packet(domain="d-22222222", on=old, at=FAR)
+    assert homes(waiting(raw, bases=(BASES[0], old, current)), current) == {heir: 1}
+
+
+def test_the_name_of_a_domain_that_has_ended_is_not_given_again():
+    (name,) = homes(waiting(packet(domain=None, at=FAR)))
+    current = base(6, domain("d-33333333", peak(33)).model_copy(update={"formerly": (name,)}))
+    raw = packet(domain=None, on=current, at=FAR)
+    (again,) = homes(waiting(raw, bases=(current,)), current)
+    assert len(again) == len(name) + 1
+    assert again.startswith(name)
+
+
 def test_groups_are_chains_of_near_neighbours_in_any_order_of_packets():
     chain = [away(FAR, n * 0.9 * LINK_RADIUS_RAD) for n in range(4)]
     lone = peak(33)
@@ -105,13 +123,18 @@ def test_when_no_more_domains_can_be_opened_new_territory_is_refused(known, refu
 
 def test_an_opened_place_survives_its_note_in_the_broker():
     place = opened_place("d-11111111", "strategy", FAR, BASES[-1])
-    back = unpack_place(place.name, place.packed, BASES[-1])
+    back, cuts = unpack_place(place.name, place.packed(7), BASES[-1])
+    assert cuts == 7
     assert (back.name, back.role, back.experts, back.opened) == ("d-11111111", "strategy", 3, True)
     assert float(distance(back.basin, FAR)) < 2e-3
-    assert back.packed == place.packed
+    assert back.packed(7) == place.packed(7)
+    assert unpack_place(place.name, place.packed(7)[:-2], BASES[-1])[1] == 0
 
 
-@pytest.mark.parametrize("note", [b"", b"percept", b"percept zz", b"prophet " + b"00" * 128, b"\xff" * 264])
+@pytest.mark.parametrize(
+    "note",
+    [b"", b"percept", b"percept zz", b"prophet " + b"00" * 128, b"\xff" * 264, b"percept " + b"00" * 128 + b" -1"],
+)
 def test_a_note_that_no_aggregator_wrote_is_corrupt(note):
     with pytest.raises(Corrupt, match="d-11111111"):
         unpack_place("d-11111111", note, BASES[-1])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.constellation.domains import Domain, from_json, to_json
+from common.constellation.domains import FORMER_MAX, Domain, from_json, heirs, to_json
 from common.errors import Rejected
 from common.geometry.simplex import uniform
 from common.kernels import gate
@@ -101,3 +101,33 @@ def test_what_is_no_list_of_domains_is_rejected(data):
 def test_a_name_given_twice_is_rejected():
     with pytest.raises(Rejected, match="d-1 is there twice"):
         from_json(to_json((domain(), domain(radius_rad=0.3))))
+
+
+def test_former_names_lead_to_their_heir_and_survive_their_bytes():
+    given = (domain(formerly=("d-3", "d-4"), idle=7), domain(name="d-2"))
+    back = from_json(to_json(given))
+    assert back == given
+    assert heirs(back) == {"d-3": "d-1", "d-4": "d-1"}
+
+
+@pytest.mark.parametrize("formerly", [["d-1"], ["d-2"], ["d-3", "d-3"], ["d-4"]])
+def test_a_name_is_one_domain_s_former_ones_too(formerly):
+    rows = json.loads(to_json((domain(), domain(name="d-2", formerly=("d-4",)))))
+    rows[0]["formerly"] = formerly
+    with pytest.raises(Rejected, match="is there twice"):
+        from_json(json.dumps(rows).encode())
+
+
+@pytest.mark.parametrize(("names", "ok"), [(FORMER_MAX, True), (FORMER_MAX + 1, False)])
+def test_a_domain_bears_only_so_many_former_names(names, ok):
+    data = wrong(formerly=[f"d-x{n}" for n in range(names)])
+    if ok:
+        assert len(from_json(data)[0].formerly) == names
+    else:
+        with pytest.raises(Rejected):
+            from_json(data)
+
+
+def test_what_never_ended_anything_is_written_as_before():
+    (row,) = json.loads(to_json((domain(),)))
+    assert row.keys() == {"name", "role", "memories", "basin", "radius_rad", "bits_per_byte", "gate"}

@@ -27,13 +27,16 @@ class Made:
     def __init__(self, query, name, allowed):
         self.query, self.name, self.allowed, self.tokens = query, name, allowed, 0
 
-    def __iter__(self):
-        for _ in range(self.query.max_tokens):
-            assert self.allowed.acquire(timeout=10)
-            if self.query.text == "breaks" and self.tokens == 1:
-                raise RuntimeError("a bug")
-            self.tokens += 1
-            yield f"{self.tokens} "
+    @property
+    def ended(self):
+        return self.tokens == self.query.max_tokens
+
+    def say(self, _):
+        assert self.allowed.acquire(timeout=10)
+        if self.query.text == "breaks" and self.tokens == 1:
+            raise RuntimeError("a bug")
+        self.tokens += 1
+        return f"{self.tokens} "
 
     def conclude(self, _seconds, _problem):
         text, whole = "".join(f"{n + 1} " for n in range(self.tokens)), self.tokens == self.query.max_tokens

@@ -19,11 +19,12 @@ from services.edge.learning import (
     hear_common,
     relearned,
     settle_bundle,
+    take_back,
 )
 from services.edge.local import TERRITORY
 from services.edge.mentions import DECOYS, Private, decoys
 from services.edge.record import Record
-from services.edge.sleep import Rhythm
+from services.edge.sleep import LOST_AFTER_S, Rhythm
 
 TEXT = "The king spake unto the people, and the people answered the king. " * 4
 RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
@@ -129,9 +130,50 @@ def test_a_packet_given_up_leaves_its_counts_to_the_next(record, serving, micro)
     folded(record, serving, "heart")
     record.sent(0, b"raw", at_s=200.0)
     tokens = record.residue("heart").tokens
-    assert (give_up(record, now_s=1999.0), give_up(record, now_s=2000.0)) == ([], [0])
+    late_s = 200.0 + LOST_AFTER_S
+    assert (give_up(record, now_s=late_s - 1.0), give_up(record, now_s=late_s)) == ([], [0])
     assert record.residue("heart").tokens == tokens
     assert settled(record, serving, bundle_naming(0)) == (0,)
+
+
+def refs(*sequences, key=KEY, epoch=1000):
+    return [PacketRef(key=key, epoch=epoch, sequence=sequence) for sequence in sequences]
+
+
+@pytest.mark.parametrize(
+    ("refs", "back"),
+    [(refs(0), (0,)), (refs(0, 1, 7), (0,)), (refs(0, key=b"o" * 8), ()), (refs(0, epoch=999), ()), ([], ())],
+    ids=["its own", "others too", "another edge's", "of another life", "none"],
+)
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_the_centre_dropped_is_waited_for_no_longer(record, serving, micro, refs, back, noted):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    record.leaving(0, b"raw")
+    if noted:
+        record.sent(0, b"raw", at_s=200.0)
+    read(record, micro, "heart", 9, first=3)
+    residue = record.residue("heart").tokens
+    assert take_back(record, refs, key=KEY, entry_id="7-0", now_s=300.0) == back
+    assert record.returned == "7-0"
+    assert record.residue("heart").tokens == residue
+    assert due_domains(record, serving, RHYTHM, asked_s=0.0, now_s=9e9) == (["heart"] if back else [])
+
+
+def test_what_has_not_left_cannot_have_been_dropped(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    assert take_back(record, refs(0), key=KEY, entry_id="7-0", now_s=300.0) == ()
+    assert [packet.status for packet in record.packets("pending")] == ["pending"]
+
+
+def test_what_a_bundle_named_is_not_taken_back(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    record.leaving(0, b"raw")
+    settled(record, serving, bundle_naming(0))
+    assert take_back(record, refs(0), key=KEY, entry_id="7-0", now_s=300.0) == ()
+    assert [packet.status for packet in record.packets("acknowledged", "lost")] == ["acknowledged"]
 
 
 @pytest.mark.parametrize(("number", "gone"), [(3, 3), (4, 0)])

@@ -131,12 +131,13 @@ def test_a_packet_goes_from_pending_to_sent_to_acknowledged(record):
     assert record.residue("heart").entries == 0
 
 
-def test_only_a_sent_packet_is_lost_and_only_a_pending_one_sent(record):
+def test_only_what_may_have_left_is_lost_and_only_what_is_pending_is_sent(record):
     record.slept({}, counts(1), packet(record))
     record.lose([0], at_s=2.0)
     assert len(record.packets("pending")) == 1
     record.sent(0, b"raw", at_s=3.0)
-    record.lose([0], at_s=4.0)
+    record.lose([0], cursor="7-0", at_s=4.0)
+    assert record.returned == "7-0"
     record.sent(0, b"again", at_s=5.0)
     assert [(p.status, p.raw) for p in record.packets("lost")] == [("lost", b"raw")]
 

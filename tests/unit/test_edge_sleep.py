@@ -16,7 +16,21 @@ from services.edge.answer import Interaction
 from services.edge.crystals import SHARDS
 from services.edge.local import TERRITORY, absorb, open_new, tune
 from services.edge.record import Fresh, Packet
-from services.edge.sleep import EMPTY, Rhythm, as_memory, bounded, due, fold, is_probe, overdue, settle, turn_of
+from services.edge.sleep import (
+    AGAIN_AFTER_S,
+    EMPTY,
+    LOST_AFTER_S,
+    Rhythm,
+    as_memory,
+    bounded,
+    due,
+    fold,
+    is_probe,
+    overdue,
+    settle,
+    turn_of,
+    unheard,
+)
 
 NEW = "The king spake unto the people, and the people answered the king. "
 RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
@@ -124,11 +138,25 @@ def test_a_packet_on_its_way_holds_the_next_one_back():
     assert due(1e9, fresh(10**9), 0.0, RHYTHM, in_flight=True) == "in_flight"
 
 
-@pytest.mark.parametrize(("age_s", "lost"), [(1799.0, []), (1800.0, [0]), (1801.0, [0])])
+@pytest.mark.parametrize(("late_s", "again"), [(-1.0, []), (0.0, [0]), (1.0, [0])])
+def test_a_packet_of_which_nothing_was_said_is_handed_over_again_and_then_again(micro, late_s, again):
+    away, now_s = [packet(folded(micro), at_s=50.0)], 50.0 + AGAIN_AFTER_S + late_s
+    assert [each.sequence for each in unheard(now_s, away, {})] == again
+    assert [each.sequence for each in unheard(now_s + 7.0, away, {0: 57.0})] == again
+    assert unheard(now_s, [replace(away[0], status="pending")], {}) == []
+
+
+@pytest.mark.parametrize(("age_s", "lost"), [(LOST_AFTER_S - 1.0, []), (LOST_AFTER_S, [0]), (LOST_AFTER_S + 1.0, [0])])
 def test_a_packet_that_nobody_named_for_long_counts_as_lost(micro, age_s, lost):
     done = folded(micro)
     assert overdue(50.0 + age_s, [packet(done, at_s=50.0)]) == lost
     assert overdue(50.0 + age_s, [packet(done, at_s=50.0, status="pending")]) == []
+
+
+@pytest.mark.parametrize(("late_s", "lost"), [(-1.0, []), (0.0, [0]), (1.0, [0])])
+def test_a_packet_that_carries_no_counts_is_lost_sooner(micro, late_s, lost):
+    empty = replace(packet(folded(micro), at_s=50.0), counts=EMPTY)
+    assert overdue(50.0 + AGAIN_AFTER_S + late_s, [empty]) == lost
 
 
 def test_one_interaction_in_n_is_a_probe_and_always_the_same_ones():
@@ -305,6 +333,24 @@ def test_new_territory_moves_to_the_opened_domain_nearest_its_packet(micro):
     found = acknowledged(opened, [ref(0)], [packet(done, None)], {None: done.residue})
     assert found.residues[None].entries == 0
     assert same(found.residues["scripture"], subtract(done.residue, done.carried))
+
+
+@pytest.mark.parametrize(("elsewhere", "target"), [(False, "heart"), (True, "heart"), (None, "scripture")])
+def test_new_territory_whose_domain_went_home_at_once_follows_it_to_the_role(micro, elsewhere, target):
+    """elsewhere: a domain far off is open too; None: one that reaches the text is."""
+    done = folded(micro, None)
+    there = basins.from_bytes8(done.body.basin)
+    heart = micro.domains["heart"].model_copy(update={"formerly": ("d-1",)})
+    home = replace(micro, domains={**micro.domains, "heart": heart})
+    if elsewhere is not False:
+        at = 0.02 / 64 + 0.98 * np.eye(64)[0] if elsewhere else there
+        home = with_domain(home, "scripture", at)
+        opened = home.domains["scripture"].model_copy(update={"formerly": ()})
+        home = replace(home, domains={**home.domains, "scripture": opened})
+    found = acknowledged(home, [ref(0)], [packet(done, None)], {None: done.residue})
+    assert found.opened == target
+    assert same(found.residues[target], subtract(done.residue, done.carried))
+    assert found.residues[None].entries == 0
 
 
 def test_while_no_domain_is_opened_new_territory_stays(micro):

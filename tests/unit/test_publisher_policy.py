@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from common.constants import DRIFT_LIMIT_RAD, ROLES
+from common.constellation.domains import Domain, to_json
+from common.geometry.simplex import uniform
+from common.kernels import gate
 from common.wire import bundle
 from common.wire.messages import Candidate, Evidence, Figure, Part
-from services.publisher.policy import REQUIRED, Limits, judge
+from services.publisher.policy import REQUIRED, Limits, judge, without_heir
 
 KEY = SigningKey(bytes(32))
 LIMITS = Limits(regress_limit=0.01)
@@ -152,3 +155,41 @@ def test_a_restore_that_left_the_parents_weights_refuses_nothing(role):
 def test_every_reason_is_given_not_only_the_first():
     found = verdict(figure(1.0, 2.0), figure(None, 0.2, "heart", "drift_rad"), parent=None)
     assert len(found.reasons) == 3
+
+
+# Domains that end
+
+
+def domains(*names, formerly=()):
+    """domains.json of domains of these names; the last bears the former ones."""
+    rows = tuple(map(tuple, gate.prior(2).tolist()))
+    every = [
+        Domain(
+            name=name,
+            role="heart",
+            memories=(name,),
+            basin=tuple(uniform().tolist()),
+            radius_rad=0.2,
+            bits_per_byte=None,
+            gate=rows,
+            formerly=formerly if name == names[-1] else (),
+        )
+        for name in names
+    ]
+    return to_json(tuple(every))
+
+
+@pytest.mark.parametrize(
+    ("after", "gone"),
+    [
+        (domains("heart", "d-1"), []),
+        (domains("heart", "d-2", "d-1"), []),
+        (domains("heart", formerly=("d-1",)), []),
+        (domains("heart"), ["d-1"]),
+        (domains("d-2"), ["d-1", "heart"]),
+    ],
+    ids=["stays", "stays among others", "has an heir", "has none", "two have none"],
+)
+def test_a_domain_that_is_gone_without_an_heir_is_a_reason(after, gone):
+    reasons = without_heir(domains("heart", "d-1"), after)
+    assert [reason.split()[1] for reason in reasons] == gone

@@ -32,7 +32,7 @@ def test_a_client_that_is_no_slug_gets_no_stream(client):
 
 def test_only_work_streams_are_never_trimmed():
     assert all(streams.retention(stream) == streams.WORK for stream in streams.GROUPS)
-    for stream in (streams.BUNDLES, streams.APPLIED, streams.HEART, streams.answers("a")):
+    for stream in (streams.BUNDLES, streams.RETURNED, streams.APPLIED, streams.HEART, streams.answers("a")):
         assert streams.retention(stream).entries is not None
 
 

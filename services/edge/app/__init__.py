@@ -5,6 +5,7 @@
     bundles.py       qig:bundles ──▶ verify, fetch, try, swap, settle ──────▶ qig:applied
     common.py        qig:common  ──▶ what may be said from now on
     sleep.py         tick sleep  ──▶ fold what is due, send what is pending ▶ qig:packets
+                     qig:returned ─▶ wait no longer for what the centre dropped
     interactions.py  tick prune  ──▶ delete what is too old or too much
     heart.py         tick heart  ──▶ how it goes ───────────────────────────▶ qig:heart
                      tick generate   one token, so that /readyz is about answering
@@ -161,6 +162,7 @@ async def build(
         consumers=[queries],
         followers=[
             Follower(streams.BUNDLES, edge.bundles.follow_from, edge.bundles.on_bundle),
+            Follower(streams.RETURNED, edge.sleep.follow_from, edge.sleep.on_returned),
             Follower(streams.CANCEL, ONLY_NEW, edge.queries.on_cancel),
             *private,
         ],

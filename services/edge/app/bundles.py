@@ -22,7 +22,7 @@ from common.wire.packet import key_id
 from services.edge.answer import Serving
 from services.edge.app.node import Node
 from services.edge.atlas import atlas
-from services.edge.learning import relearned, settle_bundle
+from services.edge.learning import rehome, relearned, settle_bundle
 from services.edge.slots import Slots
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 
@@ -54,6 +54,7 @@ class Bundles:
             log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
             return
         serving = self._serving(installed.bundle, constellation)
+        await asyncio.to_thread(rehome, self._node.record, serving)
         self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
         if installed.passed_over:
             log.error("damaged on disk, an older bundle serves: %s", "; ".join(installed.passed_over))
@@ -105,6 +106,7 @@ class Bundles:
                 self._node.learning
             ):  # what the bundle brings back is in the residue no more: nothing counts twice
                 await self._acknowledge(new, bundle, None)
+                await asyncio.to_thread(rehome, self._node.record, new)
                 self._swap(await asyncio.to_thread(relearned, self._node.record, new))
         return trial
 

@@ -1,19 +1,22 @@
-"""Sleep: what is due is folded into packets, and what is pending is sent."""
+"""Sleep: what is due is folded into packets, what is pending is sent, what the centre dropped is taken back."""
 
 import asyncio
 import logging
 
 from common.runtime import metrics, streams
+from common.runtime.entries import Delivery
+from common.runtime.follower import FROM_START
 from common.wire.codec import unpack
+from common.wire.messages import Returned
 from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Serving
 from services.edge.app.node import Node
-from services.edge.learning import due_domains, fold_domain, give_up, go_home
+from services.edge.learning import due_domains, fold_domain, give_up, go_home, rehome, take_back
 from services.edge.local import TERRITORY
 from services.edge.mentions import FIRST, Private, decoys
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet
 from services.edge.scheduler import Scheduler
-from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm
+from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm, unheard
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +30,14 @@ class Sleep:
         self._scheduler = scheduler
         self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
         self._awake_s = node.now()
+        self._again_s: dict[int, float] = {}  # by packet: when it was handed to the broker once more, in this life
+        self.follow_from = node.record.returned or FROM_START
 
     async def round(self) -> None:
         """One round of HEART's clock: fold each domain that is due, and send what is pending."""
         record = self._node.record
         async with self._node.learning:
+            await self._inherit()
             serving = self._node.serving
             if serving is None:
                 return
@@ -53,17 +59,38 @@ class Sleep:
                     await self._node.relearn([domain])
             for packet in await asyncio.to_thread(record.packets, "pending"):
                 await self._send(packet)
+            for packet in unheard(self._node.now(), await asyncio.to_thread(record.packets, "sent"), self._again_s):
+                await self._send(packet)
+                self._again_s[packet.sequence] = self._node.now()
+
+    async def on_returned(self, delivery: Delivery) -> None:
+        """The centre has dropped packets for good: what ours carried waits in the residues, and goes again."""
+        told = unpack(Returned, delivery.body)
+        record, key = self._node.record, key_id(self._node.key.verify_key)
+        async with self._node.learning:
+            back = await asyncio.to_thread(
+                take_back, record, told.packets, key=key, entry_id=delivery.entry_id, now_s=self._node.now()
+            )
+        if back:
+            metrics.PACKETS.labels("returned", "").inc(len(back))
+            log.warning("packets %s will not count, their counts go again: %s: %s", list(back), told.code, told.reason)
 
     @property
     def _crowded(self) -> bool:
         """Whether queries wait here: there are more of them than threads."""
         return sum(self._scheduler.load) > self._node.settings.workers
 
+    async def _inherit(self) -> None:
+        """What a query of the bundle before has left under a name that is gone, or a kill between two steps."""
+        serving = self._node.serving
+        if serving is not None and (heirs := await asyncio.to_thread(rehome, self._node.record, serving)):
+            await self._node.relearn(heirs)
+
     def _give_up(self) -> None:
         lost = give_up(self._node.record, now_s=self._node.now())
         if lost:
             metrics.PACKETS.labels("lost", "").inc(len(lost))
-            log.warning("no bundle named packets %s: their counts go out again", lost)
+            log.warning("nobody said anything of packets %s: their counts go out again", lost)
 
     def _fold(self, serving: Serving, domain: Domain) -> Folded | None:
         """None where nothing was counted: a handful of strange texts only moves."""

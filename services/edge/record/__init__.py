@@ -8,7 +8,7 @@
     packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
     mentions       hashes that were mentioned and are not common, each with the packet that did
     common         hashes that were told to be common, each with the message that told so
-    meta           epoch, next sequence, the last bundle entry and the last common one seen
+    meta           epoch, next sequence, the last entries of bundles, of common and of returned seen
 
 record.py takes the steps, file.py holds the file open and tells what SQLite refuses, schema.py lays it out, rows.py
 says what comes out of it, reading.py looks into it from another process.

@@ -257,7 +257,9 @@ class Record:
     def leaving(self, sequence: int, raw: bytes) -> None:
         """A packet is about to be handed to the broker, as these bytes: from here on it may have left."""
         with self._file.write() as db:
-            db.execute("UPDATE packets SET raw = ? WHERE sequence = ? AND status = 'pending'", (raw, sequence))
+            db.execute(
+                "UPDATE packets SET raw = ? WHERE sequence = ? AND status IN ('pending', 'sent')", (raw, sequence)
+            )
 
     def sent(self, sequence: int, raw: bytes, *, at_s: float) -> None:
         """A packet is in the broker, as these bytes."""
@@ -267,16 +269,20 @@ class Record:
                 (raw, at_s, sequence),
             )
 
-    def lose(self, sequences: Iterable[int], *, at_s: float) -> None:
-        """These packets are waited for no longer; one may still be acknowledged later. What they mentioned goes out
-        again.
+    def lose(self, sequences: Iterable[int], *, cursor: str | None = None, at_s: float) -> None:
+        """These packets are waited for no longer, where they may have left. What they mentioned goes out again.
+
+        cursor: the entry id of what said so, from which the next start reads on; None: it does not move.
         """
         with self._file.write() as db:
             db.executemany(
-                "UPDATE packets SET status = 'lost', at_s = ? WHERE sequence = ? AND status = 'sent'",
+                "UPDATE packets SET status = 'lost', at_s = ?"
+                " WHERE sequence = ? AND status IN ('pending', 'sent') AND raw IS NOT NULL",
                 [(at_s, sequence) for sequence in sequences],
             )
             db.execute("DELETE FROM mentions WHERE packet IN (SELECT sequence FROM packets WHERE status = 'lost')")
+            if cursor is not None:
+                set_meta(db, "returned", cursor)
 
     def settle(
         self,
@@ -313,6 +319,37 @@ class Record:
     def cursor(self) -> str | None:
         """The entry id of the last bundle that was dealt with."""
         return self._file.meta("cursor")
+
+    def domains(self) -> list[str]:
+        """The names under which something waits, is learned or was sent; new territory has none."""
+        rows = self._file.all(
+            "SELECT domain FROM residue UNION SELECT domain FROM gates UNION SELECT domain FROM packets"
+            " UNION SELECT domain FROM interactions WHERE folded = 0 ORDER BY domain"
+        )
+        return [row[0] for row in rows if row[0]]
+
+    def based_on(self, domain: str) -> int | None:
+        """The oldest bundle that a packet of a domain is based on; None without one."""
+        row = self._file.one("SELECT min(base_version) FROM packets WHERE domain = ?", (domain,))
+        return None if row is None else row[0]
+
+    def inherit(self, domain: str, heir: str, residue: Memory) -> None:
+        """A domain has ended: texts, packets and gate are its heir's, whose residue is as given; its own is no more.
+
+        A gate that the heir has stays.
+        """
+        with self._file.write() as db:
+            _put_residue(db, heir, residue)
+            db.execute("DELETE FROM residue WHERE domain = ?", (domain,))
+            db.execute("UPDATE OR IGNORE gates SET domain = ? WHERE domain = ?", (heir, domain))
+            _drop_gate(db, domain)
+            db.execute("UPDATE interactions SET domain = ? WHERE domain = ?", (heir, domain))
+            db.execute("UPDATE packets SET domain = ? WHERE domain = ?", (heir, domain))
+
+    @property
+    def returned(self) -> str | None:
+        """The entry id of the last entry of `qig:returned` that was dealt with."""
+        return self._file.meta("returned")
 
     def move(self, moved: Mapping[int, Domain]) -> None:
         """Rows of fresh text that belong to another domain than was thought."""

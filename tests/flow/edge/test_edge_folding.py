@@ -18,12 +18,13 @@ from common.errors import Unavailable
 from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import body_of
-from common.wire.codec import unpack
-from common.wire.messages import Bundle, Query
+from common.wire.codec import pack, unpack
+from common.wire.messages import Bundle, Query, Returned
 from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import base_of
 from services.aggregator.cut import Limits, cut
+from services.edge.sleep import AGAIN_AFTER_S, LOST_AFTER_S
 
 pytestmark = pytest.mark.anyio
 
@@ -141,13 +142,52 @@ async def test_a_refused_bundle_still_acknowledges(edge, publisher, micro_parts,
     assert [p.status for p in edge.node.record.packets("sent", "acknowledged")] == ["acknowledged"]
 
 
-async def test_a_packet_that_nobody_named_for_long_lets_the_next_one_go(edge, redis, clock):
+async def test_a_packet_of_which_nothing_is_ever_said_lets_the_next_one_go_after_days(edge, redis, clock):
     await read(edge, 8)
     await edge.sleep.round()
     await read(edge, 8, first=8)
-    clock[0] += 1801
+    clock[0] += LOST_AFTER_S + 1
     await edge.sleep.round()
     assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1]
+
+
+async def test_a_centre_that_takes_long_is_not_sent_the_same_counts_under_another_name(edge, redis, clock):
+    await read(edge, 8)
+    await edge.sleep.round()
+    await read(edge, 8, first=8)
+    for _ in range(3):
+        clock[0] += AGAIN_AFTER_S + 1
+        await edge.sleep.round()
+    assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0]
+
+
+async def test_a_broker_that_lost_a_packet_is_sent_it_again_under_its_name(edge, redis, clock):
+    await read(edge, 8)
+    await edge.sleep.round()
+    await redis.delete(streams.PACKETS, streams.seen(streams.PACKETS))
+    clock[0] += AGAIN_AFTER_S - 1
+    await edge.sleep.round()
+    assert await packets(redis) == []
+    clock[0] += 2
+    await edge.sleep.round()
+    (raw,) = await packets(redis)
+    assert (open_envelope(raw).sequence, open_envelope(raw).at_s) == (0, clock[0])
+
+
+async def test_what_the_centre_dropped_goes_again_with_the_next_text_also_after_a_restart(edge, life, redis):
+    await read(edge, 8)
+    await edge.sleep.round()
+    (first,) = await packets(redis)
+    told = Returned(packets=(open_envelope(first).ref,), code="candidate_refused")
+    await edge.sleep.on_returned(delivery_of("7-0", streams.RETURNED, pack(told)))
+    again = await life()
+    assert again.sleep.follow_from == "7-0"
+    await read(again, 8, first=8)
+    await again.sleep.round()
+    second = (await packets(redis))[1]
+    assert open_envelope(second).sequence == 1
+    carried = [packet.counts.tokens for packet in again.node.record.packets("lost", "sent")]
+    assert carried[1] >= carried[0] > 0
 
 
 async def test_in_an_outage_of_the_broker_an_edge_learns_on_and_then_sends_each_packet_once(

@@ -9,6 +9,7 @@ from common.runtime import streams
 from common.wire.messages import MAX_DOMAINS, Heartbeat
 from services.edge.app import heart
 from services.edge.local import TERRITORY
+from services.edge.sleep import LOST_AFTER_S
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +28,7 @@ async def test_a_heartbeat_tells_how_fresh_text_read_before_it_was_learned(edge,
     for first in (0, 8):
         await read(edge, 8, first=first)
         await edge.sleep.round()
-        clock[0] += 1801  # the first packet counts as lost: the next fold need not wait for it
+        clock[0] += LOST_AFTER_S  # the first packet counts as lost: the next fold need not wait for it
     await edge.heart.beat()
     (told,) = await messages(redis, streams.HEART, Heartbeat)
     assert told.bits_per_byte["heart"] == pytest.approx(

@@ -4,7 +4,8 @@ from edge_fleet import TEXT, bundles_to, delivery_of, packets, read, verdicts
 from edge_learned import expected, learned, tokens
 
 from common.constellation import parts as bundle_parts
-from common.kernels.memory import merge
+from common.kernels import gate
+from common.kernels.memory import count, merge
 from common.runtime.broker import Broker
 from common.wire.codec import unpack
 from common.wire.messages import Answer, Query
@@ -121,3 +122,64 @@ async def test_a_kill_at_any_step_loses_nothing_and_counts_nothing_twice(  # noq
     assert learned(again) == expected(again)
     read_tokens = 8 * len(again.node.serving.constellation.encoder.encode(TEXT))
     assert again.node.serving.answering.memories["heart"].tokens == before.tokens + read_tokens
+
+
+# From the swap on the same where the bundle that comes back has made one of two domains.
+ENDINGS = [
+    ("activate", 1), ("settle_bundle", 1), ("rehome", 2), ("inherit", 1), ("relearned", 2), ("settle_bundle", 2),
+]  # fmt: skip
+
+
+def with_opened(micro, memories, formerly=()):
+    """The parts of a bundle with domains d-N of HEART's; the last bears the former names."""
+    rows = tuple(map(tuple, gate.prior(3).tolist()))
+    opened = {
+        name: micro.domains["heart"].model_copy(update={"name": name, "memories": ("heart", name), "gate": rows})
+        for name in memories
+    }
+    last = list(opened)[-1]
+    opened[last] = opened[last].model_copy(update={"formerly": formerly})
+    grown = [bundle_parts.memory_part(name, each) for name, each in memories.items()]
+    return {path: data for part in grown for path, data in part.items()} | bundle_parts.domains_part(
+        {**micro.domains, **opened}
+    )
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(("step", "nth"), ENDINGS)
+async def test_a_domain_that_ends_leaves_nothing_behind_whatever_step_is_the_last(  # noqa: PLR0917 -- fixtures
+    edge, life, publisher, micro, micro_parts, redis, monkeypatch, step, nth, done
+):
+    """Text of d-2 is folded and sent, some waits; the bundle that names the packet has d-2 in d-1."""
+    monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: "d-2")
+    none = count([], 3)
+    await publisher.release(micro_parts | with_opened(micro, {"d-1": none, "d-2": none}))
+    await bundles_to(edge, redis)
+
+    async def through(one):
+        await one.sleep.round()
+        if publisher.version == 2 and (raws := await packets(redis)):
+            (packet,) = one.node.record.packets("pending", "sent")
+            await read(one, 4, first=8)
+            parts = with_opened(micro, {"d-1": packet.counts}, formerly=("d-2",))
+            await publisher.release(micro_parts | parts, packets=[open_envelope(raws[0]).ref])
+        await bundles_to(one, redis)
+
+    await read(edge, 8)
+    with monkeypatch.context() as patch:
+        owners = [owner for owner in (Record, Broker, Slots, node, bundles, sleep) if hasattr(owner, step)]
+        deadly = killed_at(getattr(owners[0], step), nth, done=done)
+        for owner in owners:
+            patch.setattr(owner, step, deadly)
+        with pytest.raises(Killed):
+            await through(edge)
+    again = await life()
+    await through(again)
+    await again.sleep.round()
+    assert again.node.record.domains() == ["d-1"]
+    assert learned(again) == expected(again)
+    read_tokens = len(again.node.serving.constellation.encoder.encode(TEXT))
+    folded = sum(len(ids) for packet in again.node.record.packets("pending", "sent", "acknowledged")
+                 for ids in again.node.record.members(packet.sequence).values())  # fmt: skip
+    assert folded == 12 * read_tokens
+    assert again.node.serving.answering.memories["d-1"].tokens == folded
