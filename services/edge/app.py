@@ -100,7 +100,7 @@ ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte
 WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
 LATE_FACTOR: Final = 3.0  # chosen: of the expected time. Under load what is begun with less often ends too late
-QUERIES_READ: Final = 32  # at once: refusing many costs little more than one
+QUERIES_READ: Final = 128  # chosen: at once. Refusing many costs little more than one
 CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
 PROVE_EVERY_S: Final = 5.0
@@ -166,9 +166,11 @@ class Edge:
             body = await self._answer(query, left_s)
         return [Send(streams.answers(query.client), body, query.id)]
 
-    def turn_away(self, delivery: Delivery, query: Query) -> Send | None:
-        """The refusal of a query that cannot be answered in time, before it takes a place; None to answer it."""
-        if not self._begun_too_late(self._left_s(delivery, query)):
+    def turn_away(self, delivery: Delivery, query: Query, ahead: int) -> Send | None:
+        """The refusal of a query that cannot be answered in time, before it takes a place; None to answer it. ahead:
+        queries that are answered or wait before it.
+        """
+        if not self._begun_too_late(self._left_s(delivery, query), ahead):
             return None
         query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
         assert query.id is not None
@@ -178,8 +180,8 @@ class Edge:
     def _left_s(self, delivery: Delivery, query: Query) -> float | None:
         return None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._now()
 
-    def _begun_too_late(self, left_s: float | None) -> bool:
-        return left_s is not None and left_s <= LATE_FACTOR * self.scheduler.expected_s()
+    def _begun_too_late(self, left_s: float | None, ahead: int = 0) -> bool:
+        return left_s is not None and left_s <= LATE_FACTOR * self.scheduler.expected_s(ahead)
 
     async def on_cancel(self, delivery: Delivery) -> None:
         """A client no longer wants an answer: made here, it ends between two tokens; not yet here, it is not begun."""

@@ -362,7 +362,7 @@ async def test_an_entry_that_is_lost_while_it_waits_is_not_handled(redis, broker
     assert begun == [b"q0"]
 
 
-def turned_away(delivery, body):
+def turned_away(delivery, body, ahead):
     return Send(streams.answers("me"), b"no:" + body, body.decode()) if body.startswith(b"no") else None
 
 
@@ -384,6 +384,26 @@ async def test_what_is_turned_away_is_answered_and_finished_and_the_rest_is_hand
     assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0
 
 
+async def test_who_turns_away_is_told_how_many_come_first(redis, start_node, eventually):
+    told, go = [], asyncio.Event()
+
+    def away(delivery, body, ahead):
+        told.append((body, ahead))
+        return turned_away(delivery, body, ahead)
+
+    async def handle(delivery, body):
+        await go.wait()
+        return counted(body)
+
+    for body in (b"q0", b"no0", b"q1", b"q2"):
+        await redis.xadd(streams.QUERIES, {"__data__": body})
+    await start_node(consumer(handle, turn_away=away, at_once=2, max_records=8))
+    await eventually(lambda: len(told) == 4)
+    assert told == [(b"q0", 0), (b"no0", 1), (b"q1", 1), (b"q2", 2)]
+    go.set()
+    await eventually(lambda: finished(redis))
+
+
 async def test_what_was_delivered_before_is_not_turned_away(redis, start_node, eventually):
     """It may have been answered."""
     calls = []
@@ -394,7 +414,7 @@ async def test_what_was_delivered_before_is_not_turned_away(redis, start_node, e
             raise Unavailable("x", "x")
         return counted(body)
 
-    away = lambda delivery, body: turned_away(delivery, body) if calls else None  # noqa: E731
+    away = lambda *asked: turned_away(*asked) if calls else None  # noqa: E731
     await redis.xadd(streams.QUERIES, {"__data__": b"no"})
     await start_node(consumer(handle, turn_away=away))
     await eventually(lambda: finished(redis))
