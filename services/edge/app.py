@@ -272,8 +272,9 @@ class Edge:
                     tokens=said.tokens if start == 0 else 0,
                 )
                 index += 1
-                with contextlib.suppress(Unavailable):
-                    await self._broker.tell(streams.answers(client), pack(piece))
+                told = self._broker.tell(streams.answers(client), pack(piece))
+                if not turn.ended:  # else the answer goes with the same trip, behind it
+                    await asyncio.wait([told])
 
     def _refusal(self, query: Query, error: QigError) -> bytes:
         metrics.QUERIES.labels("refused").inc()

@@ -100,6 +100,11 @@ class Turn:
                 return
 
     @property
+    def ended(self) -> bool:
+        """Whether its result is there."""
+        return self._done.done()
+
+    @property
     def kernel(self) -> Role | None:
         """The role that leads the answer; None before it is begun."""
         return self.making.kernel if self.making else None

@@ -315,6 +315,24 @@ async def test_what_is_sent_is_there_with_the_commit_where_there_are_no_slots(re
     assert await scripts.publish(redis, streams.answers("kiosk"), b"a", "a1") is None
 
 
+async def test_what_is_told_comes_before_what_is_committed_after_it(redis, broker):
+    stream = streams.answers("kiosk")
+    told = [broker.tell(stream, b"piece %d" % number) for number in range(3)]
+    sent = [Send(stream, b"answer", "a1")]
+    assert await scripts.commit(redis, streams.QUERIES, sent, direct=True) == "done"
+    assert all(each.done() for each in told)
+    found = [fields[b"__data__"] for _, fields in await redis.xrange(stream)]
+    assert found == [b"piece 0", b"piece 1", b"piece 2", b"answer"]
+
+
+async def test_what_cannot_be_told_is_lost_and_nobody_s_error(redis, broker):
+    stream = streams.answers("kiosk")
+    await redis.set(stream, "no stream")
+    told = broker.tell(stream, b"piece")
+    await asyncio.wait([told])
+    assert told.exception() is not None
+
+
 async def test_nothing_is_sent_by_a_commit_whose_entry_somebody_else_has_finished(redis):
     sent = [Send(streams.answers("kiosk"), b"a", "a1")]
     await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
