@@ -8,6 +8,7 @@ latest    the newest entry of a stream;  read_hash  a whole hash
 depths    what waits in each work stream;  lately  what was lately broadcast
 """
 
+import asyncio
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Unavailable
-from common.runtime import metrics, overview, scripts, store, streams
+from common.runtime import metrics, overview, scripts, store
 from common.runtime.effects import Effect
 from common.runtime.entries import Entry
 from common.runtime.overview import M, StreamRow
@@ -44,16 +45,15 @@ class Broker:
             metrics.DUPLICATES.labels(metrics.stream_label(stream)).inc()
         return entry is not None
 
-    async def tell(self, stream: str, message: bytes) -> None:
-        """Publish something small that nobody depends on: one XADD, no id, trimmed to the stream's retention.
+    def tell(self, stream: str, message: bytes) -> asyncio.Future[object]:
+        """Publish something small that nobody depends on: one XADD, no id, trimmed to the stream's retention. It goes
+        with the next round trip, ahead of whatever is committed or published after this call.
 
-        Raises Unavailable("broker_away").
+        To wait until it is there use asyncio.wait: a message that cannot be sent is lost, and its error is nobody's.
         """
-        kept = streams.retention(stream)
-        try:
-            await self.redis.xadd(stream, {streams.DATA_FIELD: message}, maxlen=kept.entries, approximate=True)
-        except RedisError as error:
-            raise Unavailable("broker_away", f"cannot publish on {stream}: {error}") from error
+        told = scripts.tell(self.redis, stream, message)
+        told.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return told
 
     async def commit(self, stream: str, effects: Sequence[Effect]) -> bool:
         """Apply `effects` in the slot of `stream`, all or nothing: False when a condition among them does not hold."""

@@ -27,7 +27,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 from redis.asyncio import Redis
@@ -59,8 +59,9 @@ class Consumer(Generic[M]):
     longest pause between two tries. max_deliveries: tries of a message whose handler fails with a bug or kills the
     process. give_up_after_s: the age at which an unavailable dependency becomes a dead letter (chosen: a day).
     keep: leave finished entries in the stream, for a stream that followers read as well. at_once: handlers that may run
-    at the same time in one process. turn_away: looks at each new message before it waits for its turn; what it returns
-    finishes it, many in one script: to refuse must cost less than to serve.
+    at the same time in one process. turn_away: looks at each new message before it waits for its turn, given how
+    many are handled or wait here before it; what it returns finishes the message, many in one script: to refuse must
+    cost less than to serve.
     """
 
     stream: str
@@ -74,7 +75,7 @@ class Consumer(Generic[M]):
     give_up_after_s: float = 86_400.0
     keep: bool = False
     at_once: int = 1
-    turn_away: Callable[[Delivery, M], Send | None] | None = None
+    turn_away: Callable[[Delivery, M, int], Send | None] | None = None
 
 
 def retry_delay_s(consumer: Consumer[M], deliveries: int) -> float:
@@ -103,6 +104,7 @@ class Intake(Generic[M]):
         self._renewal: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[Outcome]] = set()
         self._begun: set[asyncio.Task[Outcome]] = set()
+        self._finishing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
@@ -117,8 +119,10 @@ class Intake(Generic[M]):
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
             task.add_done_callback(self._begun.discard)
-        if away:
-            await self._finish(away)
+        if away:  # beside the next read
+            finishing = asyncio.create_task(self._finish(away), name=f"finish {len(away)}")
+            self._finishing.add(finishing)
+            finishing.add_done_callback(self._finishing.discard)
         while len(self._waiting) + len(self._begun) >= self.consumer.at_once:
             await asyncio.wait(self._waiting | self._begun, return_when=asyncio.FIRST_COMPLETED)
 
@@ -126,15 +130,14 @@ class Intake(Generic[M]):
         """Let what has begun end, and nothing begin any more; what waits stays pending."""
         self._closed = True
         await self._end(self._waiting)
-        if self._begun:
-            await asyncio.wait(self._begun)
+        await asyncio.gather(*self._begun, *self._finishing, return_exceptions=True)
 
     async def abandon(self) -> None:
         """As if killed: nothing that has begun is finished."""
         self._closed = True
-        await self._end(self._waiting | self._begun)
+        await self._end(self._waiting | self._begun | self._finishing)
 
-    async def _end(self, tasks: Iterable["asyncio.Task[Outcome]"]) -> None:
+    async def _end(self, tasks: Iterable["asyncio.Task[Any]"]) -> None:
         doomed = list(tasks)
         for task in doomed:
             task.cancel()
@@ -142,13 +145,15 @@ class Intake(Generic[M]):
 
     def _turned_away(self, entries: Sequence[Entry]) -> dict[str, Send]:
         """By entry, of those that the consumer turns away. What cannot be read is handled, and has its end there."""
-        consumer, away = self.consumer, {}
-        for entry in entries if consumer.turn_away else ():
+        consumer = self.consumer
+        away: dict[str, Send] = {}
+        here = len(self._waiting) + len(self._begun)
+        for place, entry in enumerate(entries if consumer.turn_away else ()):
             body = body_of(entry.fields)
             with suppress(Rejected):
                 if body is not None and consumer.turn_away is not None:
                     delivery = Delivery(consumer.stream, entry.id, entry.at_ms, 1, body)
-                    send = consumer.turn_away(delivery, consumer.decode(body))
+                    send = consumer.turn_away(delivery, consumer.decode(body), here + place - len(away))
                     away.update({entry.id: send} if send else {})
         return away
 

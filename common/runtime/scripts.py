@@ -3,7 +3,7 @@
     hold      is this entry still mine? then it is mine for another while, and this is how often it was delivered
     commit    conditions, acknowledgement, effects: the one place where work becomes done
     finish    of many entries: acknowledgement and one message each, an entry whole or not at all
-    publish   add an entry unless its id was published before
+    publish   add an entry unless its id was published before; tell: add one
     sweep     forget consumers that are gone and hold nothing
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
@@ -120,6 +120,13 @@ end
 return done
 """
 
+# KEYS: stream. ARGV: message, entries kept ('' = all).
+_TELL: Final = """#!lua
+if ARGV[2] == '' then redis.call('XADD', KEYS[1], '*', '__data__', ARGV[1])
+else redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1]) end
+return 1
+"""
+
 # KEYS: stream, its seen set. ARGV: id, message, entries kept, seconds kept, ids remembered.
 _PUBLISH: Final = f"""{_PUBLISHING}
 return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
@@ -151,12 +158,15 @@ class _Lane:
         self._waiting: list[tuple[str, list[str], list[str | bytes | int], asyncio.Future[Any]]] = []
         self._trip: asyncio.Task[None] | None = None
 
-    async def call(self, redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+    def call(
+        self, redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]
+    ) -> asyncio.Future[Any]:
+        """On its way, behind all that was called before."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((script, list(keys), list(args), future))
         if self._trip is None or self._trip.done():
             self._trip = asyncio.create_task(self._go(redis), name="scripts")
-        return await future
+        return future
 
     async def _go(self, redis: Redis) -> None:
         while self._waiting:
@@ -285,6 +295,13 @@ async def publish(redis: Redis, stream: str, message: bytes, message_id: str) ->
     keys = [stream, streams.seen(stream)]
     entry = await _run(redis, _PUBLISH, keys, [message_id, message, *_limits(stream)])
     return None if entry is None else cast("bytes", entry).decode()
+
+
+def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
+    """Add `message` to `stream`, ahead of whatever is asked of `redis` from here on by a script."""
+    kept = streams.retention(stream).entries
+    lane = _LANES.setdefault(redis, _Lane())
+    return lane.call(redis, _TELL, [stream], [message, "" if kept is None else kept])
 
 
 async def has_slots(redis: Redis) -> bool:

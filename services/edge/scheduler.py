@@ -100,6 +100,11 @@ class Turn:
                 return
 
     @property
+    def ended(self) -> bool:
+        """Whether its result is there."""
+        return self._done.done()
+
+    @property
     def kernel(self) -> Role | None:
         """The role that leads the answer; None before it is begun."""
         return self.making.kernel if self.making else None
@@ -206,13 +211,12 @@ class Scheduler:
         """Queries being answered, and waiting."""
         return self._turns.active, self._turns.waiting
 
-    def expected_s(self) -> float:
+    def expected_s(self, ahead: int = 0) -> float:
         """How long a query that came now would share the workers with others, from the work that answers lately took;
-        seconds, 0 while a worker is free.
+        seconds, 0 while a worker is free. ahead: how many there are at least, some of which are not here yet.
         """
-        return (
-            max(0, self._turns.active + self._turns.waiting + 1 - self._workers) * (self._mean_s or 0.0) / self._workers
-        )
+        others = max(ahead, self._turns.active + self._turns.waiting)
+        return max(0, others + 1 - self._workers) * (self._mean_s or 0.0) / self._workers
 
     def withdraw(self, turn: Turn) -> None:
         """A turn that was left and is not begun goes now; one that is begun goes at its next token."""

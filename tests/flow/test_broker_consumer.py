@@ -315,6 +315,24 @@ async def test_what_is_sent_is_there_with_the_commit_where_there_are_no_slots(re
     assert await scripts.publish(redis, streams.answers("kiosk"), b"a", "a1") is None
 
 
+async def test_what_is_told_comes_before_what_is_committed_after_it(redis, broker):
+    stream = streams.answers("kiosk")
+    told = [broker.tell(stream, b"piece %d" % number) for number in range(3)]
+    sent = [Send(stream, b"answer", "a1")]
+    assert await scripts.commit(redis, streams.QUERIES, sent, direct=True) == "done"
+    assert all(each.done() for each in told)
+    found = [fields[b"__data__"] for _, fields in await redis.xrange(stream)]
+    assert found == [b"piece 0", b"piece 1", b"piece 2", b"answer"]
+
+
+async def test_what_cannot_be_told_is_lost_and_nobody_s_error(redis, broker):
+    stream = streams.answers("kiosk")
+    await redis.set(stream, "no stream")
+    told = broker.tell(stream, b"piece")
+    await asyncio.wait([told])
+    assert told.exception() is not None
+
+
 async def test_nothing_is_sent_by_a_commit_whose_entry_somebody_else_has_finished(redis):
     sent = [Send(streams.answers("kiosk"), b"a", "a1")]
     await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
@@ -362,7 +380,7 @@ async def test_an_entry_that_is_lost_while_it_waits_is_not_handled(redis, broker
     assert begun == [b"q0"]
 
 
-def turned_away(delivery, body):
+def turned_away(delivery, body, ahead):
     return Send(streams.answers("me"), b"no:" + body, body.decode()) if body.startswith(b"no") else None
 
 
@@ -384,6 +402,26 @@ async def test_what_is_turned_away_is_answered_and_finished_and_the_rest_is_hand
     assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0
 
 
+async def test_who_turns_away_is_told_how_many_come_first(redis, start_node, eventually):
+    told, go = [], asyncio.Event()
+
+    def away(delivery, body, ahead):
+        told.append((body, ahead))
+        return turned_away(delivery, body, ahead)
+
+    async def handle(delivery, body):
+        await go.wait()
+        return counted(body)
+
+    for body in (b"q0", b"no0", b"q1", b"q2"):
+        await redis.xadd(streams.QUERIES, {"__data__": body})
+    await start_node(consumer(handle, turn_away=away, at_once=2, max_records=8))
+    await eventually(lambda: len(told) == 4)
+    assert told == [(b"q0", 0), (b"no0", 1), (b"q1", 1), (b"q2", 2)]
+    go.set()
+    await eventually(lambda: finished(redis))
+
+
 async def test_what_was_delivered_before_is_not_turned_away(redis, start_node, eventually):
     """It may have been answered."""
     calls = []
@@ -394,7 +432,7 @@ async def test_what_was_delivered_before_is_not_turned_away(redis, start_node, e
             raise Unavailable("x", "x")
         return counted(body)
 
-    away = lambda delivery, body: turned_away(delivery, body) if calls else None  # noqa: E731
+    away = lambda *asked: turned_away(*asked) if calls else None  # noqa: E731
     await redis.xadd(streams.QUERIES, {"__data__": b"no"})
     await start_node(consumer(handle, turn_away=away))
     await eventually(lambda: finished(redis))

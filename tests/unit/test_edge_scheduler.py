@@ -130,6 +130,13 @@ async def test_the_expected_wait_is_learned_from_answers_and_not_from_a_single_t
     assert scheduler._mean_s == pytest.approx(worked.worked_s)
 
 
+@pytest.mark.parametrize(("ahead", "answers"), [(0, 0.0), (1, 0.0), (2, 0.5), (9, 4.0)])
+async def test_the_expected_wait_counts_those_that_are_to_come_first(schedule, ahead, answers):
+    scheduler = schedule(workers=2)
+    scheduler._mean_s = 3.0
+    assert scheduler.expected_s(ahead) == pytest.approx(answers * 3.0)
+
+
 async def test_a_worker_that_waits_holds_nothing_of_what_it_last_made(schedule, eventually):
     scheduler = schedule()
     await ask(scheduler, max_tokens=3).result()

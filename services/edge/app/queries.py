@@ -1,7 +1,6 @@
 """Queries by stream and from this process: scheduled, answered once, told in pieces, cancelled, recorded."""
 
 import asyncio
-import contextlib
 import logging
 import pkgutil
 import threading
@@ -26,7 +25,7 @@ from services.edge.sleep import is_probe
 
 log = logging.getLogger(__name__)
 
-QUERIES_READ: Final = 32  # at once: refusing many costs little more than one
+QUERIES_READ: Final = 128  # chosen: at once. Refusing many costs little more than one
 ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
 WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
@@ -73,9 +72,11 @@ class Queries:
             body = await self._answer(query, left_s)
         return [Send(streams.answers(query.client), body, query.id)]
 
-    def turn_away(self, delivery: Delivery, query: Query) -> Send | None:
-        """The refusal of a query that cannot be answered in time, before it takes a place; None to answer it."""
-        if not self._begun_too_late(self._left_s(delivery, query)):
+    def turn_away(self, delivery: Delivery, query: Query, ahead: int) -> Send | None:
+        """The refusal of a query that cannot be answered in time, before it takes a place; None to answer it. ahead:
+        queries that are answered or wait before it.
+        """
+        if not self._begun_too_late(self._left_s(delivery, query), ahead):
             return None
         query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
         assert query.id is not None
@@ -85,8 +86,8 @@ class Queries:
     def _left_s(self, delivery: Delivery, query: Query) -> float | None:
         return None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._node.now()
 
-    def _begun_too_late(self, left_s: float | None) -> bool:
-        return left_s is not None and left_s <= LATE_FACTOR * self.scheduler.expected_s()
+    def _begun_too_late(self, left_s: float | None, ahead: int = 0) -> bool:
+        return left_s is not None and left_s <= LATE_FACTOR * self.scheduler.expected_s(ahead)
 
     async def on_cancel(self, delivery: Delivery) -> None:
         """A client no longer wants an answer: made here, it ends between two tokens; not yet here, it is not begun."""
@@ -177,8 +178,9 @@ class Queries:
                     tokens=said.tokens if start == 0 else 0,
                 )
                 index += 1
-                with contextlib.suppress(Unavailable):
-                    await self._node.broker.tell(streams.answers(client), pack(piece))
+                told = self._node.broker.tell(streams.answers(client), pack(piece))
+                if not turn.ended:  # else the answer goes with the same trip, behind it
+                    await asyncio.wait([told])
 
     def _refusal(self, query: Query, error: QigError) -> bytes:
         metrics.QUERIES.labels("refused").inc()

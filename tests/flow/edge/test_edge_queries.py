@@ -162,11 +162,11 @@ async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(e
 
 @pytest.mark.parametrize(("left_s", "refused"), [(0.31, False), (0.3, True), (0.29, True)])
 async def test_a_query_without_three_times_the_expected_time_is_turned_away(edge, clock, monkeypatch, left_s, refused):
-    monkeypatch.setattr(edge.queries.scheduler, "expected_s", lambda: 0.1)
+    monkeypatch.setattr(edge.queries.scheduler, "expected_s", lambda ahead=0: 0.1 if ahead == 7 else 0.0)
     at_ms = int(clock[0]) * 1000
     clock[0] = at_ms / 1000 + 2.0 - left_s
     delivery = Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b"")
-    sent = edge.queries.turn_away(delivery, Query(text=TEXT, client="me", deadline_s=2.0))
+    sent = edge.queries.turn_away(delivery, Query(text=TEXT, client="me", deadline_s=2.0), 7)
     assert (sent is not None) == refused
     if sent is not None:
         made = unpack(Answer, sent.message)
@@ -175,8 +175,8 @@ async def test_a_query_without_three_times_the_expected_time_is_turned_away(edge
 
 
 async def test_a_query_without_a_deadline_is_never_turned_away(edge, monkeypatch):
-    monkeypatch.setattr(edge.queries.scheduler, "expected_s", lambda: 1e9)
-    assert edge.queries.turn_away(Delivery(streams.QUERIES, "1-0", 1, 1, b""), Query(text=TEXT)) is None
+    monkeypatch.setattr(edge.queries.scheduler, "expected_s", lambda _=0: 1e9)
+    assert edge.queries.turn_away(Delivery(streams.QUERIES, "1-0", 1, 1, b""), Query(text=TEXT), 0) is None
 
 
 async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_why(edge, clock, eventually, resting):
