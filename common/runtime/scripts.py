@@ -151,10 +151,12 @@ class _Lane:
     """Script calls of many tasks in as few round trips as they need: what is asked during one trip goes with the next.
 
     A call costs the event loop more than the server; side by side they cost a third. A server that restarted has
-    forgotten the scripts and is told them again.
+    forgotten the scripts and is told them again. What is asked first happens first, so a script is told in its place:
+    one that turned out to be unknown there would come after those behind it.
     """
 
     def __init__(self) -> None:
+        self._known: set[str] = set()  # scripts that the server was told and did not forget since
         self._waiting: list[tuple[str, list[str], list[str | bytes | int], asyncio.Future[Any]]] = []
         self._trip: asyncio.Task[None] | None = None
 
@@ -172,7 +174,7 @@ class _Lane:
         while self._waiting:
             asked, self._waiting = self._waiting[:TRIP_MAX], self._waiting[TRIP_MAX:]
             try:
-                found = await _trip(redis, [(script, keys, args) for script, keys, args, _ in asked])
+                found = await _trip(redis, [(script, keys, args) for script, keys, args, _ in asked], self._known)
             except Exception as error:  # noqa: BLE001 -- every caller gets what the trip met
                 if isinstance(error, AWAY):  # whoever came meanwhile has waited for the retries too
                     asked, self._waiting = asked + self._waiting, []
@@ -186,30 +188,30 @@ class _Lane:
                     future.set_result(result)
 
 
-async def _trip(redis: Redis, calls: Sequence[tuple[str, list[str], list[str | bytes | int]]]) -> list[Any]:
-    """What each call answered, or its error; raises when the trip failed as a whole."""
-    if len(calls) == 1:
-        return [await _told(redis, *calls[0])]
+async def _trip(
+    redis: Redis, calls: Sequence[tuple[str, list[str], list[str | bytes | int]]], known: set[str]
+) -> list[Any]:
+    """What each call answered, or its error; raises when the trip failed as a whole. known: is kept up to date."""
     pipeline = redis.pipeline(transaction=False)
     for script, keys, args in calls:
-        pipeline.evalsha(_digest(script), len(keys), *keys, *args)
-    found = await pipeline.execute(raise_on_error=False)
-    for place, call in enumerate(calls):
-        if isinstance(found[place], NoScriptError):
-            found[place] = await _told(redis, *call)
-    return found
-
-
-async def _told(redis: Redis, script: str, keys: list[str], args: list[str | bytes | int]) -> Any:
-    """What one call answered, or its error; a server that does not know the script is told it."""
-    given: list[Any] = [len(keys), *keys, *args]
+        if script in known:
+            pipeline.evalsha(_digest(script), len(keys), *keys, *args)
+        else:
+            pipeline.eval(script, len(keys), *keys, *args)
+            known.add(script)
     try:
-        try:
-            return await redis.evalsha(_digest(script), *given)
-        except NoScriptError:
-            return await redis.eval(script, *given)
-    except ResponseError as error:  # this call's alone
-        return error
+        found = await pipeline.execute(raise_on_error=False)
+    except Exception:
+        known.clear()
+        raise
+    for place, (script, keys, args) in enumerate(calls):
+        if isinstance(found[place], NoScriptError):
+            known.clear()
+            try:
+                found[place] = await redis.eval(script, len(keys), *keys, *args)
+            except ResponseError as error:  # this call's alone
+                found[place] = error
+    return found
 
 
 @functools.cache

@@ -315,8 +315,12 @@ async def test_what_is_sent_is_there_with_the_commit_where_there_are_no_slots(re
     assert await scripts.publish(redis, streams.answers("kiosk"), b"a", "a1") is None
 
 
-async def test_what_is_told_comes_before_what_is_committed_after_it(redis, broker):
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_what_is_told_comes_before_what_is_committed_after_it(redis, broker, forgotten):
     stream = streams.answers("kiosk")
+    if forgotten:  # all but what commits
+        await redis.script_flush()
+    await scripts.commit(redis, streams.QUERIES, [Send(streams.answers("other"), b"answer", "a1")], direct=True)
     told = [broker.tell(stream, b"piece %d" % number) for number in range(3)]
     sent = [Send(stream, b"answer", "a1")]
     assert await scripts.commit(redis, streams.QUERIES, sent, direct=True) == "done"
