@@ -147,6 +147,14 @@ def printable(token: bytes) -> str:
     return "".join(map(_ALPHABET.__getitem__, token))
 
 
+def pairs_from(merges: npt.NDArray[np.int32], vocab_size: int) -> list[tuple[int, int]]:
+    """The merges that make the ids from `vocab_size` on, in their order: what a larger vocabulary has more.
+
+    vocab_size: at least FIRST_MERGE.
+    """
+    return [(left, right) for left, right in merges[vocab_size - FIRST_MERGE :].tolist()]
+
+
 def vocabulary(merges: npt.NDArray[np.int32]) -> dict[str, int]:
     """Printable form to id, as vocab.json has it."""
     forms = {printable(token): number for number, token in enumerate(token_bytes(merges)) if token}
