@@ -2,6 +2,7 @@
 
     TO/publisher/publisher.key     the publisher's volume
     TO/edges/edge-N.key            the edges' volume
+    TO/edges/fleet.secret          the same: what private edges hash with
     TO/trust/publisher.pub         everybody's volume, public
     TO/trust/edges/edge-N.pub      enrolled edges, public
 
@@ -41,7 +42,10 @@ def make(to: Path, nodes: Sequence[str]) -> list[Path]:
                 link.parent.mkdir(exist_ok=True)
                 link.symlink_to(path)
         keys.init(home, nodes)
+        keys.make_secret(home)
         written = [path for name, path in private.items() if _place(keys.private_path(home, name), path, 0o600)]
+        secret = to / "edges" / keys.secret_path(home).name
+        written += [secret] if _place(keys.secret_path(home), secret, 0o600) else []
         made = {node: keys.edges_dir(home) / f"{node}.pub" for node in nodes}
         made[keys.PUBLISHER] = keys.publisher_path(home)
         return written + [path for name, path in public.items() if _place(made[name], path, 0o644)]

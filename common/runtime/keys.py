@@ -1,14 +1,17 @@
-"""Ed25519 key files: who signs, and whom we believe.
+"""Key files: who signs, and whom we believe (ed25519); and the secret that edges share.
 
     HOME/private/publisher.key      hex seed, mode 0600; signs bundles
     HOME/private/NODE.key           the same for an edge; signs its packets
+    HOME/private/fleet.secret       32 bytes in hex, the same for all edges: what they mention is hashed with it
     HOME/trust/publisher.pub        hex public key; edges believe bundles that it verifies
     HOME/trust/edges/NODE.pub       an enrolled edge; the aggregator believes its packets
 
-A centre needs no private key of an edge and an edge none of the publisher: copy only what each needs.
+A centre needs no private key of an edge and an edge none of the publisher: copy only what each needs. Who runs the
+centre must not have the secret: with it, what an edge only mentions can be guessed.
 """
 
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -37,6 +40,11 @@ def edges_dir(home: Path) -> Path:
     return home / "trust" / "edges"
 
 
+def secret_path(home: Path) -> Path:
+    """Where the secret that edges share lies."""
+    return home / "private" / "fleet.secret"
+
+
 def init(home: Path, nodes: Sequence[str]) -> list[Path]:
     """Make the keys that are not there yet, for the publisher and for `nodes`; returns the files written.
 
@@ -59,6 +67,31 @@ def init(home: Path, nodes: Sequence[str]) -> list[Path]:
         message = f"cannot write keys below {home}: {error.strerror}; choose another directory with QIG_HOME"
         raise Unavailable("home_unwritable", message) from None
     return written
+
+
+def make_secret(home: Path) -> Path | None:
+    """Make the secret that edges share, once for a fleet; None where there is one: another would share nothing with it.
+
+    Raises Unavailable("home_unwritable").
+    """
+    path = secret_path(home)
+    try:
+        if path.exists():
+            return None
+        _write(path, secrets.token_hex(_KEY_BYTES), 0o600)
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror}; choose another directory with QIG_HOME"
+        raise Unavailable("home_unwritable", message) from None
+    return path
+
+
+def load_secret(path: Path) -> bytes:
+    """The 32 bytes that edges share. Raises Unavailable("missing_secret"), Rejected("bad_key")."""
+    try:
+        return _read(path)
+    except Unavailable:
+        message = f"no secret at {path}: bring the fleet's, or make that of a new fleet with `qig keys secret`"
+        raise Unavailable("missing_secret", message) from None
 
 
 def load_private(home: Path, name: str) -> SigningKey:

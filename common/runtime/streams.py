@@ -3,11 +3,12 @@
     qig:queries ──▶ edge ──qig:answers:CLIENT──▶ client
                     edge ──qig:packets──▶ aggregator ──qig:batches──▶ trainer ──qig:candidates──▶ publisher
                     edge ◀──qig:bundles── publisher ◀──qig:applied── edge          qig:heart: every service
+    edge ◀──qig:common── aggregator
     client ──qig:cancel──▶ every edge
 
 A *work stream* is read by one group; a finished entry is deleted with its acknowledgement, so what is in the stream is
 exactly what is still to be done (a group that is lost and made anew at 0 redelivers that, and nothing else). A
-*broadcast* (answers, bundles, applied, heart, cancel) is kept to its retention and read by followers.
+*broadcast* (answers, bundles, common, applied, heart, cancel) is kept to its retention and read by followers.
 
 A stream's side keys carry its name as their hash tag, so they share its Redis Cluster slot and its transactions:
 
@@ -26,6 +27,7 @@ PACKETS: Final = "qig:packets"
 BATCHES: Final = "qig:batches"
 CANDIDATES: Final = "qig:candidates"
 BUNDLES: Final = "qig:bundles"
+COMMON: Final = "qig:common"
 APPLIED: Final = "qig:applied"
 HEART: Final = "qig:heart"
 CANCEL: Final = "qig:cancel"
@@ -56,6 +58,7 @@ WORK: Final = Retention()  # never trimmed: an entry goes when it is finished, a
 DEAD_MAX_ENTRIES: Final = 100_000  # chosen: a dead letter waits for a person
 _KEPT: Final[dict[str, Retention]] = {
     BUNDLES: Retention(entries=1_000),
+    COMMON: Retention(entries=10_000),  # what an edge missed is told again once it mentions it again
     APPLIED: Retention(entries=10_000),
     HEART: Retention(entries=10_000),
     CANCEL: Retention(entries=1_000),

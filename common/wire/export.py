@@ -13,7 +13,7 @@ import numpy as np
 from nacl.signing import SigningKey
 
 from common.constants import CELLS
-from common.wire import basin, bundle, codec, crystals, packet
+from common.wire import basin, bundle, codec, crystals, mentions, packet
 from common.wire.messages import (
     MESSAGES,
     Answer,
@@ -21,6 +21,7 @@ from common.wire.messages import (
     Batch,
     Cancel,
     Candidate,
+    Common,
     DeadLetter,
     DomainUpdate,
     Evidence,
@@ -63,6 +64,7 @@ def render() -> dict[str, bytes]:
     blob = crystals.encode(golden_crystals(), VOCAB_SIZE)
     files["vectors/crystals.bin"] = blob
     files["vectors/crystals.json"] = _json(_crystal_facts(blob))
+    files["vectors/mentions.json"] = _json(_mention_facts())
     files["vectors/rejected.json"] = _json([_refusal(*case) for case in refused()])
     return files
 
@@ -88,6 +90,7 @@ def golden() -> tuple[Message, ...]:
         _answer(),
         Cancel(query_id="q-1", client="kiosk-7"),
         Batch(id=batch_id(refs), base_version=0, base_digest="", domains=(_domain(),), packets=refs),
+        Common(hashes=mentions.encode(golden_mentions()), packets=refs),
         candidate,
         bundle.sign(candidate, version=1, released_at_s=AT_S, signing_key=SigningKey(SEED)),
         Applied(node=NODE, version=1, verdict="applied", reason="", probe_before=2.5, probe_after=2.25, at_s=AT_S),
@@ -181,6 +184,12 @@ def golden_crystals() -> crystals.Crystals:
     return crystals.crystals(crystals.entry(c, token, count=n, total=total) for c, token, n, total in rows)
 
 
+def golden_mentions() -> mentions.Hashes:
+    """Three n-grams and a merge, hashed with SEED as the secret."""
+    ngrams = mentions.mention(SEED, "ngram", [(b"the",), (b"the", b" cat"), (b"the", b" cat", b" sat")])
+    return np.unique(np.append(ngrams, mentions.mention(SEED, "merge", [(b" c", b"at")])))
+
+
 def golden_packet() -> bytes:
     """A sealed packet, signed with SEED."""
     body = packet.PacketBody(
@@ -241,6 +250,24 @@ def _crystal_facts(blob: bytes) -> dict[str, Any]:
         for order in decoded.orders
     ]
     return {"vocab_size": VOCAB_SIZE, "blob": blob.hex(), "orders": orders}
+
+
+def _mention_facts() -> dict[str, Any]:
+    things: list[tuple[mentions.Kind, list[bytes]]] = [
+        ("ngram", [b"the"]), ("ngram", [b"the", b" cat"]), ("ngram", [b"the", b" cat", b" sat"]),
+        ("merge", [b" c", b"at"]), ("ngram", [b" c", b"at"]), ("ngram", [b" cat"]), ("ngram", []),
+    ]  # fmt: skip
+    hashed = [
+        {
+            "kind": kind,
+            "pieces": [piece.hex() for piece in pieces],
+            "hash": int(mentions.mention(SEED, kind, [pieces])[0]),
+        }
+        for kind, pieces in things
+    ]
+    sets = [np.array(each, np.uint32) for each in ([], [0], [(1 << 32) - 1], [7, 8, 9], range(0, 1 << 32, 1 << 22))]
+    coded = [{"blob": mentions.encode(each).hex(), "hashes": each.tolist()} for each in [*sets, golden_mentions()]]
+    return {"secret": SEED.hex(), "hashed": hashed, "sets": coded}
 
 
 def _slope() -> basin.Array:

@@ -58,8 +58,7 @@ def _fields(raw: bytes, cls: type[Any]) -> Iterator[tuple[str, int, int, Any]]:
     """Name, first byte, the byte after the last, and value of each field of an array."""
     reader = msgpack.Unpacker(use_list=False)
     reader.feed(raw)
-    reader.read_array_header()
-    for name in cls.model_fields:
+    for name in list(cls.model_fields)[: reader.read_array_header()]:
         start = reader.tell()
         value = reader.unpack()
         yield name, start, reader.tell(), value

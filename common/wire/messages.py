@@ -3,6 +3,7 @@
     queries ─ Query ▶ edge ─ Piece ... Answer ▶ answers:CLIENT    heart ◀ Heartbeat ─ every service
     cancel ─ Cancel ▶ every edge
     packets ─ (packet.py: signed bytes) ▶ aggregator ─ Batch ▶ trainer ─ Candidate ▶ publisher ─ Bundle ▶ edges
+                                        common ◀ Common ─ aggregator ─▶ edges
     applied ◀ Applied ─ edge                                   {stream}:dead ◀ DeadLetter ─ every consumer
 
 Knows nothing of bytes, streams or signatures: codec.py packs, bundle.py signs. Rules it keeps: `v` is 1; unknown fields
@@ -50,6 +51,8 @@ MAX_PARTS: Final = 256
 MAX_FIGURES: Final = 512
 PART_MAX_BYTES: Final = 1 << 32
 CRYSTALS_MAX_BYTES: Final = 192 * KIB
+COMMON_MAX_HASHES: Final = 32_768  # of one message, 2 to 3 bytes each
+COMMON_MAX_BYTES: Final = 160 * KIB
 GATE_MAX_BYTES: Final = 256
 BASIN_BYTES: Final = 2 * CELLS
 KEY_ID_BYTES: Final = 8
@@ -272,6 +275,17 @@ class Batch(Message):
         return self
 
 
+class Common(Message):
+    """What enough edges have mentioned, and the packets that did nothing but mention: no bundle will name them.
+
+    hashes: a set in the form of mentions.py. An edge that shares the secret knows which of its own they are.
+    """
+
+    max_bytes: ClassVar[int] = COMMON_MAX_BYTES + 16 * KIB
+    hashes: Annotated[bytes, Blob(0, COMMON_MAX_BYTES)] = b""
+    packets: Annotated[tuple[PacketRef, ...], Field(max_length=MAX_BATCH_PACKETS), AfterValidator(ordered)] = ()
+
+
 class Part(Value):
     """One file of a bundle, by content; its bytes lie in the store under the digest."""
 
@@ -386,6 +400,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     Answer,
     Cancel,
     Batch,
+    Common,
     Candidate,
     Bundle,
     Applied,

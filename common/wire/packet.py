@@ -1,6 +1,6 @@
 r"""The sleep packet: all that leaves an edge, at most 4,096 bytes with its signature.
 
-    packet: msgpack array of 9                          body: msgpack array of 13, in a bin
+    packet: msgpack array of 9                          body: msgpack array of 13 or 14, in a bin
     +---+-----+-------+----------+--------------+       +---+--------+--------+-------+--------------+--------+
     | v | key | epoch | sequence | base_version |       | v | kernel | domain | basin | interactions | tokens |
     | 1 | b8  | u32   | u32      | count        |       | 1 | role   | name?  | b64   | count        | count  |
@@ -8,16 +8,19 @@ r"""The sleep packet: all that leaves an edge, at most 4,096 bytes with its sign
     | base | at_s | body | signature |                  | fresh_bytes | fresh_bits | phi  | kappa | phases   |
     | b8   | f64  | bin  | b64       |                  | count       | f64        | f64? | f64?  | 4 counts |
     +------+------+------+-----------+                  +------+------+---+--------+------+-------+----------+
-                                                        | gate | crystals |
-    ?: may be nil     bN: bin of N bytes                | bin  | bin      |
-                                                        +------+----------+
+                                                        | gate | crystals | mentions   |
+    ?: may be nil     bN: bin of N bytes                | bin  | bin      | bin, 1 and |
+                                                        +------+----------+ more, or   |
+                                                                          | not there  |
+                                                                          +------------+
 
     signature = ed25519(b"qig/packet/1\0" + msgpack array of the 8 fields before it)
 
 Knows nothing of enrolment, clocks or what was seen before: (key, epoch, sequence) names a packet, and who trusts,
 counts and forgets it is the aggregator's affair. Rules it keeps: a packet has exactly one byte form (what would not be
-packed again to the same bytes is refused, so a replay cannot be dressed up as another packet); the signature covers
-every field; opening is bounded and checks no signature; the body is read only after the signature holds.
+packed again to the same bytes is refused, so a replay cannot be dressed up as another packet; fields of LATER that are
+empty are left out at the end, so packets without them keep the form they had); the signature covers every field;
+opening is bounded and checks no signature; the body is read only after the signature holds.
 """
 
 import hashlib
@@ -29,7 +32,7 @@ from nacl.signing import SigningKey, VerifyKey
 from common.constants import CELLS, PACKET_MAX_BYTES, Role
 from common.errors import Corrupt, Rejected
 from common.wire.blob import Blob
-from common.wire.codec import AnyValue, canonical, parse, validated
+from common.wire.codec import AnyMessage, canonical, parse, validated
 from common.wire.messages import (
     KEY_ID_BYTES,
     U32,
@@ -46,6 +49,7 @@ from common.wire.messages import (
 
 DOMAIN_SEPARATION: Final = b"qig/packet/1\0"
 PACKET_GATE_MAX_BYTES: Final = 128
+ROOM_BYTES: Final = 3600  # of crystals and mentions: what is left of a packet whose other fields are at their longest
 BASE_BYTES: Final = 8
 
 
@@ -64,6 +68,10 @@ class PacketBody(Message):
     phases: tuple[Count, Count, Count, Count]  # windows spent in FOAM, TACKING, CRYSTAL, FRACTURE
     gate: Annotated[bytes, Blob(0, PACKET_GATE_MAX_BYTES)] = b""
     crystals: Annotated[bytes, Blob(0, PACKET_MAX_BYTES)] = b""  # crystals.py, plain form
+    mentions: Annotated[bytes, Blob(0, PACKET_MAX_BYTES)] = b""  # mentions.py
+
+
+LATER: Final = frozenset({"mentions"})  # fields that a release brought after packets were in use
 
 
 class Envelope(Message):
@@ -149,30 +157,38 @@ def verify(envelope: Envelope, verify_key: VerifyKey) -> PacketBody:
     return _from_row(PacketBody, envelope.body)
 
 
+def admitted_body(envelope: Envelope) -> PacketBody:
+    """The body of a packet that was verified before, without verifying it again. Raises Rejected as open_envelope."""
+    return _from_row(PacketBody, envelope.body)
+
+
 def _signed_part(envelope: Envelope) -> bytes:
     return DOMAIN_SEPARATION + canonical(_row(envelope)[:-1])
 
 
 def _row(value: Message) -> tuple[Any, ...]:
     """The fields in the order in which the class declares them: names would cost 150 of the 4,096 bytes."""
-    return tuple(value.model_dump().values())
+    fields = value.model_dump()
+    while (last := next(reversed(fields))) in LATER and not fields[last]:
+        del fields[last]
+    return tuple(fields.values())
 
 
 def _to_row(value: Message) -> bytes:
     return canonical(_row(value))
 
 
-def _from_row(cls: type[AnyValue], raw: bytes) -> AnyValue:
+def _from_row(cls: type[AnyMessage], raw: bytes) -> AnyMessage:
     """The value whose row these bytes are, and no others."""
     fields = parse(cls.__name__, raw)
     names = tuple(cls.model_fields)
-    if not isinstance(fields, tuple) or len(fields) != len(names):
+    least = sum(name not in LATER for name in names)
+    if not isinstance(fields, tuple) or not least <= len(fields) <= len(names):
         size = len(fields) if isinstance(fields, tuple) else "no"
-        raise Rejected(
-            "bad_field", f"{cls.__name__}: an array of {len(names)} fields is due, got {size}: see docs/wire"
-        )
-    value = validated(cls, dict(zip(names, fields, strict=True)))
-    if canonical(tuple(value.model_dump().values())) != raw:
+        due = least if least == len(names) else f"{least} to {len(names)}"
+        raise Rejected("bad_field", f"{cls.__name__}: an array of {due} fields is due, got {size}: see docs/wire")
+    value = validated(cls, dict(zip(names, fields, strict=False)))
+    if _to_row(value) != raw:
         raise Rejected(
             "not_canonical", f"{cls.__name__}: {len(raw)} bytes that are not its shortest msgpack form: see docs/wire"
         )

@@ -13,11 +13,12 @@ import numpy as np
 from nacl.signing import SigningKey
 
 from common.constants import CELLS, PACKET_MAX_BYTES
-from common.wire import crystals, export, packet
+from common.wire import crystals, export, mentions, packet
 from common.wire.codec import canonical, parse
+from common.wire.mentions import PACKET_MAX_MENTIONS
 from common.wire.messages import MAX_COUNT, MAX_U32
 from common.wire.ngrams import MAX_VOCAB, Crystals, entries
-from common.wire.packet import DOMAIN_SEPARATION, PACKET_GATE_MAX_BYTES, PacketBody
+from common.wire.packet import DOMAIN_SEPARATION, PACKET_GATE_MAX_BYTES, ROOM_BYTES, PacketBody
 
 KEY: Final = SigningKey(export.SEED)
 CRYSTALS_MOST: Final = 2900
@@ -53,6 +54,7 @@ def cases() -> dict[str, Case]:
     pairs = _grid(24, vocab_size=4096)
     triples = _scattered(300)
     full, blob = crystals.fit(_scattered(2000), np.arange(2000), vocab_size=MAX_VOCAB, budget_bytes=CRYSTALS_MOST)
+    _, most = mentions.fit(_spread(PACKET_MAX_MENTIONS), ROOM_BYTES - len(blob))
     return {
         "golden": Case(export.golden_packet(), export.VOCAB_SIZE, "`vectors/packet.msgpack`"),
         "smallest": Case(_seal({}, {"epoch": 0, "sequence": 0, "base_version": 0, "base": bytes(8)}), 2048,
@@ -60,9 +62,12 @@ def cases() -> dict[str, Case]:
         "dense": Case(_seal({"crystals": pairs}), 4096, "every pair of 24 tokens"),
         "sparse": Case(_seal({"crystals": crystals.encode(triples, MAX_VOCAB)}), MAX_VOCAB,
                        "triples all over the largest vocabulary"),
-        "largest": Case(_seal({"crystals": blob} | _LONGEST, {"epoch": MAX_U32, "sequence": MAX_U32,
+        "mentioning": Case(_seal({"mentions": mentions.encode(export.golden_mentions())}), 2048,
+                           "nothing said, 4 hashes mentioned"),
+        "largest": Case(_seal({"crystals": blob, "mentions": most} | _LONGEST, {"epoch": MAX_U32, "sequence": MAX_U32,
                               "base_version": MAX_COUNT}), MAX_VOCAB,
-                        f"every field at its longest, {CRYSTALS_MOST} bytes for {full.entries} n-grams"),
+                        f"every field at its longest, {CRYSTALS_MOST} bytes for {full.entries} n-grams and "
+                        f"{len(most)} for hashes"),
     }  # fmt: skip
 
 
@@ -85,7 +90,25 @@ def refusals() -> Iterator[tuple[bytes, str, str]]:
     yield canonical((*fields[:-1], other)), "bad_signature", "signed by another key"
     yield _signed(b"\xc1"), "garbage", "signed, but the body is no msgpack"
     yield _signed(canonical((1,) * 12)), "bad_field", "signed, but the body has 12 fields"
+    golden = parse("packet", parse("packet", raw)[7])
+    yield _signed(canonical((*golden, b"", b""))), "bad_field", "signed, but the body has 15 fields"
+    yield _signed(canonical((*golden, b""))), "not_canonical", "signed, but no mentions are there as an empty field"
+    yield from _bad_mentions()
     yield from _bad_crystals()
+
+
+def _bad_mentions() -> Iterator[tuple[bytes, str, str]]:
+    blob = mentions.encode(export.golden_mentions())
+    for wrong, what in (
+        (b"\0", "a count cut off"),
+        (b"\0\0", "a set of no hashes that is not left out"),
+        (blob[:-1], "hashes cut off"),
+        (blob + b"\0", "a byte left over after the hashes"),
+        (blob[:-1] + bytes([blob[-1] | 1]), "hashes whose padding is no zeros"),
+        ((PACKET_MAX_MENTIONS + 1).to_bytes(2, "little") + b"\xff" * 3000, f"more than {PACKET_MAX_MENTIONS} hashes"),
+        (b"\x01\0" + bytes(1) + b"\x7f" + b"\xff" * 4, "a hash of more than 32 bits"),
+    ):
+        yield _seal({"mentions": wrong}), "bad_mentions", what
 
 
 def _bad_crystals() -> Iterator[tuple[bytes, str, str]]:
@@ -160,6 +183,11 @@ def _scattered(count: int) -> Crystals:
     return crystals.crystals(crystals.entry(g[:2], g[2], count=2 + g[2] % 3, total=10) for g in grams)
 
 
+def _spread(count: int) -> mentions.Hashes:
+    """Hashes all over their space, in no order."""
+    return np.array([n * 2_654_435_761 % (1 << 32) for n in range(1, count + 1)], np.uint32)
+
+
 def _facts(case: Case) -> dict[str, Any]:
     envelope = packet.open_envelope(case.raw)
     return {
@@ -167,8 +195,9 @@ def _facts(case: Case) -> dict[str, Any]:
         "raw": case.raw.hex(),
         "vocab_size": case.vocab_size,
         "envelope": envelope.model_dump(mode="json", exclude={"body"}),
-        "body": case.body.model_dump(mode="json", exclude={"crystals"}),
+        "body": case.body.model_dump(mode="json", exclude={"crystals", "mentions"}),
         "ngrams": ngrams(case),
+        "mentions": mentions.decode(case.body.mentions, PACKET_MAX_MENTIONS).tolist(),
     }
 
 

@@ -21,8 +21,9 @@ from nacl.signing import VerifyKey
 
 from common.errors import Rejected
 from common.kernels import gate
-from common.wire import basin, crystals, packet
+from common.wire import basin, crystals, mentions, packet
 from common.wire.crystals import PACKET_MAX_COUNTED, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, Crystals
+from common.wire.mentions import Hashes
 from common.wire.messages import PacketRef
 from common.wire.packet import Envelope, PacketBody
 from services.aggregator.bases import Base, Bases, find
@@ -134,6 +135,7 @@ def _check_body(body: PacketBody, base: Base) -> None:
         basin.from_bytes8(body.basin)
         read_gate(body)
         found = read_crystals(body, base)
+        read_mentions(body)
     except Rejected as error:
         raise Rejected("implausible", f"{error.code}: {error.message}") from None
     _check_counts(found, body.tokens)
@@ -149,6 +151,11 @@ def read_crystals(body: PacketBody, base: Base) -> Crystals:
 def read_gate(body: PacketBody) -> Floats | None:
     """Gate statistics (BUCKETS, experts), None when the packet brings none. Raises Rejected("bad_gate")."""
     return gate.from_bytes(body.gate, len(body.gate) // gate.BUCKETS) if body.gate else None
+
+
+def read_mentions(body: PacketBody) -> Hashes:
+    """The hashes that a packet mentions. Raises Rejected("bad_mentions")."""
+    return mentions.decode(body.mentions, mentions.PACKET_MAX_MENTIONS)
 
 
 def _check_counts(found: Crystals, tokens: int) -> None:

@@ -2,6 +2,7 @@
 
     packets ─▶ open_packet ─▶ admit ─▶ {ledger, accepted, sequence} + acknowledgement           one transaction
     each second:  due? ─▶ cut ─▶ {ledger, accepted − taken, opened, cuts + 1} + Batch to the outbox   one transaction
+                            └─▶ tally ─▶ {mentioned, common} + Common to the outbox                   in the same one
     bundles ─▶ the base window
 
 The ledger lives in the broker, in hashes beside the packets' stream; this process holds nothing that it could lose:
@@ -10,13 +11,16 @@ The ledger lives in the broker, in hashes beside the packets' stream; this proce
     {qig:packets}:accepted   ref (hex) ─▶ when the broker took it, ms: the ledger's index, small enough to look at often
     {qig:packets}:sequence   key id (hex) ─▶ replay window, 16 bytes
     {qig:packets}:opened     domain ─▶ role and basin of a territory that no bundle knows yet
-    {qig:packets}:cuts       "count" ─▶ how many batches were cut
+    {qig:packets}:mentioned  key id (hex) ─▶ the hashes that this edge mentioned (tally.py)
+    {qig:packets}:common     number of a cut ─▶ the hashes that became common by it
+    {qig:packets}:cuts       "count" ─▶ how many cuts there were
 
 Two aggregators are safe: an acceptance needs the replay window that it was decided on to be still there, a cut needs
 the count of cuts it began with. Whoever comes second decides anew on what is there then.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, cast
@@ -37,12 +41,15 @@ from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import AggregatorSettings
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
-from common.wire.messages import REASON_MAX_CHARS, Bundle, DeadLetter
+from common.wire.mentions import encode
+from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Bundle, Common, DeadLetter, PacketRef
 from common.wire.packet import Envelope
 from services.aggregator.admit import Admitted, Enrolled, admit, open_packet
 from services.aggregator.bases import BASE_WINDOW, Bases, base_of, with_base
 from services.aggregator.cut import Cut, Limits, Refusal, chosen, cut, due
 from services.aggregator.replay import ReplayWindow
+from services.aggregator.tally import Counted, Tally, tally, to_bytes
+from services.aggregator.tally import from_bytes as hashes_of
 from services.aggregator.territories import unpack_place
 
 log = logging.getLogger(__name__)
@@ -51,6 +58,8 @@ LEDGER: Final = streams.side_key(streams.PACKETS, "ledger")
 ACCEPTED: Final = streams.side_key(streams.PACKETS, "accepted")
 SEQUENCE: Final = streams.side_key(streams.PACKETS, "sequence")
 OPENED: Final = streams.side_key(streams.PACKETS, "opened")
+MENTIONED: Final = streams.side_key(streams.PACKETS, "mentioned")
+COMMON: Final = streams.side_key(streams.PACKETS, "common")
 CUTS: Final = streams.side_key(streams.PACKETS, "cuts")
 COUNT: Final = "count"
 CUT_EVERY_S: Final = 1.0
@@ -194,12 +203,28 @@ class Aggregator:
         pending = {name: unpack_place(name, data, current) for name, data in noted.items()}
         known = tuple(name for name in noted if name in current.domains)
         found = await asyncio.to_thread(cut, ledger, bases=self._bases, pending=pending, limits=self._limits)
+        number = 0 if count is None else int(count)
         effects = [*_counted(count), *cut_effects(found, ledger, known, at_s=float(seconds)), *_forgotten(lost)]
+        if found.mentions:
+            heard = await asyncio.to_thread(self._tally, await self._tallied(), found)
+            effects += tally_effects(heard, found.silent, number)
+            log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))
         if not await self._broker.commit(streams.PACKETS, effects):
             log.info("another aggregator cut first: nothing was taken")
             return False
         _show(found)
         return True
+
+    async def _tallied(self) -> Tally:
+        """What was mentioned, by every edge: 64 KiB each at most."""
+        mentioned, common = await self._broker.read_hash(MENTIONED), await self._broker.read_hash(COMMON)
+        return Tally(
+            {bytes.fromhex(key): hashes_of(data) for key, data in mentioned.items()},
+            {int(number): hashes_of(data) for number, data in common.items()},
+        )
+
+    def _tally(self, before: Tally, found: Cut) -> Counted:
+        return tally(before, found.mentions, enrolled=self._enrolled, edges=self._settings.common_edges)
 
     async def _ledger(self, refs: Sequence[bytes]) -> tuple[dict[bytes, bytes], list[bytes]]:
         """The packets, in the order of `refs`, and the refs that have none: somebody deleted it by hand."""
@@ -225,10 +250,27 @@ def cut_effects(found: Cut, ledger: Mapping[bytes, bytes], known: Sequence[str],
     """The ledger without what was cut or refused, and what leaves. known: noted domains that a bundle brought."""
     effects: list[Effect] = [HashDelete(OPENED, name) for name in known]
     effects += [HashSet(OPENED, place.name, place.packed) for place in found.opened]
-    effects += _forgotten([*found.taken, *(one.ref for one in found.refused)])
+    effects += _forgotten([*found.taken, *(ref.packed for ref in found.silent), *(one.ref for one in found.refused)])
     effects += [_letter(one, ledger[one.ref], at_s) for one in found.refused]
     if found.batch is not None:
         effects.append(Send(streams.BATCHES, pack(found.batch), found.batch.id))
+    return effects
+
+
+def tally_effects(heard: Counted, silent: Sequence[PacketRef], number: int) -> list[Effect]:
+    """The tally once the cut of this number is in it, and what every edge is told of it, in as many messages as it
+    takes. silent: packets that no bundle will name.
+    """
+    effects: list[Effect] = [HashSet(MENTIONED, key.hex(), to_bytes(own)) for key, own in heard.mentioned.items()]
+    effects += [HashDelete(COMMON, str(old)) for old in heard.forgotten]
+    if len(heard.common):
+        effects.append(HashSet(COMMON, str(number), to_bytes(heard.common)))
+    for first in range(0, max(len(heard.told), 1), COMMON_MAX_HASHES):
+        hashes = heard.told[first : first + COMMON_MAX_HASHES]
+        message = Common(hashes=encode(hashes), packets=tuple(silent) if first == 0 else ())
+        if message.hashes or message.packets:
+            body = pack(message)
+            effects.append(Send(streams.COMMON, body, f"{number}-{hashlib.sha256(body).hexdigest()[:32]}"))
     return effects
 
 

@@ -4,6 +4,7 @@
     due        batch_packets wait, or the oldest is batch_age_s old
     chosen     the oldest MAX_BATCH_PACKETS of them
     cut        read, settle on domains, merge, name: the Batch, and what could not be in it
+    silent     packets that mention, and bring no crystals: their edges are told, no batch is made of them
 
 The same packets against the same bundle make the same batch, byte for byte, whatever order or crash they came through.
 A packet whose base left the window while it waited is refused alone. What does not fit stays in the ledger.
@@ -15,9 +16,9 @@ from typing import Final
 
 from common.errors import Rejected
 from common.wire import packet as packets_
-from common.wire.codec import parse, validated
-from common.wire.messages import MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, batch_id
-from common.wire.packet import PacketBody
+from common.wire.mentions import Hashes
+from common.wire.messages import MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, PacketRef, batch_id
+from services.aggregator.admit import read_mentions
 from services.aggregator.bases import Base, Bases, find
 from services.aggregator.merge import Merged, check_vocabulary, merged
 from services.aggregator.territories import Place, Waiting, read_basin, settle
@@ -45,12 +46,18 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """batch: None when every packet was refused; taken: the refs in it; opened: the places it is the first to name."""
+    """batch: None when no packet is in it; taken: the refs in it; opened: the places it is the first to name.
+
+    silent: packets that are dealt with and in no batch; mentions: of the taken and the silent, by key id, the oldest
+    packet first.
+    """
 
     batch: Batch | None
     taken: tuple[bytes, ...]
     refused: tuple[Refusal, ...]
     opened: tuple[Place, ...]
+    silent: tuple[PacketRef, ...] = ()
+    mentions: tuple[tuple[bytes, Hashes], ...] = ()
 
 
 def due(accepted: Mapping[bytes, int], now_ms: int, limits: Limits) -> bool:
@@ -72,7 +79,9 @@ def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Pl
     bases: not empty, the newest is what the batch is for. pending: domains that earlier batches opened.
     """
     current = bases[-1]
-    waiting, refused = _read(ledger, bases)
+    read, refused = _read(ledger, bases)
+    silent = [one for one in read if one.body.mentions and not one.body.crystals]
+    waiting = [one for one in read if one not in silent]
     age = {ref: place for place, ref in enumerate(ledger)}
     unknown = {name: place for name, place in pending.items() if name not in current.domains}
     places, members, crowded = settle(sorted(waiting, key=lambda one: one.ref), current, unknown)
@@ -86,6 +95,12 @@ def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Pl
         taken=taken,
         refused=tuple(refused),
         opened=tuple(places[u.update.name] for u in updates if u.update.opened and u.update.name not in unknown),
+        silent=tuple(one.packet for one in silent),
+        mentions=tuple(
+            (one.packet.key, read_mentions(one.body))
+            for one in read
+            if one.body.mentions and (one in silent or one.ref in taken)
+        ),
     )
 
 
@@ -107,8 +122,7 @@ def _waiting(ref: bytes, raw: bytes, bases: Bases) -> Waiting:
             "base_window",
             f"based on bundle {envelope.base_version}, which left the window of {len(bases)} while the packet waited",
         )
-    fields = parse("PacketBody", envelope.body)
-    body = validated(PacketBody, dict(zip(PacketBody.model_fields, fields, strict=True)))
+    body = packets_.admitted_body(envelope)
     found = Waiting(ref, envelope.ref, base, body, read_basin(body))
     check_vocabulary(found, bases[-1].vocab_size)
     return found

@@ -256,6 +256,12 @@ def keys_init(
     _do("keyring", names=names or [f"edge-{number}" for number in range(1, edges + 1)], home=home)
 
 
+@keys.command("secret")
+def keys_secret(home: Home = DEFAULT_HOME) -> None:
+    """Make the secret that the edges of a fleet share in private mode; never replaces one, never shows it."""
+    _do("keyring", "secret", home=home)
+
+
 KeyName = Annotated[str, typer.Argument(help="Whose key: letters, digits and . _ -")]
 ApiKeys = Annotated[
     Path | None,

@@ -165,8 +165,8 @@ class Child:
 def service_command(service: str) -> list[str]:
     """How a service of ours is started. Raises Unavailable("no_service") when it is not installed."""
     module = f"services.{service}.app"
-    path = Path(__file__).resolve().parent.parent / service / "app.py"
-    if not path.is_file():
+    home = Path(__file__).resolve().parent.parent / service
+    if not any((home / name).is_file() for name in ("app.py", "app/__main__.py")):
         raise Unavailable("no_service", f"there is no service {service!r} ({module}): reinstall the package")
     return [sys.executable, "-m", module]
 

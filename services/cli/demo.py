@@ -124,6 +124,7 @@ async def _tell(home: Path, out: Console) -> Story:
     async with Fleet(home) as fleet, client(fleet.broker_url) as redis:
         out.print(f"[green]✓[/] broker       {fleet.broker_url}, embedded, durable")
         keys.init(home, list(EDGES))
+        keys.make_secret(home)
         await _start(fleet, await first_genesis(home))
         out.print(f"[green]✓[/] services     aggregator, trainer, publisher, {', '.join(EDGES)}: ready")
         examiner = Examiner({**owned.held_out, "scripture": [each.text for each in unseen.held_out]})

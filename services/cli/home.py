@@ -7,7 +7,8 @@
     HOME/logs/NODE.log   what a process writes;  NODE.log.1 the life before, when it was long
     HOME/nodes/NODE/     a process's own QIG_HOME: links to what it may see, and its own state
 
-A node's home links to the public keys and to its own private key alone, so that no process can read another's.
+A node's home links to the public keys and to its own private key alone, an edge's also to the secret that edges share,
+so that no process can read another's.
 """
 
 import fcntl
@@ -85,7 +86,9 @@ def is_locked(home: Path) -> bool:
 
 
 def furnish(home: Path, service: str, node: str) -> Path:
-    """Make a process's home: links to the trusted keys, and to the private key it signs with."""
+    """Make a process's home: links to the trusted keys, to the private key it signs with, and an edge's to the
+    secret.
+    """
     own = node_dir(home, node)
     signer = keys.PUBLISHER if service == "publisher" else node
     try:
@@ -94,6 +97,8 @@ def furnish(home: Path, service: str, node: str) -> Path:
         _link(own / "trust", home / "trust")
         if service in ("publisher", "edge"):
             _link(keys.private_path(own, signer), keys.private_path(home, signer))
+        if service == "edge":
+            _link(keys.secret_path(own), keys.secret_path(home))
     except OSError as error:
         raise unwritable(home, error) from None
     return own

@@ -1,4 +1,4 @@
-"""`qig keys init`."""
+"""`qig keys init`, `qig keys secret`."""
 
 from pathlib import Path
 
@@ -23,6 +23,17 @@ def run(names: list[str], home: Path) -> int:
         out.print(f"made {plain(str(path))}{secret}")
     if not made:
         out.print(f"every key is there already, below {plain(str(home))}: nothing was changed")
+    return 0
+
+
+def secret(home: Path) -> int:
+    """Make the secret that edges share, unless there is one, and say where."""
+    made = keys.make_secret(home)
+    path, out = plain(str(keys.secret_path(home))), console()
+    if made is None:
+        out.print(f"{path} is there already: nothing was changed")
+    else:
+        out.print(f"made {path}: copy it to every edge of this fleet, and never to where the aggregator runs")
     return 0
 
 

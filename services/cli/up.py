@@ -69,6 +69,7 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
         async with Fleet(home, broker_url=given_url(), broker_port=broker_port) as fleet:
             _check_ports(members)
             keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
+            keys.make_secret(home)
             out.print(f"broker  {_broker_line(fleet)}")
             first = await _first_constellation(fleet, home, stopping)
             for node, (service, port) in members.items():

@@ -17,7 +17,9 @@ from common.wire import basin
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
-from common.wire.messages import Batch, Bundle, Candidate, DeadLetter, Evidence, Figure, Part
+from common.wire.mentions import MAX_MENTIONS, decode
+from common.wire.mentions import encode as encode_mentions
+from common.wire.messages import Batch, Bundle, Candidate, Common, DeadLetter, Evidence, Figure, Part
 from common.wire.packet import PacketBody, base_prefix, seal
 from services.aggregator import app as aggregator
 from services.publisher import app as publisher
@@ -134,6 +136,12 @@ class Centre:
     async def batches(self):
         return await self.read(streams.BATCHES, Batch)
 
+    async def told(self):
+        """What became common, each hash as often as it was told; and the packets that only mentioned."""
+        told = await self.read(streams.COMMON, Common)
+        hashes = [each for one in told for each in decode(one.hashes, MAX_MENTIONS).tolist()]
+        return sorted(hashes), sorted(ref.packed for one in told for ref in one.packets)
+
     async def bundles(self):
         return await self.read(streams.BUNDLES, Bundle)
 
@@ -143,6 +151,11 @@ class Centre:
     async def counted(self):
         """Every packet of every batch, as (key, epoch, sequence); a packet counted twice is there twice."""
         return sorted(ref.packed for batch in await self.batches() for ref in batch.packets)
+
+
+def mentioning(*hashes):
+    """What a packet brings that says no n-gram."""
+    return {"crystals": b"", "mentions": encode_mentions(np.array(sorted(hashes), np.uint32))}
 
 
 def ref_of(centre, node, sequence, epoch=1):

@@ -60,16 +60,16 @@ async def verdicts(redis):
 
 async def bundles_to(edge, redis):
     """What a follower does: hands the edge every release after the last one that it handled, in order."""
-    position = getattr(edge, "position", edge.follow_from)
+    position = getattr(edge, "position", edge.bundles.follow_from)
     for entry_id, fields in await redis.xrange(streams.BUNDLES, min=f"({position}"):
-        await edge.on_bundle(delivery_of(entry_id.decode(), streams.BUNDLES, body_of(fields)))
+        await edge.bundles.on_bundle(delivery_of(entry_id.decode(), streams.BUNDLES, body_of(fields)))
         edge.position = entry_id.decode()
 
 
 async def read(edge, number, text=TEXT, first=0):
     """The edge reads `number` texts and is asked for no answer."""
     for n in range(first, first + number):
-        await edge.on_query(delivery_of(f"{n + 1}-0"), Query(text=text, max_tokens=0, id=f"q{n}"))
+        await edge.queries.on_query(delivery_of(f"{n + 1}-0"), Query(text=text, max_tokens=0, id=f"q{n}"))
 
 
 def other_key():

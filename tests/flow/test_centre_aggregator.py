@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from centre import NODES, Centre, ref_of
+from centre import NODES, Centre, mentioning, ref_of
 from micro import MICRO
 
 from common.errors import Unavailable
@@ -175,3 +175,50 @@ async def test_without_the_publishers_public_key_it_says_which_file_is_missing(c
     keys.publisher_path(centre.home).unlink()
     with pytest.raises(Unavailable, match=r"missing_key.*publisher\.pub"):
         await app.build(centre.settings("aggregator"), centre.broker)
+
+
+# Mentions
+
+
+async def test_what_three_edges_mention_is_told_to_all_and_a_replay_makes_no_third(centre, eventually):
+    bundle = await centre.release()
+    raws = [centre.packet(bundle, node, **mentioning(7, 100 + node)) for node in (0, 1)]
+    await centre.send(*raws, *raws, centre.packet(bundle, 0, sequence=2, **mentioning(7, 8)))
+    async with centre.running("aggregator", batch_packets=3):
+        await eventually(lambda: drained(centre, streams.PACKETS))
+        await eventually(lambda: has_told(centre, 3))
+        assert await centre.told() == ([], sorted(ref_of(centre, *packet) for packet in ((0, 1), (1, 1), (0, 2))))
+        await centre.send(*[centre.packet(bundle, node, sequence=3, **mentioning(7)) for node in (2, 1, 3)])
+        await eventually(lambda: has_told(centre, 6))
+    assert (await centre.told())[0] == [7]
+    assert await centre.batches() == []
+    assert [letter.code for letter in await centre.letters(streams.PACKETS)] == ["replayed"] * 2
+
+
+async def has_told(centre, packets):
+    return len((await centre.told())[1]) == packets
+
+
+async def test_an_edge_that_mentions_what_is_common_is_told_again(centre, eventually):
+    bundle = await centre.release()
+    async with centre.running("aggregator", batch_packets=3):
+        await centre.send(*[centre.packet(bundle, node, **mentioning(7)) for node in range(3)])
+        await eventually(lambda: has_told(centre, 3))
+        await centre.send(*[centre.packet(bundle, 3, sequence=n, **mentioning(7, n)) for n in range(3)])
+        await eventually(lambda: has_told(centre, 6))
+    assert (await centre.told())[0] == [7, 7]
+
+
+async def test_a_packet_that_says_and_mentions_is_in_the_batch_and_counted_too(centre, eventually):
+    bundle = await centre.release()
+    mentions = {"mentions": mentioning(7)["mentions"]}
+    await centre.send(*[centre.packet(bundle, node, **mentions) for node in range(3)])
+    async with centre.running("aggregator", batch_packets=3):
+        await eventually(centre.batches)
+        await eventually(lambda: has_told_hashes(centre, [7]))
+    assert len(await centre.counted()) == 3
+    assert grams(await centre.batches()) == {(node, 1): 1 for node in range(3)}
+
+
+async def has_told_hashes(centre, hashes):
+    return await centre.told() == (hashes, [])

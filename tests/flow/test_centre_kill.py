@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from centre import APPS, NODES, Centre, ref_of
+from centre import APPS, NODES, Centre, mentioning, ref_of
 from centre_death import Death, dies, install
 
 from common.runtime import embedded, keys, streams
@@ -72,6 +72,27 @@ async def test_an_aggregator_killed_at_any_write_counts_every_packet_once(centre
         assert [batch.domains[0].packets for batch in await centre.batches()] == [3]
         if not died:
             assert nth > 8  # three leases and commits, the cut, its relay
+            return
+    pytest.fail(f"more than {WRITES_MAX} writes for three packets")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_an_aggregator_killed_at_any_write_counts_every_edge_s_mentions_once(centre, monkeypatch, moment):
+    install(monkeypatch)
+    expected = ([7], sorted(ref_of(centre, node, 1) for node in range(3)))
+
+    async def finished():
+        return await settled(centre, streams.PACKETS) and len((await centre.told())[1]) >= 3
+
+    for nth in range(1, WRITES_MAX):
+        await centre.broker.redis.flushall()
+        bundle = await centre.release()
+        await centre.send(*[centre.packet(bundle, node, **mentioning(7, node)) for node in range(3)])
+        async with asyncio.timeout(10):
+            died = await outlived(centre, "aggregator", finished, nth, moment, batch_packets=3)
+        assert await centre.told() == expected, f"killed {moment} write {nth}"
+        if not died:
+            assert nth > 8
             return
     pytest.fail(f"more than {WRITES_MAX} writes for three packets")
 

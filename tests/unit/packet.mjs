@@ -4,7 +4,7 @@
 import { createHash, createPublicKey, verify } from "node:crypto";
 import { readFileSync } from "node:fs";
 
-const PACKET_MOST = 4096, CRYSTALS_MOST = 192 * 1024, NGRAMS_MOST = 4096, TOTAL_MOST = 2 ** 24 - 1;
+const PACKET_MOST = 4096, CRYSTALS_MOST = 192 * 1024, NGRAMS_MOST = 4096, TOTAL_MOST = 2 ** 24 - 1, MENTIONS_MOST = 2048;
 const SAFE = Number.MAX_SAFE_INTEGER, U32 = 2 ** 32 - 1;
 
 class Refused extends Error {
@@ -113,17 +113,24 @@ const BODY = {
   v: version, kernel: text(/^(vocab|strategy|percept|heart)$/), domain: maybe(text(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/)),
   basin: bin(64, 64), interactions: whole(0, SAFE), tokens: whole(0, SAFE), fresh_bytes: whole(0, SAFE),
   fresh_bits: real(0, Number.MAX_VALUE), phi: maybe(real(0, 1)), kappa: maybe(real(0, Number.MAX_VALUE)),
-  phases: four(whole(0, SAFE)), gate: bin(0, 128), crystals: bin(0, PACKET_MOST),
+  phases: four(whole(0, SAFE)), gate: bin(0, 128), crystals: bin(0, PACKET_MOST), mentions: bin(1, PACKET_MOST),
 };
+const LATER = ["mentions"]; // left out at the end where they are empty
 
 function row(bytes, fields) {
   const reader = new Msgpack(bytes);
   const found = reader.value();
   if (reader.at !== bytes.length) refuse("garbage", "bytes left over");
   const names = Object.keys(fields);
-  if (found.kind !== "array" || found.value.length !== names.length) refuse("bad_field", `${names.length} fields are due`);
+  const least = names.filter((name) => !LATER.includes(name)).length;
+  if (found.kind !== "array" || found.value.length < least || found.value.length > names.length) {
+    refuse("bad_field", `${names.length} fields are due`);
+  }
   const state = { canonical: reader.short };
-  const value = Object.fromEntries(names.map((name, n) => [name, fields[name](found.value[n], state)]));
+  const last = found.value.at(-1);
+  if (found.value.length > least && last.kind === "bin" && last.value.length === 0) refuse("not_canonical", "an empty end");
+  const there = names.slice(0, found.value.length);
+  const value = Object.fromEntries(there.map((name, n) => [name, fields[name](found.value[n], state)]));
   if (!state.canonical) refuse("not_canonical", "not its shortest form");
   return value;
 }
@@ -236,6 +243,34 @@ function crystals(blob, vocabulary) {
   return ngrams;
 }
 
+// ---- mentions: a set of 32-bit hashes, Rice-coded gaps whose parameter follows from their number
+
+function hashes(blob) {
+  if (blob === undefined) return [];
+  const bad = (message) => refuse("bad_mentions", message);
+  const count = blob.length < 2 ? 0 : blob.readUInt16LE(0);
+  if (count < 1 || count > MENTIONS_MOST) bad("a number of hashes");
+  const k = Math.max(Math.floor(Math.log2(Math.max(Math.floor((2 ** 24 * 177) / count), 1))), 0);
+  const bits = 8 * (blob.length - 2);
+  const bit = (place) => (place < bits ? (blob[2 + (place >> 3)] >> (7 - (place & 7))) & 1 : bad("cut off"));
+  let at = 0;
+  const quotients = Array.from({ length: count }, () => {
+    let zeros = 0;
+    while (!bit(at++)) zeros++;
+    return zeros;
+  });
+  let last = -1;
+  const found = quotients.map((quotient) => {
+    let gap = quotient;
+    for (let n = 0; n < k; n++) gap = 2 * gap + bit(at++);
+    return (last += 1 + gap);
+  });
+  if (last > U32) bad("more than 32 bits");
+  if (bits - at >= 8) bad("bytes left over");
+  while (at < bits) if (bit(at++)) bad("padding");
+  return found;
+}
+
 // ---- a packet, in the order of docs/wire/packet.md
 
 function read(packet, publicKey, vocabulary) {
@@ -244,9 +279,11 @@ function read(packet, publicKey, vocabulary) {
   check(packet, envelope, publicKey);
   const body = row(envelope.body, BODY);
   const ngrams = crystals(body.crystals, vocabulary);
+  const mentions = hashes(body.mentions);
   delete envelope.body;
   delete body.crystals;
-  return { envelope: plain(envelope), body: plain(body), ngrams };
+  delete body.mentions;
+  return { envelope: plain(envelope), body: plain(body), ngrams, mentions };
 }
 
 const plain = (fields) =>

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from common.geometry.simplex import distance
 from common.kernels import gate
-from common.wire import basin, crystals
+from common.wire import basin, crystals, mentions
 from common.wire.codec import pack, unpack
 from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
+from common.wire.packet import key_id
 from services.aggregator import cut as module
 from services.aggregator.cut import Limits, chosen, cut, due
 from services.aggregator.merge import levelled
@@ -179,3 +180,46 @@ def test_the_oldest_packets_are_chosen_first_and_256_at_most():
     assert len(chosen(accepted)) == MAX_BATCH_PACKETS
     assert chosen(accepted)[0] == bytes([1, 43])
     assert chosen({b"b": 1, b"a": 1}) == (b"a", b"b")
+
+
+# Mentions
+
+
+def mention(*hashes):
+    return mentions.encode(np.array(hashes, np.uint32))
+
+
+def test_a_packet_that_only_mentions_is_in_no_batch_and_is_named_to_its_edge():
+    silent, speaking = packet(key=1, crystals=b"", mentions=mention(3, 9)), packet(key=0, mentions=mention(5))
+    found = cut_of(silent, speaking)
+    assert [ref.key for ref in found.batch.packets] == [key_id(KEYS[0].verify_key)]
+    assert [ref.key for ref in found.silent] == [key_id(KEYS[1].verify_key)]
+    assert [(key, hashes.tolist()) for key, hashes in found.mentions] == [
+        (key_id(KEYS[1].verify_key), [3, 9]),
+        (key_id(KEYS[0].verify_key), [5]),
+    ]
+
+
+def test_where_all_only_mention_there_is_no_batch():
+    found = cut_of(packet(crystals=b"", mentions=mention(3), domain=None, at=peak(60)))
+    assert (found.batch, found.taken, len(found.silent), found.opened) == (None, (), 1, ())
+
+
+def test_a_packet_of_figures_alone_is_in_the_batch_as_ever():
+    found = cut_of(packet(crystals=b""))
+    assert (len(found.batch.packets), found.silent, found.mentions) == (1, (), ())
+
+
+def test_what_a_packet_mentions_that_waits_for_the_next_batch_is_counted_then(monkeypatch):
+    monkeypatch.setattr("services.aggregator.merge.MAX_DOMAIN_ENTRIES", 8)
+    grams = [ngrams(*[((), 10 * n + i, 1, 3) for i in range(3)]) for n in range(4)]
+    raws = [packet(key=n, crystals=grams[n], mentions=mention(n)) for n in range(4)]
+    found = cut_of(*raws)
+    assert len(found.taken) == 2
+    assert [hashes.tolist() for _, hashes in found.mentions] == [[0], [1]]
+
+
+def test_a_refused_packet_s_mentions_are_not_counted():
+    found = cut_of(packet(key=0, on=base(1), mentions=mention(1)), packet(key=1, mentions=mention(2)))
+    assert [refusal.code for refusal in found.refused] == ["base_window"]
+    assert [hashes.tolist() for _, hashes in found.mentions] == [[2]]

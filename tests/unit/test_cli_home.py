@@ -1,6 +1,7 @@
 import pytest
 
 from common.errors import Rejected, Unavailable
+from common.runtime import keys
 from services.cli import broker, home, keyring, probe, show, train, up
 
 
@@ -55,6 +56,23 @@ def test_keys_are_made_once_and_no_secret_is_shown(tmp_path, capsys):
     keyring.run(["edge-1"], tmp_path)
     assert "nothing was changed" in capsys.readouterr().out
     assert [path.read_text().strip() for path in tmp_path.glob("private/*.key")] == secrets
+
+
+def test_the_secret_that_edges_share_is_made_once_and_never_shown(tmp_path, capsys):
+    keyring.secret(tmp_path)
+    said = capsys.readouterr().out
+    (path,) = tmp_path.glob("private/*")
+    assert path.name in said
+    assert path.read_text().strip() not in said
+    keyring.secret(tmp_path)
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("service", ["edge", "aggregator", "trainer", "publisher"])
+def test_only_an_edge_s_home_links_to_the_secret(tmp_path, service):
+    secret = keys.make_secret(tmp_path)
+    linked = keys.secret_path(home.furnish(tmp_path, service, "node-7"))
+    assert (linked.resolve() == secret.resolve()) == (service == "edge")
 
 
 @pytest.mark.parametrize("name", ["../edge", "", "a b", "publisher", "x" * 65])

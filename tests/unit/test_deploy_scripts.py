@@ -39,7 +39,8 @@ def test_private_keys_lie_apart_and_match_their_public_ones(tmp_path: Path) -> N
         assert seed.verify_key == keys.load_public(tmp_path / "trust" / public)
         assert stat.S_IMODE((tmp_path / private).stat().st_mode) == 0o600
     assert [path.name for path in (tmp_path / "publisher").iterdir()] == ["publisher.key"]
-    assert [path.name for path in (tmp_path / "edges").iterdir()] == ["edge-1.key"]
+    assert sorted(path.name for path in (tmp_path / "edges").iterdir()) == ["edge-1.key", "fleet.secret"]
+    assert len(keys.load_secret(tmp_path / "edges" / "fleet.secret")) == 32
 
 
 def test_keys_that_exist_are_kept_when_more_edges_are_enrolled(tmp_path: Path) -> None:

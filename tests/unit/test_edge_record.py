@@ -6,10 +6,9 @@ import pytest
 from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels.gate import BUCKETS
 from common.kernels.memory import count
-from services.edge import record as module
 from services.edge.answer import Interaction
 from services.edge.local import Tuned
-from services.edge.record import Packet, Record, address_of
+from services.edge.record import Packet, Record, address_of, file, schema
 
 DAY_S = 86_400.0
 
@@ -50,7 +49,7 @@ def pruned(record, now_s, **limits):
 
 def in_the_files(record, text):
     """Whether any file of the record holds these bytes."""
-    return any(text.encode() in path.read_bytes() for path in record._path.parent.iterdir())
+    return any(text.encode() in path.read_bytes() for path in record._file.path.parent.iterdir())
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def record(tmp_path):
 
 def reopened(record, now_s=2000.0):
     record.close()
-    return Record(record._path, now_s=now_s)
+    return Record(record._file.path, now_s=now_s)
 
 
 def test_a_query_answered_once_keeps_its_answer(record):
@@ -188,15 +187,15 @@ def test_settled_packets_go_by_age_and_waiting_ones_stay(record):
 
 def test_a_second_process_on_one_file_is_refused(record):
     with pytest.raises(Unavailable, match="state_in_use"):
-        Record(record._path, now_s=1.0)
+        Record(record._file.path, now_s=1.0)
 
 
 def test_whoever_finds_the_file_in_use_learns_where_its_process_serves(record, tmp_path):
-    assert address_of(record._path) == ""
+    assert address_of(record._file.path) == ""
     other = Record(tmp_path / "other" / "edge.db", now_s=1.0, address="http://127.0.0.1:8000")
     with pytest.raises(Unavailable, match="state_in_use"):
-        Record(other._path, now_s=1.0, address="http://127.0.0.1:1")
-    assert address_of(other._path) == "http://127.0.0.1:8000"
+        Record(other._file.path, now_s=1.0, address="http://127.0.0.1:1")
+    assert address_of(other._file.path) == "http://127.0.0.1:8000"
     other.close()
 
 
@@ -264,7 +263,7 @@ def test_where_a_domain_s_packets_lay_is_known_oldest_first(record):
 
 
 def test_a_newer_schema_is_refused(record):
-    record._db.execute("PRAGMA user_version = 4")
+    record._file.db.execute("PRAGMA user_version = 4")
     with pytest.raises(Rejected, match="schema 4"):
         reopened(record)
 
@@ -277,15 +276,15 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_full_disk_is_said_and_loses_nothing(record):
     record.add(interaction(), b"answer", probe=False)
-    record._db.execute("PRAGMA max_page_count = 1")
+    record._file.db.execute("PRAGMA max_page_count = 1")
     with pytest.raises(Unavailable, match="disk_full"):
         record.add(interaction("big", text="x" * 200_000), b"", probe=False)
     assert record.answer_to("c", "q") == b"answer"
 
 
 def test_a_commit_is_flushed_to_the_disk(record):
-    assert record._db.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert record._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert record._file.db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert record._file.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 # One interaction, afterwards
@@ -320,10 +319,10 @@ def test_not_a_byte_of_what_grew_too_old_stays_in_the_files(record):
 
 
 def test_what_was_forgotten_while_somebody_read_the_file_is_gone_after_the_next_pruning(record, monkeypatch):
-    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(file, "BUSY_TIMEOUT_S", 0.0)
     busy = reopened(record)
     busy.add(interaction(text="swordfish"), b"", probe=False)
-    reader = sqlite3.connect(busy._path)
+    reader = sqlite3.connect(busy._file.path)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM interactions").fetchall()
     busy.forget(busy.find("c", "q").row, "heart", None)
@@ -440,12 +439,12 @@ def test_a_file_of_the_first_schema_becomes_what_a_new_one_is(first, tmp_path):
     shapes = [
         {
             (table, *column[1:])
-            for (table,) in each._all("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')")
-            for column in each._all(f"PRAGMA table_info({table})") + each._all(f"PRAGMA index_info({table})")
+            for (table,) in each._file.all("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')")
+            for column in each._file.all(f"PRAGMA table_info({table})") + each._file.all(f"PRAGMA index_info({table})")
         }
         for each in (first, fresh)
     ]
-    versions = {each._one("PRAGMA user_version") for each in (first, fresh)}
+    versions = {each._file.one("PRAGMA user_version") for each in (first, fresh)}
     fresh.close()
     assert shapes[0] == shapes[1]
-    assert versions == {(module.SCHEMA_VERSION,)}
+    assert versions == {(schema.SCHEMA_VERSION,)}

@@ -70,3 +70,16 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
 
 def test_nobody_is_enrolled_in_an_empty_home(tmp_path):
     assert keys.load_enrolled(tmp_path) == {}
+
+
+def test_the_secret_that_edges_share_is_made_once_and_for_its_owner_alone(tmp_path):
+    path = keys.make_secret(tmp_path)
+    secret = keys.load_secret(path)
+    assert (len(secret), stat.S_IMODE(path.stat().st_mode)) == (32, 0o600)
+    assert keys.make_secret(tmp_path) is None
+    assert keys.load_secret(keys.secret_path(tmp_path)) == secret
+
+
+def test_a_secret_that_is_not_there_says_how_to_have_one(tmp_path):
+    with pytest.raises(Unavailable, match=r"missing_secret: .*qig keys secret"):
+        keys.load_secret(keys.secret_path(tmp_path))

@@ -1,7 +1,7 @@
 """/v1/interactions: what an edge keeps of a request, for its own client to forget or to judge. Pure translation."""
 
 from dataclasses import asdict
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -13,6 +13,16 @@ from services.edge.learning import Forgotten
 from services.edge.record import Verdict
 
 UNKNOWN: Final = "unknown_interaction"
+
+
+class Keeping(Protocol):
+    """What an edge offers to whoever was answered by it."""
+
+    async def forget(self, client: str, query_id: str) -> Forgotten | None:
+        """Deletes an interaction; None when nothing is kept under this name."""
+
+    async def judge(self, client: str, query_id: str, verdict: Verdict | None) -> bool:
+        """Accepts or rejects an interaction, None: neither; False when nothing is kept under this name."""
 
 
 class FeedbackRequest(Received):

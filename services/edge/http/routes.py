@@ -30,7 +30,16 @@ from services.edge.http.completions import (
 from services.edge.http.embeddings import Embedder, EmbeddingList, EmbeddingRequest, embeddings
 from services.edge.http.errors import ErrorBody, Refusal, invalid_fields, not_allowed, not_found, refusal_of
 from services.edge.http.guard import Access, Guard
-from services.edge.http.interactions import Deleted, Feedback, FeedbackRequest, deleted, owner, unknown, verdict_of
+from services.edge.http.interactions import (
+    Deleted,
+    Feedback,
+    FeedbackRequest,
+    Keeping,
+    deleted,
+    owner,
+    unknown,
+    verdict_of,
+)
 from services.edge.http.models import Model, ModelList, model_list, model_of
 from services.edge.http.shape import Head, Shape
 from services.edge.http.stream import Answering, EventStream, Gone, answers, events, told, unless_gone
@@ -51,10 +60,10 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def application(edge: Answering, access: Access, *, created: int) -> Guard:
+def application(edge: Answering, kept: Keeping, access: Access, *, created: int) -> Guard:
     """The ASGI app of an edge: every path but /healthz, /readyz and /metrics. created: seconds since 1970."""
     app = described()
-    app.state.edge, app.state.created, app.state.embedder = edge, created, Embedder()
+    app.state.edge, app.state.kept, app.state.created, app.state.embedder = edge, kept, created, Embedder()
     return Guard(app, access)
 
 
@@ -80,6 +89,11 @@ def _edge(request: Request) -> Answering:
     return edge
 
 
+def _kept(request: Request) -> Keeping:
+    kept: Keeping = request.app.state.kept
+    return kept
+
+
 def _created(request: Request) -> int:
     created: int = request.app.state.created
     return created
@@ -92,6 +106,7 @@ def _client(request: Request) -> str:
 
 router = APIRouter()
 Edge = Annotated[Answering, Depends(_edge)]
+Kept = Annotated[Keeping, Depends(_kept)]
 Created = Annotated[int, Depends(_created)]
 Client = Annotated[str, Depends(_client)]
 Whose = Annotated[str | None, Parameter(description="Whose it is; the asking key's own, or http where none is needed")]
@@ -139,20 +154,20 @@ async def model(name: str, created: Created) -> Model:
 
 
 @router.delete("/v1/interactions/{name}")
-async def forget(edge: Edge, asking: Client, name: str, client: Whose = None) -> Deleted:
+async def forget(kept: Kept, asking: Client, name: str, client: Whose = None) -> Deleted:
     """Forget a request: its text, its answer, and what they taught."""
     whose = owner(asking, client)
-    done = await edge.forget(whose, name)
+    done = await kept.forget(whose, name)
     if done is None:
         raise unknown(name, whose)
     return deleted(name, done)
 
 
 @router.post("/v1/interactions/{name}/feedback")
-async def feedback(edge: Edge, asking: Client, name: str, body: FeedbackRequest, client: Whose = None) -> Feedback:
+async def feedback(kept: Kept, asking: Client, name: str, body: FeedbackRequest, client: Whose = None) -> Feedback:
     """Say whether an answer was any good."""
     whose = owner(asking, client)
-    if not await edge.judge(whose, name, verdict_of(body)):
+    if not await kept.judge(whose, name, verdict_of(body)):
         raise unknown(name, whose)
     return Feedback(id=name, object="interaction.feedback", accept=body.accept)
 

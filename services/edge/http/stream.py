@@ -25,8 +25,6 @@ from common.wire.messages import Answer, Query
 from services.edge.answer import Serving
 from services.edge.http.errors import refusal_of
 from services.edge.http.shape import Chunk, Shape
-from services.edge.learning import Forgotten
-from services.edge.record import Verdict
 from services.edge.scheduler import Said, Turn
 
 log = logging.getLogger(__name__)
@@ -49,12 +47,6 @@ class Answering(Protocol):
 
     async def finish(self, turn: Turn) -> bytes:
         """The packed answer of a turn."""
-
-    async def forget(self, client: str, query_id: str) -> Forgotten | None:
-        """Deletes an interaction; None when nothing is kept under this name."""
-
-    async def judge(self, client: str, query_id: str, verdict: Verdict | None) -> bool:
-        """Accepts or rejects an interaction, None: neither; False when nothing is kept under this name."""
 
 
 class _End:

@@ -1,0 +1,93 @@
+"""The tally of mentions: which hashes enough edges have mentioned, counted by edge and never by packet.
+
+    mentioned   key ─▶ the hashes that this edge mentioned and that were not common yet, the oldest first
+    common      number of a cut ─▶ the hashes that became common by it
+
+An edge that mentions a hash twice, in two packets or in one that comes again, has mentioned it. One that mentions what
+is common already has missed that, or lost what it knew: it is told again. Bounded, and the oldest goes first: of an
+edge's mentions MENTIONED_MAX are kept (it does the same, and mentions again what fell out), of what is common
+COMMON_MAX (it is counted anew). A cut takes packets oldest first, so that the same packets on the same tally leave the
+same tally. Whoever holds the hashes cannot tell what was hashed (common/wire/mentions.py).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from common.errors import Corrupt
+from common.wire.mentions import HASH_BYTES, Hashes
+
+MENTIONED_MAX: Final = 1 << 14  # of an edge: 64 KiB in the broker; a month of sleeps
+COMMON_MAX: Final = 1 << 17  # of the fleet: 512 KiB; then one hash in 32,768 of what nobody shares seems common
+_EMPTY: Final = np.zeros(0, np.uint32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tally:
+    """What is known before a cut. mentioned: by key id; common: by number of the cut, ascending."""
+
+    mentioned: Mapping[bytes, Hashes]
+    common: Mapping[int, Hashes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """What a cut changes. mentioned: of the edges that brought some, whole; common: new by this cut; forgotten: cuts
+    whose common hashes are dropped; told: `common`, and what is told again.
+    """
+
+    mentioned: dict[bytes, Hashes]
+    common: Hashes
+    forgotten: tuple[int, ...]
+    told: Hashes
+
+
+def tally(
+    before: Tally, brought: Sequence[tuple[bytes, Hashes]], *, enrolled: Collection[bytes], edges: int
+) -> Counted:
+    """The tally once these mentions are counted.
+
+    brought: key id and hashes, by packet, the oldest first; edges: that many must have mentioned a hash, of those whose
+    keys are enrolled.
+    """
+    common = np.unique(np.concatenate([*before.common.values(), _EMPTY]))
+    changed: dict[bytes, Hashes] = {}
+    for key, hashes in brought:
+        own = changed.get(key, before.mentioned.get(key, _EMPTY))
+        new = hashes[~np.isin(hashes, own)]
+        changed[key] = np.concatenate([own, new])
+    asked = np.unique(np.concatenate([*(hashes for _, hashes in brought), _EMPTY]))
+    held = [own for key, own in {**before.mentioned, **changed}.items() if key in enrolled]
+    one, count = np.unique(np.concatenate([*held, _EMPTY]), return_counts=True)
+    fresh = np.setdiff1d(np.intersect1d(one[count >= edges], asked), common)
+    known = np.union1d(common, fresh)
+    mentioned = {key: own[~np.isin(own, known)][-MENTIONED_MAX:] for key, own in changed.items()}
+    told = np.union1d(fresh, np.intersect1d(asked, common))
+    return Counted(mentioned, fresh, _overfull(before.common, len(fresh)), told)
+
+
+def _overfull(common: Mapping[int, Hashes], fresh: int) -> tuple[int, ...]:
+    """The oldest cuts that must go so that all that is left is at most COMMON_MAX."""
+    total, gone = fresh + sum(map(len, common.values())), []
+    for number in sorted(common):
+        if total <= COMMON_MAX:
+            break
+        total -= len(common[number])
+        gone.append(number)
+    return tuple(gone)
+
+
+def to_bytes(hashes: Hashes) -> bytes:
+    """As the broker keeps them: 4 bytes each, little-endian, in the order given."""
+    return hashes.astype("<u4").tobytes()
+
+
+def from_bytes(data: bytes) -> Hashes:
+    """The inverse of `to_bytes`. Raises Corrupt("tally")."""
+    if len(data) % HASH_BYTES:
+        raise Corrupt(
+            "tally", f"{len(data)} bytes of hashes that no aggregator wrote: delete them, edges mention again"
+        )
+    return np.frombuffer(data, "<u4").astype(np.uint32)

@@ -1,0 +1,3 @@
+from services.edge.app import main
+
+main()

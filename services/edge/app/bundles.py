@@ -1,0 +1,171 @@
+"""Releases: verified, tried on this edge's own text, kept in a slot, swapped in while queries are served, settled."""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+from typing import Final
+
+from nacl.signing import VerifyKey
+
+from common.constellation import parts as bundle_parts
+from common.constellation.constellation import Constellation
+from common.errors import Corrupt, Rejected
+from common.runtime import keys, metrics, streams
+from common.runtime.entries import Delivery, body_of
+from common.runtime.follower import FROM_START
+from common.wire.bundle import digest, verify
+from common.wire.codec import pack, unpack
+from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle
+from common.wire.packet import key_id
+from services.edge.answer import Serving
+from services.edge.app.node import Node
+from services.edge.atlas import atlas
+from services.edge.learning import relearned, settle_bundle
+from services.edge.slots import Slots
+from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
+
+log = logging.getLogger(__name__)
+
+PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
+
+
+class Bundles:
+    """What one edge has installed. follow_from: the entry after which the stream of bundles is to be read."""
+
+    def __init__(self, node: Node, slots: Slots) -> None:
+        """Raises Unavailable("missing_key"), Rejected("bad_key")."""
+        self._node = node
+        self._slots = slots
+        self._publisher: VerifyKey = keys.load_public(keys.publisher_path(node.settings.home))
+        self.follow_from = FROM_START
+
+    async def start(self) -> None:
+        """Serve the last good slot, or nothing yet. After damage the bundles are followed from the start again."""
+        installed = await asyncio.to_thread(self._slots.load)
+        if installed is None:
+            return
+        try:
+            verify(installed.bundle, self._publisher)
+            constellation = await asyncio.to_thread(bundle_parts.load, installed.parts)
+        except (Rejected, Corrupt) as error:
+            log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
+            return
+        serving = self._serving(installed.bundle, constellation)
+        self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
+        if installed.passed_over:
+            log.error("damaged on disk, an older bundle serves: %s", "; ".join(installed.passed_over))
+        else:
+            self.follow_from = self._node.record.cursor or FROM_START
+
+    async def on_bundle(self, delivery: Delivery) -> None:
+        """A release: verified, tried and swapped in while queries are served; then its packets are settled."""
+        bundle = unpack(Bundle, delivery.body)
+        try:
+            verify(bundle, self._publisher)
+        except Corrupt as error:
+            await self._report(bundle, Trial("refused", str(error), None, None, None))
+            raise
+        if not await self._superseded(bundle):
+            await self._report(bundle, await self._adopt(bundle))
+        await self._settle(bundle, delivery.entry_id)
+        await asyncio.to_thread(_give_back)
+
+    async def _superseded(self, bundle: Bundle) -> bool:
+        """Whether something newer serves already, or waits in the stream with the publisher's signature."""
+        if self._node.serving is not None and bundle.version < self._node.serving.bundle:
+            return True
+        newest = await self._node.broker.latest(streams.BUNDLES)
+        body = body_of(newest.fields) if newest else None
+        try:
+            later = unpack(Bundle, body or b"")
+            verify(later, self._publisher)
+        except (Rejected, Corrupt):
+            return False
+        return later.version > bundle.version
+
+    async def _adopt(self, bundle: Bundle) -> Trial:
+        serving = self._node.serving
+        if serving is not None and serving.digest == digest(bundle):
+            return Trial("applied", "was installed before", None, None, serving.constellation)
+        try:
+            parts = await self._fetch(bundle)
+            probes = await asyncio.to_thread(self._node.record.probes, PROBES_MAX)
+            current = None if serving is None else serving.constellation
+            trial = await asyncio.to_thread(try_bundle, current, parts, probes)
+        except (Rejected, Corrupt) as error:
+            return Trial("refused", str(error), None, None, None)
+        if trial.verdict == "applied" and trial.constellation is not None:
+            await asyncio.to_thread(self._slots.activate, bundle)
+            new = self._serving(bundle, trial.constellation)
+            async with (
+                self._node.learning
+            ):  # what the bundle brings back is in the residue no more: nothing counts twice
+                await self._acknowledge(new, bundle, None)
+                self._swap(await asyncio.to_thread(relearned, self._node.record, new))
+        return trial
+
+    async def _fetch(self, bundle: Bundle) -> dict[str, bytes]:
+        """All parts; only those that are not on disk come from the broker."""
+        for part in bundle.parts.values():
+            if not await asyncio.to_thread(self._slots.has, part):
+                data = await self._node.broker.get_blob(part.digest, part.size_bytes)
+                await asyncio.to_thread(self._slots.put, part, data)
+        return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
+
+    def _serving(self, bundle: Bundle, constellation: Constellation) -> Serving:
+        return Serving(constellation, bundle.version, digest(bundle), self._node.settings.node)
+
+    def _swap(self, serving: Serving) -> None:
+        self._node.serving = serving
+        self._node.last = {
+            domain: each for domain, each in self._node.last.items() if domain in serving.answering.domains
+        }
+        self._node.scores = {
+            name: each for name, each in self._node.scores.items() if name in serving.answering.domains
+        }
+        homes = {name: each.basin_array for name, each in serving.constellation.domains.items()}
+        self._node.live.serves(serving.bundle, atlas(homes))
+        metrics.BUNDLE_VERSION.set(serving.bundle)
+        log.info("bundle %d serves", serving.bundle)
+
+    async def _settle(self, bundle: Bundle, entry_id: str) -> None:
+        """The centre has what our packets in this bundle carried, whether or not we use the bundle."""
+        if self._node.serving is None:
+            return
+        async with self._node.learning:
+            if await self._acknowledge(self._node.serving, bundle, entry_id):
+                await self._node.relearn(None)
+
+    async def _acknowledge(self, serving: Serving, bundle: Bundle, entry_id: str | None) -> int:
+        """Takes our packets in a bundle out of what is to be sent; how many. See `settle_bundle`."""
+        key = key_id(self._node.key.verify_key)
+        named = await asyncio.to_thread(
+            settle_bundle, self._node.record, serving, bundle, key=key, entry_id=entry_id, now_s=self._node.now()
+        )
+        metrics.PACKETS.labels("acknowledged", "").inc(len(named))
+        return len(named)
+
+    async def _report(self, bundle: Bundle, trial: Trial) -> None:
+        log.info("bundle %d %s: %s", bundle.version, trial.verdict, trial.reason)
+        metrics.BUNDLE_APPLIED.labels(trial.verdict).inc()
+        told = Applied(
+            node=self._node.settings.node,
+            version=bundle.version,
+            verdict=trial.verdict,
+            reason=trial.reason[:REASON_MAX_CHARS],
+            probe_before=trial.before,
+            probe_after=trial.after,
+            at_s=self._node.now(),
+        )
+        await self._node.broker.produce(streams.APPLIED, pack(told), f"{told.node}:{digest(bundle)}:{trial.verdict}")
+
+
+def _give_back() -> None:
+    """Memory of the bundle before: a hundred megabytes in too few objects for a collection of their own, and of which
+    glibc keeps what it was told is free.
+    """
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # another libc: nothing to do
+        ctypes.CDLL(None).malloc_trim(0)

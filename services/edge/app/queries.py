@@ -1,0 +1,253 @@
+"""Queries by stream and from this process: scheduled, answered once, told in pieces, cancelled, recorded."""
+
+import asyncio
+import contextlib
+import logging
+import pkgutil
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from common.constants import Role
+from common.errors import QigError, Rejected, Unavailable
+from common.runtime import metrics, streams
+from common.runtime.effects import Effect, Send
+from common.runtime.entries import Delivery
+from common.wire.codec import pack, unpack
+from common.wire.messages import PIECE_MAX_CHARS, Answer, Cancel, Piece, Problem, Query
+from services.edge.answer import Answered, Serving, conclude, measured, refusal
+from services.edge.app.node import Node
+from services.edge.generation import Generation
+from services.edge.local import TERRITORY
+from services.edge.redaction import redacted, redactor
+from services.edge.scheduler import Scheduler, Turn
+from services.edge.sleep import is_probe
+
+log = logging.getLogger(__name__)
+
+ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
+WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
+TOO_LATE: Final = "deadline"
+CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
+RETRY_MIN_S: Final = 1.0
+PROOF: Final = Query(id="proof", client="proof", text="Are you there?", max_tokens=1, store=False)
+
+
+class Queries:
+    """The schedule of one edge, and who waits for what in it."""
+
+    def __init__(self, node: Node) -> None:
+        """Raises Rejected("bad_setting")."""
+        self._node = node
+        self._redact = redactor(node.settings.redact, pkgutil.resolve_name)
+        self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
+        self._cancelled: dict[tuple[str, str], None] = {}  # client and query, the oldest first
+        self._measuring = threading.Lock()
+        self.scheduler = Scheduler(
+            self._begin,
+            workers=node.settings.workers,
+            active_max=ACTIVE_MAX,
+            waiting_max=WAITING_MAX,
+        )
+
+    @property
+    def serving(self) -> Serving | None:
+        """What answers now."""
+        return self._node.serving
+
+    async def on_query(self, delivery: Delivery, query: Query) -> Sequence[Effect]:
+        """One query: its answer, computed once and sent once; before it, if it asked to stream, its pieces."""
+        query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
+        assert query.id is not None
+        again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
+        known = await asyncio.to_thread(self._node.record.answer_to, query.client, query.id) if again else None
+        left_s = None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._node.now()
+        if known is not None:
+            body = known
+        elif left_s is not None and left_s <= self.scheduler.expected_s():  # begun, it would end too late
+            body = self._refusal(query, self._too_late(query, sum(self.scheduler.load)))
+        else:
+            body = await self._answer(query, left_s)
+        return [Send(streams.answers(query.client), body, query.id)]
+
+    async def on_cancel(self, delivery: Delivery) -> None:
+        """A client no longer wants an answer: made here, it ends between two tokens; not yet here, it is not begun."""
+        wanted = unpack(Cancel, delivery.body)
+        name = (wanted.client, wanted.query_id)
+        self._cancelled[name] = None
+        if len(self._cancelled) > CANCELS_KEPT:
+            del self._cancelled[next(iter(self._cancelled))]
+        turn = self._turns.get(name)
+        if turn is not None:
+            turn.leave()
+
+    def ask(self, query: Query) -> Turn:
+        """Puts a query with an id into the schedule; `finish` waits for its answer.
+
+        Raises Unavailable: "no_bundle", and "overloaded" with the time after which to ask again.
+        """
+        assert query.id is not None
+        if self._node.serving is None:
+            raise Unavailable("no_bundle", "no bundle has come yet: the query waits")
+        self._node.asked_s = self._node.now()
+        return self.scheduler.submit(query, query.id)
+
+    async def finish(self, turn: Turn) -> bytes:
+        """The packed answer of a turn, with its interaction on disk; an earlier computation's, if there was one.
+
+        Raises what making it raised: Rejected for a text that cannot be coordized, Unavailable for one that was left.
+        """
+        done = await turn.result()
+        self._node.last[done.answer.domain or TERRITORY] = done.answer
+        self._node.live.answered(done.answer, self._node.now())
+        _show_answer(done.answer)
+        return await self._keep(done)
+
+    async def _answer(self, query: Query, left_s: float | None) -> bytes:
+        """The packed answer, or refusal, of a query that came by stream. left_s: until its deadline."""
+        turn = self._schedule(query)
+        timer = asyncio.get_running_loop().call_later(left_s, self._expire, turn) if left_s is not None else None
+        try:
+            if query.stream:
+                await self._send_pieces(turn)
+            return await self.finish(turn)
+        except Rejected as error:
+            await self._node.broker.produce(streams.answers(query.client), self._refusal(query, error), turn.name)
+            raise  # the consumer buries the query with the same reason
+        except Unavailable as error:
+            if error.code not in (TOO_LATE, "cancelled"):
+                raise
+            return self._refusal(query, error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._turns.get(name := (query.client, turn.name)) is turn:
+                del self._turns[name]
+
+    def _schedule(self, query: Query) -> Turn:
+        """A turn that cancels can find."""
+        turn = self.ask(query)
+        self._turns[query.client, turn.name] = turn
+        if (query.client, turn.name) in self._cancelled:  # the two streams are read apart: a cancel may come first
+            turn.leave()
+        return turn
+
+    def _expire(self, turn: Turn) -> None:
+        error = self._too_late(turn.query, sum(self.scheduler.load) - 1)
+        turn.leave(Problem(code=error.code, message=error.message, retry_after_s=error.retry_after_s))
+
+    def _too_late(self, query: Query, others: int) -> Unavailable:
+        """others: queries in work or waiting here besides this one."""
+        wait_s = self.scheduler.expected_s()
+        why = (
+            "the fleet is busy; ask again later" if others else "the deadline is too short; ask again with a longer one"
+        )
+        message = f"not answered within its deadline of {query.deadline_s:g} s: {why}"
+        return Unavailable(TOO_LATE, message, retry_after_s=max(wait_s, RETRY_MIN_S))
+
+    async def _send_pieces(self, turn: Turn) -> None:
+        """What is said, as it is said. A piece that cannot be sent is lost; the answer has the whole text."""
+        client, index = turn.query.client, 0
+        async for said in turn.pieces():
+            for start in range(0, len(said.text), PIECE_MAX_CHARS):
+                piece = Piece(
+                    query_id=turn.name,
+                    client=client,
+                    node=self._node.settings.node,
+                    index=index,
+                    text=said.text[start : start + PIECE_MAX_CHARS],
+                    tokens=said.tokens if start == 0 else 0,
+                )
+                index += 1
+                with contextlib.suppress(Unavailable):
+                    await self._node.broker.tell(streams.answers(client), pack(piece))
+
+    def _refusal(self, query: Query, error: QigError) -> bytes:
+        metrics.QUERIES.labels("refused").inc()
+        return pack(refusal(self._node.serving, query, node=self._node.settings.node, error=error))
+
+    async def _keep(self, done: Answered) -> bytes:
+        """The packed answer, with its interaction on disk; an earlier computation's, if there was one."""
+        body, each = pack(done.answer), done.interaction
+        if each is None:
+            return body
+        probe = is_probe(each.client, each.query_id, self._node.settings.probe_share)
+        kept = body if await asyncio.to_thread(self._is_clean, done.answer.text) else b""
+        if await asyncio.to_thread(self._node.record.add, each, kept, probe=probe):
+            return body
+        return await asyncio.to_thread(self._node.record.answer_to, each.client, each.query_id) or body
+
+    def _redacted(self, serving: Serving, done: Answered) -> Answered:
+        """With what may be kept of the interaction. Nothing, when the operator's function fails."""
+        if done.interaction is None:
+            return done
+        try:
+            kept = redacted(serving.constellation, done.interaction, self._redact)
+        except Rejected as error:
+            log.error("nothing is kept of a query: %s", error)  # noqa: TRY400 -- the operator's fault
+            kept = None
+        return replace(done, interaction=kept)
+
+    def _is_clean(self, said: str) -> bool:
+        """Whether an answer may be kept. One that may not is computed again should its query come again: with the same
+        seed, to the same text.
+        """
+        try:
+            return self._redact(said) == said
+        except Rejected as error:
+            log.error("an answer is not kept: %s", error)  # noqa: TRY400 -- the operator's fault
+            return False
+
+    def _begin(self, query: Query, name: str) -> "_Making":
+        """On a worker's thread: the prompt is read by what serves now, and so is the rest, whatever is swapped in."""
+        serving = self._node.serving
+        assert serving is not None, "ask looked"
+        return _Making(self, serving, Generation(serving.answering, query, name))
+
+    def conclude(self, serving: Serving, generation: Generation, seconds: float, problem: Problem | None) -> Answered:
+        """On a worker's thread: measured with all others, one after the other."""
+        with self._measuring:
+            gauges = measured(generation, self._node.gauges)
+            if generation.query is not PROOF:  # what this edge asks itself says nothing of what it is asked
+                self._node.gauges = gauges
+        done = conclude(serving, generation, gauges, at_s=self._node.now(), seconds=seconds, problem=problem)
+        return self._redacted(serving, done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """A generation as the scheduler works on it."""
+
+    queries: Queries
+    serving: Serving
+    generation: Generation
+
+    @property
+    def tokens(self) -> int:
+        return len(self.generation.steps)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.generation)
+
+    @property
+    def kernel(self) -> Role:
+        return self.generation.heard.role
+
+    def conclude(self, seconds: float, problem: Problem | None) -> Answered:
+        return self.queries.conclude(self.serving, self.generation, seconds, problem)
+
+
+def _show_answer(made: Answer) -> None:
+    metrics.QUERIES.labels(made.finish).inc()
+    metrics.ANSWER_SECONDS.observe(made.seconds)
+    metrics.TOKENS.labels("read").inc(made.prompt_tokens)
+    metrics.TOKENS.labels("written").inc(made.completion_tokens)
+    metrics.show_constellation_phi(made.constellation_phi)
+    if made.kernel is None:
+        return
+    metrics.DISTANCE.labels(made.kernel).observe(made.route[0].distance_rad)
+    metrics.show_phi(made.kernel, made.phi, made.phi_p)
+    if made.kappa is not None and made.phase is not None:
+        metrics.KAPPA.labels(made.kernel).set(made.kappa)
+        metrics.show_phase(made.kernel, made.phase)

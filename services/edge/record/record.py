@@ -1,0 +1,348 @@
+"""The steps of an edge's memory, each one transaction."""
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from common.kernels import memory_file
+from common.kernels.gate import BUCKETS
+from common.kernels.memory import Ids, Memory, count
+from common.kernels.spec import MAX_VOCAB
+from services.edge.answer import Interaction
+from services.edge.local import Tuned
+from services.edge.record.file import File
+from services.edge.record.rows import (
+    COLUMNS,
+    IDS,
+    Domain,
+    Fresh,
+    Kept,
+    Packet,
+    Status,
+    Verdict,
+    ids_of,
+    interaction_of,
+    packet_of,
+)
+from services.edge.record.schema import meta, set_meta
+
+FOLD_MAX_BYTES: Final = 1 << 20  # of text: a fold of about 15 s takes the oldest; the rest waits for the next sleep
+ORDERS: Final = 3  # of a residue: what crystals can carry
+
+
+class Record:
+    """The open file. Its methods may be called from any thread; each is one transaction."""
+
+    def __init__(self, path: Path, *, now_s: float, address: str = "") -> None:
+        """Opens or makes the file. Raises Unavailable (disk_full, unwritable, state_in_use), Corrupt, Rejected.
+
+        address: where this process serves HTTP, told to whoever finds the file in use (`address_of`).
+        """
+        self._file: Final = File(path, now_s=now_s, address=address)
+        self.epoch: Final = int(self._file.meta("epoch") or 0)
+
+    def close(self) -> None:
+        """Closes the file and gives up the lock."""
+        self._file.close()
+
+    # Interactions
+
+    def answer_to(self, client: str, query_id: str) -> bytes | None:
+        """The stored answer to a query, or None; where there is one, a redelivered query is not answered twice."""
+        row = self._file.one("SELECT answer FROM interactions WHERE client = ? AND query_id = ?", (client, query_id))
+        return bytes(row[0]) or None if row else None
+
+    def add(self, interaction: Interaction, answer: bytes, *, probe: bool) -> bool:
+        """Keeps an interaction with its packed answer; False, and nothing done, when the query was kept before.
+
+        answer: empty where it is not to be kept.
+        """
+        i = interaction
+        values = (i.client, i.query_id, i.at_s, i.text, i.domain, i.basin.astype("<f8").tobytes(), i.tokens)
+        with self._file.write() as db:
+            done = db.execute(
+                "INSERT OR IGNORE INTO interactions (client, query_id, at_s, text, domain, basin, tokens, size_bytes,"
+                " bits, kappa, phase, answer, probe) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, i.size_bytes, i.bits, i.kappa, i.phase, answer, int(probe)),
+            )
+            return done.rowcount == 1
+
+    def fresh(self) -> list[Fresh]:
+        """What waits to be counted, by domain."""
+        rows = self._file.all(
+            "SELECT domain, count(*), sum(size_bytes), min(at_s) FROM interactions WHERE folded = 0 AND probe = 0"
+            " AND verdict IS NOT 'rejected' GROUP BY domain ORDER BY domain"
+        )
+        return [Fresh(*row) for row in rows]
+
+    def unfolded(self, domain: Domain, max_bytes: int = FOLD_MAX_BYTES) -> list[tuple[int, Interaction]]:
+        """The oldest texts that wait to be counted for a domain, with their row ids: until `max_bytes` are passed."""
+        rows = self._file.all(
+            f"SELECT {COLUMNS} FROM (SELECT *, sum(size_bytes) OVER (ORDER BY id) - size_bytes AS before"  # noqa: S608 -- a constant
+            " FROM interactions WHERE folded = 0 AND probe = 0 AND verdict IS NOT 'rejected' AND domain IS ?)"
+            " WHERE before < ? ORDER BY id",
+            (domain, max_bytes),
+        )
+        return [(row[0], interaction_of(row)) for row in rows]
+
+    def accepted(self, domain: Domain, max_bytes: int = FOLD_MAX_BYTES) -> list[str]:
+        """The newest texts of a domain whose answers were accepted and ended in CRYSTAL, until `max_bytes` are passed.
+
+        Those that wait to be counted, and those that were.
+        """
+        rows = self._file.all(
+            "SELECT text FROM (SELECT *, sum(size_bytes) OVER (ORDER BY id DESC) - size_bytes AS after"
+            " FROM interactions WHERE verdict = 'accepted' AND phase = 'CRYSTAL' AND probe = 0 AND domain IS ?)"
+            " WHERE after < ? ORDER BY id",
+            (domain, max_bytes),
+        )
+        return [row[0] for row in rows]
+
+    def probes(self, limit: int) -> list[str]:
+        """The newest texts that were kept out of learning."""
+        rows = self._file.all("SELECT text FROM interactions WHERE probe = 1 ORDER BY id DESC LIMIT ?", (limit,))
+        return [row[0] for row in rows]
+
+    def last_at_s(self) -> float:
+        """When the newest interaction came; 0 when there is none."""
+        row = self._file.one("SELECT max(at_s) FROM interactions")
+        return float(row[0]) if row and row[0] is not None else 0.0
+
+    # One interaction, afterwards
+
+    def find(self, client: str, query_id: str) -> Kept | None:
+        """How an interaction stands; None when nothing is kept under this name."""
+        row = self._file.one(
+            "SELECT id, domain, probe, folded, packet, ids, verdict, taken FROM interactions"
+            " WHERE client = ? AND query_id = ?",
+            (client, query_id),
+        )
+        if row is None:
+            return None
+        number, domain, probe, folded, packet, ids, verdict, taken = row
+        memory = None if taken is None else memory_file.from_bytes(taken, MAX_VOCAB)
+        return Kept(number, domain, bool(probe), bool(folded), packet, ids_of(ids), verdict, memory)
+
+    def members(self, sequence: int) -> dict[int, Ids]:
+        """What was counted for a packet: the ids of each text that is still kept, by row."""
+        rows = self._file.all("SELECT id, ids FROM interactions WHERE packet = ?", (sequence,))
+        return {row: np.frombuffer(ids, IDS).astype(np.int32) for row, ids in rows}
+
+    def packets_since(self, domain: Domain, sequence: int) -> list[Packet]:
+        """The packets of a domain from this sequence on, whatever became of them."""
+        rows = self._file.all(
+            "SELECT * FROM packets WHERE domain IS ? AND sequence >= ? ORDER BY sequence", (domain, sequence)
+        )
+        return [packet_of(row) for row in rows]
+
+    def forget(self, row: int, domain: Domain, residue: Memory | None, withdrawn: Iterable[int] = ()) -> None:
+        """An interaction goes, with its answer; not a byte of either stays in the file.
+
+        residue: the domain's without it, None where it does not change; withdrawn: packets that have not left and
+        never will; what was counted for them waits to be counted again. A gate that learned from it goes with it.
+        """
+        with self._file.write() as db:
+            _withdraw(db, withdrawn)
+            if residue is not None:
+                _put_residue(db, domain, residue)
+                _drop_gate(db, domain)
+            db.execute("DELETE FROM interactions WHERE id = ?", (row,))
+        self._file.scrub()
+
+    def judge(
+        self,
+        row: int,
+        verdict: Verdict | None,
+        taken: Memory | None,
+        domain: Domain,
+        residue: Memory | None,
+        withdrawn: Iterable[int] = (),
+    ) -> None:
+        """An interaction is accepted, rejected, or neither. residue, withdrawn: as of `forget`; taken: see Kept.
+
+        Where the residue changes, the gate goes too.
+        """
+        kept = None if taken is None else memory_file.to_bytes(taken)
+        with self._file.write() as db:
+            _withdraw(db, withdrawn)
+            if residue is not None:
+                _put_residue(db, domain, residue)
+                _drop_gate(db, domain)
+            db.execute("UPDATE interactions SET verdict = ?, taken = ? WHERE id = ?", (verdict, kept, row))
+
+    # Sleep
+
+    @property
+    def sequence(self) -> int:
+        """The sequence that the next packet gets."""
+        return int(self._file.meta("sequence") or 0)
+
+    def residue(self, domain: Domain) -> Memory:
+        """The counts of a domain that no bundle has taken yet."""
+        row = self._file.one("SELECT memory FROM residue WHERE domain = ?", (domain or "",))
+        return memory_file.from_bytes(row[0], MAX_VOCAB) if row else count([], ORDERS)
+
+    def residues(self) -> dict[Domain, Memory]:
+        """All of them."""
+        rows = self._file.all("SELECT domain, memory FROM residue")
+        return {row[0] or None: memory_file.from_bytes(row[1], MAX_VOCAB) for row in rows}
+
+    def tuned(self, domain: Domain) -> Tuned | None:
+        """The gate that was learned here for a domain."""
+        row = self._file.one("SELECT gate, gain_bits FROM gates WHERE domain = ?", (domain or "",))
+        return None if row is None else Tuned(np.frombuffer(row[0], "<f8").reshape(BUCKETS, -1), row[1])
+
+    def learned(self) -> list[Domain]:
+        """The domains that have a residue or a gate."""
+        rows = self._file.all("SELECT domain FROM residue UNION SELECT domain FROM gates ORDER BY domain")
+        return [row[0] or None for row in rows]
+
+    def basins(self, domain: Domain) -> list[bytes]:
+        """Where the fresh text of a domain's packets lay, oldest first: a basin of 64 bytes each."""
+        rows = self._file.all("SELECT basin FROM packets WHERE domain IS ? ORDER BY sequence", (domain,))
+        return [row[0] for row in rows]
+
+    def slept(self, folded: Mapping[int, Ids], residue: Memory, packet: Packet, tuned: Tuned | None = None) -> None:
+        """One sleep, whole or not at all: interactions counted, the residue they led to, the packet that came of it.
+
+        folded: what was counted of each row; packet.sequence must be `sequence`, which moves on; tuned: the gate that
+        was learned from them, None where it stays.
+        """
+        p = packet
+        with self._file.write() as db:
+            expected = int(meta(db, "sequence") or 0)
+            assert p.sequence == expected, f"packet {p.sequence} where {expected} is due"
+            db.executemany(
+                "UPDATE interactions SET folded = 1, packet = ?, ids = ? WHERE id = ?",
+                [(p.sequence, ids.astype(IDS).tobytes(), row) for row, ids in folded.items()],
+            )
+            _put_residue(db, p.domain, residue)
+            db.execute(
+                "INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (p.sequence, p.domain, p.status, p.at_s, p.base_version, p.base, p.basin, p.body,
+                 memory_file.to_bytes(p.counts), p.raw),
+            )  # fmt: skip
+            if tuned is not None:
+                values = (p.domain or "", tuned.gate.astype("<f8").tobytes(), tuned.gain_bits)
+                db.execute("INSERT OR REPLACE INTO gates VALUES (?, ?, ?)", values)
+            set_meta(db, "sequence", str(expected + 1))
+
+    def packets(self, *statuses: Status) -> list[Packet]:
+        """The packets in these states, oldest first."""
+        marks = ", ".join("?" * len(statuses))
+        rows = self._file.all(f"SELECT * FROM packets WHERE status IN ({marks}) ORDER BY sequence", statuses)  # noqa: S608 -- question marks
+        return [packet_of(row) for row in rows]
+
+    def leaving(self, sequence: int, raw: bytes) -> None:
+        """A packet is about to be handed to the broker, as these bytes: from here on it may have left."""
+        with self._file.write() as db:
+            db.execute("UPDATE packets SET raw = ? WHERE sequence = ? AND status = 'pending'", (raw, sequence))
+
+    def sent(self, sequence: int, raw: bytes, *, at_s: float) -> None:
+        """A packet is in the broker, as these bytes."""
+        with self._file.write() as db:
+            db.execute(
+                "UPDATE packets SET status = 'sent', raw = ?, at_s = ? WHERE sequence = ? AND status = 'pending'",
+                (raw, at_s, sequence),
+            )
+
+    def lose(self, sequences: Iterable[int], *, at_s: float) -> None:
+        """These packets are waited for no longer; one may still be acknowledged later."""
+        with self._file.write() as db:
+            db.executemany(
+                "UPDATE packets SET status = 'lost', at_s = ? WHERE sequence = ? AND status = 'sent'",
+                [(at_s, sequence) for sequence in sequences],
+            )
+
+    def settle(
+        self,
+        acknowledged: Iterable[int],
+        residues: Mapping[Domain, Memory],
+        moved: Mapping[int, Domain],
+        *,
+        opened: Domain = None,
+        cursor: str | None,
+        at_s: float,
+    ) -> None:
+        """A bundle was dealt with: packets settled, residues as given, rows of fresh text moved to another domain.
+
+        opened: the domain that new territory's residue went to, and with it whatever was counted into that residue, and
+        its gate; cursor: the entry id of the bundle, from which the next start reads on; None: it does not move.
+        """
+        with self._file.write() as db:
+            db.executemany(
+                "UPDATE packets SET status = 'acknowledged', at_s = ? WHERE sequence = ?",
+                [(at_s, sequence) for sequence in acknowledged],
+            )
+            for domain, residue in residues.items():
+                _put_residue(db, domain, residue)
+            _move(db, moved)
+            if opened is not None:
+                db.execute("UPDATE interactions SET domain = ? WHERE domain IS NULL AND folded = 1", (opened,))
+                db.execute("UPDATE packets SET domain = ? WHERE domain IS NULL", (opened,))
+                db.execute("UPDATE OR IGNORE gates SET domain = ? WHERE domain = ''", (opened,))
+                _drop_gate(db, None)
+            if cursor is not None:
+                set_meta(db, "cursor", cursor)
+
+    @property
+    def cursor(self) -> str | None:
+        """The entry id of the last bundle that was dealt with."""
+        return self._file.meta("cursor")
+
+    def move(self, moved: Mapping[int, Domain]) -> None:
+        """Rows of fresh text that belong to another domain than was thought."""
+        with self._file.write() as db:
+            _move(db, moved)
+
+    # Bounds
+
+    def prune(self, *, now_s: float, max_age_s: float, max_bytes: int) -> int:
+        """Deletes interactions that are too old, and the oldest while texts and answers are too many bytes, folded or
+        not; returns how many went. Settled packets go by the same age; one that waits is kept.
+        """
+        limit_s = now_s - max_age_s
+        with self._file.write() as db:
+            gone = db.execute("DELETE FROM interactions WHERE at_s < ?", (limit_s,)).rowcount
+            if _used_bytes(db) > max_bytes:  # else there is nothing to add up: what is kept lies in the pages
+                gone += db.execute(
+                    "DELETE FROM interactions WHERE id IN (SELECT id FROM (SELECT id, sum(length(CAST(text AS BLOB)) +"
+                    " length(answer)) OVER (ORDER BY id DESC) AS kept FROM interactions) WHERE kept > ?)",
+                    (max_bytes,),
+                ).rowcount
+            db.execute("DELETE FROM packets WHERE status IN ('acknowledged', 'lost') AND at_s < ?", (limit_s,))
+        self._file.scrub()  # every time: one that found the file being read left the log as it was
+        return gone
+
+
+def _move(db: sqlite3.Connection, moved: Mapping[int, Domain]) -> None:
+    rows = [(domain, row) for row, domain in moved.items()]
+    db.executemany("UPDATE interactions SET domain = ? WHERE id = ? AND folded = 0", rows)
+
+
+def _used_bytes(db: sqlite3.Connection) -> int:
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _withdraw(db: sqlite3.Connection, sequences: Iterable[int]) -> None:
+    for sequence in sequences:
+        db.execute("UPDATE interactions SET folded = 0, packet = NULL, ids = NULL WHERE packet = ?", (sequence,))
+        gone = db.execute("DELETE FROM packets WHERE sequence = ? AND raw IS NULL", (sequence,)).rowcount
+        assert gone == 1, f"packet {sequence} has left: it cannot be withdrawn"
+
+
+def _put_residue(db: sqlite3.Connection, domain: Domain, residue: Memory) -> None:
+    if residue.entries:
+        db.execute("INSERT OR REPLACE INTO residue VALUES (?, ?)", (domain or "", memory_file.to_bytes(residue)))
+    else:
+        db.execute("DELETE FROM residue WHERE domain = ?", (domain or "",))
+
+
+def _drop_gate(db: sqlite3.Connection, domain: Domain) -> None:
+    db.execute("DELETE FROM gates WHERE domain = ?", (domain or "",))

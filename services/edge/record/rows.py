@@ -1,0 +1,86 @@
+"""What comes out of an edge's file, as values."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from common.constants import CELLS, Phase
+from common.kernels import memory_file
+from common.kernels.memory import Ids, Memory
+from common.kernels.spec import MAX_VOCAB
+from services.edge.answer import Interaction
+
+Status = Literal["pending", "sent", "acknowledged", "lost"]
+Verdict = Literal["accepted", "rejected"]
+Domain = str | None
+
+IDS: Final = np.dtype("<u2")  # of a token: MAX_VOCAB is 2^15
+COLUMNS: Final = "id, query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase"
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What waits to be counted for one domain (None: new territory)."""
+
+    domain: Domain
+    interactions: int
+    size_bytes: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet of this edge. body: packed PacketBody; counts: what it carries; at_s: when its status last changed.
+
+    raw: the bytes that were last handed to the broker, or are about to be; None: it has certainly not left.
+    """
+
+    sequence: int
+    domain: Domain
+    status: Status
+    at_s: float
+    base_version: int
+    base: bytes
+    basin: bytes
+    body: bytes
+    counts: Memory
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """How one interaction stands. domain: whose text it is; packet: the sequence of the packet made when it was folded.
+
+    ids: what was counted; None while it waits, and for what a release before schema 2 folded. taken: what was taken out
+    of the residue when the folded text was rejected.
+    """
+
+    row: int
+    domain: Domain
+    probe: bool
+    folded: bool
+    packet: int | None
+    ids: Ids | None
+    verdict: Verdict | None
+    taken: Memory | None
+
+
+def packet_of(row: tuple) -> Packet:  # type: ignore[type-arg]  # rows of any columns
+    """A row of the table `packets`."""
+    sequence, domain, status, at_s, base_version, base, basin, body, counts, raw = row
+    carried = memory_file.from_bytes(counts, MAX_VOCAB)
+    return Packet(sequence, domain, status, at_s, base_version, base, basin, body, carried, raw)
+
+
+def ids_of(blob: bytes | None) -> Ids | None:
+    """What was counted of a text."""
+    return None if blob is None else np.frombuffer(blob, IDS).astype(np.int32)
+
+
+def interaction_of(row: tuple) -> Interaction:  # type: ignore[type-arg]
+    """A row of COLUMNS."""
+    query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase = row[1:]
+    found: Phase | None = phase
+    cells = np.frombuffer(basin, "<f8", CELLS)
+    return Interaction(query_id, client, text, at_s, domain, cells, tokens, size_bytes, bits, kappa, found)
