@@ -17,12 +17,14 @@ from services.edge.record.file import File
 from services.edge.record.rows import (
     COLUMNS,
     IDS,
+    Counted,
     Domain,
     Fresh,
     Kept,
     Packet,
     Status,
     Verdict,
+    counted_of,
     ids_of,
     interaction_of,
     packet_of,
@@ -297,6 +299,49 @@ class Record:
         """Rows of fresh text that belong to another domain than was thought."""
         with self._file.write() as db:
             _move(db, moved)
+
+    # Vocabulary
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many ids the vocabulary has that all counts are in; None before the first bundle served."""
+        size = self._file.meta("vocabulary")
+        return None if size is None else int(size)
+
+    def counted(self) -> list[Counted]:
+        """All texts that were counted, and whose ids are known."""
+        rows = self._file.all("SELECT id, domain, text, ids, taken FROM interactions WHERE folded = 1 AND ids NOT NULL")
+        return [counted_of(row) for row in rows]
+
+    def translate(
+        self,
+        vocabulary: int,
+        *,
+        ids: Mapping[int, Ids],
+        taken: Mapping[int, Memory],
+        residues: Mapping[Domain, Memory],
+        counts: Mapping[int, Memory],
+    ) -> None:
+        """All counts are in another vocabulary from now on, whole or not at all.
+
+        ids, taken: by row; residues: all of them; counts: of each packet, by sequence.
+        """
+        with self._file.write() as db:
+            db.executemany(
+                "UPDATE interactions SET ids = ? WHERE id = ?",
+                [(found.astype(IDS).tobytes(), row) for row, found in ids.items()],
+            )
+            db.executemany(
+                "UPDATE interactions SET taken = ? WHERE id = ?",
+                [(memory_file.to_bytes(memory), row) for row, memory in taken.items()],
+            )
+            for domain, residue in residues.items():
+                _put_residue(db, domain, residue)
+            db.executemany(
+                "UPDATE packets SET counts = ? WHERE sequence = ?",
+                [(memory_file.to_bytes(memory), sequence) for sequence, memory in counts.items()],
+            )
+            set_meta(db, "vocabulary", str(vocabulary))
 
     # Bounds
 
