@@ -223,7 +223,7 @@ def from_parts(parts: Mapping[str, bytes]) -> Coordizer:
     for name in PARTS[:3]:
         if _sha256(parts[name]) != manifest["parts"].get(name):
             raise Corrupt("part_digest", f"{name} is not the file that manifest.json describes: fetch it again")
-    merges = _merges(parts["merge_rules.json"])
+    merges = read_merges(parts["merge_rules.json"])
     coordizer = Coordizer(
         merges=merges,
         basins=_basins(parts["basin_coords.npy"]),
@@ -299,7 +299,8 @@ def _provenance(fields: dict[str, Any]) -> Provenance:
     return Provenance(corpus, counts("documents"), counts("size_bytes"), seed, parent)
 
 
-def _merges(body: bytes) -> npt.NDArray[np.int32]:
+def read_merges(body: bytes) -> npt.NDArray[np.int32]:
+    """The merges in merge_rules.json, (M, 2), unchecked but for their form. Raises Rejected("bad_artifact")."""
     rules = _parse("merge_rules.json", body)
     if not isinstance(rules, list) or not all(
         isinstance(rule, list) and len(rule) == 2 and all(type(side) is int and 0 <= side < VOCAB_MAX for side in rule)

@@ -21,7 +21,7 @@ from services.edge.local import absorb, open_new, tune
 from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
 from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
-from services.edge.vocabulary import translate
+from services.edge.vocabulary import merges_of, translate
 
 TERRITORY_MIN_BYTES: Final = 4096  # chosen: of 4 KB of one domain's text 3 % look strange, of 1 KB 7 % (territory.py)
 _WORST: Final = ("none", "taken", "kept")  # of Forgotten.counts, the last
@@ -118,15 +118,15 @@ def follow_vocabulary(record: Record, serving: Serving) -> bool:
 
     Before anything else is done with the record under a bundle that is new here. Doing it twice is doing it once.
     """
-    size, before = serving.constellation.coordizer.vocab_size, record.vocabulary
-    if before == size:
+    merges, before = merges_of(serving.constellation), record.merges
+    if before == merges:
         return False
     if before is None:  # nothing was counted yet, or by a release that knew one vocabulary only
-        record.translate(size, ids={}, taken={}, residues={}, counts={})
+        record.translate(merges, ids={}, taken={}, residues={}, counts={})
         return False
     packets = record.packets("pending", "sent", "lost", "acknowledged")
     found = translate(serving.constellation, before, record.counted(), record.residues(), packets)
-    record.translate(size, ids=found.ids, taken=found.taken, residues=found.residues, counts=found.counts)
+    record.translate(merges, ids=found.ids, taken=found.taken, residues=found.residues, counts=found.counts)
     return True
 
 

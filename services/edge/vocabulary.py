@@ -5,8 +5,8 @@
 
 A residue is the kept texts' counts, and more (from text that is gone), and less (what packets took): K + G - P. So it
 becomes K' + G' - P', and where all text is kept and nothing was taken, the counts of that text bit for bit. The centre
-re-counts a packet of the old vocabulary as it is re-counted here, so it settles whenever it is named. Back to a smaller
-vocabulary, as after a rollback, an n-gram of a token that is no more backs off.
+re-counts a packet of the old vocabulary as it is re-counted here, so it settles whenever it is named. In a vocabulary
+that lacks some of the old tokens, as after a rollback, an n-gram of one that is no more backs off.
 
 Pure.
 """
@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from common.constellation.constellation import Constellation
-from common.coordizer.artifacts import pairs_from
+from common.coordizer.artifacts import FIRST_MERGE, pairs_from
 from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Ids, Keys, Memory, Table, count, merge, subtract
 from common.kernels.recount import recount
-from services.edge.record import ORDERS, Counted, Domain, Packet
+from services.edge.record import ORDERS, Counted, Domain, Merges, Packet
 from services.edge.screen import screened
 
 
@@ -37,16 +37,21 @@ class Translated:
     counts: dict[int, Memory]
 
 
+def merges_of(constellation: Constellation) -> Merges:
+    """What tells its vocabulary from others."""
+    return tuple(pairs_from(constellation.coordizer.merges, FIRST_MERGE))
+
+
 def translate(
     constellation: Constellation,
-    before: int,
+    before: Merges,
     texts: Sequence[Counted],
     residues: Mapping[Domain, Memory],
     packets: Iterable[Packet],
 ) -> Translated:
-    """What a record holds, in the constellation's vocabulary. before: the size of the one that it is in."""
+    """What a record holds, in the constellation's vocabulary. before: the merges of the one that it is in."""
     ids = {each.row: constellation.encoder.encode(screened(each.text)) for each in texts}
-    anew = _translator(constellation, before)
+    anew = _translator(merges_of(constellation), before)
     there = [each for each in texts if each.taken is None]  # what was rejected is in no residue
     return Translated(
         ids=ids,
@@ -68,12 +73,13 @@ def translate(
     )
 
 
-def _translator(constellation: Constellation, before: int) -> Callable[[Memory], Memory]:
-    size, merges = constellation.coordizer.vocab_size, constellation.coordizer.merges
-    if size < before:
-        return lambda memory: _within(memory, size)
-    pairs = pairs_from(merges, before)
-    return lambda memory: recount(memory, pairs, before)
+def _translator(merges: Merges, before: Merges) -> Callable[[Memory], Memory]:
+    shared = next((n for n, (one, other) in enumerate(zip(merges, before, strict=False)) if one != other), None)
+    common = min(len(merges), len(before)) if shared is None else shared
+    size, pairs = FIRST_MERGE + common, merges[common:]
+    if common == len(before):
+        return lambda memory: recount(memory, pairs, size)
+    return lambda memory: recount(_within(memory, size), pairs, size)
 
 
 def _shifted(memory: Memory, old: Sequence[Ids], new: Sequence[Ids], anew: Callable[[Memory], Memory]) -> Memory:

@@ -12,6 +12,7 @@ from micro import MICRO, SENTENCES
 from test_edge_learning import KEY, bundle_naming
 
 from common.coordizer.artifacts import pairs_from
+from common.coordizer.encode import Encoder
 from common.geometry.simplex import distance
 from common.kernels import memory_file
 from common.kernels.memory import Table, count, merge, subtract
@@ -77,7 +78,7 @@ def test_counts_of_kept_text_are_bit_for_bit_those_of_the_text_encoded_anew(reco
     folded(record, old)
     assert moved(record, old, new)
     assert same(record.residue("heart"), counted(micro_larger, *SAID))
-    assert record.vocabulary == micro_larger.coordizer.vocab_size > MICRO.vocab
+    assert len(record.merges) == len(micro_larger.coordizer.merges)
     assert [each.ids.tolist() for each in record.counted()] == [
         micro_larger.encoder.encode(text).tolist() for text in SAID
     ]
@@ -158,6 +159,23 @@ def test_back_to_the_smaller_vocabulary_nothing_larger_is_left(record, old, new,
         for count_, total in zip(counted(micro, SAID[1]).tables[0].totals, residue.tables[0].totals, strict=True)
     )
     assert relearned(record, replace(old, local=None)).answering.bits(micro.encoder.encode(SAID[1]), "heart") > 0
+
+
+def test_into_a_vocabulary_that_grew_otherwise_only_what_both_know_is_taken(record, old, new, micro, micro_larger):
+    """As on an edge that missed a rollback and saw the growth after it."""
+    merges, known = micro_larger.coordizer.merges, len(micro.coordizer.merges)
+    other = replace(micro_larger.coordizer, merges=np.concatenate([merges[:known], merges[known:][::-1]]))
+    read(record, new, SAID)
+    follow_vocabulary(record, new)
+    folded(record, new)
+    record.forget(1, "heart", None)
+    gone = record.residue("heart")
+    otherwise = replace(micro_larger, coordizer=other, encoder=Encoder(other))
+    assert follow_vocabulary(record, replace(new, constellation=otherwise))
+    kept = counted(otherwise, SAID[1])
+    assert gone.tokens > record.residue("heart").tokens - kept.tokens >= 0
+    assert forget(record, "c", "q1").counts == "taken"
+    assert record.merges == tuple(map(tuple, other.merges.tolist()))
 
 
 def test_what_answers_here_keeps_what_it_learned(record, old, new):

@@ -6,7 +6,7 @@
     residue        n-gram counts by domain that no bundle has taken yet ('' = new territory)
     gates          by domain, the gate learned from what was counted, and what it saved
     packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
-    meta           epoch, next sequence, the last bundle entry seen, the vocabulary that all counts are in
+    meta           epoch, next sequence, the last bundle entry seen, the merges of the vocabulary that all counts are in
 
 record.py takes the steps, file.py holds the file open and tells what SQLite refuses, schema.py lays it out, rows.py
 says what comes out of it, reading.py looks into it from another process.
@@ -31,6 +31,7 @@ from services.edge.record.rows import Counted as Counted
 from services.edge.record.rows import Domain as Domain
 from services.edge.record.rows import Fresh as Fresh
 from services.edge.record.rows import Kept as Kept
+from services.edge.record.rows import Merges as Merges
 from services.edge.record.rows import Packet as Packet
 from services.edge.record.rows import Status as Status
 from services.edge.record.rows import Verdict as Verdict

@@ -1,5 +1,6 @@
 """The steps of an edge's memory, each one transaction."""
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from services.edge.record.rows import (
     Domain,
     Fresh,
     Kept,
+    Merges,
     Packet,
     Status,
     Verdict,
@@ -303,10 +305,10 @@ class Record:
     # Vocabulary
 
     @property
-    def vocabulary(self) -> int | None:
-        """How many ids the vocabulary has that all counts are in; None before the first bundle served."""
-        size = self._file.meta("vocabulary")
-        return None if size is None else int(size)
+    def merges(self) -> Merges | None:
+        """The merges of the vocabulary that all counts are in; None before the first bundle served."""
+        packed = self._file.meta("merges")
+        return None if packed is None else tuple((left, right) for left, right in json.loads(packed))
 
     def counted(self) -> list[Counted]:
         """All texts that were counted, and whose ids are known."""
@@ -315,7 +317,7 @@ class Record:
 
     def translate(
         self,
-        vocabulary: int,
+        merges: Merges,
         *,
         ids: Mapping[int, Ids],
         taken: Mapping[int, Memory],
@@ -341,7 +343,7 @@ class Record:
                 "UPDATE packets SET counts = ? WHERE sequence = ?",
                 [(memory_file.to_bytes(memory), sequence) for sequence, memory in counts.items()],
             )
-            set_meta(db, "vocabulary", str(vocabulary))
+            set_meta(db, "merges", json.dumps(merges, separators=(",", ":")))
 
     # Bounds
 

@@ -14,6 +14,7 @@ from services.edge.answer import Interaction
 Status = Literal["pending", "sent", "acknowledged", "lost"]
 Verdict = Literal["accepted", "rejected"]
 Domain = str | None
+Merges = tuple[tuple[int, int], ...]
 
 IDS: Final = np.dtype("<u2")  # of a token: MAX_VOCAB is 2^15
 COLUMNS: Final = "id, query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase"
