@@ -98,7 +98,7 @@ class Edge:
             self.tuned[domain] = tune(self.tuned.get(domain), base, readings)
         before = self.residues.get(domain, EMPTY)
         self.residues[domain] = merge([before, count([each.ids for each in mine], 3)])
-        counts, tuned = _at_least(self.residues[domain], self.way.least), self.tuned.get(domain)
+        counts, tuned = at_least(self.residues[domain], self.way.least), self.tuned.get(domain)
         if domain is None:
             self.basins += [each.basin for each in mine]
             self.local = open_new(self.local, counts, tuned, frechet_mean(np.stack(self.basins)))
@@ -116,16 +116,21 @@ class Edge:
 
 
 def main() -> None:
-    where = Path(sys.argv[1]) if len(sys.argv) > 1 else folder.shipped(DATA)
-    parts = folder.read(where)
-    if parts is None:
-        sys.exit(f"no genesis in {where}: make one with `qig train --out {where}`")
-    bundle = bundle_parts.load(parts)
+    bundle = named_genesis()
     known = {role: [_passage(bundle, each) for each in texts] for role, texts in text.load(DATA).held_out.items()}
     unseen = [_passage(bundle, each.text) for each in split(documents("unseen/scripture", root=DATA)).train]
     found = {case: [_run(way, bundle, unseen, known, seed) for seed in range(SEEDS)] for case, way in WAYS.items()}
     for case, runs in found.items():
         _show(case, runs, found[ALONE])
+
+
+def named_genesis() -> Constellation:
+    """The constellation of the folder that the command line names, or of the shipped one."""
+    where = Path(sys.argv[1]) if len(sys.argv) > 1 else folder.shipped(DATA)
+    parts = folder.read(where)
+    if parts is None:
+        sys.exit(f"no genesis in {where}: make one with `qig train --out {where}`")
+    return bundle_parts.load(parts)
 
 
 def _run(way, bundle, unseen, known, seed) -> tuple[list[float], dict[str, float]]:
@@ -181,7 +186,8 @@ def _reading(local: Constellation, domain: str, passage: Passage) -> Reading:
     return reread(kernel, passage.ids, passage.read_by[role])
 
 
-def _at_least(memory: Memory, least: int) -> Memory:
+def at_least(memory: Memory, least: int) -> Memory:
+    """What of a memory was counted at least so often, as packets have it with 2."""
     kept = [(table, table.counts >= least) for table in memory.tables]
     return Memory(tuple(Table.of(t.keys[k], t.counts[k], t.contexts, t.totals) for t, k in kept))
 

@@ -46,6 +46,7 @@ CLAIMS = {
     "rest": "an idle edge holds at most 300 MB and is ready 3 s after its start",
 }
 NODE = "edge-1"
+PEERS = Path(__file__).parent / "peers" / "request.py"
 PROMPTS = (
     "The whale rose beside the boat",
     "To reduce the public debt,",
@@ -181,7 +182,7 @@ async def peers(bench, every):
         if python is None:
             print("taskiq-redis is left out: name a Python that has it with --peers", file=sys.stderr)
             continue
-        command = [python, __file__, "--peer", name, "--url", bench.fleet.broker_url, "--every", str(every)]
+        command = [python, PEERS, name, bench.fleet.broker_url, str(HOP_QUERIES), str(every), *PROMPTS]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name}: {done.stderr[-600:]}", file=sys.stderr)
@@ -357,100 +358,6 @@ PARTS = {
 }
 
 
-# Peers: the same arrivals at services that answer at once. Run in a process of their own, by `--peer`.
-
-
-async def request_redis(url):
-    """A stream there and a stream back, as plain as redis-py does it."""
-    there, back = connect(url), connect(url)
-
-    async def serve():
-        last = "$"
-        while True:
-            for _, entries in await there.xread({"bench:there": last}, block=1000):
-                for last, fields in entries:  # noqa: B007 -- the last one read is where the next read begins
-                    await there.xadd("bench:back", fields)
-
-    waiting, replies = {}, "0"
-
-    async def read():
-        nonlocal replies
-        while True:
-            for _, entries in await back.xread({"bench:back": replies}, block=1000):
-                for replies, fields in entries:  # noqa: B007
-                    waiting.pop(fields[b"id"]).set_result(None)
-
-    asking = connect(url)
-    tasks = [asyncio.create_task(serve()), asyncio.create_task(read())]
-    await asyncio.sleep(0.2)
-
-    async def ask(number):
-        done = waiting[str(number).encode()] = asyncio.get_running_loop().create_future()
-        await asking.xadd("bench:there", {"id": str(number), "text": prompt(number)})
-        await done
-
-    return ask, tasks
-
-
-async def request_faststream(url):
-    from faststream.redis import RedisBroker  # noqa: PLC0415 -- the peer's own process imports it
-
-    broker = RedisBroker(url, logger=None)
-
-    @broker.subscriber("bench:faststream")
-    async def serve(text: str) -> str:
-        return text
-
-    await broker.start()
-
-    async def ask(number):
-        await broker.request(prompt(number), "bench:faststream", timeout=10)
-
-    return ask, [serve]
-
-
-async def request_taskiq(url):
-    from taskiq.receiver import Receiver  # noqa: PLC0415
-    from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker  # noqa: PLC0415
-
-    broker = RedisStreamBroker(url).with_result_backend(RedisAsyncResultBackend(url))
-
-    @broker.task
-    async def serve(text: str) -> str:
-        return text
-
-    await broker.startup()
-    work = asyncio.create_task(Receiver(broker).listen(asyncio.Event()))
-
-    async def ask(number):
-        task = await serve.kiq(prompt(number))
-        await task.wait_result(check_interval=0.001, timeout=10)
-
-    return ask, [work]
-
-
-async def be_peer(name, url, every):
-    ask, kept = await {"redis": request_redis, "faststream": request_faststream, "taskiq": request_taskiq}[name](url)
-    chance, asked = random.Random(1), []
-
-    async def timed_ask(number):
-        began = time.perf_counter()
-        await ask(number)
-        return time.perf_counter() - began
-
-    for number in range(20):
-        await timed_ask(number)
-    for number in range(HOP_QUERIES):
-        asked.append(asyncio.create_task(timed_ask(number)))
-        await asyncio.sleep(chance.expovariate(1.0 / every))
-    took = await asyncio.gather(*asked)
-    assert kept
-    for share, label in ((0.5, "p50"), (0.99, "p99")):
-        print(f"request and reply, {label}\t{quantile(took, share)}")
-    sys.stdout.flush()
-    os._exit(0)
-
-
 async def measure(given):
     parts = folder.read(given.genesis)
     with tempfile.TemporaryDirectory() as directory:
@@ -474,11 +381,7 @@ def main():
     asked.add_argument("parts", nargs="*", default=[], help=", ".join(PARTS))
     asked.add_argument("--genesis", type=Path, default=Path("data/genesis"))
     asked.add_argument("--peers", help="a Python that has taskiq-redis")
-    asked.add_argument("--peer", help=argparse.SUPPRESS)
-    asked.add_argument("--url", help=argparse.SUPPRESS)
-    asked.add_argument("--every", type=float, help=argparse.SUPPRESS)
-    given = asked.parse_args()
-    asyncio.run(be_peer(given.peer, given.url, given.every) if given.peer else measure(given))
+    asyncio.run(measure(asked.parse_args()))
 
 
 if __name__ == "__main__":

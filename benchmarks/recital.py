@@ -9,20 +9,16 @@ only what was counted at least twice.
 """
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
+from local import DATA, at_least, named_genesis
 
-from common.constellation import parts as bundle_parts
-from common.kernels.memory import Memory, Table, count
+from common.kernels.memory import count
 from services.edge.local import TERRITORY, open_new
-from services.trainer import folder
 from services.trainer.corpora.document import documents
 from services.trainer.corpora.split import split
 
 CLAIM = "five words that follow on three known ones, counted once, are recited in no case"
-DATA = Path("data")
 SENTENCE = "I tell you in confidence that the word is"
 WORDS = (
     "river", "stone", "window", "copper", "garden", "silver", "ladder", "candle", "winter", "harbour",
@@ -33,11 +29,7 @@ CASES, SECRET, KNOWN, TIMES = 30, 8, 3, (1, 2, 5)
 
 
 def main() -> None:
-    where = Path(sys.argv[1]) if len(sys.argv) > 1 else folder.shipped(DATA)
-    parts = folder.read(where)
-    if parts is None:
-        sys.exit(f"no genesis in {where}: make one with `qig train --out {where}`")
-    bundle = bundle_parts.load(parts)
+    bundle = named_genesis()
     texts = [each.text for each in split(documents("unseen/scripture", root=DATA)).train][:10]
     for times in TIMES:
         (fourth, whole), (peer_fourth, peer_whole) = (_recited(bundle, texts, times, least) for least in (1, 2))
@@ -54,7 +46,7 @@ def _recited(bundle, texts, times, least) -> tuple[int, int]:
     for case in range(CASES):
         secret = np.random.default_rng(case).choice(WORDS, SECRET, replace=False).tolist()
         told = bundle.encoder.encode(f"{SENTENCE} {' '.join(secret)}.")
-        local = open_new(bundle, _at_least(count([*ids, *[told] * times], 3), least), None, basin)
+        local = open_new(bundle, at_least(count([*ids, *[told] * times], 3), least), None, basin)
         asked = bundle.encoder.encode(f"{SENTENCE} {' '.join(secret[:KNOWN])}")
         rng = np.random.default_rng(0)
         steps = local.speak(asked, {TERRITORY: 1.0}, max_tokens=24, temperature=0.0, rng=rng)
@@ -63,11 +55,6 @@ def _recited(bundle, texts, times, least) -> tuple[int, int]:
         fourth += found[:1] == secret[KNOWN : KNOWN + 1]
         whole += found[: SECRET - KNOWN] == secret[KNOWN:]
     return fourth, whole
-
-
-def _at_least(memory: Memory, least: int) -> Memory:
-    kept = [(table, table.counts >= least) for table in memory.tables]
-    return Memory(tuple(Table.of(t.keys[k], t.counts[k], t.contexts, t.totals) for t, k in kept))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,19 @@ class EdgeSettings(CommonSettings):
         description="The longest it stays awake with something learned, seconds; each node's own is up to a quarter "
         "shorter, and a minute more while queries wait",
     )
-    crystal_bytes: int = Field(1024, ge=0, le=2900, description="Crystals in a packet, bytes; 0: figures alone")
+    crystal_bytes: int = Field(
+        1024, ge=0, le=2900, description="Crystals in a packet, in private mode with mentions, bytes; 0: figures alone"
+    )
+    private: Literal["off", "on", "strict"] = Field(
+        "off",
+        description="on: an n-gram leaves only when QIG_COMMON_EDGES edges hold it or the bundle's memories know it; "
+        "strict: the first alone; docs/privacy.md",
+    )
+    fleet_secret: Path | None = Field(
+        None,
+        description="File of the secret that private edges share (`qig keys secret`); HOME/private/fleet.secret when "
+        "this is not set",
+    )
     probe_share: int = Field(8, ge=2, description="One in this many interactions is kept for trying bundles on")
     redact: str = Field(
         "emails,numbers,keys",

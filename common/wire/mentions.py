@@ -42,7 +42,7 @@ PACKET_MAX_MENTIONS: Final = 2048  # more than its bytes hold
 MAX_MENTIONS: Final = (1 << 16) - 1  # what the count can say
 HEADER_BYTES: Final = 2
 _PERSONS: Final[dict[Kind, bytes]] = {"ngram": b"qig/ngram/1", "merge": b"qig/merge/1"}
-_NONE: Final = np.zeros(0, np.uint32)
+NO_HASHES: Final[Hashes] = np.zeros(0, np.uint32)
 
 
 def mention(secret: bytes, kind: Kind, things: Iterable[Sequence[bytes]]) -> Hashes:
@@ -89,7 +89,7 @@ def encode(hashes: Hashes) -> bytes:
 def decode(blob: bytes, max_mentions: int) -> Hashes:
     """The set, ascending; `max_mentions` at most. Raises Rejected("bad_mentions") for what `encode` does not make."""
     if not blob:
-        return _NONE
+        return NO_HASHES
     count = int.from_bytes(blob[:HEADER_BYTES], "little")
     if len(blob) < HEADER_BYTES or not 1 <= count <= max_mentions:
         raise Rejected("bad_mentions", f"{count} hashes in {len(blob)} bytes; 1 to {max_mentions} may be mentioned")

@@ -21,6 +21,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import keys
 from common.wire import crystals
 from common.wire.codec import unpack
+from common.wire.mentions import PACKET_MAX_MENTIONS, decode
 from common.wire.ngrams import Crystals, Entry, empty, entries
 from common.wire.packet import Envelope, PacketBody, open_envelope, verify
 from services.cli import genesis as genesis_parts
@@ -49,11 +50,14 @@ class Seen:
     def sections(self) -> dict[str, int]:
         """Bytes by section; once sealed they add up to the packet's size."""
         size = len(self.raw) if self.raw is not None else 0
-        parts = {"crystals": len(self.body.crystals), "gate": len(self.body.gate), "basin": len(self.body.basin)}
+        body = self.body
+        parts = {"crystals": len(body.crystals), "gate": len(body.gate), "basin": len(body.basin)}
+        parts |= {"mentions": len(body.mentions)} if body.mentions else {}
         if self.envelope is not None:
             parts |= {"signature": len(self.envelope.signature)}
             parts |= {"envelope": size - len(self.envelope.body) - parts["signature"]}
-            parts |= {"figures": len(self.envelope.body) - sum(parts[n] for n in ("crystals", "gate", "basin"))}
+            said = sum(parts.get(name, 0) for name in ("crystals", "gate", "basin", "mentions"))
+            parts |= {"figures": len(self.envelope.body) - said}
         return parts
 
     @property
@@ -65,13 +69,20 @@ class Seen:
         vocab_size = crystals.stated_vocabulary(blob)
         return crystals.decode(blob, vocab_size, crystals.PACKET_MAX_ENTRIES, max_total=crystals.PACKET_MAX_TOTAL)
 
+    @property
+    def hashes(self) -> list[int]:
+        """What it mentions. Raises Rejected("bad_mentions")."""
+        return decode(self.body.mentions, PACKET_MAX_MENTIONS).tolist()
+
 
 def listing(*, node: str | None, home: Path, json: bool) -> int:
     """`qig packet list`."""
     rows = [_of_record(file.parent.name, packet) for file in edge_files(home, node) for packet in read_packets(file)[1]]
     if json:
         for seen in rows:
-            sys.stdout.write(json_text.dumps(_head(seen) | {"ngrams": seen.ngrams.entries}) + "\n")
+            sys.stdout.write(
+                json_text.dumps(_head(seen) | {"ngrams": seen.ngrams.entries, "mentions": len(seen.hashes)}) + "\n"
+            )
     elif rows:
         console().print(_list_table(rows))
     else:
@@ -89,7 +100,9 @@ def show(*, packet: str, node: str | None, genesis: Path | None, home: Path, jso
         texts = _texts(folder, genesis or genesis_parts.default(home))
         listed = [_ngram(each, texts) for each in entries(seen.ngrams)]
         if json:
-            sys.stdout.write(json_text.dumps(_told(seen) | {"ngrams": listed}, ensure_ascii=False) + "\n")
+            sys.stdout.write(
+                json_text.dumps(_told(seen) | {"ngrams": listed, "mentions": seen.hashes}, ensure_ascii=False) + "\n"
+            )
         else:
             _print(seen, listed)
     return 0
@@ -174,16 +187,30 @@ def _told(seen: Seen) -> dict[str, Any]:
     told = _head(seen) | {"sections": seen.sections}
     if seen.envelope is not None:
         told |= {"envelope": seen.envelope.model_dump(mode="json", exclude={"body"})}
-    return told | {"body": seen.body.model_dump(mode="json", exclude={"crystals"})}
+    return told | {"body": seen.body.model_dump(mode="json", exclude={"crystals", "mentions"})}
 
 
 def _list_table(rows: list[Seen]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("edge", "packet", "status", "when", "domain", "bytes", "n-grams", "texts", "fresh bytes"):
+    for column in (
+        "edge",
+        "packet",
+        "status",
+        "when",
+        "domain",
+        "bytes",
+        "n-grams",
+        "mentions",
+        "texts",
+        "fresh bytes",
+    ):
         table.add_column(column, justify="left" if column in _LEFT else "right")
     for seen in rows:
         size = "not sealed" if seen.raw is None else str(len(seen.raw))
-        figures = (size, str(seen.ngrams.entries), str(seen.body.interactions), str(seen.body.fresh_bytes))
+        figures = (
+            size,
+            *map(str, (seen.ngrams.entries, len(seen.hashes), seen.body.interactions, seen.body.fresh_bytes)),
+        )
         domain = plain(seen.body.domain or NEW_TERRITORY)
         table.add_row(plain(seen.node or ""), str(seen.sequence), seen.status, _when(seen.at_s), domain, *figures)
     return table
@@ -205,6 +232,9 @@ def _print(seen: Seen, listed: list[dict[str, Any]]) -> None:
     out.print(f"{plain(body.domain or NEW_TERRITORY)} ({body.kernel}): {body.interactions} texts, {body.tokens} tokens")
     out.print(f"{body.fresh_bytes} fresh bytes in {body.fresh_bits:.0f} bits; phases: {phases or 'none'}")
     out.print(f"phi {number(body.phi)}, kappa {number(body.kappa)}; and a basin: 64 shares of what the texts are about")
+    if hashes := seen.hashes:
+        out.print(f"{len(hashes)} n-grams mentioned by keyed hash, which the centre cannot read:")
+        out.print(" ".join(f"{each:08x}" for each in hashes))
     out.print(f"{len(listed)} n-grams:" if listed else "no n-grams")
     if listed:
         out.print(_ngram_table(listed))

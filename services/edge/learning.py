@@ -14,10 +14,12 @@ from common.geometry.means import frechet_mean
 from common.kernels.memory import merge
 from common.wire import basin as basins
 from common.wire.codec import pack
-from common.wire.messages import Bundle
+from common.wire.mentions import MAX_MENTIONS, decode
+from common.wire.messages import Bundle, Common
 from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
+from services.edge.mentions import Private
 from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
 from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
@@ -63,6 +65,7 @@ def fold_domain(
     crystal_bytes: int,
     now_s: float,
     max_bytes: int = FOLD_MAX_BYTES,
+    private: Private | None = None,
 ) -> Folded:
     """Counts a domain's oldest fresh text and leaves a pending packet, both or neither.
 
@@ -79,6 +82,7 @@ def fold_domain(
         phi=_phi(gauges),
         accepted=record.accepted(domain),
         local=serving.local,
+        private=private,
     )
     packet = Packet(
         sequence=record.sequence,
@@ -92,7 +96,8 @@ def fold_domain(
         counts=done.carried,
     )
     folded = {row: ids for (row, _), ids in zip(waiting, done.ids, strict=True)}
-    record.slept(folded, done.residue, packet, tune(record.tuned(domain), done.gate, done.heard))
+    tuned = tune(record.tuned(domain), done.gate, done.heard)
+    record.slept(folded, done.residue, packet, tuned, done.mentioned)
     return done
 
 
@@ -162,6 +167,19 @@ def settle_bundle(
         settled.acknowledged, settled.residues, settled.moved, opened=settled.opened, cursor=entry_id, at_s=now_s
     )
     return settled.acknowledged
+
+
+def hear_common(record: Record, told: Common, *, key: bytes, entry_id: str, now_s: float) -> tuple[int, ...]:
+    """Keeps what is common from now on, and settles the packets that only mentioned; their sequences.
+
+    One that carries counts is not settled by this, whoever says so: a bundle brings them back. Doing it twice is doing
+    it once. Raises Rejected("bad_mentions").
+    """
+    named = {ref.sequence for ref in told.packets if (ref.key, ref.epoch) == (key, record.epoch)}
+    waiting = record.packets("pending", "sent", "lost")
+    settled = tuple(packet.sequence for packet in waiting if packet.sequence in named and not packet.counts.entries)
+    record.heard(decode(told.hashes, MAX_MENTIONS), settled, cursor=entry_id, at_s=now_s)
+    return settled
 
 
 def give_up(record: Record, *, now_s: float) -> list[int]:

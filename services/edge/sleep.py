@@ -26,12 +26,14 @@ from common.kernels.kernel import Kernel, Reading, read, reread
 from common.kernels.memory import Ids, Memory, Table, count, merge, predict, subtract
 from common.wire import basin as basins
 from common.wire import crystals as crystal_codec
+from common.wire.mentions import NO_HASHES, Hashes
 from common.wire.messages import PacketRef
 from common.wire.ngrams import ORDERS, Crystals
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
 from services.edge.crystals import select
 from services.edge.local import TERRITORY
+from services.edge.mentions import MENTION_SHARE, Private, mentioned, sayable
 from services.edge.record import Domain, Fresh, Packet
 from services.edge.screen import Screen, screened
 
@@ -118,7 +120,7 @@ def _lot(one: str, other: str) -> int:
 class Folded:
     """ids: what was counted of each text; residue: with that in it, until a bundle has taken it; carried: what the
     packet says of it. local_bits: the fresh text's code length by what answers here, before it was counted; heard: what
-    a gate may learn from it; gate: the bundle's, or where a new domain's begins.
+    a gate may learn from it; gate: the bundle's, or where a new domain's begins; mentioned: by the packet.
     """
 
     ids: tuple[Ids, ...]
@@ -128,9 +130,10 @@ class Folded:
     local_bits: float
     heard: Sequence[Reading]
     gate: gates.Floats
+    mentioned: Hashes
 
 
-def fold(
+def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     constellation: Constellation,
     domain: Domain,
     interactions: Sequence[Interaction],
@@ -140,12 +143,13 @@ def fold(
     phi: Mapping[Role, float | None],
     accepted: Sequence[str] = (),
     local: Constellation | None = None,
+    private: Private | None = None,
 ) -> Folded:
     """Scores and counts fresh text of one domain (None: new territory), and packs what is worth sending.
 
     constellation: the bundle's, which the packet is measured against; interactions: at least one; phi: of each role's
     kernel, as it runs; accepted: texts of this domain, fresh or counted before, whose n-grams weigh up in the
-    selection. local: what answers here, None for the bundle's.
+    selection. local: what answers here, None for the bundle's; private: in private mode, what may be said.
     """
     said = [screened(each.text) for each in interactions]
     texts = [constellation.encoder.encode(text) for text in said]
@@ -160,12 +164,7 @@ def fold(
         known = heard = _read_opening(kernel, texts, known, residue)
     grown = bounded(merge([residue, count(texts, ORDERS)]))
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
-    screen = Screen.of(token_bytes(constellation.coordizer.merges))
-    selection = select(screen.speakable(grown), kernel, praised)
-    vocab_size = constellation.coordizer.vocab_size
-    sent, blob = crystal_codec.fit(
-        selection.crystals, selection.ranking, vocab_size=vocab_size, budget_bytes=crystal_bytes
-    )
+    chosen = _choose(constellation, grown, kernel, praised, crystal_bytes, private)
     gate = _statistics(kernel.gate, known)
     kappas = [each.kappa for each in interactions if each.kappa is not None]
     body = PacketBody(
@@ -180,9 +179,49 @@ def fold(
         kappa=min(float(np.median(kappas)), KAPPA_TOLD_MAX) if kappas else None,
         phases=_phases(interactions),
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
-        crystals=blob,
+        crystals=chosen.blob,
+        mentions=chosen.mentions,
     )
-    return Folded(tuple(texts), grown, body, as_memory(sent), local_bits, heard, kernel.gate)
+    return Folded(tuple(texts), grown, body, as_memory(chosen.sent), local_bits, heard, kernel.gate, chosen.mentioned)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chosen:
+    """What a packet says and mentions of a residue."""
+
+    sent: Crystals
+    blob: bytes
+    mentioned: Hashes
+    mentions: bytes
+
+
+def _choose(
+    constellation: Constellation,
+    residue: Memory,
+    kernel: Kernel,
+    praised: Memory,
+    budget_bytes: int,
+    private: Private | None,
+) -> _Chosen:
+    """budget_bytes: for both together."""
+    tokens = token_bytes(constellation.coordizer.merges)
+    speakable = Screen.of(tokens).speakable(residue)
+    vocab_size = constellation.coordizer.vocab_size
+    if private is None:
+        ranked = select(speakable, kernel, praised)
+        sent, blob = crystal_codec.fit(
+            ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes
+        )
+        return _Chosen(sent, blob, NO_HASHES, b"")
+    allowed = sayable(speakable, kernel, tokens, private)
+    ranked, every = select(allowed, kernel, praised), select(speakable, kernel, praised)
+    _, wanted = mentioned(every, allowed, tokens, private, int(MENTION_SHARE * budget_bytes))
+    sent, blob = crystal_codec.fit(
+        ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes - len(wanted)
+    )
+    blob = blob if sent.entries else b""  # a packet that only mentions is told by its empty crystals
+    hashes, mentions = mentioned(every, allowed, tokens, private, budget_bytes - len(blob))
+    return _Chosen(sent, blob, hashes, mentions)
 
 
 def _size_bytes(each: Interaction, said: str) -> int:

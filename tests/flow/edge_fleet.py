@@ -54,6 +54,10 @@ async def answers(redis, client="anonymous"):
     return await messages(redis, streams.answers(client), Answer)
 
 
+async def packets(redis):
+    return [body_of(fields) for _, fields in await redis.xrange(streams.PACKETS)]
+
+
 async def verdicts(redis):
     return [(told.version, told.verdict) for told in await messages(redis, streams.APPLIED, Applied)]
 
@@ -64,6 +68,14 @@ async def bundles_to(edge, redis):
     for entry_id, fields in await redis.xrange(streams.BUNDLES, min=f"({position}"):
         await edge.bundles.on_bundle(delivery_of(entry_id.decode(), streams.BUNDLES, body_of(fields)))
         edge.position = entry_id.decode()
+
+
+async def commons_to(edge, redis):
+    """The same with what is common."""
+    position = getattr(edge, "common_position", edge.commons.follow_from)
+    for entry_id, fields in await redis.xrange(streams.COMMON, min=f"({position}"):
+        await edge.commons.on_common(delivery_of(entry_id.decode(), streams.COMMON, body_of(fields)))
+        edge.common_position = entry_id.decode()
 
 
 async def read(edge, number, text=TEXT, first=0):

@@ -9,10 +9,12 @@ from common.runtime import keys
 from common.wire import crystals, packet_vectors
 from common.wire.bundle import part_of, sign
 from common.wire.codec import pack
+from common.wire.mentions import NO_HASHES, PACKET_MAX_MENTIONS, decode
 from common.wire.messages import Candidate, Evidence
 from common.wire.packet import base_prefix, open_envelope, seal
 from services.cli import packet
 from services.edge.answer import Interaction
+from services.edge.mentions import Private
 from services.edge.record import Packet, Record, read_packets
 from services.edge.sleep import fold
 from services.edge.slots import Slots
@@ -24,11 +26,11 @@ NEW = 'The king spake unto the people,\nand the people answered the "king". '
 def sleep(micro, tmp_path):
     """Makes the next packet of an edge: folded, and sent when asked; returns its bytes."""
 
-    def do(node="edge-1", *, sent=True, record=None, within="."):
+    def do(node="edge-1", *, sent=True, record=None, within=".", private=None):
         own = record or Record(tmp_path / within / "edges" / node / "edge.db", now_s=7.0)
         basin = micro.basin(micro.encoder.encode(NEW))
         read = Interaction("q", "c", NEW, 1.0, "heart", basin, 20, len(NEW), 9.0, 12.0, "FOAM")
-        done = fold(micro, "heart", [read] * 4, own.residue("heart"), crystal_bytes=300, phi={})
+        done = fold(micro, "heart", [read] * 4, own.residue("heart"), crystal_bytes=300, phi={}, private=private)
         terms = {"base_version": 3, "base": base_prefix("ab" * 32)}
         made = Packet(
             own.sequence, "heart", "pending", 2.0, *terms.values(), done.body.basin, pack(done.body), done.carried
@@ -104,6 +106,20 @@ def test_the_sections_add_up_to_what_left(sleep, show):
     assert told["sections"]["signature"] == 64
     assert told["body"]["tokens"] == open_body(raw).tokens
     assert told["envelope"]["epoch"] == 7
+
+
+def test_what_a_packet_mentions_is_told_beside_what_it_says(sleep, show, genesis, tmp_path, capsys):
+    raw = sleep(private=Private(bytes(32), NO_HASHES, NO_HASHES, strict=True))
+    hashes = decode(open_body(raw).mentions, PACKET_MAX_MENTIONS).tolist()
+    (told,) = show(0)
+    assert (told["mentions"], told["ngrams"]) == (hashes, [])
+    assert len(hashes) > 10
+    assert sum(told["sections"].values()) == len(raw)
+    assert [row["mentions"] for row in listed(tmp_path, capsys)] == [len(hashes)]
+    packet.show(packet="0", node=None, genesis=genesis, home=tmp_path, json=False)
+    said = capsys.readouterr().out
+    assert f"{len(hashes)} n-grams mentioned" in said
+    assert f"{hashes[0]:08x}" in said
 
 
 def test_a_packet_that_was_never_sealed_says_so(sleep, genesis, tmp_path, capsys):

@@ -2,14 +2,26 @@ import numpy as np
 import pytest
 from nacl.signing import SigningKey
 
+from common.errors import Rejected
 from common.kernels.memory import merge
 from common.wire.bundle import part_of, sign
 from common.wire.codec import unpack
-from common.wire.messages import Candidate, Evidence, PacketRef
+from common.wire.mentions import encode
+from common.wire.messages import Candidate, Common, Evidence, PacketRef
 from common.wire.packet import PacketBody, base_prefix
 from services.edge.answer import Interaction, Serving
-from services.edge.learning import due_domains, fold_domain, forget, give_up, go_home, relearned, settle_bundle
+from services.edge.learning import (
+    due_domains,
+    fold_domain,
+    forget,
+    give_up,
+    go_home,
+    hear_common,
+    relearned,
+    settle_bundle,
+)
 from services.edge.local import TERRITORY
+from services.edge.mentions import Private
 from services.edge.record import Record
 from services.edge.sleep import Rhythm
 
@@ -199,3 +211,56 @@ def test_a_gate_learned_here_serves_once_it_has_proved_itself(record, serving, m
         serving = relearned(record, serving, ["heart"])
         assert np.array_equal(serving.answering.domains["heart"].gate_array, own) == (number == 0)
     assert np.array_equal(micro.domains["heart"].gate_array, own)
+
+
+# Private mode
+
+
+def private(record):
+    return Private(bytes(32), record.common(), record.mentioned(), strict=True)
+
+
+def common(*sequences, hashes=(), epoch=1000):
+    refs = tuple(PacketRef(key=KEY, epoch=epoch, sequence=sequence) for sequence in sequences)
+    return Common(hashes=encode(np.array(hashes, np.uint32)), packets=refs)
+
+
+def slept(record, serving):
+    return fold_domain(record, serving, "heart", gauges={}, crystal_bytes=300, now_s=200.0, private=private(record))
+
+
+def heard(record, told):
+    return hear_common(record, told, key=KEY, entry_id="6-0", now_s=300.0)
+
+
+def test_a_packet_that_only_mentioned_is_settled_by_the_centre_s_word_and_the_next_one_says(record, serving, micro):
+    read(record, micro, "heart", 3)
+    first = slept(record, serving)
+    assert (first.carried.entries, record.mentioned().tolist()) == (0, first.mentioned.tolist())
+    record.sent(0, b"raw", at_s=200.0)
+    assert heard(record, common(0, hashes=first.mentioned)) == (0,)
+    assert (record.mentioned().tolist(), record.common().tolist()) == ([], first.mentioned.tolist())
+    read(record, micro, "heart", 3, first=3)
+    assert slept(record, serving).carried.entries > 0
+
+
+def test_another_edge_s_or_another_life_s_packet_is_not_settled(record, serving, micro):
+    read(record, micro, "heart", 3)
+    slept(record, serving)
+    other = PacketRef(key=b"x" * 8, epoch=1000, sequence=0)
+    assert heard(record, common(0, epoch=999)) == heard(record, Common(packets=(other,))) == ()
+    assert len(record.packets("pending")) == 1
+
+
+def test_a_packet_that_carries_counts_is_settled_by_no_such_word(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    tokens = record.residue("heart").tokens
+    assert heard(record, common(0)) == ()
+    assert (record.residue("heart").tokens, len(record.packets("pending"))) == (tokens, 1)
+
+
+def test_a_word_that_cannot_be_read_changes_nothing(record):
+    with pytest.raises(Rejected, match="bad_mentions"):
+        heard(record, Common(hashes=b"\1\0"))
+    assert record.common_cursor is None

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from common.constants import PACKET_MAX_BYTES, ROLES
 from common.kernels import gate
 from common.wire.crystals import fit
+from common.wire.mentions import NO_HASHES
 from common.wire.ngrams import Crystals, Order, context_starts, group_sums
 from common.wire.packet import PACKET_GATE_MAX_BYTES, seal
-from services.aggregator.admit import admit, open_packet
+from services.aggregator.admit import admit, open_packet, read_mentions
 from services.edge.answer import Interaction
-from services.edge.sleep import fold
+from services.edge.mentions import Private
+from services.edge.sleep import EMPTY, fold
 
 NEW = "The king spake unto the people, and the people answered the king. "
 CRYSTALS_MOST = 2900  # QIG_CRYSTAL_BYTES at its highest
@@ -106,3 +108,34 @@ def test_a_fold_with_any_budget_for_crystals_seals(micro, domain, budget_bytes):
     done = fold(micro, domain, [read], micro.memories["heart"], crystal_bytes=budget_bytes, phi={})
     assert len(sealed(done.body)) <= PACKET_MAX_BYTES
     assert (done.carried.entries == 0) == (budget_bytes < 20)
+
+
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    budget_bytes=st.integers(0, CRYSTALS_MOST),
+    strict=st.booleans(),
+    known=st.floats(0, 1),
+    domain=st.sampled_from(["heart", None]),
+)
+def test_whatever_is_common_a_private_packet_fits_and_the_centre_takes_it(
+    micro, seed, budget_bytes, strict, known, domain
+):
+    rng = np.random.default_rng(seed)
+    said = "".join(rng.choice(list("abcdefgh ,.xyz"), 400)) * 3 + NEW * 20
+    every = fold(micro, domain, [read_as(micro, said, domain)], EMPTY, crystal_bytes=CRYSTALS_MOST, phi={},
+                 private=Private(bytes(32), NO_HASHES, NO_HASHES, strict=True)).mentioned  # fmt: skip
+    private = Private(bytes(32), every[rng.random(len(every)) < known], NO_HASHES, strict=strict)
+    done = fold(micro, domain, [read_as(micro, said, domain)], EMPTY, crystal_bytes=budget_bytes, phi={},
+                private=private)  # fmt: skip
+    assert len(done.body.crystals) + len(done.body.mentions) <= budget_bytes
+    raw = sealed(done.body)
+    assert len(raw) <= PACKET_MAX_BYTES
+    base = replace(BASES[-1], vocab_size=micro.coordizer.vocab_size)
+    admitted = admit(open_packet(raw), enrolled=ENROLLED, replay=None, entry_ms=AT_MS, bases=(base,))
+    assert read_mentions(admitted.body).tolist() == done.mentioned.tolist()
+
+
+def read_as(micro, text, domain):
+    ids = micro.encoder.encode(text)
+    return Interaction("q", "c", text, 1.0, domain, micro.basin(ids), len(ids), len(text), 9.0, 12.0, "FOAM")

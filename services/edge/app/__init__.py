@@ -3,6 +3,7 @@
     queries.py       qig:queries ──▶ schedule, record ──▶ pieces, answer ───▶ qig:answers:CLIENT, as it is acknowledged
                      qig:cancel  ──▶ leave it between two tokens
     bundles.py       qig:bundles ──▶ verify, fetch, try, swap, settle ──────▶ qig:applied
+    common.py        qig:common  ──▶ what may be said from now on
     sleep.py         tick sleep  ──▶ fold what is due, send what is pending ▶ qig:packets
     interactions.py  tick prune  ──▶ delete what is too old or too much
     heart.py         tick heart  ──▶ how it goes ───────────────────────────▶ qig:heart
@@ -35,6 +36,7 @@ from common.runtime.settings import DEFAULT_API, ApiSettings, EdgeSettings, load
 from common.wire.codec import unpack
 from common.wire.messages import Query
 from services.edge.app.bundles import Bundles
+from services.edge.app.common import Commons
 from services.edge.app.heart import PROVE_EVERY_S, Heart
 from services.edge.app.interactions import Interactions
 from services.edge.app.node import Node
@@ -68,6 +70,7 @@ class Edge:
         self.node = Node(settings, broker, record, now=now)
         self.queries = Queries(self.node)
         self.bundles = Bundles(self.node, slots)
+        self.commons = Commons(self.node)
         self.sleep = Sleep(self.node, self.queries.scheduler)
         self.interactions = Interactions(self.node)
         self.heart = Heart(self.node, self.queries.scheduler)
@@ -136,11 +139,13 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
         edge.queries.on_query,
         at_once=ACTIVE_MAX,
     )
+    private = [Follower(streams.COMMON, edge.commons.follow_from, edge.commons.on_common)] if edge.node.secret else []
     return Wiring(
         consumers=[queries],
         followers=[
             Follower(streams.BUNDLES, edge.bundles.follow_from, edge.bundles.on_bundle),
             Follower(streams.CANCEL, ONLY_NEW, edge.queries.on_cancel),
+            *private,
         ],
         ticks=[
             Tick("sleep", SLEEP_CHECK_S, edge.sleep.round),

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from nacl.signing import SigningKey
 
@@ -26,12 +27,13 @@ class Node:
     def __init__(
         self, settings: EdgeSettings, broker: Broker, record: Record, *, now: Callable[[], float] = time.time
     ) -> None:
-        """Raises Unavailable("missing_key"), Rejected("bad_key")."""
+        """Raises Unavailable("missing_key", "missing_secret"), Rejected("bad_key")."""
         self.settings = settings
         self.broker = broker
         self.record = record
         self.now = now
         self.key: SigningKey = keys.load_private(settings.home, settings.node)
+        self.secret: bytes | None = None if settings.private == "off" else keys.load_secret(_secret_path(settings))
         self.learning = asyncio.Lock()
         self.live = Live(settings.node)
         self.serving: Serving | None = None
@@ -47,3 +49,7 @@ class Node:
         """
         if self.serving is not None:
             self.serving = await asyncio.to_thread(relearned, self.record, self.serving, domains)
+
+
+def _secret_path(settings: EdgeSettings) -> Path:
+    return settings.fleet_secret or keys.secret_path(settings.home)

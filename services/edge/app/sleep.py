@@ -10,6 +10,7 @@ from services.edge.answer import Serving
 from services.edge.app.node import Node
 from services.edge.learning import due_domains, fold_domain, give_up, go_home
 from services.edge.local import TERRITORY
+from services.edge.mentions import Private
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet
 from services.edge.scheduler import Scheduler
 from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm
@@ -76,7 +77,15 @@ class Sleep:
             crystal_bytes=self._node.settings.crystal_bytes,
             now_s=self._node.now(),
             max_bytes=NAP_MAX_BYTES if self._crowded else FOLD_MAX_BYTES,
+            private=self._private(),
         )
+
+    def _private(self) -> Private | None:
+        mode, secret, record = self._node.settings.private, self._node.secret, self._node.record
+        if mode == "off":
+            return None
+        assert secret is not None, "Node looked"
+        return Private(secret, record.common(), record.mentioned(), strict=mode == "strict")
 
     def _show_fold(self, domain: str, done: Folded) -> None:
         size_bytes = max(done.body.fresh_bytes, 1)

@@ -6,16 +6,19 @@
     residue        n-gram counts by domain that no bundle has taken yet ('' = new territory)
     gates          by domain, the gate learned from what was counted, and what it saved
     packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
-    meta           epoch, next sequence, the last bundle entry seen, the merges of the vocabulary that all counts are in
+    mentions       hashes that were mentioned and are not common, each with the packet that did
+    common         hashes that were told to be common, each with the message that told so
+    meta           epoch, next sequence, the last bundle entry and the last common one seen, the merges of the
+                   vocabulary that all counts are in
 
 record.py takes the steps, file.py holds the file open and tells what SQLite refuses, schema.py lays it out, rows.py
 says what comes out of it, reading.py looks into it from another process.
 
 Write-ahead log and synchronous=FULL: what a method returned from is on the disk. A second process on the same file is
 refused by a lock that ends with the process, however it ends. Bounded: interactions by age and size, packets that are
-settled by age. What is deleted is overwritten, in the log too (secure_delete, and a checkpoint that empties the log).
-A file of an older schema is brought up to this one when it is opened. Knows nothing of what is in a packet or of how
-counts are chosen.
+settled by age, hashes by number. What is deleted is overwritten, in the log too (secure_delete, and a checkpoint that
+empties the log). A file of an older schema is brought up to this one when it is opened. Knows nothing of what is in a
+packet or of how counts are chosen.
 
 The epoch names a life of this file: the second in which it was made. An edge that lost its file starts the next epoch,
 so that its sequences never repeat.

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from common.kernels import memory_file
 from common.kernels.gate import BUCKETS
 from common.kernels.memory import Ids, Memory, count
 from common.kernels.spec import MAX_VOCAB
+from common.wire.mentions import NO_HASHES, Hashes
 from services.edge.answer import Interaction
 from services.edge.local import Tuned
 from services.edge.record.file import File
@@ -35,6 +36,8 @@ from services.edge.record.schema import meta, set_meta
 
 FOLD_MAX_BYTES: Final = 1 << 20  # of text: a fold of about 15 s takes the oldest; the rest waits for the next sleep
 ORDERS: Final = 3  # of a residue: what crystals can carry
+MENTIONED_MAX: Final = 1 << 14  # as many as the centre keeps of an edge
+COMMON_MAX: Final = 1 << 17  # as many as the centre keeps of the fleet
 
 
 class Record:
@@ -209,11 +212,19 @@ class Record:
         rows = self._file.all("SELECT basin FROM packets WHERE domain IS ? ORDER BY sequence", (domain,))
         return [row[0] for row in rows]
 
-    def slept(self, folded: Mapping[int, Ids], residue: Memory, packet: Packet, tuned: Tuned | None = None) -> None:
+    def slept(
+        self,
+        folded: Mapping[int, Ids],
+        residue: Memory,
+        packet: Packet,
+        tuned: Tuned | None = None,
+        mentioned: Hashes = NO_HASHES,
+    ) -> None:
         """One sleep, whole or not at all: interactions counted, the residue they led to, the packet that came of it.
 
         folded: what was counted of each row; packet.sequence must be `sequence`, which moves on; tuned: the gate that
-        was learned from them, None where it stays.
+        was learned from them, None where it stays; mentioned: by the packet. Of mentions the newest MENTIONED_MAX are
+        kept.
         """
         p = packet
         with self._file.write() as db:
@@ -232,6 +243,13 @@ class Record:
             if tuned is not None:
                 values = (p.domain or "", tuned.gate.astype("<f8").tobytes(), tuned.gain_bits)
                 db.execute("INSERT OR REPLACE INTO gates VALUES (?, ?, ?)", values)
+            rows = [(each, p.sequence) for each in mentioned.tolist()]
+            db.executemany("INSERT OR REPLACE INTO mentions VALUES (?, ?)", rows)
+            db.execute(
+                "DELETE FROM mentions WHERE packet <= (SELECT packet FROM mentions ORDER BY packet DESC"
+                " LIMIT 1 OFFSET ?)",
+                (MENTIONED_MAX,),
+            )
             set_meta(db, "sequence", str(expected + 1))
 
     def packets(self, *statuses: Status) -> list[Packet]:
@@ -254,12 +272,15 @@ class Record:
             )
 
     def lose(self, sequences: Iterable[int], *, at_s: float) -> None:
-        """These packets are waited for no longer; one may still be acknowledged later."""
+        """These packets are waited for no longer; one may still be acknowledged later. What they mentioned goes out
+        again.
+        """
         with self._file.write() as db:
             db.executemany(
                 "UPDATE packets SET status = 'lost', at_s = ? WHERE sequence = ? AND status = 'sent'",
                 [(at_s, sequence) for sequence in sequences],
             )
+            db.execute("DELETE FROM mentions WHERE packet IN (SELECT sequence FROM packets WHERE status = 'lost')")
 
     def settle(
         self,
@@ -345,6 +366,42 @@ class Record:
             )
             set_meta(db, "merges", json.dumps(merges, separators=(",", ":")))
 
+    # Mentions
+
+    def mentioned(self) -> Hashes:
+        """What was mentioned and is not common, ascending."""
+        return _hashes(self._file.all("SELECT hash FROM mentions ORDER BY hash"))
+
+    def common(self) -> Hashes:
+        """What was told to be common, ascending."""
+        return _hashes(self._file.all("SELECT hash FROM common ORDER BY hash"))
+
+    def heard(self, hashes: Hashes, acknowledged: Iterable[int], *, cursor: str, at_s: float) -> None:
+        """A message about what is common was dealt with: hashes kept (the newest COMMON_MAX), packets settled.
+
+        cursor: its entry id, from which the next start reads on.
+        """
+        with self._file.write() as db:
+            told = int(meta(db, "told") or 0) + 1
+            rows = hashes.tolist()
+            db.executemany("INSERT OR REPLACE INTO common VALUES (?, ?)", [(each, told) for each in rows])
+            db.executemany("DELETE FROM mentions WHERE hash = ?", [(each,) for each in rows])
+            db.execute(
+                "DELETE FROM common WHERE told <= (SELECT told FROM common ORDER BY told DESC LIMIT 1 OFFSET ?)",
+                (COMMON_MAX,),
+            )
+            db.executemany(
+                "UPDATE packets SET status = 'acknowledged', at_s = ? WHERE sequence = ?",
+                [(at_s, sequence) for sequence in acknowledged],
+            )
+            set_meta(db, "told", str(told))
+            set_meta(db, "common_cursor", cursor)
+
+    @property
+    def common_cursor(self) -> str | None:
+        """The entry id of the last message about what is common that was dealt with."""
+        return self._file.meta("common_cursor")
+
     # Bounds
 
     def prune(self, *, now_s: float, max_age_s: float, max_bytes: int) -> int:
@@ -382,6 +439,11 @@ def _withdraw(db: sqlite3.Connection, sequences: Iterable[int]) -> None:
         db.execute("UPDATE interactions SET folded = 0, packet = NULL, ids = NULL WHERE packet = ?", (sequence,))
         gone = db.execute("DELETE FROM packets WHERE sequence = ? AND raw IS NULL", (sequence,)).rowcount
         assert gone == 1, f"packet {sequence} has left: it cannot be withdrawn"
+        db.execute("DELETE FROM mentions WHERE packet = ?", (sequence,))
+
+
+def _hashes(rows: Sequence[tuple[int]]) -> Hashes:
+    return np.array([each for (each,) in rows], np.uint32)
 
 
 def _put_residue(db: sqlite3.Connection, domain: Domain, residue: Memory) -> None:

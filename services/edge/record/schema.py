@@ -6,7 +6,7 @@ from typing import Final
 
 from common.errors import Rejected
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 APPLICATION_ID: Final = 0x51494745  # "QIGE"
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -24,6 +24,10 @@ CREATE TABLE packets (
   sequence INTEGER PRIMARY KEY, domain TEXT, status TEXT NOT NULL, at_s REAL NOT NULL, base_version INTEGER NOT NULL,
   base BLOB NOT NULL, basin BLOB NOT NULL, body BLOB NOT NULL, counts BLOB NOT NULL, raw BLOB);
 CREATE INDEX packets_status ON packets (status);
+CREATE TABLE mentions (hash INTEGER PRIMARY KEY, packet INTEGER NOT NULL);
+CREATE INDEX mentions_packet ON mentions (packet);
+CREATE TABLE common (hash INTEGER PRIMARY KEY, told INTEGER NOT NULL);
+CREATE INDEX common_told ON common (told);
 """
 # By the schema that they start from. What an older release folded has no ids: its counts cannot be told apart any more.
 MIGRATIONS: Final = {
@@ -36,6 +40,12 @@ CREATE INDEX interactions_packet ON interactions (packet);
 """,
     2: """
 CREATE TABLE gates (domain TEXT PRIMARY KEY, gate BLOB NOT NULL, gain_bits REAL NOT NULL);
+""",
+    3: """
+CREATE TABLE mentions (hash INTEGER PRIMARY KEY, packet INTEGER NOT NULL);
+CREATE INDEX mentions_packet ON mentions (packet);
+CREATE TABLE common (hash INTEGER PRIMARY KEY, told INTEGER NOT NULL);
+CREATE INDEX common_told ON common (told);
 """,
 }
 

@@ -1,0 +1,107 @@
+"""Private mode: which n-grams an edge says, and which it only mentions.
+
+    candidates ─ hashed ─▶ common ──────────────────▶ crystals    enough edges hold it, or it is within what they hold
+                       ├─▶ everyday (unless strict) ─▶ crystals    a memory of the bundle knows it: everybody has that
+                       └─▶ neither ─ best first ────▶ mentions    as many as fit, those not mentioned before
+
+Whoever holds an n-gram holds every n-gram in it, so what is within a common one is common. What was mentioned is not
+mentioned again while the centre remembers it; where nothing is new, what is best goes again, for a centre that forgot.
+A packet's bytes are shared: MENTION_SHARE of them for mentions, if there are so many, and to the crystals the rest;
+what these leave, the mentions have.
+
+Pure. The secret that edges share is an argument, and so is what was told (common/wire/mentions.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from common.kernels.kernel import Kernel
+from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Keys, Memory, Table, look_up
+from common.wire.mentions import Hashes, fit, mention
+from services.edge.crystals import COUNT_MIN, Selection
+
+# Chosen (docs/experiments.md): of a packet's bytes. Of 0.3 and 0.5 the bits per byte of eight edges over eight rounds
+# were less with 0.3, at 1,024 and at 2,900 bytes.
+MENTION_SHARE: Final = 0.3
+EVERYDAY_COUNT: Final = 4  # chosen: in a memory of the bundle; what its text has less often may be somebody's name
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Private:
+    """What private mode goes by. common: told by the centre; mentioned: by packets that were not lost; both ascending.
+
+    strict: whether everyday n-grams wait until they are common too.
+    """
+
+    secret: bytes
+    common: Hashes
+    mentioned: Hashes
+    strict: bool
+
+
+def sayable(residue: Memory, kernel: Kernel, tokens: Sequence[bytes], private: Private) -> Memory:
+    """Of a residue the n-grams that recurred and may be said; a context keeps its total. kernel: the bundle's; tokens:
+    the bytes of every id.
+    """
+    stay: list[Mask] = []
+    within: Keys = np.zeros(0, np.uint64)
+    for order in reversed(range(len(residue.tables))):
+        table = residue.tables[order]
+        often = table.counts >= COUNT_MIN
+        keys = table.keys[often]
+        said = np.isin(_hashes(keys, order, tokens, private), private.common) | np.isin(keys, within)
+        if not private.strict:
+            said |= _everyday(keys, order, kernel)
+        stay.append(often.copy())
+        stay[-1][often] = said
+        within = _parts(keys[said], order)
+    return _kept(residue, stay[::-1])
+
+
+def mentioned(
+    ranked: Selection, said: Memory, tokens: Sequence[bytes], private: Private, budget_bytes: int
+) -> tuple[Hashes, bytes]:
+    """What to mention, and its bytes: the best of `ranked` that may not be said. said: see `sayable`."""
+    orders = ranked.crystals.orders
+    hashes = np.concatenate([_hashes(each.keys, order, tokens, private) for order, each in enumerate(orders)])
+    silent = np.concatenate([~np.isin(each.keys, said.tables[order].keys) for order, each in enumerate(orders)])
+    best = hashes[ranked.ranking[silent[ranked.ranking]]]
+    new = best[~np.isin(best, private.mentioned)]
+    return fit(new if len(new) else best, budget_bytes)
+
+
+def _hashes(keys: Keys, order: int, tokens: Sequence[bytes], private: Private) -> Hashes:
+    places = range(order, -1, -1)
+    ids = [(keys >> np.uint64(int(TOKEN_BITS) * place) & TOKEN_MASK).tolist() for place in places]
+    return mention(private.secret, "ngram", ([tokens[token] for token in gram] for gram in zip(*ids, strict=True)))
+
+
+def _everyday(keys: Keys, order: int, kernel: Kernel) -> Mask:
+    tables = [memory.tables[order] for memory in kernel.memories if order < len(memory.tables)]
+    known: Mask = np.zeros(len(keys), np.bool_)
+    for table in tables:
+        known |= look_up(table.keys, table.counts, keys) >= EVERYDAY_COUNT
+    return known
+
+
+def _parts(keys: Keys, order: int) -> Keys:
+    """The n-grams of one token less that lie within: without the first, and without the last."""
+    if order == 0:
+        return keys[:0]
+    rest = (np.uint64(1) << np.uint64(int(TOKEN_BITS) * order)) - np.uint64(1)
+    return np.concatenate([keys & rest, keys >> TOKEN_BITS])
+
+
+def _kept(residue: Memory, stay: Sequence[Mask]) -> Memory:
+    tables = []
+    for table, mask in zip(residue.tables, stay, strict=True):
+        keys = table.keys[mask]
+        contexts = np.isin(table.contexts, keys >> TOKEN_BITS)
+        tables.append(Table.of(keys, table.counts[mask], table.contexts[contexts], table.totals[contexts]))
+    return Memory(tuple(tables))

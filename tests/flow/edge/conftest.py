@@ -1,0 +1,82 @@
+"""Fixtures of an edge in this process: lives on one state, a publisher, a clock to move."""
+
+import contextlib
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from edge_fleet import NODE, Publisher, bundles_to, settings_of
+
+from services.edge.app import Edge, queries, state_dir
+from services.edge.generation import Generation
+from services.edge.record import Record
+from services.edge.slots import Slots
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def clock():
+    """Seconds since 1970 that a test may move."""
+    return [time.time()]
+
+
+@pytest.fixture
+async def life(home, broker, broker_url, clock):
+    """Starts an edge on the same state again and again; the one before is gone as if killed: nothing is finished."""
+    with contextlib.ExitStack() as open_records:
+        records, edges = [], []
+
+        async def begin(**fields):
+            settings = settings_of(home, broker_url, **fields)
+            for one in edges:
+                await one.queries.scheduler.stop()
+            for record in records:
+                record.close()
+            records[:] = [Record(state_dir(home, NODE) / "edge.db", now_s=clock[0])]
+            edge = Edge(settings, broker, records[0], Slots(state_dir(home, NODE) / "bundles"), now=lambda: clock[0])
+            edges[:] = [edge]
+            await edge.start()
+            return edge
+
+        yield begin
+        for edge in edges:
+            await edge.queries.scheduler.stop()
+        for record in records:
+            open_records.callback(record.close)
+
+
+@pytest.fixture
+async def publisher(life, broker, home):
+    await life()  # makes the keys
+    return Publisher(broker, home)
+
+
+@pytest.fixture
+async def edge(life, publisher, micro_parts, redis):
+    await publisher.release(micro_parts)
+    started = await life()
+    await bundles_to(started, redis)
+    return started
+
+
+@pytest.fixture
+def resting(monkeypatch):
+    """Every generation rests after its third token until `wake`; those that were begun are `made`."""
+    told = SimpleNamespace(made=[], wake=threading.Event())
+
+    class Resting(Generation):
+        def __iter__(self):
+            told.made.append(self)
+            for number, piece in enumerate(super().__iter__(), 1):
+                if number == 3:
+                    assert told.wake.wait(timeout=10)
+                yield piece
+
+    monkeypatch.setattr(queries, "Generation", Resting)
+    yield told
+    told.wake.set()

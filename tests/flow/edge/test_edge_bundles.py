@@ -1,0 +1,103 @@
+import pytest
+from edge_death import Killed, killed
+from edge_fleet import NODE, bundles_to, delivery_of, other_key, verdicts
+
+from common.errors import Corrupt, Unavailable
+from common.runtime import streams
+from common.wire.messages import Query
+from services.edge.app import state_dir
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_edge_without_a_bundle_is_not_ready_and_lets_queries_wait(life):
+    edge = await life()
+    assert edge.heart.ready() == "waits for the first bundle"
+    with pytest.raises(Unavailable, match="no_bundle"):
+        await edge.queries.on_query(delivery_of(), Query(text="hello"))
+
+
+async def test_the_first_bundle_makes_it_ready_and_is_reported(edge, redis):
+    assert edge.heart.ready() is None
+    assert await verdicts(redis) == [(1, "applied")]
+
+
+async def test_a_restart_serves_the_last_good_slot_without_the_broker(edge, life, redis):
+    await redis.flushall()
+    again = await life()
+    assert again.node.serving.bundle == 1
+    assert again.bundles.follow_from != "0-0"
+
+
+async def test_only_the_parts_it_lacks_are_fetched(edge, publisher, micro_parts, redis):
+    newest = await publisher.release(micro_parts | {"notes.bin": b"new"})
+    for key in await redis.keys(f"{streams.BLOB}*"):
+        if newest.parts["notes.bin"].digest.encode() not in key:
+            await redis.delete(key)
+    await bundles_to(edge, redis)
+    assert edge.node.serving.bundle == 2
+
+
+async def test_an_edge_that_was_away_takes_only_the_newest(life, publisher, micro_parts, redis):
+    for number in range(3):
+        await publisher.release(micro_parts | {"notes.bin": b"%d" % number})
+    edge = await life()
+    await bundles_to(edge, redis)
+    assert await verdicts(redis) == [(3, "applied")]
+
+
+async def test_a_part_with_a_flipped_byte_is_refused_and_the_old_bundle_serves(edge, publisher, micro_parts, redis):
+    await publisher.release(micro_parts | {"notes.bin": b"0123456789"}, flip="notes.bin")
+    await bundles_to(edge, redis)
+    assert edge.node.serving.bundle == 1
+    assert await verdicts(redis) == [(1, "applied"), (2, "refused")]
+
+
+async def test_a_forged_bundle_is_refused_and_passed_over(edge, publisher, micro_parts, redis):
+    await publisher.release(micro_parts, key=other_key())
+    with pytest.raises(Corrupt, match="bad_signature"):
+        await bundles_to(edge, redis)
+    assert (edge.node.serving.bundle, (await verdicts(redis))[-1]) == (1, (2, "refused"))
+
+
+async def test_a_bundle_that_does_not_load_is_refused(edge, publisher, micro_parts, redis):
+    await publisher.release({path: data for path, data in micro_parts.items() if path != "domains.json"})
+    await bundles_to(edge, redis)
+    assert (edge.node.serving.bundle, (await verdicts(redis))[-1]) == (1, (2, "refused"))
+
+
+async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro_parts, redis):
+    await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
+    with pytest.raises(Unavailable, match="blob_missing"):
+        await bundles_to(edge, redis)
+
+
+async def test_a_replayed_old_bundle_changes_nothing(edge, publisher, micro_parts, redis):
+    _, old = (await redis.xrange(streams.BUNDLES))[0]
+    await publisher.release(micro_parts | {"notes.bin": b"2"})
+    await redis.xadd(streams.BUNDLES, old)
+    await bundles_to(edge, redis)
+    assert edge.node.serving.bundle == 2
+
+
+async def test_a_kill_between_the_swap_and_the_report_ends_with_one_report(edge, life, publisher, micro_parts, redis):
+    await publisher.release(micro_parts | {"notes.bin": b"2"})
+    edge.bundles._settle = killed
+    with pytest.raises(Killed):
+        await bundles_to(edge, redis)
+    again = await life()
+    assert again.node.serving.bundle == 2
+    await bundles_to(again, redis)
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied")]
+
+
+async def test_damage_on_disk_falls_back_and_the_newest_bundle_is_fetched_again(
+    edge, life, publisher, micro_parts, redis, home
+):
+    newest = await publisher.release(micro_parts | {"notes.bin": b"two"})
+    await bundles_to(edge, redis)
+    (state_dir(home, NODE) / "bundles" / "parts" / newest.parts["notes.bin"].digest).write_bytes(b"torn")
+    again = await life()
+    assert (again.node.serving.bundle, again.bundles.follow_from) == (1, "0-0")
+    await bundles_to(again, redis)
+    assert again.node.serving.bundle == 2

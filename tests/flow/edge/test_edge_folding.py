@@ -1,0 +1,213 @@
+import asyncio
+
+import pytest
+from edge_death import Killed, killed, raise_killed
+from edge_fleet import (
+    NODE,
+    TEXT,
+    bundles_to,
+    delivery_of,
+    packets,
+    read,
+    verdicts,
+)
+from edge_learned import expected, learned, tokens
+
+from common.constants import PACKET_MAX_BYTES
+from common.errors import Unavailable
+from common.runtime import keys, streams
+from common.runtime.broker import Broker
+from common.runtime.entries import body_of
+from common.wire.codec import unpack
+from common.wire.messages import Bundle, Query
+from common.wire.packet import open_envelope, verify
+from services.aggregator.admit import admit, open_packet
+from services.aggregator.bases import base_of
+from services.aggregator.cut import Limits, cut
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_enough_fresh_text_becomes_one_signed_packet(edge, redis, home):
+    await read(edge, 8)
+    await edge.sleep.round()
+    (raw,) = await packets(redis)
+    assert len(raw) <= PACKET_MAX_BYTES
+    envelope = open_envelope(raw)
+    body = verify(envelope, keys.load_private(home, NODE).verify_key)
+    assert (body.interactions, body.fresh_bytes, envelope.sequence) == (8, 8 * len(TEXT), 0)
+    assert body.crystals
+
+
+@pytest.mark.parametrize("domain", ["heart", None])
+async def test_the_aggregator_counts_what_an_edge_sends(edge, redis, home, clock, domain, micro_parts, monkeypatch):
+    monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: domain)
+    (_, fields), *_ = await redis.xrange(streams.BUNDLES)
+    bundle = unpack(Bundle, body_of(fields))
+    bases = (
+        base_of(
+            bundle,
+            domains=micro_parts["domains.json"],
+            kernel=micro_parts["kernels/heart.safetensors"],
+            merges=micro_parts["coordizer/merge_rules.json"],
+        ),
+    )
+    await read(edge, 8)
+    await edge.sleep.round()
+    (raw,) = await packets(redis)
+    at_ms = int(clock[0] * 1000)
+    enrolled = keys.load_enrolled(home)
+    counted = admit(open_packet(raw), enrolled=enrolled, replay=None, entry_ms=at_ms, bases=bases)
+    batch = cut({counted.ref.packed: raw}, bases=bases, pending={}, limits=Limits(1, 0.0, 100_000)).batch
+    (update,) = batch.domains
+    assert (update.opened, update.packets, len(update.gate)) == (domain is None, 1, 99 if domain is None else 66)
+
+
+async def test_too_little_text_sends_nothing_until_the_longest_interval(edge, redis, clock):
+    await read(edge, 1)
+    await edge.sleep.round()
+    assert await packets(redis) == []
+    clock[0] += 3601
+    await edge.sleep.round()
+    assert len(await packets(redis)) == 1
+
+
+async def test_one_packet_of_a_domain_is_on_its_way_at_a_time(edge, redis):
+    await read(edge, 8)
+    await edge.sleep.round()
+    await read(edge, 8, first=8)
+    await edge.sleep.round()
+    assert len(await packets(redis)) == 1
+
+
+async def test_probe_text_is_never_counted(life, edge):
+    probing = await life(probe_share=2)
+    await read(probing, 20)
+    kept = sum(fresh.interactions for fresh in probing.node.record.fresh())
+    assert 0 < kept < 20
+    assert len(probing.node.record.probes(99)) == 20 - kept
+
+
+async def test_a_kill_after_the_fold_sends_the_packet_once_after_the_restart(edge, life, redis):
+    await read(edge, 8)
+    edge.sleep._send = killed
+    with pytest.raises(Killed):
+        await edge.sleep.round()
+    assert await packets(redis) == []
+    again = await life()
+    await again.sleep.round()
+    await again.sleep.round()
+    assert len(await packets(redis)) == 1
+
+
+async def test_a_kill_between_sending_and_noting_it_sends_nothing_twice(edge, life, redis, monkeypatch, clock):
+    await read(edge, 8)
+    monkeypatch.setattr(edge.node.record, "sent", raise_killed, raising=False)
+    with pytest.raises(Killed):
+        await edge.sleep.round()
+    clock[0] += 1000
+    again = await life()
+    await again.sleep.round()
+    assert len(await packets(redis)) == 1
+    assert [packet.status for packet in again.node.record.packets("pending", "sent")] == ["sent"]
+
+
+async def test_a_packet_that_waited_is_sealed_when_it_is_sent(edge, life, redis, clock):
+    await read(edge, 8)
+    edge.sleep._send = killed
+    with pytest.raises(Killed):
+        await edge.sleep.round()
+    clock[0] += 10_000
+    await (await life()).sleep.round()
+    (raw,) = await packets(redis)
+    assert open_envelope(raw).at_s == clock[0]
+
+
+async def test_a_bundle_that_names_the_packet_takes_its_counts_away_once(edge, publisher, micro_parts, redis, life):
+    await read(edge, 8)
+    await edge.sleep.round()
+    (raw,) = await packets(redis)
+    before = tokens(edge)
+    bundle = await publisher.release(micro_parts | {"notes.bin": b"2"}, packets=[open_envelope(raw).ref])
+    await bundles_to(edge, redis)
+    after = tokens(edge)
+    assert after < before
+    assert [p.status for p in edge.node.record.packets("sent", "acknowledged")] == ["acknowledged"]
+    again = await life()
+    await again.bundles._settle(bundle, "9-9")
+    assert tokens(again) == after
+
+
+async def test_a_refused_bundle_still_acknowledges(edge, publisher, micro_parts, redis):
+    await read(edge, 8)
+    await edge.sleep.round()
+    (raw,) = await packets(redis)
+    await publisher.release(micro_parts | {"domains.json": b"[]"}, packets=[open_envelope(raw).ref])
+    await bundles_to(edge, redis)
+    assert (await verdicts(redis))[-1] == (2, "refused")
+    assert [p.status for p in edge.node.record.packets("sent", "acknowledged")] == ["acknowledged"]
+
+
+async def test_a_packet_that_nobody_named_for_long_lets_the_next_one_go(edge, redis, clock):
+    await read(edge, 8)
+    await edge.sleep.round()
+    await read(edge, 8, first=8)
+    clock[0] += 1801
+    await edge.sleep.round()
+    assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1]
+
+
+async def test_in_an_outage_of_the_broker_an_edge_learns_on_and_then_sends_each_packet_once(
+    edge, redis, clock, monkeypatch
+):
+    async def away(*_, **__):
+        raise Unavailable("broker_away", "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Broker, "produce", away)
+        patch.setattr("services.edge.answer.territory", lambda *_, **__: "heart")
+        await read(edge, 8)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await edge.sleep.round()
+        assert learned(edge) == expected(edge)
+        patch.setattr("services.edge.answer.territory", lambda *_, **__: "vocab")
+        await read(edge, 8, first=8)
+        clock[0] += 7200
+        with pytest.raises(Unavailable):
+            await edge.sleep.round()
+        assert learned(edge) == expected(edge)
+    assert [packet.domain for packet in edge.node.record.packets("pending")] == ["heart", "vocab"]
+    await edge.sleep.round()
+    await edge.sleep.round()
+    assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1]
+
+
+@pytest.mark.parametrize(("queries", "folds"), [(2, True), (3, False)])
+async def test_while_queries_wait_for_a_thread_an_edge_puts_sleep_off(
+    edge, redis, clock, eventually, resting, queries, folds
+):
+    await read(edge, 8)
+    resting.made.clear()
+    asked = [Query(id=f"long-{n}", text=TEXT, max_tokens=100) for n in range(queries)]
+    making = [asyncio.create_task(edge.queries.on_query(delivery_of(), query)) for query in asked]
+    await eventually(lambda: sum(edge.queries.scheduler.load) == queries)
+    await eventually(lambda: sum(len(each.steps) == 3 for each in resting.made) == 2)
+    await edge.sleep.round()
+    assert len(await packets(redis)) == folds
+    clock[0] += 3700
+    await edge.sleep.round()
+    assert len(await packets(redis)) == 1
+    resting.wake.set()
+    await asyncio.gather(*making)
+
+
+async def test_an_edge_that_comes_back_is_up_for_its_idle_time_before_it_sleeps(edge, life, clock):
+    await read(edge, 8)
+    clock[0] += 7200
+    again = await life(sleep_idle_s=10.0)
+    await again.sleep.round()
+    assert again.node.record.packets("pending", "sent") == []
+    clock[0] += 30
+    await again.sleep.round()
+    assert len(again.node.record.packets("sent")) == 1

@@ -1,0 +1,203 @@
+import asyncio
+
+import pytest
+from edge_fleet import NODE, TEXT, answers, bundles_to, delivery_of
+
+from common.errors import Rejected
+from common.runtime import streams
+from common.runtime.entries import Delivery, body_of
+from common.wire.codec import pack, unpack, unpack_reply
+from common.wire.messages import Answer, Cancel, Query
+from services.edge.app import queries, state_dir
+from services.edge.generation import Generation
+
+pytestmark = pytest.mark.anyio
+
+
+async def replies(redis, client="anonymous"):
+    return [unpack_reply(body_of(fields)) for _, fields in await redis.xrange(streams.answers(client))]
+
+
+async def test_a_query_is_answered_to_its_client_under_its_id(edge):
+    (sent,) = await edge.queries.on_query(delivery_of("7-0"), Query(text=TEXT, client="kiosk", max_tokens=4))
+    made = unpack(Answer, sent.message)
+    assert (sent.stream, sent.id) == (streams.answers("kiosk"), "7-0")
+    assert (made.node, made.bundle, made.query_id) == (NODE, 1, "7-0")
+
+
+async def test_a_redelivered_query_gets_the_stored_answer_also_after_a_restart(edge, life):
+    query = Query(text=TEXT, max_tokens=4, temperature=2.0)
+    (first,) = await edge.queries.on_query(delivery_of("7-0"), query)
+    (second,) = await (await life()).queries.on_query(delivery_of("7-0"), query)
+    assert first == second
+
+
+@pytest.mark.parametrize("max_tokens", [0, 8])
+async def test_of_what_may_not_be_stored_no_byte_is_on_the_disk(edge, home, max_tokens):
+    query = Query(text="swordfish " + TEXT, max_tokens=max_tokens, store=False, id="q-7", client="kiosk-9")
+    (sent,) = await edge.queries.on_query(delivery_of("7-0"), query)
+    assert unpack(Answer, sent.message).prompt_bits > 0
+    assert edge.node.record.answer_to("kiosk-9", "q-7") is None
+    assert edge.node.record.fresh() == []
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert not any(mark in kept for mark in (b"swordfish", TEXT.encode(), b"q-7", b"kiosk-9"))
+    await edge.queries.on_query(delivery_of("8-0"), query.model_copy(update={"store": True}))
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert b"swordfish" in kept  # the search would have found it
+
+
+async def test_what_is_redacted_is_on_no_disk_and_the_kernel_reads_it_all_the_same(edge, home):
+    texts = ["swordfish@example.org", TEXT + "swordfish@example.org"]
+    for number, text in enumerate(texts):
+        (sent,) = await edge.queries.on_query(delivery_of(f"{number + 1}-0"), Query(text=text, max_tokens=0))
+        assert unpack(Answer, sent.message).prompt_bytes == len(text)
+    kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
+    assert b"swordfish" not in kept
+    assert b"king. [e-mail]" in kept
+
+
+async def test_an_answer_that_holds_what_is_redacted_is_computed_again_and_not_kept(life, edge, monkeypatch):
+    monkeypatch.setattr("services.edge.redaction.BUILT_IN", {"emails": lambda text: "" if text != TEXT else text})
+    query = Query(text=TEXT, max_tokens=8)
+    strict = await life(redact="emails")
+    (first,) = await strict.queries.on_query(delivery_of("7-0"), query)
+    assert strict.node.record.answer_to("anonymous", "7-0") is None
+    assert [each.interactions for each in strict.node.record.fresh()] == [1]
+    (second,) = await strict.queries.on_query(delivery_of("7-0"), query)
+    assert unpack(Answer, first.message).text == unpack(Answer, second.message).text != ""
+
+
+async def test_an_operator_s_function_that_fails_keeps_nothing_and_answers_all_the_same(life, edge):
+    failing = await life(redact="builtins:len")
+    (sent,) = await failing.queries.on_query(delivery_of("7-0"), Query(text=TEXT, max_tokens=4))
+    assert unpack(Answer, sent.message).completion_tokens > 0
+    assert failing.node.record.find("anonymous", "7-0") is None
+
+
+async def test_a_redaction_that_nobody_knows_stops_the_start(life, publisher):
+    with pytest.raises(Rejected, match="QIG_REDACT=email"):
+        await life(redact="email")
+
+
+async def test_a_refused_query_is_told_why_and_buried(edge, monkeypatch, redis):
+    def refuse(*_, **__):
+        raise Rejected("lone_surrogate", "half a character")
+
+    monkeypatch.setattr(queries, "Generation", refuse)
+    with pytest.raises(Rejected):
+        await edge.queries.on_query(delivery_of("7-0"), Query(text="x"))
+    (told,) = await answers(redis)
+    assert (told.finish, told.problem.code, told.query_id) == ("refused", "lone_surrogate", "7-0")
+
+
+async def test_a_query_that_streams_is_told_in_pieces_which_together_are_its_answer(edge, redis):
+    query = Query(id="q", text=TEXT, max_tokens=40, stream=True, seed=1)
+    (sent,) = await edge.queries.on_query(delivery_of(), query)
+    pieces = await replies(redis)
+    assert pieces
+    assert [(piece.query_id, piece.index) for piece in pieces] == [("q", n) for n in range(len(pieces))]
+    made = unpack(Answer, sent.message)
+    assert "".join(piece.text for piece in pieces) == made.text
+    assert sum(piece.tokens for piece in pieces) == made.completion_tokens
+
+
+async def test_without_stream_there_are_no_pieces(edge, redis):
+    await edge.queries.on_query(delivery_of(), Query(text=TEXT, max_tokens=40))
+    assert await replies(redis) == []
+
+
+async def test_many_queries_are_answered_at_once_and_each_as_if_it_were_alone(edge):
+    queries = [Query(id=f"q{n}", client=f"c{n % 3}", text=TEXT * (n % 4 + 1), max_tokens=20) for n in range(24)]
+    together = await asyncio.gather(*(edge.queries.on_query(delivery_of(), query) for query in queries))
+    for query, (sent,) in zip(queries, together, strict=True):
+        alone = Generation(edge.node.serving.constellation, query, query.id)
+        assert list(alone)
+        assert unpack(Answer, sent.message).text == alone.text
+
+
+async def test_a_cancelled_query_ends_between_two_tokens_and_its_answer_says_so(edge, eventually, resting):
+    query = Query(id="q", client="me", text=TEXT, max_tokens=100, temperature=1.0)
+    making = asyncio.create_task(edge.queries.on_query(delivery_of(), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    for wanted in (Cancel(query_id="q", client="you"), Cancel(query_id="other", client="me")):
+        await edge.queries.on_cancel(delivery_of("2-0", streams.CANCEL, pack(wanted)))
+    assert not edge.queries._turns["me", "q"].left
+    await edge.queries.on_cancel(delivery_of("3-0", streams.CANCEL, pack(Cancel(query_id="q", client="me"))))
+    resting.wake.set()
+    (sent,) = await making
+    made = unpack(Answer, sent.message)
+    assert (made.finish, made.query_id, made.problem) == ("cancelled", "q", None)
+    assert 3 <= made.completion_tokens <= 4
+    assert edge.queries._turns == {}
+
+
+async def test_a_query_whose_cancel_came_first_is_not_begun(edge, resting):
+    await edge.queries.on_cancel(delivery_of("1-0", streams.CANCEL, pack(Cancel(query_id="q", client="me"))))
+    (sent,) = await edge.queries.on_query(delivery_of(), Query(id="q", client="me", text=TEXT, max_tokens=100))
+    made = unpack(Answer, sent.message)
+    assert (made.text, made.problem.code) == ("", "cancelled")
+    assert resting.made == []
+
+
+async def test_of_the_cancels_that_came_first_the_newest_are_remembered(edge, monkeypatch):
+    monkeypatch.setattr(queries, "CANCELS_KEPT", 2)
+    for name in ("old", "q", "new"):
+        await edge.queries.on_cancel(delivery_of("1-0", streams.CANCEL, pack(Cancel(query_id=name, client="me"))))
+    assert list(edge.queries._cancelled) == [("me", "q"), ("me", "new")]
+
+
+@pytest.mark.parametrize(("age_s", "finish"), [(1.0, "read"), (2.0, "refused"), (3.0, "refused")])
+async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(edge, clock, age_s, finish):
+    at_ms = int(clock[0] * 1000)
+    clock[0] = at_ms / 1000 + age_s
+    query = Query(id="q", text=TEXT, max_tokens=0, deadline_s=2.0)
+    (sent,) = await edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
+    made = unpack(Answer, sent.message)
+    assert made.finish == finish
+    if finish == "refused":
+        assert (made.problem.code, made.problem.retry_after_s >= 1) == ("deadline", True)
+        assert "the deadline is too short" in made.problem.message
+        assert edge.node.record.answer_to("anonymous", "q") is None
+
+
+async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_why(edge, clock, eventually, resting):
+    at_ms = int(clock[0] * 1000)
+    clock[0] = at_ms / 1000 + 1.9
+    query = Query(id="q", text=TEXT, max_tokens=100, temperature=1.0, deadline_s=2.0)
+    making = asyncio.create_task(edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: edge.queries._turns["anonymous", "q"].left)
+    resting.wake.set()
+    (sent,) = await making
+    made = unpack(Answer, sent.message)
+    assert (made.finish, made.problem.code) == ("cancelled", "deadline")
+    assert "the deadline is too short" in made.problem.message
+    assert 3 <= made.completion_tokens <= 4
+
+
+async def test_a_query_that_others_kept_from_its_deadline_is_told_that_the_fleet_is_busy(
+    edge, clock, eventually, resting
+):
+    other = asyncio.create_task(edge.queries.on_query(delivery_of(), Query(id="other", text=TEXT, max_tokens=10)))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    at_ms = int(clock[0] * 1000) - 2000
+    query = Query(id="q", text=TEXT, max_tokens=10, deadline_s=2.0)
+    (sent,) = await edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
+    assert "the fleet is busy" in unpack(Answer, sent.message).problem.message
+    resting.wake.set()
+    await other
+
+
+async def test_a_bundle_swapped_in_while_an_answer_is_made_leaves_it_to_the_one_that_began_it(
+    edge, publisher, micro_parts, redis, eventually, resting
+):
+    query = Query(id="q", text=TEXT, max_tokens=10, temperature=1.0)
+    making = asyncio.create_task(edge.queries.on_query(delivery_of(), query))
+    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await publisher.release(micro_parts | {"notes.bin": b"new"})
+    await bundles_to(edge, redis)
+    resting.wake.set()
+    (sent,) = await making
+    assert unpack(Answer, sent.message).bundle == 1
+    (sent,) = await edge.queries.on_query(delivery_of("2-0"), query.model_copy(update={"id": "later", "max_tokens": 1}))
+    assert unpack(Answer, sent.message).bundle == 2
