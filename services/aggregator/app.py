@@ -214,12 +214,12 @@ class Aggregator:
         known = tuple(name for name in noted if name in current.domains)
         found = await asyncio.to_thread(cut, ledger, bases=self._bases, pending=pending, limits=self._limits)
         number = 0 if count is None else int(count)
-        gathered = await self._gathered(found, current) if found.proposals else None
+        gathered = await self._gathered(found, current) if found.proposals or found.batch else None
         if gathered is not None and found.batch is not None:
             gathered = left_with(gathered)
             found = replace(found, batch=found.batch.model_copy(update={"merges": gathered.merges}))
         effects = [*_counted(count), *cut_effects(found, ledger, known, at_s=float(seconds)), *_forgotten(lost)]
-        if found.mentions:
+        if found.mentions or found.silent:
             heard = await asyncio.to_thread(self._tally, await self._tallied(), found)
             effects += tally_effects(heard, found.silent, number)
             log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))

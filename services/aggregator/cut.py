@@ -4,7 +4,7 @@
     due        batch_packets wait, or the oldest is batch_age_s old
     chosen     the oldest MAX_BATCH_PACKETS of them
     cut        read, settle on domains, merge, name: the Batch, and what could not be in it
-    silent     packets that mention, and bring no crystals: their edges are told, no batch is made of them
+    silent     packets that mention or propose, and bring no crystals: their edges are told, no batch is made of them
 
 The same packets against the same bundle make the same batch, byte for byte, whatever order or crash they came through.
 A packet whose base left the window while it waited is refused alone. What does not fit stays in the ledger.
@@ -82,7 +82,7 @@ def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Pl
     """
     current = bases[-1]
     read, refused = _read(ledger, bases)
-    silent = [one for one in read if one.body.mentions and not one.body.crystals]
+    silent = [one for one in read if (one.body.mentions or one.body.merges) and not one.body.crystals]
     waiting = [one for one in read if one not in silent]
     age = {ref: place for place, ref in enumerate(ledger)}
     unknown = {name: place for name, place in pending.items() if name not in current.domains}

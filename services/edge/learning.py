@@ -20,6 +20,7 @@ from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
 from services.edge.mentions import Private
+from services.edge.proposals import Growing
 from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
 from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
@@ -56,7 +57,7 @@ def due_domains(
     return [fresh.domain for fresh in record.fresh() if fresh.domain in known and sleeps(fresh)]
 
 
-def fold_domain(
+def fold_domain(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     record: Record,
     serving: Serving,
     domain: Domain,
@@ -66,6 +67,7 @@ def fold_domain(
     now_s: float,
     max_bytes: int = FOLD_MAX_BYTES,
     private: Private | None = None,
+    growing: Growing | None = None,
 ) -> Folded:
     """Counts a domain's oldest fresh text and leaves a pending packet, both or neither.
 
@@ -83,6 +85,7 @@ def fold_domain(
         accepted=record.accepted(domain),
         local=serving.local,
         private=private,
+        growing=growing,
     )
     packet = Packet(
         sequence=record.sequence,

@@ -26,6 +26,8 @@ from common.kernels.kernel import Kernel, Reading, read, reread
 from common.kernels.memory import Ids, Memory, Table, count, merge, predict, subtract
 from common.wire import basin as basins
 from common.wire import crystals as crystal_codec
+from common.wire import mentions as mention_codec
+from common.wire import proposals
 from common.wire.mentions import NO_HASHES, Hashes
 from common.wire.messages import PacketRef
 from common.wire.ngrams import ORDERS, Crystals
@@ -34,6 +36,7 @@ from services.edge.answer import Interaction
 from services.edge.crystals import select
 from services.edge.local import TERRITORY
 from services.edge.mentions import MENTION_SHARE, Private, mentioned, sayable
+from services.edge.proposals import Growing, Proposed, proposed
 from services.edge.record import Domain, Fresh, Packet
 from services.edge.screen import Screen, screened
 
@@ -47,6 +50,7 @@ KAPPA_TOLD_MAX: Final = 1e6  # a perfect loop reads 6e10, which no centre believ
 RESIDUE_MAX_ENTRIES: Final = 1 << 20  # n-grams of one domain, about 20 MB; above it, what was seen once goes
 
 EMPTY: Final = count([], ORDERS)
+NO_MERGES: Final = Proposed((), NO_HASHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +148,14 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     accepted: Sequence[str] = (),
     local: Constellation | None = None,
     private: Private | None = None,
+    growing: Growing | None = None,
 ) -> Folded:
     """Scores and counts fresh text of one domain (None: new territory), and packs what is worth sending.
 
     constellation: the bundle's, which the packet is measured against; interactions: at least one; phi: of each role's
     kernel, as it runs; accepted: texts of this domain, fresh or counted before, whose n-grams weigh up in the
-    selection. local: what answers here, None for the bundle's; private: in private mode, what may be said.
+    selection. local: what answers here, None for the bundle's; private: in private mode, what may be said; growing:
+    what merges may be proposed by, None: none are.
     """
     said = [screened(each.text) for each in interactions]
     texts = [constellation.encoder.encode(text) for text in said]
@@ -164,7 +170,8 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         known = heard = _read_opening(kernel, texts, known, residue)
     grown = bounded(merge([residue, count(texts, ORDERS)]))
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
-    chosen = _choose(constellation, grown, kernel, praised, crystal_bytes, private)
+    merges = NO_MERGES if growing is None else proposed(constellation.coordizer, said, growing)
+    chosen = _choose(constellation, grown, kernel, praised, crystal_bytes, private, merges.mentions)
     gate = _statistics(kernel.gate, known)
     kappas = [each.kappa for each in interactions if each.kappa is not None]
     body = PacketBody(
@@ -181,6 +188,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
         crystals=chosen.blob,
         mentions=chosen.mentions,
+        merges=proposals.encode(merges.said),
     )
     return Folded(tuple(texts), grown, body, as_memory(chosen.sent), local_bits, heard, kernel.gate, chosen.mentioned)
 
@@ -202,8 +210,11 @@ def _choose(
     praised: Memory,
     budget_bytes: int,
     private: Private | None,
+    merges: Hashes,
 ) -> _Chosen:
-    """budget_bytes: for both together."""
+    """budget_bytes: for both together. merges: hashes that are mentioned first; outside private mode beyond the budget,
+    which is the crystals' there.
+    """
     tokens = token_bytes(constellation.coordizer.merges)
     speakable = Screen.of(tokens).speakable(residue)
     vocab_size = constellation.coordizer.vocab_size
@@ -212,15 +223,15 @@ def _choose(
         sent, blob = crystal_codec.fit(
             ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes
         )
-        return _Chosen(sent, blob, NO_HASHES, b"")
+        return _Chosen(sent, blob, np.unique(merges), mention_codec.encode(np.unique(merges)))
     allowed = sayable(speakable, kernel, tokens, private)
     ranked, every = select(allowed, kernel, praised), select(speakable, kernel, praised)
-    _, wanted = mentioned(every, allowed, tokens, private, int(MENTION_SHARE * budget_bytes))
+    _, wanted = mentioned(every, allowed, tokens, private, int(MENTION_SHARE * budget_bytes), first=merges)
     sent, blob = crystal_codec.fit(
         ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes - len(wanted)
     )
     blob = blob if sent.entries else b""  # a packet that only mentions is told by its empty crystals
-    hashes, mentions = mentioned(every, allowed, tokens, private, budget_bytes - len(blob))
+    hashes, mentions = mentioned(every, allowed, tokens, private, budget_bytes - len(blob), first=merges)
     return _Chosen(sent, blob, hashes, mentions)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from common.constants import CELLS, ROLES
 from common.constellation.constellation import Constellation
 from common.coordizer.artifacts import EOS
+from common.coordizer.growth import propose
 from common.kernels import gate
 from common.kernels.generate import Voice, generate
 from common.kernels.kernel import Kernel, read
@@ -28,6 +29,7 @@ def warm(constellation: Constellation) -> None:
             query = Query(id="warm", text=TEXT * 8, max_tokens=TOKENS, mode=mode, top_p=top_p)
             for _ in Generation(constellation, query, "warm"):
                 pass
+    propose(constellation.coordizer, [TEXT])
     role = constellation.kernel(ROLES[0])
     opened = Kernel(role.state, (*role.memories, role.memories[-1]), gate.prior(2 + len(role.memories)))
     prompt = np.array([EOS, ord("a")], np.int32)

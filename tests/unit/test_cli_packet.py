@@ -118,7 +118,7 @@ def test_what_a_packet_mentions_is_told_beside_what_it_says(sleep, show, genesis
     assert [row["mentions"] for row in listed(tmp_path, capsys)] == [len(hashes)]
     packet.show(packet="0", node=None, genesis=genesis, home=tmp_path, json=False)
     said = capsys.readouterr().out
-    assert f"{len(hashes)} n-grams mentioned" in said
+    assert f"{len(hashes)} n-grams and merges mentioned" in said
     assert f"{hashes[0]:08x}" in said
 
 

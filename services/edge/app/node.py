@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from nacl.signing import SigningKey
 
@@ -33,7 +32,7 @@ class Node:
         self.record = record
         self.now = now
         self.key: SigningKey = keys.load_private(settings.home, settings.node)
-        self.secret: bytes | None = None if settings.private == "off" else keys.load_secret(_secret_path(settings))
+        self.secret: bytes | None = _secret(settings)
         self.learning = asyncio.Lock()
         self.live = Live(settings.node)
         self.serving: Serving | None = None
@@ -51,5 +50,7 @@ class Node:
             self.serving = await asyncio.to_thread(relearned, self.record, self.serving, domains)
 
 
-def _secret_path(settings: EdgeSettings) -> Path:
-    return settings.fleet_secret or keys.secret_path(settings.home)
+def _secret(settings: EdgeSettings) -> bytes | None:
+    """What this edge mentions with. An edge that is not private does without: then it proposes no merges."""
+    path = settings.fleet_secret or keys.secret_path(settings.home)
+    return keys.load_secret(path) if settings.private != "off" or path.exists() else None
