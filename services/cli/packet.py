@@ -74,8 +74,7 @@ class Seen:
     @property
     def hashes(self) -> list[int]:
         """What it mentions. Raises Rejected("bad_mentions")."""
-        found: list[int] = decode(self.body.mentions, PACKET_MAX_MENTIONS).tolist()
-        return found
+        return [int(each) for each in decode(self.body.mentions, PACKET_MAX_MENTIONS)]
 
     @property
     def merges(self) -> tuple[Proposal, ...]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from common.kernels.kernel import Kernel
 from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Keys, Memory, Table, look_up
-from common.wire.mentions import NO_HASHES, Hashes, fit, mention
+from common.wire.mentions import Hashes, mention
 from services.edge.crystals import COUNT_MIN, Selection
 
 # Chosen (docs/experiments.md): of a packet's bytes. Of 0.3 and 0.5 the bits per byte of eight edges over eight rounds
@@ -64,22 +64,14 @@ def sayable(residue: Memory, kernel: Kernel, tokens: Sequence[bytes], private: P
     return _kept(residue, stay[::-1])
 
 
-def mentioned(
-    ranked: Selection,
-    said: Memory,
-    tokens: Sequence[bytes],
-    private: Private,
-    budget_bytes: int,
-    *,
-    first: Hashes = NO_HASHES,
-) -> tuple[Hashes, bytes]:
-    """What to mention, and its bytes: `first`, then the best of `ranked` that may not be said. said: see `sayable`."""
+def mentionable(ranked: Selection, said: Memory, tokens: Sequence[bytes], private: Private) -> Hashes:
+    """What is worth mentioning, the best first: what of `ranked` may not be said. said: see `sayable`."""
     orders = ranked.crystals.orders
     hashes = np.concatenate([_hashes(each.keys, order, tokens, private) for order, each in enumerate(orders)])
     silent = np.concatenate([~np.isin(each.keys, said.tables[order].keys) for order, each in enumerate(orders)])
-    best = hashes[ranked.ranking[silent[ranked.ranking]]]
-    new = best[~np.isin(best, private.mentioned)]
-    return fit(np.concatenate([first, new if len(new) else best]), budget_bytes)
+    best: Hashes = hashes[ranked.ranking[silent[ranked.ranking]]]
+    new: Hashes = best[~np.isin(best, private.mentioned)]
+    return new if len(new) else best
 
 
 def _hashes(keys: Keys, order: int, tokens: Sequence[bytes], private: Private) -> Hashes:

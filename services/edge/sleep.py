@@ -18,27 +18,24 @@ import numpy as np
 
 from common.constants import PHASES, ROLES, Role
 from common.constellation.constellation import Constellation
-from common.coordizer.artifacts import token_bytes
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import gate as gates
 from common.kernels.kernel import Kernel, Reading, read, reread
 from common.kernels.memory import Ids, Memory, Table, count, merge, predict, subtract
 from common.wire import basin as basins
-from common.wire import crystals as crystal_codec
-from common.wire import mentions as mention_codec
 from common.wire import proposals
 from common.wire.mentions import NO_HASHES, Hashes
 from common.wire.messages import PacketRef
 from common.wire.ngrams import ORDERS, Crystals
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
-from services.edge.crystals import select
 from services.edge.local import TERRITORY
-from services.edge.mentions import MENTION_SHARE, Private, mentioned, sayable
+from services.edge.mentions import Private
 from services.edge.proposals import Growing, Proposed, proposed
 from services.edge.record import Domain, Fresh, Packet
-from services.edge.screen import Screen, screened
+from services.edge.screen import screened
+from services.edge.telling import tell
 
 LOST_AFTER_S: Final = 1800.0  # chosen: longer than a batch, its training and its gates take; a late bundle still counts
 IDLE_SPREAD: Final = 2.0  # chosen: a thousand nodes that fall idle at once send 100 packets a second, at 5 s idle time
@@ -155,7 +152,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     constellation: the bundle's, which the packet is measured against; interactions: at least one; phi: of each role's
     kernel, as it runs; accepted: texts of this domain, fresh or counted before, whose n-grams weigh up in the
     selection. local: what answers here, None for the bundle's; private: in private mode, what may be said; growing:
-    what merges may be proposed by, None: none are.
+    what merges are proposed by, None: none are.
     """
     said = [screened(each.text) for each in interactions]
     texts = [constellation.encoder.encode(text) for text in said]
@@ -171,7 +168,15 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     grown = bounded(merge([residue, count(texts, ORDERS)]))
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
     merges = NO_MERGES if growing is None else proposed(constellation.coordizer, said, growing)
-    chosen = _choose(constellation, grown, kernel, praised, crystal_bytes, private, merges.mentions)
+    told = tell(
+        constellation.coordizer,
+        grown,
+        kernel,
+        praised,
+        budget_bytes=crystal_bytes,
+        private=private,
+        merges=merges.mentions,
+    )
     gate = _statistics(kernel.gate, known)
     kappas = [each.kappa for each in interactions if each.kappa is not None]
     body = PacketBody(
@@ -186,53 +191,12 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         kappa=min(float(np.median(kappas)), KAPPA_TOLD_MAX) if kappas else None,
         phases=_phases(interactions),
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
-        crystals=chosen.blob,
-        mentions=chosen.mentions,
+        crystals=told.crystals,
+        mentions=told.mentions,
         merges=proposals.encode(merges.said),
     )
-    return Folded(tuple(texts), grown, body, as_memory(chosen.sent), local_bits, heard, kernel.gate, chosen.mentioned)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Chosen:
-    """What a packet says and mentions of a residue."""
-
-    sent: Crystals
-    blob: bytes
-    mentioned: Hashes
-    mentions: bytes
-
-
-def _choose(
-    constellation: Constellation,
-    residue: Memory,
-    kernel: Kernel,
-    praised: Memory,
-    budget_bytes: int,
-    private: Private | None,
-    merges: Hashes,
-) -> _Chosen:
-    """budget_bytes: for both together. merges: hashes that are mentioned first; outside private mode beyond the budget,
-    which is the crystals' there.
-    """
-    tokens = token_bytes(constellation.coordizer.merges)
-    speakable = Screen.of(tokens).speakable(residue)
-    vocab_size = constellation.coordizer.vocab_size
-    if private is None:
-        ranked = select(speakable, kernel, praised)
-        sent, blob = crystal_codec.fit(
-            ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes
-        )
-        return _Chosen(sent, blob, np.unique(merges), mention_codec.encode(np.unique(merges)))
-    allowed = sayable(speakable, kernel, tokens, private)
-    ranked, every = select(allowed, kernel, praised), select(speakable, kernel, praised)
-    _, wanted = mentioned(every, allowed, tokens, private, int(MENTION_SHARE * budget_bytes), first=merges)
-    sent, blob = crystal_codec.fit(
-        ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes - len(wanted)
-    )
-    blob = blob if sent.entries else b""  # a packet that only mentions is told by its empty crystals
-    hashes, mentions = mentioned(every, allowed, tokens, private, budget_bytes - len(blob), first=merges)
-    return _Chosen(sent, blob, hashes, mentions)
+    carried = as_memory(told.sent)
+    return Folded(tuple(texts), grown, body, carried, local_bits, heard, kernel.gate, told.mentioned)
 
 
 def _size_bytes(each: Interaction, said: str) -> int:

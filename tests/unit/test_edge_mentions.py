@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from common.constants import ROLES
 from common.coordizer.artifacts import token_bytes
 from common.kernels.memory import count
-from common.wire.mentions import NO_HASHES, PACKET_MAX_MENTIONS, decode, mention
+from common.wire.mentions import NO_HASHES, PACKET_MAX_MENTIONS, decode, fit, mention
 from common.wire.ngrams import Crystals, Order, entries
 from services.edge.answer import Interaction
 from services.edge.crystals import select
-from services.edge.mentions import Private, mentioned, sayable
+from services.edge.mentions import Private, mentionable, sayable
 from services.edge.sleep import EMPTY, fold
 
 SECRET = bytes(range(32))
@@ -107,7 +107,7 @@ def test_a_context_keeps_its_total_whoever_follows_it(residue, kernel, tokens):
 
 def told(residue, kernel, tokens, private, budget_bytes=400):
     ranked = select(residue, kernel)
-    return mentioned(ranked, sayable(residue, kernel, tokens, private), tokens, private, budget_bytes)
+    return fit(mentionable(ranked, sayable(residue, kernel, tokens, private), tokens, private), budget_bytes)
 
 
 @pytest.mark.parametrize("budget", [0, 10, 50, 400])

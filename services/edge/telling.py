@@ -1,0 +1,70 @@
+"""Telling: what a packet says of a residue, and in private mode what it only mentions.
+
+    residue ─ speakable ─▶ ranked ──────────────▶ as many crystals as fit
+    private: speakable ─┬─ sayable ─▶ ranked ───▶ as many crystals as fit beside the mentions
+                        └─ the rest ▶ ranked ───▶ mentions: their share, and what the crystals leave
+    merges (proposals.py) ──────────────────────▶ mentions, before all others
+
+Pure: screen.py says what never leaves, crystals.py ranks, mentions.py divides, common/wire turns it into bytes.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from common.coordizer.artifacts import Coordizer, token_bytes
+from common.kernels.kernel import Kernel
+from common.kernels.memory import Memory
+from common.wire import crystals as crystal_codec
+from common.wire.mentions import NO_HASHES, Hashes, fit
+from common.wire.ngrams import Crystals
+from services.edge.crystals import select
+from services.edge.mentions import MENTION_SHARE, Private, mentionable, sayable
+from services.edge.screen import Screen
+
+MERGES_MAX_BYTES: Final = 160  # of the mentions of an edge that is not private: all that proposals.py makes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """What leaves of a residue. sent: as a reader decodes `crystals`; mentioned: what `mentions` is made of."""
+
+    sent: Crystals
+    crystals: bytes
+    mentioned: Hashes
+    mentions: bytes
+
+
+def tell(
+    coordizer: Coordizer,
+    residue: Memory,
+    kernel: Kernel,
+    praised: Memory,
+    *,
+    budget_bytes: int,
+    private: Private | None,
+    merges: Hashes = NO_HASHES,
+) -> Told:
+    """What to tell of a domain's residue to the kernel whose last memory will take it.
+
+    praised: as select's `accepted`; budget_bytes: for crystals and mentions together; private: None outside private
+    mode, where the budget is the crystals' alone; merges: hashes of those to mention, the best first.
+    """
+    tokens, vocab_size = token_bytes(coordizer.merges), coordizer.vocab_size
+    speakable = Screen.of(tokens).speakable(residue)
+    if private is None:
+        ranked = select(speakable, kernel, praised)
+        sent, blob = crystal_codec.fit(
+            ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes
+        )
+        return Told(sent, blob, *fit(merges, MERGES_MAX_BYTES))
+    allowed = sayable(speakable, kernel, tokens, private)
+    ranked, every = select(allowed, kernel, praised), select(speakable, kernel, praised)
+    best = np.concatenate([merges, mentionable(every, allowed, tokens, private)])
+    _, share = fit(best, int(MENTION_SHARE * budget_bytes))
+    sent, blob = crystal_codec.fit(
+        ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes - len(share)
+    )
+    blob = blob if sent.entries else b""  # crystals of no n-gram have a header: a packet that only mentions has none
+    return Told(sent, blob, *fit(best, budget_bytes - len(blob)))
