@@ -77,6 +77,7 @@ def _fleet(start, owned, passages, fleet, steps, *, grows):
     parts, remaining, residues = start, iter(passages), [EMPTY] * edges
     heard, mentioned, noted = Tally({}, {}), [NO_HASHES] * edges, {}
     keys = [bytes([edge] * 8) for edge in range(edges)]
+    few = {role: passages_[:4] for role, passages_ in owned.held_out.items()}  # what a growth is dropped by: read often
     first = bundle_parts.load(start).coordizer.vocab_size
     for number in range(rounds):
         current = bundle_parts.load(parts)
@@ -102,7 +103,7 @@ def _fleet(start, owned, passages, fleet, steps, *, grows):
         sent = _crystals(current, ids, residues)
         batch = batch_of(number, current, ids, texts, sent)
         batch = batch.model_copy(update={"merges": gathered.merges if grows else ()})
-        made = consolidate(parts, batch, replay=owned.replay, held_out=owned.held_out, steps=steps, seed=0)
+        made = consolidate(parts, batch, replay=owned.replay, held_out=few, steps=steps, seed=0)
         parts = made.parts
         size = bundle_parts.load(parts).coordizer.vocab_size
         if size > current.coordizer.vocab_size:
