@@ -11,6 +11,9 @@ the memory itself expects: the shorter one's, times the probability of the token
 without a discount. So from a text's every n-gram, where each document ends with a token that is no half of a merge,
 come the counts of the text encoded anew, as far as its longest n-grams reach (tested); what they cannot say backs off.
 
+An encoder merges within the pieces of its pattern only; n-grams do not say where these end. Two tokens that make a
+piece, and stand beside each other in two, are taken for merged: line ends, mostly.
+
 Merges are taken in their order, as an encoder takes them; those that share no token, at once. A merge of a token with
 itself overlaps itself in a run of three and more: there it is counted too often, never too seldom.
 """
