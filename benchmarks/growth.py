@@ -35,7 +35,8 @@ from services.trainer.corpora.split import split
 from services.trainer.evaluate import Examiner
 
 CLAIM = "a grown vocabulary takes fewer tokens a byte where edges read, and costs old domains less than .01 bit/B"
-SECRET, BUDGET, FLEETS = bytes(32), 1024, ((3, 4, 20_000), (8, 4, 7_500))  # edges, rounds, bytes a round
+SECRET, BUDGET = bytes(32), 1024
+FLEETS = ((3, 4, 20_000, 0), (8, 4, 7_500, 0), (3, 4, 20_000, 30))  # edges, rounds, bytes a round, training steps
 
 
 def main() -> None:
@@ -48,12 +49,11 @@ def main() -> None:
     passages = [each.text for each in unseen.train]
     np.random.default_rng(0).shuffle(passages)
     _costs(start, passages)
-    for edges, rounds, size_bytes in FLEETS:
-        for steps in (0, 30):
-            before, _ = _fleet(start, owned, passages, (edges, rounds, size_bytes), steps, grows=False)
-            grown, told = _fleet(start, owned, passages, (edges, rounds, size_bytes), steps, grows=True)
-            case = f"{edges} edges, {rounds} rounds of {size_bytes} B, {steps} steps"
-            _show(case, examiner.scores(before), examiner.scores(grown), told)
+    for *fleet, steps in FLEETS:
+        before, _ = _fleet(start, owned, passages, fleet, steps, grows=False)
+        grown, told = _fleet(start, owned, passages, fleet, steps, grows=True)
+        case = "{} edges, {} rounds of {} B".format(*fleet) + f", {steps} steps"
+        _show(case, examiner.scores(before), examiner.scores(grown), told)
 
 
 def _costs(start, passages) -> None:

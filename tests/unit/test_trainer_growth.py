@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from micro import MICRO, SENTENCES
 from test_trainer_consolidate import FRESH, HELD_OUT, figures, run, update
+from trainer_runs import one_thread  # noqa: F401 - a fixture
 
 from common.constants import ROLES
 from common.constellation.parts import load
@@ -106,3 +107,14 @@ def test_a_batch_that_waited_while_the_vocabulary_grew_is_counted_anew(micro, mi
     wanted = merge([larger.memories["heart"], recount(old, pairs, MICRO.vocab)])
     assert [t.keys.tolist() for t in after.memories["heart"].tables] == [t.keys.tolist() for t in wanted.tables]
     assert after.memories["heart"].tokens < micro.memories["heart"].tokens + old.tokens
+
+
+def test_a_state_trains_on_in_the_larger_vocabulary(micro, micro_parts, proposals):
+    batch = {"merges": merges(proposals)}
+    made = [run(micro_parts, update(micro), steps=3, **batch) for _ in range(2)]
+    assert made[0] == made[1]
+    after = load(made[0].parts)
+    untrained = load(run(micro_parts, update(micro), **batch).parts)
+    assert after.states["percept"].spec.vocab == after.coordizer.vocab_size > MICRO.vocab
+    old, new = (each.states["percept"].weights["embed"] for each in (untrained, after))
+    assert not np.array_equal(old[MICRO.vocab :], new[MICRO.vocab :])
