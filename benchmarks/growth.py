@@ -36,7 +36,7 @@ from services.trainer.evaluate import Examiner
 
 CLAIM = "a grown vocabulary takes fewer tokens a byte where edges read, and costs old domains less than .01 bit/B"
 SECRET, BUDGET = bytes(32), 1024
-FLEETS = ((3, 4, 20_000, 0), (8, 4, 7_500, 0), (3, 4, 20_000, 30))  # edges, rounds, bytes a round, training steps
+FLEETS = ((3, 4, 20_000, 0), (8, 4, 6_000, 0), (3, 4, 20_000, 30))  # edges, rounds, bytes a round, training steps
 
 
 def main() -> None:
