@@ -25,6 +25,7 @@ from common.kernels.kernel import Kernel
 from common.kernels.memory import Memory
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
+from common.wire.ngrams import implied
 from services.edge.crystals import select
 from services.edge.sleep import as_memory
 from services.trainer import folder, text
@@ -81,8 +82,8 @@ def _rounds(parts, owned, passages, budget):
             chosen = select(residues[edge], kernel)
             vocab = current.coordizer.vocab_size
             found, _ = crystal_codec.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget)
-            residues[edge] = memory.subtract(residues[edge], as_memory(found))
-            sent.append(found)
+            residues[edge] = memory.subtract(residues[edge], as_memory(implied(found)))
+            sent.append(implied(found))
         batch = batch_of(number, current, ids, texts, sent)
         parts = consolidate(parts, batch, replay=owned.replay, held_out=owned.held_out, steps=0, seed=0).parts
     return parts

@@ -45,9 +45,9 @@ from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
 from common.kernels.memory import Memory, Table, predict
 from common.wire.mentions import NO_HASHES, Hashes, mention
-from common.wire.ngrams import ORDERS, Crystals, Order, entries
+from common.wire.ngrams import ORDERS, Crystals, Order, entries, implied
 from services.aggregator.tally import Tally, tally
-from services.edge.mentions import Private
+from services.edge.mentions import Private, decoys
 from services.edge.screen import screened
 from services.edge.sleep import as_memory
 from services.edge.telling import tell
@@ -238,14 +238,18 @@ def run(made, rounds, budget, k, mode) -> Fleet:
         kernel, brought = _kernel(made, fleet.released), []
         for edge, ids in enumerate(own):
             grown = memory.merge([residues[edge], memory.count(ids, ORDERS)])
-            private = None if mode == "off" else Private(SECRET, known, waiting[edge], strict=mode == "strict")
-            told = tell(made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, private=private)
-            fleet.sent[edge].append(told.sent)
+            own_decoys = decoys(bytes([edge]) * 32, [number])
+            private = Private(SECRET, known, waiting[edge], strict=mode == "strict", decoys=own_decoys)
+            told = tell(
+                made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, private=None if mode == "off" else private
+            )
+            sent = implied(told.sent)
+            fleet.sent[edge].append(sent)
             fleet.mentioned[edge] = np.union1d(fleet.mentioned[edge], told.mentioned)
             fleet.sizes.append((len(told.crystals), len(told.mentions)))
             waiting[edge] = np.union1d(waiting[edge], told.mentioned)
             brought.append((KEYS[edge], told.mentioned))
-            residues[edge] = memory.subtract(grown, as_memory(told.sent))
+            residues[edge] = memory.subtract(grown, as_memory(sent))
         heard = tally(counts, brought, enrolled=KEYS, edges=K)
         counts = Tally({**counts.mentioned, **heard.mentioned}, {**counts.common, number: heard.common})
         known = np.union1d(known, heard.told)

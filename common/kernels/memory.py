@@ -40,7 +40,7 @@ DISCOUNT: Final = 0.75  # chosen: best of 0.5-0.9 on the validation split (docs/
 
 class Table(NamedTuple):
     """The n-grams of one order. keys (N,) and contexts (C,) ascend strictly; totals (C,) >= sum of the context's
-    counts.
+    counts, but for what is left after a subtraction: there a part of them may be in the total that was taken away.
 
     starts (C+1,), known (C,) and distinct (C,) are derived: where a context's followers lie, their sum and their
     number.
@@ -55,11 +55,11 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, keys: Keys, counts: Counts, contexts: Keys, totals: Counts) -> "Table":
-        """A table from its columns. Totals below the sum of their counts are raised to it."""
+        """A table from its columns."""
         starts = np.searchsorted(keys >> TOKEN_BITS, np.append(contexts, contexts[-1:] + np.uint64(1)))
         summed = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         known = np.diff(summed[starts]) if len(contexts) else np.zeros(0, np.int64)
-        return cls(keys, counts, contexts, np.maximum(totals, known).astype(np.uint32), starts, known)
+        return cls(keys, counts, contexts, totals, starts, known)
 
     @classmethod
     def counted(cls, keys: Keys) -> "Table":
@@ -87,12 +87,13 @@ class Memory:
 
     @property
     def columns(self) -> tuple[Table, ...]:
-        """What predicts, made when first asked for: ORDERS tables, the missing ones empty, and all but the highest
-        counted by continuation.
+        """What predicts, made when first asked for: ORDERS tables, the missing ones empty, all but the highest counted
+        by continuation, and totals below the sum of their counts raised to it.
         """
         if not self._columns:
-            lower = [_continued(self.tables[n], self.tables[n + 1], n) for n in range(len(self.tables) - 1)]
-            self._columns.append((*lower, *self.tables[-1:], *(_EMPTY,) * (ORDERS - len(self.tables))))
+            tables = [_raised(table) for table in self.tables]
+            lower = [_continued(tables[n], tables[n + 1], n) for n in range(len(tables) - 1)]
+            self._columns.append((*lower, *tables[-1:], *(_EMPTY,) * (ORDERS - len(tables))))
         return self._columns[0]
 
     @property
@@ -145,13 +146,16 @@ def _sum(keys: Sequence[Keys], values: Sequence[Counts]) -> tuple[Keys, Counts]:
 
 
 def subtract(memory: Memory, other: Memory) -> Memory:
-    """`memory` without `other`: counts and totals fall, never below zero; what reaches zero is dropped."""
+    """`memory` without `other`: counts and totals fall, never below zero; what reaches zero is dropped.
+
+    A context whose followers stay does too, whatever is left of its total: where all of it was taken with a part of
+    the followers, the others' mass was in it, and is not there to be taken again.
+    """
     tables = []
     for table, less in zip(memory.tables, other.tables + (_EMPTY,) * ORDERS, strict=False):
         counts = _less(table.keys, table.counts, less.keys, less.counts)
         totals = _less(table.contexts, table.totals, less.contexts, less.totals)
         keep = counts > 0
-        # A total that was stated too high may fall to nothing before its followers do: `of` raises it to their sum.
         left = (totals > 0) | np.isin(table.contexts, table.keys[keep] >> TOKEN_BITS)
         tables.append(Table.of(table.keys[keep], counts[keep], table.contexts[left], totals[left]))
     return Memory(tuple(tables))
@@ -208,6 +212,10 @@ def _follow(memory: Memory, grams: Keys, reach: npt.NDArray[np.int64], floor: Fl
     found = Prediction(p, np.empty(size, np.int64), np.empty(size, np.int64))
     follow(memory.columns, grams, reach, discount, found.probability, found.order, found.total)
     return found
+
+
+def _raised(table: Table) -> Table:
+    return table._replace(totals=np.maximum(table.totals, table.known).astype(np.uint32))
 
 
 def _continued(table: Table, longer: Table, order: int) -> Table:

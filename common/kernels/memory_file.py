@@ -7,6 +7,7 @@ a trie is, for each level, how many children every node has and the gaps between
                                                  1.children [2 1]   1.tokens [5 3 | 1]     5, 5+1+3 | 1
     their n-grams         3 5 4, 3 9 2, 3 9 3    followers [1 2 0]  tokens [4 | 2 0]
                                                  counts, and rest: what a context's total has beyond its counts
+                                                 lack: what it is short of them, where one is (a residue's)
 
 Each column lies in byte planes, lowest first, inside safetensors under zstd: 20.6 bits an n-gram on English text at 4K
 tokens, where sorted 64-bit keys as differences take 38 (docs/experiments.md).
@@ -51,7 +52,8 @@ def from_bytes(data: bytes, vocab: int) -> Memory:
         orders = sum(name.endswith(".rest") for name in planes)
         if not 0 < orders <= ORDERS:
             raise Rejected("bad_memory", f"a memory of {orders} orders; 1 to {ORDERS} are known")
-        if odd := set(planes) ^ {f"{order}.{name}" for order in range(orders) for name in _names(order)}:
+        wanted = {f"{order}.{name}" for order in range(orders) for name in _names(order)}
+        if odd := set(planes) - {f"{order}.lack" for order in range(orders)} ^ wanted:
             raise Rejected("bad_memory", f"columns missing or unknown: {', '.join(sorted(odd))[:80]}")
         return Memory(tuple(_table(planes, order, vocab) for order in range(orders)))
     except (zstandard.ZstdError, safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -72,7 +74,10 @@ def _columns(table: Table, order: int) -> Columns:
     columns["followers"] = followers
     columns["tokens"] = _gaps(table.keys, np.repeat(np.arange(len(followers)), followers))
     columns["counts"] = table.counts.astype(np.int64) - 1
-    columns["rest"] = table.totals.astype(np.int64) - table.known
+    rest = table.totals.astype(np.int64) - table.known
+    columns["rest"] = np.maximum(rest, 0)
+    if rest.min(initial=0) < 0:
+        columns["lack"] = np.maximum(-rest, 0)
     return columns
 
 
@@ -95,10 +100,14 @@ def _table(planes: Mapping[str, npt.NDArray[np.uint8]], order: int, vocab: int) 
         raise ValueError(f"order {order}: columns of different lengths")
     if counts.max(initial=0) >= COUNT_MAX:
         raise ValueError(f"order {order}: a count above {COUNT_MAX}")
-    table = Table.of(keys, (counts + 1).astype(np.uint32), contexts, np.zeros(len(contexts), np.uint32))
-    totals = table.known + rest
-    if len(totals) and not 0 < totals.min() <= totals.max() <= COUNT_MAX:
+    table = Table.of(keys, (counts + 1).astype(np.uint32), contexts, rest.astype(np.uint32))
+    full = table.known + rest
+    if len(full) and not 0 < full.min() <= full.max() <= COUNT_MAX:
         raise ValueError(f"order {order}: a total outside 1 to {COUNT_MAX}")
+    lack = _column(planes[f"{order}.lack"]) if f"{order}.lack" in planes else np.zeros_like(full)
+    if len(lack) != len(full) or (lack > table.known).any():
+        raise ValueError(f"order {order}: totals short of more than the counts, or of another number")
+    totals = full - lack
     return Table.of(keys, table.counts, contexts, totals.astype(np.uint32))
 
 

@@ -265,7 +265,10 @@ def _mention_facts() -> dict[str, Any]:
         }
         for kind, pieces in things
     ]
-    sets = [np.array(each, np.uint32) for each in ([], [0], [(1 << 32) - 1], [7, 8, 9], range(0, 1 << 32, 1 << 22))]
+    sets = [
+        np.array(each, np.uint32)
+        for each in ([], [0], [mentions.SPACE - 1], [7, 8, 9], range(0, mentions.SPACE, 1 << 14))
+    ]
     coded = [{"blob": mentions.encode(each).hex(), "hashes": each.tolist()} for each in [*sets, golden_mentions()]]
     return {"secret": SEED.hex(), "hashed": hashed, "sets": coded}
 

@@ -1,7 +1,8 @@
 """Mentions: keyed hashes of what an edge holds and does not say, until enough edges hold it.
 
-    n-gram     secret, "qig/ngram/1", bytes of each token     ─ BLAKE2b ─▶ 32 bits
-    merge      secret, "qig/merge/1", left half, right half   ─ BLAKE2b ─▶ 32 bits
+    n-gram     secret, "qig/ngram/1", bytes of each token     ─ BLAKE2b ─▶ 24 bits
+    merge      secret, "qig/merge/1", left half, right half   ─ BLAKE2b ─▶ 24 bits
+    decoy      the edge's own key, "qig/decoy/1", a number    ─ BLAKE2b ─▶ 24 bits, the hash of nothing
 
     +--------+--------------------------+-------------------------+---------+
     | count  | count quotients, unary   | count remainders        | zeros   |
@@ -12,8 +13,9 @@
 
 Edges share the secret and the centre does not have it: to the centre a hash says only which edges hold the same. Over
 the bytes of tokens, not over their ids, a hash stays the same when the vocabulary grows. Kinds never meet, so they lie
-in one set together. Two different things have one hash with probability 2^-32: of a set of n hashes, a thing that is
-not in it seems to be with n / 2^32.
+in one set together. Two different things have one hash with probability 2^-24; a thing that is not in a set of n hashes
+seems to be in it with n / 2^24: 1 in 3,400 for 5,000. With 32 bits it were 1 in 860,000, and each hash half as long
+again, which costs private mode .006 bits per byte (docs/experiments.md).
 
 Integers only. A reader takes memory for the bits of its input and for as many hashes as it allows, and for no more.
 
@@ -31,17 +33,17 @@ import numpy.typing as npt
 
 from common.errors import Rejected
 
-Kind = Literal["ngram", "merge"]
+Kind = Literal["ngram", "merge", "decoy"]
 Hashes = npt.NDArray[np.uint32]
 Ints = npt.NDArray[np.int64]
 
 SECRET_BYTES: Final = 32
-HASH_BYTES: Final = 4
+HASH_BYTES: Final = 3
 SPACE: Final = 1 << (8 * HASH_BYTES)
 PACKET_MAX_MENTIONS: Final = 2048  # more than its bytes hold
 MAX_MENTIONS: Final = (1 << 16) - 1  # what the count can say
 HEADER_BYTES: Final = 2
-_PERSONS: Final[dict[Kind, bytes]] = {"ngram": b"qig/ngram/1", "merge": b"qig/merge/1"}
+_PERSONS: Final[dict[Kind, bytes]] = {"ngram": b"qig/ngram/1", "merge": b"qig/merge/1", "decoy": b"qig/decoy/1"}
 NO_HASHES: Final[Hashes] = np.zeros(0, np.uint32)
 
 
@@ -58,7 +60,8 @@ def mention(secret: bytes, kind: Kind, things: Iterable[Sequence[bytes]]) -> Has
             one.update(len(piece).to_bytes(2, "little"))
             one.update(piece)
         found += one.digest()
-    return np.frombuffer(bytes(found), "<u4").astype(np.uint32)
+    low, middle, high = np.frombuffer(bytes(found), np.uint8).reshape(-1, HASH_BYTES).T.astype(np.int64)
+    return (low | middle << 8 | high << 16).astype(np.uint32)
 
 
 def mentions(secret: bytes, kind: Kind, things: Iterable[Sequence[bytes]]) -> Hashes:
@@ -67,7 +70,7 @@ def mentions(secret: bytes, kind: Kind, things: Iterable[Sequence[bytes]]) -> Ha
 
 
 def rice_k(count: int) -> int:
-    """The Rice parameter for `count` >= 1 hashes: floor(log2(ln 2 * mean gap)), in whole numbers; 0 to 31."""
+    """The Rice parameter for `count` >= 1 hashes: floor(log2(ln 2 * mean gap)), in whole numbers; 0 to 23."""
     return max((SPACE * 177 // 256 // count).bit_length() - 1, 0)
 
 

@@ -180,6 +180,42 @@ def _take(order: Order, mask: npt.NDArray[np.bool_]) -> Order:
     return Order(keys, order.counts[mask], contexts, totals)
 
 
+def implied(found: Crystals) -> Crystals:
+    """The crystals, with the shorter n-grams that the longer ones imply.
+
+    A context was seen as often as its total, and what ends an n-gram at least as often as the n-grams that it ends: the
+    count of (a, b) is at least the total of context (a, b) and the sum of the counts of all (x, a, b). What is counted
+    by itself counts as the highest of the three says. A context that only implied n-grams have gets their sum as total.
+    Raises Rejected("count_overflow") above MAX_TOTAL.
+    """
+    one, two, three = found.orders
+    two = _implied(two, three, 2)
+    return Crystals((_implied(one, two, 1), two, three))
+
+
+def _implied(lower: Order, higher: Order, order: int) -> Order:
+    ends = higher.keys & np.uint64((1 << TOKEN_BITS * order) - 1)
+    ascending = np.argsort(ends, kind="stable")
+    starts = np.flatnonzero(np.diff(ends[ascending], prepend=~ends[ascending][:1]) != 0)
+    told = (
+        (lower.keys, lower.counts.astype(np.uint64)),
+        (higher.contexts, higher.totals.astype(np.uint64)),
+        (ends[ascending][starts], group_sums(higher.counts[ascending], starts)),
+    )
+    keys = np.unique(np.concatenate([found for found, _ in told]))
+    counts = np.zeros(len(keys), np.uint64)
+    for found, times in told:
+        at = np.searchsorted(keys, found)
+        counts[at] = np.maximum(counts[at], times)
+    starts = context_starts(keys)
+    contexts, sums = keys[starts] >> SHIFT, np.add.reduceat(counts, starts) if len(starts) else counts[:0]
+    totals = np.zeros(len(contexts), np.uint64)
+    totals[np.searchsorted(contexts, lower.contexts)] = lower.totals
+    totals = np.maximum(totals, sums)
+    _check_fit(totals)
+    return Order(keys, counts.astype(np.uint32), contexts, totals.astype(np.uint32))
+
+
 def capped(found: Crystals, mass_cap: int) -> Crystals:
     """The crystals with a mass of at most `mass_cap`, but for counts that are 1 already. mass_cap: up to 2^32.
 
@@ -225,8 +261,12 @@ def _add(keys: Sequence[Keys], values: Sequence[Counts]) -> tuple[Keys, Counts]:
     every = every[ascending]
     starts = np.flatnonzero(np.diff(every, prepend=~every[:1]) != 0)
     sums = group_sums(np.concatenate(values)[ascending], starts)
+    _check_fit(sums)
+    return every[starts], sums.astype(np.uint32)
+
+
+def _check_fit(sums: Wide) -> None:
     if sums.max(initial=0) > MAX_TOTAL:
         raise Rejected(
             "count_overflow", f"counts add up to {sums.max()}; the limit is {MAX_TOTAL}: cap their mass first"
         )
-    return every[starts], sums.astype(np.uint32)

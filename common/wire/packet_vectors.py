@@ -128,7 +128,7 @@ def _bad_mentions() -> Iterator[tuple[bytes, str, str]]:
         (blob + b"\0", "a byte left over after the hashes"),
         (blob[:-1] + bytes([blob[-1] | 1]), "hashes whose padding is no zeros"),
         ((PACKET_MAX_MENTIONS + 1).to_bytes(2, "little") + b"\xff" * 3000, f"more than {PACKET_MAX_MENTIONS} hashes"),
-        (b"\x01\0" + bytes(1) + b"\x7f" + b"\xff" * 4, "a hash of more than 32 bits"),
+        (b"\x01\0" + bytes(1) + b"\x7f" + b"\xff" * 3, "a hash of more than 24 bits"),
     ):
         yield _seal({"mentions": wrong}), "bad_mentions", what
 
@@ -208,7 +208,7 @@ def _scattered(count: int) -> Crystals:
 
 def _spread(count: int) -> mentions.Hashes:
     """Hashes all over their space, in no order."""
-    return np.array([n * 2_654_435_761 % (1 << 32) for n in range(1, count + 1)], np.uint32)
+    return np.array([n * 2_654_435_761 % mentions.SPACE for n in range(1, count + 1)], np.uint32)
 
 
 def _facts(case: Case) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from common.wire import basin, crystals, mentions, packet, proposals
 from common.wire.crystals import PACKET_MAX_COUNTED, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, Crystals
 from common.wire.mentions import Hashes
 from common.wire.messages import PacketRef
+from common.wire.ngrams import implied
 from common.wire.packet import Envelope, PacketBody
 from common.wire.proposals import Proposal
 from services.aggregator.bases import Base, Bases, find
@@ -138,6 +139,7 @@ def _check_body(body: PacketBody, base: Base) -> None:
         found = read_crystals(body, base)
         read_mentions(body)
         read_merges(body, base)
+        implied(found)  # what the merge will add: it must not overflow there
     except Rejected as error:
         raise Rejected("implausible", f"{error.code}: {error.message}") from None
     _check_counts(found, body.tokens)

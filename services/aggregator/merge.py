@@ -1,6 +1,7 @@
 """The merge: what several packets say of one domain, as one update.
 
-    crystals   under the mass cap each, then counts and totals add          commutative, exact
+    crystals   with the shorter n-grams that they imply, under the mass cap each, then counts and totals add
+                                                                            commutative, exact
     basin      geodesic median of the packets' basins                       half of them may lie
     gate       statistics add, bucket by bucket
     score      interactions' fresh bytes and bits add: the domain's prequential bits per byte
@@ -29,7 +30,7 @@ from common.kernels.recount import recount
 from common.wire import crystals
 from common.wire.crystals import LEVELS
 from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
-from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums
+from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums, implied
 from services.aggregator.admit import read_crystals, read_gate
 from services.aggregator.bases import Base
 from services.aggregator.territories import Place, Waiting
@@ -68,7 +69,8 @@ def merged(place: Place, packets: Sequence[Waiting], *, mass_cap: int, current: 
     current: the bundle that the batch is for; a packet over a smaller vocabulary is counted anew in its.
     """
     light = [
-        capped(_anew(read_crystals(packet.body, packet.base), packet.base, current), mass_cap) for packet in packets
+        capped(_anew(implied(read_crystals(packet.body, packet.base)), packet.base, current), mass_cap)
+        for packet in packets
     ]
     size = len(packets)
     while size:

@@ -17,10 +17,11 @@ from typing import Final
 import numpy as np
 
 from common.errors import Corrupt
-from common.wire.mentions import HASH_BYTES, Hashes
+from common.wire.mentions import Hashes
 
 MENTIONED_MAX: Final = 1 << 14  # of an edge: 64 KiB in the broker; a month of sleeps
-COMMON_MAX: Final = 1 << 17  # of the fleet: 512 KiB; then one hash in 32,768 of what nobody shares seems common
+COMMON_MAX: Final = 1 << 15  # of the fleet: 128 KiB; then one hash in 512 of what nobody shares seems common
+_FORM: Final = np.dtype("<u4")
 _EMPTY: Final = np.zeros(0, np.uint32)
 
 
@@ -81,13 +82,13 @@ def _overfull(common: Mapping[int, Hashes], fresh: int) -> tuple[int, ...]:
 
 def to_bytes(hashes: Hashes) -> bytes:
     """As the broker keeps them: 4 bytes each, little-endian, in the order given."""
-    return hashes.astype("<u4").tobytes()
+    return hashes.astype(_FORM).tobytes()
 
 
 def from_bytes(data: bytes) -> Hashes:
     """The inverse of `to_bytes`. Raises Corrupt("tally")."""
-    if len(data) % HASH_BYTES:
+    if len(data) % _FORM.itemsize:
         raise Corrupt(
             "tally", f"{len(data)} bytes of hashes that no aggregator wrote: delete them, edges mention again"
         )
-    return np.frombuffer(data, "<u4").astype(np.uint32)
+    return np.frombuffer(data, _FORM).astype(np.uint32)

@@ -27,6 +27,7 @@ from common.wire.packet import Envelope, PacketBody, open_envelope, verify
 from common.wire.proposals import Proposal
 from services.cli import genesis as genesis_parts
 from services.cli.forget import edge_files
+from services.cli.mentioned import Mentioned, readable
 from services.cli.show import console, number, plain, verbatim
 from services.edge.record import Packet, read_packets
 from services.edge.slots import Slots
@@ -106,12 +107,26 @@ def show(*, packet: str, node: str | None, genesis: Path | None, home: Path, jso
     for seen, folder in found:
         texts = _texts(folder, genesis or genesis_parts.default(home))
         listed = [_ngram(each, texts) for each in entries(seen.ngrams)]
+        read = _mentions(seen, folder, texts)
         if json:
-            said = {"ngrams": listed, "mentions": seen.hashes, "merges": _merges(seen, texts)}
-            sys.stdout.write(json_text.dumps(_told(seen) | said, ensure_ascii=False) + "\n")
+            told = _told(seen) | {"ngrams": listed, "mentions": read, "merges": _merges(seen, texts)}
+            sys.stdout.write(json_text.dumps(told, ensure_ascii=False) + "\n")
         else:
-            _print(seen, listed, _merges(seen, texts))
+            _print(seen, listed, read, _merges(seen, texts))
     return 0
+
+
+def _mentions(seen: Seen, folder: Path | None, texts: list[bytes]) -> list[dict[str, Any]]:
+    """What a packet mentions, each with its text where that is known."""
+    hashes = seen.hashes
+    if folder is None:
+        found = [Mentioned(each, None, made_up=False) for each in hashes]
+    else:
+        found = readable(folder.parent / "edge.db", seen.sequence, hashes, texts)
+    return [
+        {"hash": each.hash, "text": None if each.text is None else _spelled(each.text), "made_up": each.made_up}
+        for each in found
+    ]
 
 
 def _by_sequence(sequence: int, files: list[Path]) -> list[tuple[Seen, Path | None]]:
@@ -177,8 +192,11 @@ def _ngram(each: Entry, texts: list[bytes]) -> dict[str, Any]:
     """An n-gram as its operator reads it; a token that the coordizer does not know is its number in brackets."""
     tokens = (*each.context, each.token)
     spelled = b"".join(texts[token] if token < len(texts) else b"<%d>" % token for token in tokens)
-    text = spelled.decode("utf-8", "backslashreplace")
-    return {"text": text, "tokens": list(tokens), "count": each.count, "total": each.total}
+    return {"text": _spelled(spelled), "tokens": list(tokens), "count": each.count, "total": each.total}
+
+
+def _spelled(text: bytes) -> str:
+    return text.decode("utf-8", "backslashreplace")
 
 
 def _head(seen: Seen) -> dict[str, Any]:
@@ -227,7 +245,7 @@ def _list_table(rows: list[Seen]) -> Table:
     return table
 
 
-def _print(seen: Seen, listed: list[dict[str, Any]], merges: list[dict[str, Any]]) -> None:
+def _print(seen: Seen, listed: list[dict[str, Any]], read: list[dict[str, Any]], merges: list[dict[str, Any]]) -> None:
     out, body = console(), seen.body
     out.print(f"packet {seen.sequence} of {plain(seen.node or '')}: {seen.status}, {_when(seen.at_s)}")
     if seen.envelope is None:
@@ -243,9 +261,10 @@ def _print(seen: Seen, listed: list[dict[str, Any]], merges: list[dict[str, Any]
     out.print(f"{plain(body.domain or NEW_TERRITORY)} ({body.kernel}): {body.interactions} texts, {body.tokens} tokens")
     out.print(f"{body.fresh_bytes} fresh bytes in {body.fresh_bits:.0f} bits; phases: {phases or 'none'}")
     out.print(f"phi {number(body.phi)}, kappa {number(body.kappa)}; and a basin: 64 shares of what the texts are about")
-    if hashes := seen.hashes:
-        out.print(f"{len(hashes)} n-grams and merges mentioned by keyed hash, which the centre cannot read:")
-        out.print(" ".join(f"{each:08x}" for each in hashes))
+    if read:
+        made_up, known = sum(each["made_up"] for each in read), [each for each in read if each["text"] is not None]
+        out.print(f"{len(read)} hashes mentioned, {made_up} of them made up; of what is still held, {len(known)}:")
+        out.print(verbatim("  ".join(json_text.dumps(each["text"], ensure_ascii=False) for each in known)))
     if merges:
         shown = ", ".join(json_text.dumps(each["text"], ensure_ascii=False) for each in merges)
         out.print(f"{len(merges)} merges proposed as tokens, which enough edges have mentioned:")

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from common.kernels import gate as gates
 from common.kernels.kernel import Kernel
 from common.kernels.memory import DISCOUNT, TOKEN_BITS, Counts, Floats, Keys, Memory, Table, look_up, predict_grams
-from common.wire.ngrams import ORDERS, Crystals, Order
+from common.wire.ngrams import ORDERS, Crystals, Order, context_starts, group_sums
 
 COUNT_MIN: Final = 2  # settled (privacy): what was said once stays
 CERTAIN_COUNT: Final = 0.9  # of the count: part of the first sighting is luck (packets.md, 4)
@@ -190,8 +190,11 @@ def _at(keys: Keys, values: Floats, wanted: Keys) -> Floats:
 
 
 def _order(residue: Memory, order: int, chosen: _Chosen) -> Order:
-    contexts = np.unique(chosen.keys >> TOKEN_BITS)
+    starts = context_starts(chosen.keys)
+    contexts = chosen.keys[starts] >> TOKEN_BITS
     if order >= len(residue.tables):
         return Order(chosen.keys, chosen.counts, contexts, np.zeros(0, np.uint32))
     table = residue.tables[order]
-    return Order(chosen.keys, chosen.counts, contexts, look_up(table.contexts, table.totals, contexts))
+    # Less than the counts where an earlier packet's total held them already (memory.subtract).
+    totals = np.maximum(look_up(table.contexts, table.totals, contexts), group_sums(chosen.counts, starts))
+    return Order(chosen.keys, chosen.counts, contexts, totals.astype(np.uint32))

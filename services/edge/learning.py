@@ -19,7 +19,7 @@ from common.wire.messages import Bundle, Common
 from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
-from services.edge.mentions import Private
+from services.edge.mentions import Private, check_told
 from services.edge.proposals import Growing
 from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
 from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
@@ -172,16 +172,20 @@ def settle_bundle(
     return settled.acknowledged
 
 
-def hear_common(record: Record, told: Common, *, key: bytes, entry_id: str, now_s: float) -> tuple[int, ...]:
+def hear_common(
+    record: Record, told: Common, *, key: bytes, own: bytes, entry_id: str, now_s: float
+) -> tuple[int, ...]:
     """Keeps what is common from now on, and settles the packets that only mentioned; their sequences.
 
     One that carries counts is not settled by this, whoever says so: a bundle brings them back. Doing it twice is doing
-    it once. Raises Rejected("bad_mentions").
+    it once. own: see `decoys`. Raises Rejected("bad_mentions"), Corrupt("false_common"); then nothing is done.
     """
+    hashes = decode(told.hashes, MAX_MENTIONS)
+    check_told(np.union1d(record.common(), hashes), own, record.sequence)
     named = {ref.sequence for ref in told.packets if (ref.key, ref.epoch) == (key, record.epoch)}
     waiting = record.packets("pending", "sent", "lost")
     settled = tuple(packet.sequence for packet in waiting if packet.sequence in named and not packet.counts.entries)
-    record.heard(decode(told.hashes, MAX_MENTIONS), settled, cursor=entry_id, at_s=now_s)
+    record.heard(hashes, settled, cursor=entry_id, at_s=now_s)
     return settled
 
 

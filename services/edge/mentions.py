@@ -4,30 +4,37 @@
                        ├─▶ everyday (unless strict) ─▶ crystals    a memory of the bundle knows it: everybody has that
                        └─▶ neither ─ best first ────▶ mentions    as many as fit, those not mentioned before
 
-Whoever holds an n-gram holds every n-gram in it, so what is within a common one is common. What was mentioned is not
-mentioned again while the centre remembers it; where nothing is new, what is best goes again, for a centre that forgot.
-A packet's bytes are shared: MENTION_SHARE of them for mentions, if there are so many, and to the crystals the rest;
-what these leave, the mentions have.
+Whoever holds an n-gram holds every n-gram in it. So what is within a common one is common; and an n-gram is mentioned
+only once all within it may be said, because before that it cannot be common. What was mentioned is not mentioned again
+while the centre remembers it; where nothing is new, what is best goes again, for a centre that forgot. A packet's bytes
+are shared: MENTION_SHARE of them for mentions, if there are so many, and to the crystals the rest; what these leave,
+the mentions have. Among the mentions are decoys, which only this edge can tell: a centre that has several of them held
+by others has made that up, and is not believed.
 
 Pure. The secret that edges share is an argument, and so is what was told (common/wire/mentions.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from common.errors import Corrupt
 from common.kernels.kernel import Kernel
 from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Keys, Memory, Table, look_up
-from common.wire.mentions import Hashes, mention
+from common.wire.mentions import NO_HASHES, SPACE, Hashes, mention
 from services.edge.crystals import COUNT_MIN, Selection
 
 # Chosen (docs/experiments.md): of a packet's bytes. Of 0.3 and 0.5 the bits per byte of eight edges over eight rounds
 # were less with 0.3, at 1,024 and at 2,900 bytes.
 MENTION_SHARE: Final = 0.3
-EVERYDAY_COUNT: Final = 4  # chosen: in a memory of the bundle; what its text has less often may be somebody's name
+EVERYDAY_COUNT: Final = 2  # chosen, as COUNT_MIN: in a memory of the bundle; what its text has once is not everyday
+
+DECOYS: Final = 8  # chosen: of a packet, some 25 bytes
+DECOYS_REMEMBERED: Final = 64  # packets back
+DECOYS_FALSE: Final = 3  # chosen: as many may be common by chance, and three times what chance expects
 
 Mask = npt.NDArray[np.bool_]
 
@@ -36,13 +43,35 @@ Mask = npt.NDArray[np.bool_]
 class Private:
     """What private mode goes by. common: told by the centre; mentioned: by packets that were not lost; both ascending.
 
-    strict: whether everyday n-grams wait until they are common too.
+    strict: whether everyday n-grams wait until they are common too; decoys: those of the packet that is to be made.
     """
 
     secret: bytes
     common: Hashes
     mentioned: Hashes
     strict: bool
+    decoys: Hashes = field(default_factory=lambda: NO_HASHES)
+
+
+def decoys(own: bytes, sequences: Iterable[int]) -> Hashes:
+    """The decoys of these packets, DECOYS each. own: 32 bytes that no other edge has."""
+    return mention(own, "decoy", ((n.to_bytes(4, "little"), bytes([i])) for n in sequences for i in range(DECOYS)))
+
+
+def check_told(common: Hashes, own: bytes, sequence: int) -> None:
+    """Raises Corrupt("false_common") where decoys of this edge's last packets are common, and more than by chance.
+
+    common: all that would be, if what is told were believed; sequence: of the next packet. Of 5,000 hashes .15 decoys
+    are by chance, more than 3 with probability 2 in 100,000.
+    """
+    made_up = decoys(own, range(max(sequence - DECOYS_REMEMBERED, 0), sequence))
+    false = int(np.isin(made_up, common).sum())
+    if false > DECOYS_FALSE * (1 + len(made_up) * len(common) / SPACE):
+        raise Corrupt(
+            "false_common",
+            f"{false} hashes that this edge made up are said to be mentioned by others: what is told with them is not "
+            "believed; look who writes qig:common, and who runs the aggregator",
+        )
 
 
 def sayable(residue: Memory, kernel: Kernel, tokens: Sequence[bytes], private: Private) -> Memory:
@@ -60,16 +89,21 @@ def sayable(residue: Memory, kernel: Kernel, tokens: Sequence[bytes], private: P
             said |= _everyday(keys, order, kernel)
         stay.append(often.copy())
         stay[-1][often] = said
-        within = _parts(keys[said], order)
+        within = np.concatenate(_parts(keys[said], order)) if order else within
     return _kept(residue, stay[::-1])
 
 
 def mentionable(ranked: Selection, said: Memory, tokens: Sequence[bytes], private: Private) -> Hashes:
-    """What is worth mentioning, the best first: what of `ranked` may not be said. said: see `sayable`."""
+    """What is worth mentioning, the best first: what of `ranked` may not be said, and could be common. said: see
+    `sayable`.
+    """
     orders = ranked.crystals.orders
     hashes = np.concatenate([_hashes(each.keys, order, tokens, private) for order, each in enumerate(orders)])
-    silent = np.concatenate([~np.isin(each.keys, said.tables[order].keys) for order, each in enumerate(orders)])
-    best: Hashes = hashes[ranked.ranking[silent[ranked.ranking]]]
+    could = np.concatenate([
+        ~np.isin(each.keys, said.tables[order].keys) & _parts_in(each.keys, order, said)
+        for order, each in enumerate(orders)
+    ])  # fmt: skip
+    best: Hashes = hashes[ranked.ranking[could[ranked.ranking]]]
     new: Hashes = best[~np.isin(best, private.mentioned)]
     return new if len(new) else best
 
@@ -88,12 +122,17 @@ def _everyday(keys: Keys, order: int, kernel: Kernel) -> Mask:
     return known
 
 
-def _parts(keys: Keys, order: int) -> Keys:
-    """The n-grams of one token less that lie within: without the first, and without the last."""
-    if order == 0:
-        return keys[:0]
+def _parts(keys: Keys, order: int) -> tuple[Keys, Keys]:
+    """The n-grams of one token less that lie within these of order 1 and more: without the first, without the last."""
     rest = (np.uint64(1) << np.uint64(int(TOKEN_BITS) * order)) - np.uint64(1)
-    return np.concatenate([keys & rest, keys >> TOKEN_BITS])
+    return keys & rest, keys >> TOKEN_BITS
+
+
+def _parts_in(keys: Keys, order: int, said: Memory) -> Mask:
+    known: Mask = np.ones(len(keys), np.bool_)
+    for part in _parts(keys, order) if order else ():
+        known &= np.isin(part, said.tables[order - 1].keys)
+    return known
 
 
 def _kept(residue: Memory, stay: Sequence[Mask]) -> Memory:

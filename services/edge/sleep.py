@@ -27,7 +27,7 @@ from common.wire import basin as basins
 from common.wire import proposals
 from common.wire.mentions import NO_HASHES, Hashes
 from common.wire.messages import PacketRef
-from common.wire.ngrams import ORDERS, Crystals
+from common.wire.ngrams import ORDERS, Crystals, implied
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
 from services.edge.local import TERRITORY
@@ -120,8 +120,9 @@ def _lot(one: str, other: str) -> int:
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
     """ids: what was counted of each text; residue: with that in it, until a bundle has taken it; carried: what the
-    packet says of it. local_bits: the fresh text's code length by what answers here, before it was counted; heard: what
-    a gate may learn from it; gate: the bundle's, or where a new domain's begins; mentioned: by the packet.
+    packet says of it, and what that implies. local_bits: the fresh text's code length by what answers here, before it
+    was counted; heard: what a gate may learn from it; gate: the bundle's, or where a new domain's begins; mentioned: by
+    the packet.
     """
 
     ids: tuple[Ids, ...]
@@ -195,7 +196,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         mentions=told.mentions,
         merges=proposals.encode(merges.said),
     )
-    carried = as_memory(told.sent)
+    carried = as_memory(implied(told.sent))
     return Folded(tuple(texts), grown, body, carried, local_bits, heard, kernel.gate, told.mentioned)
 
 

@@ -61,7 +61,7 @@ def tell(
         return Told(sent, blob, *fit(merges, MERGES_MAX_BYTES))
     allowed = sayable(speakable, kernel, tokens, private)
     ranked, every = select(allowed, kernel, praised), select(speakable, kernel, praised)
-    best = np.concatenate([merges, mentionable(every, allowed, tokens, private)])
+    best = np.concatenate([private.decoys, merges, mentionable(every, allowed, tokens, private)])
     _, share = fit(best, int(MENTION_SHARE * budget_bytes))
     sent, blob = crystal_codec.fit(
         ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes - len(share)

@@ -9,27 +9,30 @@ from pathlib import Path
 
 import openai
 import pytest
-from edge_fleet import Publisher, settings_of
-from http_edge import COMPILED_S, edge_with_client, ready
+from http_edge import standing
 
 from common.runtime import api_keys
-from common.runtime.api_keys import default_path, new_key, pack
+from common.runtime.api_keys import new_key
 from common.runtime.settings import ApiSettings
 
 pytestmark = pytest.mark.anyio
 PROMPT = "The king spake"
-KEY = new_key(b"\1" * 32)
+KEY, SPENT = new_key(b"\1" * 32), new_key(b"\2" * 32)
 NODE = Path(__file__).parent / "node"
 
 
-@pytest.fixture
-async def url(tmp_path, broker, broker_url, micro_parts, eventually):
-    """The base URL of an edge whose one key may ask a hundred times a minute."""
-    settings = settings_of(tmp_path, broker_url)
-    default_path(settings.home).write_bytes(pack(api_keys.add((), "kiosk", KEY, now_s=1.0)))
-    await Publisher(broker, settings.home).release(micro_parts)
-    async with edge_with_client(settings, ApiSettings(api_per_minute=100)) as http:
-        await eventually(lambda: ready(http), COMPILED_S)
+@pytest.fixture(scope="module")
+def anyio_backend():
+    """One edge for the file, in its loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def url(tmp_path_factory, micro_parts, eventually):
+    """The base URL of an edge each of whose keys may ask a hundred times a minute."""
+    keys = api_keys.add(api_keys.add((), "kiosk", KEY, now_s=1.0), "ship", SPENT, now_s=1.0)
+    api = ApiSettings(api_per_minute=100)
+    async with standing(tmp_path_factory.mktemp("clients"), micro_parts, eventually, api, keys) as http:
         yield str(http.base_url).rstrip("/") + "/v1"
 
 
@@ -87,9 +90,10 @@ async def test_openais_python_client_raises_its_own_errors(client, url, monkeypa
         assert raised.value.param in ("model", "temperature")
     with pytest.raises(openai.AuthenticationError):
         await client.with_options(api_key="wrong").models.list()
-    limit = (await client.models.with_raw_response.list()).headers["x-ratelimit-limit-requests"]
+    hasty = client.with_options(api_key=SPENT)
+    limit = (await hasty.models.with_raw_response.list()).headers["x-ratelimit-limit-requests"]
     with pytest.raises(openai.RateLimitError):
-        await asyncio.gather(*(client.models.list() for _ in range(int(limit))))
+        await asyncio.gather(*(hasty.models.list() for _ in range(int(limit))))
 
 
 async def test_curl_reads_a_stream(url):

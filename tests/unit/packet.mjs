@@ -244,14 +244,14 @@ function crystals(blob, vocabulary) {
   return ngrams;
 }
 
-// ---- mentions: a set of 32-bit hashes, Rice-coded gaps whose parameter follows from their number
+// ---- mentions: a set of 24-bit hashes, Rice-coded gaps whose parameter follows from their number
 
 function hashes(blob) {
   if (!blob?.length) return [];
   const bad = (message) => refuse("bad_mentions", message);
   const count = blob.length < 2 ? 0 : blob.readUInt16LE(0);
   if (count < 1 || count > MENTIONS_MOST) bad("a number of hashes");
-  const k = Math.max(Math.floor(Math.log2(Math.max(Math.floor((2 ** 24 * 177) / count), 1))), 0);
+  const k = Math.max(Math.floor(Math.log2(Math.max(Math.floor((2 ** 16 * 177) / count), 1))), 0);
   const bits = 8 * (blob.length - 2);
   const bit = (place) => (place < bits ? (blob[2 + (place >> 3)] >> (7 - (place & 7))) & 1 : bad("cut off"));
   let at = 0;
@@ -266,7 +266,7 @@ function hashes(blob) {
     for (let n = 0; n < k; n++) gap = 2 * gap + bit(at++);
     return (last += 1 + gap);
   });
-  if (last > U32) bad("more than 32 bits");
+  if (last >= 2 ** 24) bad("more than 24 bits");
   if (bits - at >= 8) bad("bytes left over");
   while (at < bits) if (bit(at++)) bad("padding");
   return found;

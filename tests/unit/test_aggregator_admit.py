@@ -115,6 +115,7 @@ def test_a_clock_may_be_off_by_300_s_and_no_more(sign):
         {"crystals": b"no crystals"},
         {"crystals": encode(crystals([entry((), 7, count=1, total=1)]), VOCAB * 2)},
         {"crystals": ngrams(*HEAVY), "tokens": 47},
+        {"crystals": ngrams(*(((token,), 7, 3, 3 << 22) for token in range(8, 408)))},  # implies 5 billion tokens
     ],
 )
 def test_what_cannot_be_true_is_refused(change):

@@ -65,8 +65,17 @@ def test_crystals_scores_and_basins_of_a_domain_add_up():
     (update,) = cut_of(one, two).batch.domains
     assert (update.packets, update.tokens, update.fresh_bytes, update.fresh_bits) == (2, 150, 600, 1200.0)
     orders = decoded(update).orders
-    assert dict(zip(orders[0].keys.tolist(), orders[0].counts.tolist(), strict=True)) == {7: 6, 8: 1}
+    assert dict(zip(orders[0].keys.tolist(), orders[0].counts.tolist(), strict=True)) == {7: 6, 8: 1, 9: 3}
     assert orders[1].keys.tolist() == [7 << 15 | 9]
+
+
+def test_a_merge_has_the_shorter_ngrams_that_each_packet_implies():
+    sent = [packet(key=n, crystals=ngrams(((7, 8), 9, 3, 12)), tokens=100) for n in range(2)]
+    (update,) = cut_of(*sent).batch.domains
+    orders = decoded(update).orders
+    assert orders[1].keys.tolist() == [7 << 15 | 8, 8 << 15 | 9]
+    assert orders[1].counts.tolist() == [24, 6]
+    assert dict(zip(orders[0].keys.tolist(), orders[0].counts.tolist(), strict=True)) == {7: 24, 8: 24, 9: 6}
 
 
 def test_a_liars_basin_does_not_move_the_domain():
@@ -232,7 +241,7 @@ def test_a_refused_packet_s_mentions_are_not_counted():
 SMALL = 500
 SMALLER = (base(4, vocab=SMALL), base(5, vocab=SMALL), BASES[-1])
 HALVES = MERGES[SMALL - FIRST_MERGE]  # what token SMALL is made of
-UNMERGED = ngrams(((), HALVES[0], 6, 20), ((), HALVES[1], 6, 20), ((HALVES[0],), HALVES[1], 4, 6), vocab=SMALL)
+UNMERGED = ngrams(((), HALVES[0], 6, 20), ((), HALVES[1], 6, 20), ((HALVES[0],), HALVES[1], 4, 4), vocab=SMALL)
 
 
 def test_a_packet_over_a_smaller_vocabulary_of_the_window_is_counted_anew():

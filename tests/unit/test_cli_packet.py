@@ -14,7 +14,7 @@ from common.wire.messages import Candidate, Evidence
 from common.wire.packet import base_prefix, open_envelope, seal
 from services.cli import packet
 from services.edge.answer import Interaction
-from services.edge.mentions import Private
+from services.edge.mentions import Private, decoys
 from services.edge.record import Packet, Record, read_packets
 from services.edge.sleep import fold
 from services.edge.slots import Slots
@@ -108,18 +108,31 @@ def test_the_sections_add_up_to_what_left(sleep, show):
     assert told["envelope"]["epoch"] == 7
 
 
-def test_what_a_packet_mentions_is_told_beside_what_it_says(sleep, show, genesis, tmp_path, capsys):
-    raw = sleep(private=Private(bytes(32), NO_HASHES, NO_HASHES, strict=True))
+def test_what_a_packet_mentions_is_told_as_text_to_who_has_the_secret(sleep, show, genesis, tmp_path, capsys, micro):
+    keys.init(tmp_path, ["edge-1"])
+    secret = keys.load_secret(keys.make_secret(tmp_path))
+    made_up = decoys(bytes(keys.load_private(tmp_path, "edge-1")), [0])
+    raw = sleep(private=Private(secret, NO_HASHES, NO_HASHES, strict=True, decoys=made_up))
     hashes = decode(open_body(raw).mentions, PACKET_MAX_MENTIONS).tolist()
     (told,) = show(0)
-    assert (told["mentions"], told["ngrams"]) == (hashes, [])
-    assert len(hashes) > 10
-    assert sum(told["sections"].values()) == len(raw)
+    assert [each["hash"] for each in told["mentions"]] == hashes
+    assert {each["hash"] for each in told["mentions"] if each["made_up"]} == set(made_up.tolist())
+    texts = {each["text"] for each in told["mentions"] if not each["made_up"]}
+    assert len(texts) > 10
+    assert all(text in NEW for text in texts)
+    assert (told["ngrams"], sum(told["sections"].values())) == ([], len(raw))
     assert [row["mentions"] for row in listed(tmp_path, capsys)] == [len(hashes)]
     packet.show(packet="0", node=None, genesis=genesis, home=tmp_path, json=False)
     said = capsys.readouterr().out
-    assert f"{len(hashes)} n-grams and merges mentioned" in said
-    assert f"{hashes[0]:08x}" in said
+    assert f"{len(hashes)} hashes mentioned, 8 of them made up" in said
+    assert '"k"' in said
+
+
+def test_without_the_secret_a_hash_is_a_hash(sleep, show):
+    raw = sleep(private=Private(bytes(32), NO_HASHES, NO_HASHES, strict=True))
+    (told,) = show(0)
+    assert {each["text"] for each in told["mentions"]} == {None}
+    assert len(told["mentions"]) == len(decode(open_body(raw).mentions, PACKET_MAX_MENTIONS))
 
 
 def test_a_packet_that_was_never_sealed_says_so(sleep, genesis, tmp_path, capsys):

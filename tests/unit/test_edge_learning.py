@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from nacl.signing import SigningKey
 
-from common.errors import Rejected
+from common.errors import Corrupt, Rejected
 from common.kernels.memory import merge
 from common.wire.bundle import part_of, sign
 from common.wire.codec import unpack
@@ -21,7 +21,7 @@ from services.edge.learning import (
     settle_bundle,
 )
 from services.edge.local import TERRITORY
-from services.edge.mentions import Private
+from services.edge.mentions import DECOYS, Private, decoys
 from services.edge.record import Record
 from services.edge.sleep import Rhythm
 
@@ -217,7 +217,7 @@ def test_a_gate_learned_here_serves_once_it_has_proved_itself(record, serving, m
 
 
 def private(record):
-    return Private(bytes(32), record.common(), record.mentioned(), strict=True)
+    return Private(bytes(32), record.common(), record.mentioned(), strict=True, decoys=decoys(KEY, [record.sequence]))
 
 
 def common(*sequences, hashes=(), epoch=1000):
@@ -230,7 +230,7 @@ def slept(record, serving):
 
 
 def heard(record, told):
-    return hear_common(record, told, key=KEY, entry_id="6-0", now_s=300.0)
+    return hear_common(record, told, key=KEY, own=KEY, entry_id="6-0", now_s=300.0)
 
 
 def test_a_packet_that_only_mentioned_is_settled_by_the_centre_s_word_and_the_next_one_says(record, serving, micro):
@@ -238,8 +238,10 @@ def test_a_packet_that_only_mentioned_is_settled_by_the_centre_s_word_and_the_ne
     first = slept(record, serving)
     assert (first.carried.entries, record.mentioned().tolist()) == (0, first.mentioned.tolist())
     record.sent(0, b"raw", at_s=200.0)
-    assert heard(record, common(0, hashes=first.mentioned)) == (0,)
-    assert (record.mentioned().tolist(), record.common().tolist()) == ([], first.mentioned.tolist())
+    made_up = np.sort(decoys(KEY, [0]))
+    true = np.setdiff1d(first.mentioned, made_up)
+    assert heard(record, common(0, hashes=true)) == (0,)
+    assert (record.mentioned().tolist(), record.common().tolist()) == (made_up.tolist(), true.tolist())
     read(record, micro, "heart", 3, first=3)
     assert slept(record, serving).carried.entries > 0
 
@@ -264,3 +266,38 @@ def test_a_word_that_cannot_be_read_changes_nothing(record):
     with pytest.raises(Rejected, match="bad_mentions"):
         heard(record, Common(hashes=b"\1\0"))
     assert record.common_cursor is None
+
+
+@pytest.mark.parametrize(("false", "believed"), [(0, True), (3, True), (4, False), (DECOYS, False)])
+def test_a_centre_that_calls_four_decoys_common_is_not_believed(record, serving, micro, false, believed):
+    read(record, micro, "heart", 3)
+    first = slept(record, serving)
+    made_up = decoys(KEY, [0])
+    told = common(0, hashes=np.union1d(np.setdiff1d(first.mentioned, made_up), made_up[:false]))
+    if believed:
+        assert heard(record, told) == (0,)
+        return
+    with pytest.raises(Corrupt, match=f"false_common: {false} hashes"):
+        heard(record, told)
+    assert (record.common().tolist(), record.common_cursor) == ([], None)
+    assert len(record.packets("pending")) == 1
+
+
+def test_whoever_lies_of_all_that_an_edge_mentions_learns_nothing(record, serving, micro):
+    for number in range(4):
+        read(record, micro, "heart", 3, first=3 * number)
+        done = slept(record, serving)
+        assert done.carried.entries == 0
+        with pytest.raises(Corrupt, match="false_common"):
+            heard(record, common(number, hashes=done.mentioned))
+
+
+def test_a_lie_in_small_pieces_adds_up(record, serving, micro):
+    for number in range(2):
+        read(record, micro, "heart", 3, first=3 * number)
+        slept(record, serving)
+        record.lose([number], at_s=1.0)
+    heard(record, common(hashes=np.sort(decoys(KEY, [0])[:3])))
+    with pytest.raises(Corrupt, match="false_common: 4 hashes"):
+        heard(record, common(hashes=decoys(KEY, [1])[:1]))
+    assert heard(record, common(1)) == (1,)

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from common.constants import ROLES
 from common.coordizer.artifacts import token_bytes
+from common.errors import Corrupt
 from common.kernels.memory import count
 from common.wire.mentions import NO_HASHES, PACKET_MAX_MENTIONS, decode, fit, mention
 from common.wire.ngrams import Crystals, Order, entries
 from services.edge.answer import Interaction
 from services.edge.crystals import select
-from services.edge.mentions import Private, mentionable, sayable
+from services.edge.mentions import DECOYS, EVERYDAY_COUNT, Private, check_told, decoys, mentionable, sayable
 from services.edge.sleep import EMPTY, fold
 
 SECRET = bytes(range(32))
@@ -60,7 +61,7 @@ def hashed(tokens, found):
 
 
 def everyday(micro, found):
-    return {gram for gram in found if times(micro.memories["heart"], gram) >= 4}
+    return {gram for gram in found if times(micro.memories["heart"], gram) >= EVERYDAY_COUNT}
 
 
 def within(gram):
@@ -115,9 +116,29 @@ def test_the_best_of_what_may_not_be_said_is_mentioned_as_bytes_allow(residue, k
     hashes, blob = told(residue, kernel, tokens, NOTHING, budget)
     assert len(blob) <= budget
     assert decode(blob, PACKET_MAX_MENTIONS).tolist() == hashes.tolist()
-    silent = recurring(residue) - grams(sayable(residue, kernel, tokens, NOTHING))
-    assert set(hashes.tolist()) <= set(hashed(tokens, silent).tolist())
-    assert (len(hashes) == 0) == (budget < 7)
+    said = grams(sayable(residue, kernel, tokens, NOTHING))
+    assert set(hashes.tolist()) <= set(hashed(tokens, could_be_common(residue, said)).tolist())
+    assert (len(hashes) == 0) == (budget < 6)
+
+
+def could_be_common(residue, said):
+    """What is not said, and has in it only what is."""
+    return {gram for gram in recurring(residue) - said if within(gram) - {gram} <= said}
+
+
+def test_an_n_gram_is_mentioned_once_all_within_it_may_be_said(residue, kernel, tokens):
+    private = replace(NOTHING, strict=True)
+    for _ in range(3):
+        said = grams(sayable(residue, kernel, tokens, private))
+        hashes, _ = told(residue, kernel, tokens, private, 4000)
+        waiting = could_be_common(residue, said)
+        assert set(hashes.tolist()) == set(hashed(tokens, waiting & ranked(residue, kernel)).tolist())
+        assert {len(gram) for gram in waiting} <= {1} if not said else waiting
+        private = replace(private, common=np.union1d(private.common, hashes))
+
+
+def ranked(residue, kernel):
+    return {(*each.context, each.token) for each in entries(select(residue, kernel).crystals)}
 
 
 def test_what_was_mentioned_is_not_mentioned_again_until_nothing_else_is_left(residue, kernel, tokens):
@@ -132,8 +153,34 @@ def test_what_was_mentioned_is_not_mentioned_again_until_nothing_else_is_left(re
 def test_under_another_secret_nothing_is_the_same(residue, kernel, tokens):
     mine, _ = told(residue, kernel, tokens, NOTHING, 4000)
     other, _ = told(residue, kernel, tokens, replace(NOTHING, secret=bytes(32)), 4000)
-    assert len(mine) == len(other) > 20
+    assert len(mine) == len(other) > 5
     assert not set(mine.tolist()) & set(other.tolist())
+
+
+# Decoys
+
+
+def test_decoys_are_an_edge_s_own_and_a_packet_s_own():
+    every = [decoys(own, [n]).tolist() for own in (bytes(32), SECRET) for n in range(3)]
+    assert {len(each) for each in every} == {DECOYS}
+    assert len({each for some in every for each in some}) == 6 * DECOYS
+    assert decoys(SECRET, range(3)).tolist() == [each for some in every[3:] for each in some]
+
+
+def test_a_packet_s_decoys_are_among_its_mentions_however_few_there_are(micro):
+    made_up = decoys(SECRET, [7])
+    done = folded(micro, replace(NOTHING, decoys=made_up), crystal_bytes=160)
+    assert set(made_up.tolist()) < set(done.mentioned.tolist())
+
+
+@pytest.mark.parametrize(("sequence", "known"), [(7, False), (8, True), (71, True), (72, False)])
+def test_decoys_of_the_last_64_packets_are_known_again(sequence, known):
+    told = np.sort(decoys(SECRET, [7]))
+    if not known:
+        check_told(told, SECRET, sequence)
+        return
+    with pytest.raises(Corrupt, match="false_common"):
+        check_told(told, SECRET, sequence)
 
 
 # In a fold

@@ -10,6 +10,7 @@ from common.kernels.memory import count, merge, subtract
 from common.wire import basin as basins
 from common.wire import crystals as codec
 from common.wire.messages import PacketRef
+from common.wire.ngrams import implied
 from services.edge import sleep
 from services.edge.answer import Interaction
 from services.edge.local import TERRITORY, absorb, open_new, tune
@@ -168,7 +169,7 @@ def test_crystals_keep_the_budget_and_what_they_carry_is_what_a_reader_decodes(m
     for budget in (60, 200, 400):
         done = folded(micro, crystal_bytes=budget)
         assert len(done.body.crystals) <= budget
-        assert same(done.carried, as_memory(codec.decode(done.body.crystals, 320, 10_000)))
+        assert same(done.carried, as_memory(implied(codec.decode(done.body.crystals, 320, 10_000))))
     assert done.carried.entries > 10
 
 
@@ -295,7 +296,7 @@ def test_new_territory_moves_to_the_opened_domain_nearest_its_packet(micro):
 
 
 def test_while_no_domain_is_opened_new_territory_stays(micro):
-    done = folded(micro, None)
+    done = folded(micro, None, crystal_bytes=100)
     found = acknowledged(micro, [ref(0)], [packet(done, None)], {None: done.residue})
     assert list(found.residues) == [None]
     assert found.residues[None].entries > 0

@@ -165,17 +165,27 @@ def test_an_ngram_alone_reads_as_it_does_inside_a_text(learned, read):
     assert np.allclose(alone.probability, m.predict(memory, read, FLOOR).probability[2:], rtol=1e-12)
 
 
-def test_a_context_whose_total_was_overstated_keeps_its_followers():
-    def table(counts, total):
-        return m.Table.of(
-            *(
-                np.array(x, t)
-                for x, t in (([5, 6], np.uint64), (counts, np.uint32), ([0], np.uint64), ([total], np.uint32))
-            )
-        )
+def order0(tokens, counts, total):
+    columns = (tokens, np.uint64), (counts, np.uint32), ([0], np.uint64), ([total], np.uint32)
+    return m.Memory((m.Table.of(*(np.array(values, kind) for values, kind in columns)),))
 
-    left = m.subtract(m.Memory((table([3, 2], 5),)), m.Memory((table([1, 2], 9),))).tables[0]
-    assert (left.keys.tolist(), left.counts.tolist(), left.totals.tolist()) == ([5], [2], [2])
+
+@pytest.mark.parametrize("total", [5, 9])
+def test_a_context_whose_whole_total_was_taken_keeps_its_followers_and_owes_no_total(total):
+    left = m.subtract(order0([5, 6], [3, 2], 5), order0([5, 6], [1, 2], total)).tables[0]
+    assert (left.keys.tolist(), left.counts.tolist(), left.totals.tolist()) == ([5], [2], [0])
+
+
+@given(texts, texts)
+def test_what_was_taken_in_two_steps_adds_up_to_what_was_there(first, second):
+    def named(memory):
+        """What recurred, with whole totals: as a packet has it."""
+        return m.Memory(tuple(m.Table.of(t.keys[t.counts > 1], t.counts[t.counts > 1], *t[2:4]) for t in memory.tables))
+
+    one = named(m.count([first]))
+    rest = m.merge([m.subtract(m.count([first]), one), m.count([second])])
+    told = m.merge([one, rest])
+    assert same(told, m.count([first, second]))
 
 
 def test_unsent_mass_backs_off_to_the_lower_order():
@@ -186,11 +196,16 @@ def test_unsent_mass_backs_off_to_the_lower_order():
     assert np.isclose(p[5], (2 - m.DISCOUNT) / 10 + (8 + m.DISCOUNT) / 10 / VOCAB)
 
 
-def test_a_total_below_its_counts_is_raised_to_their_sum():
-    table = m.Table.of(
-        *(np.array(x, t) for x, t in (([5, 6], np.uint64), ([2, 3], np.uint32), ([0], np.uint64), ([1], np.uint32)))
+def test_a_total_below_its_counts_predicts_as_their_sum():
+    assert m.distribution(order0([5, 6], [2, 3], 1), [], FLOOR)[0].tolist() == (
+        m.distribution(order0([5, 6], [2, 3], 5), [], FLOOR)[0].tolist()
     )
-    assert table.totals.tolist() == [5]
+
+
+@pytest.mark.parametrize("total", [0, 1, 4, 5, 6])
+def test_a_total_below_at_or_above_its_counts_survives_its_bytes(total):
+    memory = order0([5, 6], [2, 3], total)
+    assert same(memory_file.from_bytes(memory_file.to_bytes(memory), VOCAB), memory)
 
 
 @given(texts)
@@ -261,6 +276,8 @@ FORGERIES = {
     "a fifth order": lambda c: [c.__setitem__(f"{order}.rest", c["1.rest"]) for order in (2, 3, 4)],
     "a column that nobody knows": lambda c: c.__setitem__("0.more", c["1.rest"]),
     "a count of 2^32": lambda c: c["1.counts"].__setitem__(0, (1 << 32) - 1),
+    "a total short of more than its counts": lambda c: c.__setitem__("1.lack", c["1.rest"] + 9),
+    "a lack too many": lambda c: c.__setitem__("1.lack", np.zeros(len(c["1.rest"]) + 1, np.int64)),
     "a total of 2^32": lambda c: c["1.rest"].__setitem__(0, (1 << 32) - 2),
 }
 

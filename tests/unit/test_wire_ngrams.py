@@ -15,6 +15,7 @@ from common.wire.ngrams import (
     crystals,
     empty,
     entry,
+    implied,
     merge,
     pack_key,
     take,
@@ -72,6 +73,45 @@ def test_totals_beyond_32_bits_are_an_overflow(total, fits):
     else:
         with pytest.raises(Rejected, match="count_overflow"):
             merge([PAIR, huge])
+
+
+def test_a_context_was_seen_as_often_as_its_total_and_an_ending_as_often_as_what_it_ends():
+    found = implied(crystals([entry((5, 3), 7, count=4, total=9), entry((6, 3), 7, count=2, total=2)]))
+    assert found.orders[1].keys.tolist() == [pack_key(gram) for gram in ((3, 7), (5, 3), (6, 3))]
+    assert found.orders[1].counts.tolist() == [6, 9, 2]
+    assert found.orders[1].totals.tolist() == [6, 9, 2]
+    assert dict(zip(found.orders[0].keys.tolist(), found.orders[0].counts.tolist(), strict=True)) == (
+        {3: 11, 5: 9, 6: 2, 7: 6}
+    )
+    assert found.orders[0].totals.tolist() == [28]
+
+
+@pytest.mark.parametrize(("count", "told"), [(2, 4), (4, 4), (5, 5)])
+def test_what_is_counted_by_itself_counts_as_the_highest_says(count, told):
+    pair = entry((3,), 7, count=count, total=9)
+    found = implied(crystals([entry((5, 3), 7, count=4, total=4), pair])).orders[1]
+    assert found.counts[found.keys == pack_key((3, 7))].tolist() == [told]
+    assert found.totals[found.contexts == 3].tolist() == [9]
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=texts)
+def test_all_counts_of_a_text_imply_nothing_that_is_not_among_them(texts):
+    assert rows(implied(counted(texts))) == rows(counted(texts))
+
+
+@pytest.mark.parametrize(("total", "fits"), [(MAX_TOTAL // 2 - 1, True), (MAX_TOTAL // 2, False)])
+def test_implied_counts_beyond_32_bits_are_an_overflow(total, fits):
+    heavy = crystals([entry((5,), 3, count=1, total=total), entry((6,), 3, count=1, total=total)])
+    if fits:
+        assert implied(heavy).orders[0].totals.tolist() == [2 * total + 2]
+    else:
+        with pytest.raises(Rejected, match="count_overflow"):
+            implied(heavy)
+
+
+def test_nothing_implies_nothing():
+    assert rows(implied(empty())) == rows(empty())
 
 
 def test_a_key_holds_the_oldest_token_highest():

@@ -23,7 +23,7 @@ class Commons:
         self.follow_from = node.record.common_cursor or FROM_START
 
     async def on_common(self, delivery: Delivery) -> None:
-        """One cut's news."""
+        """One cut's news. Raises Corrupt("false_common") for what cannot be true: it is passed over, loudly."""
         told = unpack(Common, delivery.body)
         async with self._node.learning:
             settled = await asyncio.to_thread(
@@ -31,6 +31,7 @@ class Commons:
                 self._node.record,
                 told,
                 key=key_id(self._node.key.verify_key),
+                own=bytes(self._node.key),
                 entry_id=delivery.entry_id,
                 now_s=self._node.now(),
             )

@@ -10,7 +10,7 @@ from services.edge.answer import Serving
 from services.edge.app.node import Node
 from services.edge.learning import due_domains, fold_domain, give_up, go_home
 from services.edge.local import TERRITORY
-from services.edge.mentions import Private
+from services.edge.mentions import Private, decoys
 from services.edge.proposals import Growing
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet
 from services.edge.scheduler import Scheduler
@@ -87,7 +87,8 @@ class Sleep:
         if mode == "off":
             return None
         assert secret is not None, "Node looked"
-        return Private(secret, record.common(), record.mentioned(), strict=mode == "strict")
+        made_up = decoys(bytes(self._node.key), [record.sequence])
+        return Private(secret, record.common(), record.mentioned(), strict=mode == "strict", decoys=made_up)
 
     def _growing(self) -> Growing | None:
         secret, record = self._node.secret, self._node.record

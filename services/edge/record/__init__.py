@@ -27,6 +27,7 @@ so that its sequences never repeat.
 from services.edge.record.file import address_of as address_of
 from services.edge.record.reading import read_clients as read_clients
 from services.edge.record.reading import read_packets as read_packets
+from services.edge.record.reading import read_residues as read_residues
 from services.edge.record.record import FOLD_MAX_BYTES as FOLD_MAX_BYTES
 from services.edge.record.record import ORDERS as ORDERS
 from services.edge.record.record import Record as Record

@@ -8,6 +8,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.errors import Corrupt
+from common.kernels import memory_file
+from common.kernels.memory import Memory
+from common.kernels.spec import MAX_VOCAB
 from services.edge.record.file import BUSY_TIMEOUT_S, translated
 from services.edge.record.rows import Packet, packet_of
 from services.edge.record.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, meta, wrong_version
@@ -21,6 +24,12 @@ def read_packets(path: Path) -> tuple[int, list[Packet]]:
     with _reading(path) as db:
         epoch = int(meta(db, "epoch") or 0)
         return epoch, [packet_of(row) for row in db.execute("SELECT * FROM packets ORDER BY sequence")]
+
+
+def read_residues(path: Path) -> list[Memory]:
+    """The counts of every domain that no bundle has taken yet. Otherwise as `read_packets`."""
+    with _reading(path) as db:
+        return [memory_file.from_bytes(blob, MAX_VOCAB) for (blob,) in db.execute("SELECT memory FROM residue")]
 
 
 def read_clients(path: Path, query_id: str) -> list[str]:

@@ -37,7 +37,7 @@ from services.edge.record.schema import meta, set_meta
 FOLD_MAX_BYTES: Final = 1 << 20  # of text: a fold of about 15 s takes the oldest; the rest waits for the next sleep
 ORDERS: Final = 3  # of a residue: what crystals can carry
 MENTIONED_MAX: Final = 1 << 14  # as many as the centre keeps of an edge
-COMMON_MAX: Final = 1 << 17  # as many as the centre keeps of the fleet
+COMMON_MAX: Final = 1 << 15  # as many as the centre keeps of the fleet
 
 
 class Record:

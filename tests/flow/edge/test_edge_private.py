@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import pytest
 from centre import Centre
 from edge_death import Killed, killed_at
@@ -12,12 +13,13 @@ from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.wire import crystals
 from common.wire.codec import pack
-from common.wire.mentions import PACKET_MAX_MENTIONS, decode
+from common.wire.mentions import PACKET_MAX_MENTIONS, decode, encode
 from common.wire.messages import Common
 from common.wire.ngrams import entries
 from common.wire.packet import open_envelope, verify
 from services.aggregator.app import ACCEPTED
 from services.edge.app import Edge, common, sleep, state_dir
+from services.edge.mentions import decoys
 from services.edge.record import Record
 from services.edge.slots import Slots
 
@@ -203,11 +205,18 @@ STEPS = [
 async def test_a_kill_at_any_step_loses_no_mention_and_no_answer_to_it(
     start, broker, redis, home, monkeypatch, step, nth, done
 ):
-    """Killed as a step begins, or once it is done; this test is the centre, to which everything is common."""
+    """Killed as a step begins, or once it is done; this test is the centre, to which everything is common but what the
+    edge made up.
+    """
+    own = bytes(keys.load_private(home, NODE))
+
+    def common_of(raw):
+        mentioned = decode(body_of(raw, home).mentions, PACKET_MAX_MENTIONS)
+        return np.setdiff1d(mentioned, decoys(own, [open_envelope(raw).sequence]))
 
     async def through(one):
         for raw in await slept([one], redis):
-            told = Common(hashes=body_of(raw, home).mentions, packets=(open_envelope(raw).ref,))
+            told = Common(hashes=encode(common_of(raw)), packets=(open_envelope(raw).ref,))
             await broker.produce(streams.COMMON, pack(told), "1")
         await commons_to(one, redis)
 
@@ -221,9 +230,9 @@ async def test_a_kill_at_any_step_loses_no_mention_and_no_answer_to_it(
     again = await start(NODE)
     await through(again)
     (raw,) = await packets(redis)
-    hashes = decode(body_of(raw, home).mentions, PACKET_MAX_MENTIONS).tolist()
     record = again.node.record
-    assert (record.mentioned().tolist(), record.common().tolist()) == ([], hashes)
+    assert record.mentioned().tolist() == sorted(decoys(own, [0]).tolist())
+    assert record.common().tolist() == common_of(raw).tolist()
     assert [packet.status for packet in record.packets("pending", "sent", "lost", "acknowledged")] == ["acknowledged"]
     await read(again, 8, text=SHARED, first=8)
     *_, later = await slept([again], redis)
