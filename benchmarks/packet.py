@@ -33,11 +33,12 @@ from common.coordizer.encode import Encoder
 from common.errors import QigError
 from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
-from common.wire import crystals, packet, packet_vectors
+from common.wire import adaptive, crystals, packet, packet_vectors, plain, varints
 from common.wire.codec import canonical, parse
-from common.wire.crystals import COLUMNS, ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL
+from common.wire.crystals import ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL
 from common.wire.ngrams import Crystals, Order, capped
 from common.wire.packet import DOMAIN_SEPARATION
+from common.wire.plain import COLUMNS
 from common.wire.rice import pack
 from services.edge.crystals import select
 from services.edge.screen import Screen
@@ -59,6 +60,7 @@ MASS_CAP = 100_000  # QIG_MASS_CAP
 SECONDS_MOST = 0.05  # of the processor: a hundred times what the slowest honest packet takes
 FIXED_BYTES = 50_000  # of any input: validators, exceptions, buffers, arrays of no length
 KEY = packet_vectors.KEY
+GOLDEN = packet_vectors.cases()["golden"].body
 TERMS = {"signing_key": KEY, "epoch": 1, "base_version": 3, "base": bytes(8), "at_s": 1.5}
 
 
@@ -98,8 +100,7 @@ def _residue(encoder, passages, size_bytes, seed):
 
 
 def _sealed(blob, sequence=0, tokens=10_000):
-    body = packet_vectors.cases()["golden"].body
-    told = body.model_copy(update={"crystals": blob, "tokens": tokens, "gate": bytes(99)})
+    told = GOLDEN.model_copy(update={"crystals": blob, "tokens": tokens, "gate": bytes(99)})
     return packet.seal(told, sequence=sequence, **TERMS)
 
 
@@ -112,8 +113,8 @@ def _size(coordizer, kernel, encoder, passages) -> None:
             sent, blob = crystals.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget)
             where = f"{budget} B of crystals of {read // 1000} KB of text"
             _show("size", f"packet, {where}", len(_sealed(blob)), "B", "limit", 4096)
-            bits, plain = (8 * len(each) / sent.entries for each in (blob, _varints(sent)))
-            _show("size", f"an n-gram of {sent.entries}, {where}", bits, "bit", "delta varints, zstd 19", plain)
+            for peer, bits, others in _bits(sent, blob, vocab):
+                _show("size", f"an n-gram of {sent.entries}, {where}", bits, "bit", peer, others)
 
 
 def _vocabulary(vocab) -> None:
@@ -126,10 +127,14 @@ def _vocabulary(vocab) -> None:
     ranking = np.argsort(-counts, kind="stable")[: int((counts > 1).sum())]
     (sent, blob), spent = _timed(lambda: crystals.fit(found, ranking, vocab_size=vocab, budget_bytes=BUDGETS[-1]))
     where = f"{len(blob)} B of crystals over {vocab} tokens"
-    bits, plain = (8 * len(each) / sent.entries for each in (blob, _varints(sent)))
-    _show(
-        "size", f"an n-gram of {sent.entries}, {where}", bits, "bit", "delta varints, zstd 19", plain, encode_ms=spent
-    )
+    for peer, bits, others in _bits(sent, blob, vocab):
+        _show("size", f"an n-gram of {sent.entries}, {where}", bits, "bit", peer, others, encode_ms=spent)
+
+
+def _bits(sent, blob, vocab):
+    """Of an n-gram in the blob, and of the same ones otherwise."""
+    for peer, other in (("plain form", crystals.encode(sent, vocab)), ("delta varints, zstd 19", _varints(sent))):
+        yield peer, 8 * len(blob) / sent.entries, 8 * len(other) / sent.entries
 
 
 def _varints(found):
@@ -238,7 +243,7 @@ def _outcome(raw, vocab):
 
 def _input(rng, golden):
     """Bytes that claim to be a packet, and the vocabulary they are read with."""
-    kind, case = rng.integers(0, 6), golden[rng.integers(0, len(golden))]
+    kind, case = rng.integers(0, 7), golden[rng.integers(0, len(golden))]
     if kind == 0:
         return rng.bytes(int(rng.integers(0, 5000))), 2048
     if kind == 1:
@@ -250,9 +255,11 @@ def _input(rng, golden):
     vocab = case.vocab_size
     if kind == 3:  # a mutated blob behind a right crc32
         blob = body[12] or b"\1" + bytes(20)
-        body[12] = _behind_crc(vocab, _mutated(rng, blob[7:]))
+        body[12] = _behind_crc(blob[0], vocab, _mutated(rng, blob[7:]))
     elif kind == 4:
-        body[12] = _behind_crc(vocab, rng.bytes(int(rng.integers(0, 2900))))
+        body[12] = _behind_crc(int(rng.integers(1, 3)), vocab, rng.bytes(int(rng.integers(0, 2900))))
+    elif kind == 5:
+        body[12] = _code(rng, vocab)
     else:
         body[12] = _columns(rng, vocab)
     body[12] = body[12][:2900]
@@ -263,8 +270,8 @@ def _signed(fields):
     return canonical((*fields, KEY.sign(DOMAIN_SEPARATION + canonical(fields)).signature))
 
 
-def _behind_crc(vocab, rest):
-    return crystals._with_crc(vocab, rest[: 2900 - crystals.HEADER.size])  # noqa: SLF001 -- forging is what this is for
+def _behind_crc(form, vocab, rest):
+    return crystals._with_header(form, vocab, rest[: 2900 - crystals.HEADER.size])  # noqa: SLF001 -- forging is this
 
 
 def _mutated(rng, data):
@@ -296,7 +303,15 @@ def _columns(rng, vocab):
     sizes = [len(lists[0]), len(lists[1]) if rng.random() < 0.8 else int(2 ** rng.uniform(0, 27)), unary_bits]
     nibbles = bytes(first << 4 | second for first, second in zip(ks[::2], ks[1::2], strict=True))
     tables = b"".join(bytes([size, *rng.integers(0, len(LEVELS) + 1, size)]) for size in rng.integers(1, 9, 3).tolist())
-    return _behind_crc(vocab, b"".join(map(crystals._varint, sizes)) + nibbles + tables + data)  # noqa: SLF001
+    return _behind_crc(plain.FORM, vocab, varints.write(sizes) + nibbles + tables + data)
+
+
+def _code(rng, vocab):
+    """A code of any numbers of nodes: of random bytes, or of one that makes everything likely or unlikely."""
+    sizes = [int(2 ** rng.uniform(0, most)) for most in (13.6, 13, 12)]
+    length = int(2 ** rng.uniform(0, 11.4))
+    data = rng.bytes(length) if rng.random() < 0.5 else bytes([int(rng.choice([0, 255, 127, 1]))]) * length
+    return _behind_crc(adaptive.FORM, vocab, varints.write(sizes) + data)
 
 
 def _show(claim, case, value, unit, peer, peer_value, **more) -> None:

@@ -70,26 +70,7 @@ class EdgeSettings(CommonSettings):
     crystal_bytes: int = Field(
         1024, ge=0, le=2900, description="Crystals in a packet, in private mode with mentions, bytes; 0: figures alone"
     )
-    private: Literal["off", "on", "strict"] = Field(
-        "off",
-        description="on: an n-gram leaves only when QIG_COMMON_EDGES edges hold it or the bundle's memories know it; "
-        "strict: the first alone; docs/privacy.md",
-    )
-    fleet_secret: Path | None = Field(
-        None,
-        description="File of the secret that private edges share (`qig keys secret`); HOME/private/fleet.secret when "
-        "this is not set",
-    )
     probe_share: int = Field(8, ge=2, description="One in this many interactions is kept for trying bundles on")
-    redact: str = Field(
-        "emails,numbers,keys",
-        description="What is taken out of a text before it is kept and learned, by commas: emails, numbers, keys, "
-        "MODULE:FUNCTION of your own (str to str); empty for nothing",
-    )
-    keep_days: float = Field(30.0, gt=0, description="Age at which what was asked and answered is deleted, days")
-    keep_bytes: int = Field(
-        256 << 20, ge=0, description="Texts and answers kept, bytes; above it the oldest are deleted"
-    )
 
 
 class ApiSettings(BaseModel):
@@ -107,6 +88,35 @@ class ApiSettings(BaseModel):
 
 
 DEFAULT_API: Final = ApiSettings()
+
+
+class PrivacySettings(BaseModel):
+    """What an edge keeps of what it is asked, and what of it may leave."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    redact: str = Field(
+        "emails,numbers,keys",
+        description="What is taken out of a text before it is kept and learned, by commas: emails, numbers, keys, "
+        "MODULE:FUNCTION of your own (str to str); empty for nothing",
+    )
+    keep_days: float = Field(30.0, gt=0, description="Age at which what was asked and answered is deleted, days")
+    keep_bytes: int = Field(
+        256 << 20, ge=0, description="Texts and answers kept, bytes; above it the oldest are deleted"
+    )
+    private: Literal["off", "on", "strict"] = Field(
+        "off",
+        description="on: an n-gram leaves only when QIG_COMMON_EDGES edges hold it or the bundle's memories know it; "
+        "strict: the first alone; docs/privacy.md",
+    )
+    fleet_secret: Path | None = Field(
+        None,
+        description="File of the secret that private edges share (`qig keys secret`); HOME/private/fleet.secret when "
+        "this is not set",
+    )
+
+
+DEFAULT_PRIVACY: Final = PrivacySettings()
 
 
 class AggregatorSettings(CommonSettings):
@@ -148,11 +158,12 @@ SERVICES: Final[dict[str, type[CommonSettings]]] = {
     "trainer": TrainerSettings,
     "publisher": PublisherSettings,
 }
-MODELS: Final[tuple[type[BaseModel], ...]] = (*SERVICES.values(), ApiSettings)
+MODELS: Final[tuple[type[BaseModel], ...]] = (*SERVICES.values(), ApiSettings, PrivacySettings)
 SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "every service": CommonSettings,
     **SERVICES,
     "an edge's HTTP API": ApiSettings,
+    "an edge's privacy": PrivacySettings,
 }
 S = TypeVar("S", bound=BaseModel)
 

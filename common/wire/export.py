@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from nacl.signing import SigningKey
 
-from common.constants import CELLS
+from common.constants import CELLS, PACKET_MAX_BYTES
 from common.wire import basin, bundle, codec, crystals, mentions, packet
 from common.wire.messages import (
     MESSAGES,
@@ -204,11 +204,16 @@ def golden_packet() -> bytes:
         kappa=None,
         phases=(1, 20, 30, 4),
         gate=bytes(range(99)),
-        crystals=crystals.encode(golden_crystals(), VOCAB_SIZE),
+        crystals=_adaptive(golden_crystals()),
     )
     return packet.seal(
         body, signing_key=SigningKey(SEED), epoch=1, sequence=2, base_version=3, base=bytes(range(8)), at_s=AT_S
     )
+
+
+def _adaptive(found: crystals.Crystals) -> bytes:
+    ranking = np.arange(found.entries)
+    return crystals.fit(found, ranking, vocab_size=VOCAB_SIZE, budget_bytes=PACKET_MAX_BYTES)[1]
 
 
 def refused() -> Iterator[tuple[type[Message], bytes, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 from nacl.signing import SigningKey
 
 from common.constants import CELLS, PACKET_MAX_BYTES
-from common.wire import crystals, export, mentions, packet, proposals
+from common.wire import adaptive, crystals, export, mentions, packet, proposals
 from common.wire.codec import canonical, parse
 from common.wire.mentions import PACKET_MAX_MENTIONS
 from common.wire.messages import MAX_COUNT, MAX_U32
@@ -52,16 +52,16 @@ def render() -> dict[str, bytes]:
 
 def cases() -> dict[str, Case]:
     """Packets by name."""
-    pairs = _grid(24, vocab_size=4096)
-    triples = _scattered(300)
+    grid, triples = _grid(24), _scattered(300)
     full, blob = crystals.fit(_scattered(2000), np.arange(2000), vocab_size=MAX_VOCAB, budget_bytes=CRYSTALS_MOST)
     _, most = mentions.fit(_spread(PACKET_MAX_MENTIONS), ROOM_BYTES - len(blob))
     return {
         "golden": Case(export.golden_packet(), export.VOCAB_SIZE, "`vectors/packet.msgpack`"),
         "smallest": Case(_seal({}, {"epoch": 0, "sequence": 0, "base_version": 0, "base": bytes(8)}), 2048,
                          "nothing known: nil, zero or empty wherever that may be; new territory, genesis"),
-        "dense": Case(_seal({"crystals": pairs}), 4096, "every pair of 24 tokens"),
-        "sparse": Case(_seal({"crystals": crystals.encode(triples, MAX_VOCAB)}), MAX_VOCAB,
+        "dense": Case(_seal({"crystals": _adaptive(grid, 4096)}), 4096, "every pair of 24 tokens"),
+        "plain": Case(_seal({"crystals": crystals.encode(grid, 4096)}), 4096, "the same in the plain form"),
+        "sparse": Case(_seal({"crystals": _adaptive(triples, MAX_VOCAB)}), MAX_VOCAB,
                        "triples all over the largest vocabulary"),
         "proposing": Case(_seal({"merges": proposals.encode([(116, 104, 9), (32, 116, 12), (32, 300, COUNT_MAX + 1)])}),
                           2048, "nothing said, 3 merges proposed"),
@@ -134,30 +134,33 @@ def _bad_mentions() -> Iterator[tuple[bytes, str, str]]:
 
 
 def _bad_crystals() -> Iterator[tuple[bytes, str, str]]:
-    blob = crystals.encode(export.golden_crystals(), export.VOCAB_SIZE)
+    blob = _adaptive(export.golden_crystals(), export.VOCAB_SIZE)
     flipped = blob[:-1] + bytes([blob[-1] ^ 128])
     yield _seal({"crystals": flipped}), "bad_crystals", "a flipped bit that the crc32 shows"
     yield _seal({"crystals": blob[:6]}), "bad_crystals", "less than the header"
-    yield _seal({"crystals": _forged(2, blob[5:])}), "bad_crystals", "form 2"
-    yield _seal({"crystals": _forged(1, blob[5:-1])}), "bad_crystals", "cut off, behind a right crc32"
-    yield _seal({"crystals": _forged(1, blob[5:] + b"\0")}), "bad_crystals", "a byte left over, behind a right crc32"
-    yield _seal({"crystals": _forged(1, blob[5:7] + b"\xff\xff\xff\xff" + blob[8:])}), "bad_crystals", "an endless size"
-    huge = b"\xff\xff\xff\x7f"
-    yield (
-        _seal({"crystals": _forged(1, blob[5:7] + huge + blob[8:])}),
-        "too_many_entries",
-        "268 million tokens announced",
-    )
+    yield _seal({"crystals": _forged(3, blob[5:])}), "bad_crystals", "form 3"
     other = crystals.encode(export.golden_crystals(), 4096)
     yield _seal({"crystals": other}), "wrong_vocabulary", "n-grams over 4,096 tokens"
-    many = _grid(72, vocab_size=export.VOCAB_SIZE)
-    yield _seal({"crystals": many}), "too_many_entries", f"more than {crystals.PACKET_MAX_ENTRIES} n-grams"
     heavy = crystals.crystals([crystals.entry((), 7, count=2, total=1 << 24)])
-    yield (
-        _seal({"crystals": crystals.encode(heavy, export.VOCAB_SIZE)}),
-        "bad_crystals",
-        f"a context seen more than {crystals.PACKET_MAX_TOTAL} times",
-    )
+    for form, whole in ((2, blob), (1, crystals.encode(export.golden_crystals(), export.VOCAB_SIZE))):
+        where = f"form {form}: "
+        for more in (b"\0", b"\1"):
+            longer = _seal({"crystals": _forged(form, whole[5:] + more)})
+            yield longer, "bad_crystals", where + f"a byte of {more[0]} left over, behind a right crc32"
+        endless = _forged(form, whole[5:7] + b"\xff\xff\xff\xff" + whole[8:])
+        yield _seal({"crystals": endless}), "bad_crystals", where + "an endless size"
+        huge = _forged(form, whole[5:7] + b"\xff\xff\xff\x7f" + whole[8:])
+        yield _seal({"crystals": huge}), "too_many_entries", where + "268 million tokens announced"
+    vocabulary, told = whole[5:7], f"a context seen more than {crystals.PACKET_MAX_TOTAL} times"
+    often = adaptive.encode(heavy, export.VOCAB_SIZE, max_bytes=CRYSTALS_MOST) or b""
+    yield _seal({"crystals": _forged(2, vocabulary + often)}), "bad_crystals", f"form 2: {told}"
+    yield _seal({"crystals": crystals.encode(heavy, export.VOCAB_SIZE)}), "bad_crystals", f"form 1: {told}"
+    cut = _seal({"crystals": _forged(1, whole[5:-1])})
+    yield cut, "bad_crystals", "form 1: cut off, behind a right crc32"
+    more = _forged(2, blob[5:7] + bytes([blob[7] + 1]) + blob[8:])
+    yield _seal({"crystals": more}), "bad_crystals", "form 2: more tokens announced than told"
+    many = crystals.encode(_grid(72), export.VOCAB_SIZE)
+    yield _seal({"crystals": many}), "too_many_entries", f"form 1: more than {crystals.PACKET_MAX_ENTRIES} n-grams"
 
 
 _LEAST: Final[dict[str, Any]] = {
@@ -191,12 +194,16 @@ def _forged(form: int, rest: bytes) -> bytes:
     return bytes([form]) + crc.to_bytes(4, "little") + rest
 
 
-def _grid(side: int, *, vocab_size: int) -> bytes:
+def _adaptive(found: Crystals, vocab_size: int) -> bytes:
+    """All of them, as an edge sends them."""
+    return crystals.fit(found, np.arange(found.entries), vocab_size=vocab_size, budget_bytes=CRYSTALS_MOST)[1]
+
+
+def _grid(side: int) -> Crystals:
     """Every pair of `side` tokens, the counts after one another."""
     rows = [(one, other, 2 + (one + other) % 5) for one in range(side) for other in range(side)]
     total = {one: 2 * sum(count for first, _, count in rows if first == one) for one in range(side)}
-    found = crystals.crystals(crystals.entry((a,), b, count=c, total=total[a]) for a, b, c in rows)
-    return crystals.encode(found, vocab_size)
+    return crystals.crystals(crystals.entry((a,), b, count=c, total=total[a]) for a, b, c in rows)
 
 
 def _scattered(count: int) -> Crystals:

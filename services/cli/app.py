@@ -198,11 +198,14 @@ def forget(
     query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it; `qig ask` shows it last.")],
     client: Annotated[str | None, typer.Option(help="Who asked; needed when several clients used that id.")] = None,
     node: Node = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="A file with the client's API key, where a running edge wants one.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
     """Delete a query's text and answer from the edges of this home, with what they taught; say what had left."""
-    _do("forget", query_id=query_id, client=client, node=node, home=home, json=as_json)
+    _do("forget", query_id=query_id, client=client, node=node, home=home, json=as_json, key_file=key_file)
 
 
 @packet.command("list")

@@ -128,7 +128,11 @@ async def _tell(home: Path, out: Console) -> Story:
         await _start(fleet, await first_genesis(home))
         out.print(f"[green]✓[/] services     aggregator, trainer, publisher, {', '.join(EDGES)}: ready")
         examiner = Examiner({**owned.held_out, "scripture": [each.text for each in unseen.held_out]})
-        async with Client(fleet.broker_url) as asker, Watcher(asker, redis) as watcher:
+
+        def tell_refusal(reason: str) -> None:
+            out.print(f"[red]✗[/] candidate    {plain(reason)}")
+
+        async with Client(fleet.broker_url) as asker, Watcher(asker, redis, tell_refusal) as watcher:
             desk = Desk(asker)
             await _ask_each_role(desk, out)
             before = await _examine(examiner, redis, await watcher.bundle(1))

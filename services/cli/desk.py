@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -78,11 +78,15 @@ class SeenPacket:
 
 
 class Watcher:
-    """Reads packets as they pass while it lives, and bundles and verdicts from the beginning of their streams."""
+    """Reads packets as they pass while it lives, and bundles and verdicts from the beginning of their streams.
 
-    def __init__(self, client: Client, redis: Redis) -> None:
+    on_refusal: told in words of each candidate that the publisher refuses, as soon as it does.
+    """
+
+    def __init__(self, client: Client, redis: Redis, on_refusal: Callable[[str], None]) -> None:
         self._client = client
         self._redis = redis
+        self._on_refusal = on_refusal
         self.packets: list[SeenPacket] = []
         self._bundles: dict[int, Bundle] = {}
         self._verdicts: dict[tuple[int, str], Applied] = {}
@@ -90,9 +94,11 @@ class Watcher:
 
     async def __aenter__(self) -> Self:
         packets = Follower(streams.PACKETS, FROM_START, self._on_packet)
+        refusals = Follower(streams.dead(streams.CANDIDATES), FROM_START, self._on_candidate)
         self._readers = [
             asyncio.create_task(self._watch()),
             asyncio.create_task(follow(self._redis, packets, Health())),
+            asyncio.create_task(follow(self._redis, refusals, Health())),
         ]
         return self
 
@@ -134,6 +140,10 @@ class Watcher:
                 elif isinstance(told, Applied):
                     self._verdicts[told.version, told.node] = told
                 self._news.notify_all()
+
+    async def _on_candidate(self, delivery: Delivery) -> None:
+        letter = unpack(DeadLetter, delivery.body)
+        self._on_refusal(f"{letter.code}: {letter.reason}")
 
     async def _on_packet(self, delivery: Delivery) -> None:
         with suppress(QigError):  # not ours to judge: whoever consumes the stream buries it with its reason

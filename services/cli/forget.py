@@ -3,7 +3,8 @@
 stopped edge   edge.db is opened, and locked meanwhile
 running edge   DELETE ADDRESS/v1/interactions/QUERY_ID?client=CLIENT     200 and what was done, as JSON
                                                                          404 unknown_interaction: not kept there
-                                                                         401: it wants a key, and must be stopped
+                                                                         401, 403: it wants the client's key, or to
+                                                                         be stopped
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from common.errors import Rejected, Unavailable
+from common.errors import Rejected, Unavailable, said
 from services.cli import probe
 from services.cli.show import console, plain
 from services.edge.http.asking import choice_ids
@@ -31,16 +32,20 @@ _COUNTS: Final = {
 }
 
 
-def run(*, query_id: str, client: str | None, node: str | None, home: Path, json: bool) -> int:
+def run(
+    *, query_id: str, client: str | None, node: str | None, home: Path, json: bool, key_file: Path | None = None
+) -> int:
     """Say for each edge that kept it what was done. client: who asked; None: whoever did, when only one used that id.
 
-    Raises Rejected("unknown_edge", "unknown_interaction", "many_clients").
+    key_file: with the client's key, for running edges that want one; never the key itself, which every user of this
+    machine would see. Raises Rejected("unknown_edge", "unknown_interaction", "many_clients", "bad_key_file").
     """
+    key = None if key_file is None else read_key(key_file)
     files = edge_files(home, node)
     whose = client if client is not None else _only_client(files, query_id, home)
     found = 0
     for file in files:  # what one edge did is said before another is asked, which may fail
-        done = _forget(file, whose, query_id)
+        done = _forget(file, whose, query_id, key)
         if done is not None:
             found += 1
             _tell(file.parent.name, done, json=json)
@@ -77,13 +82,25 @@ def edge_files(home: Path, node: str | None) -> list[Path]:
     return chosen
 
 
-def _forget(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
+def read_key(file: Path) -> str:
+    """The API key in a file. Raises Rejected("bad_key_file")."""
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Rejected("bad_key_file", f"{file} cannot be read ({said(error)}): see --key-file") from None
+    if not (key and key.isascii() and key.isprintable() and " " not in key):
+        message = f"{file} holds no API key: it is one line, as `qig keys api add` wrote it"
+        raise Rejected("bad_key_file", message)
+    return key
+
+
+def _forget(file: Path, client: str, query_id: str, key: str | None) -> dict[str, Any] | None:
     try:
         record = Record(file, now_s=time.time())
     except Unavailable as error:
         if error.code != "state_in_use":
             raise
-        return asyncio.run(_ask(file, client, query_id))
+        return asyncio.run(_ask(file, client, query_id, key))
     try:
         done = forget_all(record, client, choice_ids(query_id))
     finally:
@@ -91,7 +108,7 @@ def _forget(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
     return None if done is None else asdict(done)
 
 
-async def _ask(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
+async def _ask(file: Path, client: str, query_id: str, key: str | None) -> dict[str, Any] | None:
     node, address = file.parent.name, address_of(file)
     if not address:
         message = (
@@ -99,11 +116,13 @@ async def _ask(file: Path, client: str, query_id: str) -> dict[str, Any] | None:
         )
         raise Unavailable("edge_running", message)
     url = f"{address}/v1/interactions/{quote(query_id, safe='')}?client={quote(client, safe='')}"
-    status, body = await probe.request("DELETE", url, TIMEOUT_S)
+    status, body = await probe.request("DELETE", url, TIMEOUT_S, key)
     if status == 404 and UNKNOWN.encode() in body:
         return None
-    if status == 401:
-        raise Unavailable("edge_running", f"{node} asks for a key: stop it and forget again (docs/api.md)")
+    if status in (401, 403):
+        why = "asks for a key" if key is None else f"does not take this key for {client!r}"
+        message = f"{node} {why}: name a file with that client's, --key-file FILE, or stop it and forget again"
+        raise Unavailable("edge_running", message)
     try:
         told = json_text.loads(body)
         return {"counts": told["counts"], "withdrawn": told["withdrawn"], "left": told["left"]}

@@ -18,8 +18,11 @@ async def get(url: str, timeout_s: float = TIMEOUT_S) -> tuple[int, bytes]:
     return await request("GET", url, timeout_s)
 
 
-async def request(method: str, url: str, timeout_s: float) -> tuple[int, bytes]:
-    """Status and body of a request without a body of its own. Raises Unavailable("no_answer")."""
+async def request(method: str, url: str, timeout_s: float, key: str | None = None) -> tuple[int, bytes]:
+    """Status and body of a request without a body of its own. Raises Unavailable("no_answer").
+
+    key: for the API, printable ASCII without blanks.
+    """
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
@@ -27,7 +30,8 @@ async def request(method: str, url: str, timeout_s: float) -> tuple[int, bytes]:
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(host, port)
-            writer.write(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            own = f"Authorization: Bearer {key}\r\n" if key else ""
+            writer.write(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{own}Connection: close\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"(?i)content-length: *(\d+)", head)
             size = min(int(length[1]), ANSWER_MAX_BYTES) if length else 0

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from common.constants import PHASE_BOUNDS, PHASES, PHI_WINDOW, ROLES
-from common.wire.messages import Answer, Applied, Bundle, Heartbeat
+from common.wire.messages import QUERY_MAX_CHARS, Answer, Applied, Bundle, Heartbeat
 from services.edge.atlas import Atlas
 
 KEPT_S: Final = 900.0
@@ -26,6 +26,7 @@ WHOLE: Final = "constellation"
 SILENT_S: Final = 15.0  # three heartbeats
 LIMITS: Final[Mapping[str, object]] = {
     "kept_s": KEPT_S, "silent_s": SILENT_S, "phases": PHASES, "phase_bounds": PHASE_BOUNDS, "phi_window": PHI_WINDOW,
+    "text_max_chars": QUERY_MAX_CHARS,
 }  # fmt: skip
 
 Fields = dict[str, Any]

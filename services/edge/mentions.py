@@ -34,6 +34,7 @@ EVERYDAY_COUNT: Final = 2  # chosen, as COUNT_MIN: in a memory of the bundle; wh
 
 DECOYS: Final = 8  # chosen: of a packet, some 25 bytes
 DECOYS_REMEMBERED: Final = 64  # packets back
+FIRST: Final = 0  # the sequence whose decoys go again
 DECOYS_FALSE: Final = 3  # chosen: as many may be common by chance, and three times what chance expects
 
 Mask = npt.NDArray[np.bool_]
@@ -43,7 +44,8 @@ Mask = npt.NDArray[np.bool_]
 class Private:
     """What private mode goes by. common: told by the centre; mentioned: by packets that were not lost; both ascending.
 
-    strict: whether everyday n-grams wait until they are common too; decoys: those of the packet that is to be made.
+    strict: whether everyday n-grams wait until they are common too; decoys: those of the packet that is to be made, and
+    again: those of an earlier one, for what goes again: else the decoys were what never does.
     """
 
     secret: bytes
@@ -51,6 +53,7 @@ class Private:
     mentioned: Hashes
     strict: bool
     decoys: Hashes = field(default_factory=lambda: NO_HASHES)
+    again: Hashes = field(default_factory=lambda: NO_HASHES)
 
 
 def decoys(own: bytes, sequences: Iterable[int]) -> Hashes:
@@ -64,7 +67,7 @@ def check_told(common: Hashes, own: bytes, sequence: int) -> None:
     common: all that would be, if what is told were believed; sequence: of the next packet. Of 5,000 hashes .15 decoys
     are by chance, more than 3 with probability 2 in 100,000.
     """
-    made_up = decoys(own, range(max(sequence - DECOYS_REMEMBERED, 0), sequence))
+    made_up = np.unique(decoys(own, [FIRST, *range(max(sequence - DECOYS_REMEMBERED, 0), sequence)]))
     false = int(np.isin(made_up, common).sum())
     if false > DECOYS_FALSE * (1 + len(made_up) * len(common) / SPACE):
         raise Corrupt(
@@ -93,9 +96,11 @@ def sayable(residue: Memory, kernel: Kernel, tokens: Sequence[bytes], private: P
     return _kept(residue, stay[::-1])
 
 
-def mentionable(ranked: Selection, said: Memory, tokens: Sequence[bytes], private: Private) -> Hashes:
-    """What is worth mentioning, the best first: what of `ranked` may not be said, and could be common. said: see
-    `sayable`.
+def mentionable(
+    ranked: Selection, said: Memory, tokens: Sequence[bytes], private: Private, merges: Hashes = NO_HASHES
+) -> Hashes:
+    """What is worth mentioning, decoys, then the best: `merges`, which were not mentioned yet, and what of `ranked` may
+    not be said, and could be common. said: see `sayable`.
     """
     orders = ranked.crystals.orders
     hashes = np.concatenate([_hashes(each.keys, order, tokens, private) for order, each in enumerate(orders)])
@@ -105,7 +110,8 @@ def mentionable(ranked: Selection, said: Memory, tokens: Sequence[bytes], privat
     ])  # fmt: skip
     best: Hashes = hashes[ranked.ranking[could[ranked.ranking]]]
     new: Hashes = best[~np.isin(best, private.mentioned)]
-    return new if len(new) else best
+    fresh = np.concatenate([merges, new])
+    return np.concatenate([private.decoys, fresh] if len(fresh) else [private.again, best])
 
 
 def _hashes(keys: Keys, order: int, tokens: Sequence[bytes], private: Private) -> Hashes:

@@ -11,8 +11,6 @@ Pure: screen.py says what never leaves, crystals.py ranks, mentions.py divides, 
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from common.coordizer.artifacts import Coordizer, token_bytes
 from common.kernels.kernel import Kernel
 from common.kernels.memory import Memory
@@ -61,7 +59,7 @@ def tell(
         return Told(sent, blob, *fit(merges, MERGES_MAX_BYTES))
     allowed = sayable(speakable, kernel, tokens, private)
     ranked, every = select(allowed, kernel, praised), select(speakable, kernel, praised)
-    best = np.concatenate([private.decoys, merges, mentionable(every, allowed, tokens, private)])
+    best = mentionable(every, allowed, tokens, private, merges)
     _, share = fit(best, int(MENTION_SHARE * budget_bytes))
     sent, blob = crystal_codec.fit(
         ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes - len(share)

@@ -14,10 +14,13 @@ from common.coordizer.growth import propose
 from common.kernels import gate
 from common.kernels.generate import Voice, generate
 from common.kernels.kernel import Kernel, read
+from common.wire import crystals
 from common.wire.messages import Mode, Query
+from common.wire.ngrams import empty
 from services.edge.generation import Generation
 
 TEXT = "The whale rose beside the boat, and the cold sea. "
+SMALLEST = 64  # bytes: what packs no n-grams packs all
 TOKENS = 40  # enough for kappa, and for a loop to be looked for
 
 
@@ -38,3 +41,5 @@ def warm(constellation: Constellation) -> None:
     stop: frozenset[int] = frozenset()
     for _ in generate([voice], prompt, max_tokens=2, temperature=1.0, stop=stop, rng=np.random.default_rng(0)):
         pass
+    vocab_size = constellation.coordizer.vocab_size
+    crystals.fit(empty(), np.arange(0), vocab_size=vocab_size, budget_bytes=SMALLEST)

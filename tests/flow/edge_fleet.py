@@ -4,7 +4,7 @@ from nacl.signing import SigningKey
 
 from common.runtime import keys, streams
 from common.runtime.entries import Delivery, body_of
-from common.runtime.settings import EdgeSettings
+from common.runtime.settings import EdgeSettings, PrivacySettings
 from common.wire.bundle import part_of, sign
 from common.wire.codec import pack, unpack
 from common.wire.messages import Answer, Applied, Candidate, Evidence, Query
@@ -40,6 +40,12 @@ def settings_of(home, broker_url, **fields):
     keys.init(home, [NODE])
     basis = {"sleep_after_bytes": 200, "sleep_idle_s": 0.0, "probe_share": 1_000_000, "http_port": 0}
     return EdgeSettings(broker_url=broker_url, home=home, node=NODE, **(basis | fields))
+
+
+def both_settings_of(home, broker_url, **fields):
+    """An edge's settings and those of its privacy, from fields of either."""
+    privacy = {name: fields.pop(name) for name in fields.keys() & PrivacySettings.model_fields.keys()}
+    return settings_of(home, broker_url, **fields), PrivacySettings(**privacy)
 
 
 def delivery_of(entry_id="1-0", stream=streams.QUERIES, body=b""):

@@ -8,7 +8,7 @@ from common.client import Client
 from common.runtime import streams
 from common.runtime.follower import kept
 from common.wire.codec import pack, unpack
-from common.wire.messages import Applied, Heartbeat, Query
+from common.wire.messages import Applied, DeadLetter, Heartbeat, Query
 from services.cli import desk
 from services.cli.desk import Desk, Watcher
 
@@ -55,8 +55,20 @@ async def test_a_watcher_knows_the_verdicts_that_came_before_it_and_waits_for_th
     await redis.xadd(streams.PACKETS, {"__data__": b"no packet"})
     beat = Heartbeat(node="edge-1", service="edge", at_s=1.0, bundle=1, ready=True)
     await redis.xadd(streams.HEART, {"__data__": pack(beat)})
-    async with Watcher(client, redis) as watcher:
+    async with Watcher(client, redis, lambda _: None) as watcher:
         waiting = asyncio.create_task(watcher.verdicts(2, ["edge-1", "edge-2"]))
         await tell("edge-2")
         assert [told.node for told in await waiting] == ["edge-1", "edge-2"]
         assert watcher.packets == []
+
+
+async def test_a_watcher_tells_of_a_refused_candidate_at_once(redis, client, eventually):
+    told = []
+    async with Watcher(client, redis, told.append):
+        letter = DeadLetter(
+            stream=streams.CANDIDATES, entry="7-0", code="candidate_refused", reason="heart reads worse", at_s=1.0,
+            deliveries=1, body=b"",
+        )  # fmt: skip
+        await redis.xadd(streams.dead(streams.CANDIDATES), {"__data__": pack(letter)})
+        await eventually(lambda: told)
+    assert told == ["candidate_refused: heart reads worse"]

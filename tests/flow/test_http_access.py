@@ -1,14 +1,17 @@
+import asyncio
 import time
 
 import pytest
 from edge_fleet import Publisher, settings_of
 from http_edge import COMPILED_S, edge_with_client, ready
 
-from common.errors import Rejected
+from common.errors import Rejected, Unavailable
 from common.runtime import api_keys, embedded
 from common.runtime.api_keys import default_path, new_key, pack
 from common.runtime.rates import Rates
 from common.runtime.settings import ApiSettings
+from services.cli import forget
+from services.cli.probe import free_port
 from services.edge.app import build
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +67,28 @@ async def test_an_interaction_belongs_to_its_key(keyed, broker, micro_parts, eve
         pretended = await http.delete(f"/v1/interactions/{name}?client=kiosk", headers=bearing(SHIP))
         own = await http.delete(f"/v1/interactions/{name}?client=kiosk", headers=bearing(KIOSK))
     assert [each.status_code for each in (foreign, pretended, own)] == [404, 403, 200]
+
+
+async def test_a_running_edge_with_keys_forgets_for_whoever_shows_its_key(keyed, broker, micro_parts, eventually):
+    settings, _ = keyed
+    settings = settings.model_copy(update={"http_port": free_port()})
+    await Publisher(broker, settings.home).release(micro_parts)
+    path = settings.home / "shown.key"
+
+    async def forgotten(key):
+        path.write_text(key)
+        asked = {"query_id": name, "client": "kiosk", "node": None, "home": settings.home, "json": True}
+        return await asyncio.to_thread(forget.run, **asked, key_file=path)
+
+    async with edge_with_client(settings) as http:
+        await eventually(lambda: ready(http), COMPILED_S)
+        body = {"model": "constellation", "prompt": "The king", "max_tokens": 1}
+        name = (await http.post("/v1/completions", json=body, headers=bearing(KIOSK))).json()["id"]
+        with pytest.raises(Unavailable, match="does not take this key"):
+            await forgotten(SHIP)
+        assert await forgotten(KIOSK) == 0
+        gone = await http.delete(f"/v1/interactions/{name}", headers=bearing(KIOSK))
+    assert gone.status_code == 404
 
 
 async def test_an_edge_that_others_reach_does_not_start_without_keys(tmp_path, broker, broker_url):

@@ -142,12 +142,23 @@ async def ask(page, text):
     await expect(page.locator("#send")).to_be_enabled(timeout=SOON_MS)
 
 
-async def test_an_answer_streams_in_with_its_route_its_state_its_curves_and_its_place(browser, world, eventually):
+async def test_an_answer_streams_in(browser, world, eventually):
     async with opened(browser, world, eventually) as page:
         await page.evaluate(LISTEN)
         await page.locator("#tokens").fill("1000")
+        seen = []
+        while (
+            max(seen, default=0) <= 2 and len(seen) < 8
+        ):  # made in a tenth of a second: a busy browser reads it at once
+            await page.evaluate("window.seen.clear()")
+            await ask(page, "The whale rose beside the boat and")
+            seen.append(await page.evaluate("window.seen.size"))
+        assert max(seen) > 2, seen
+
+
+async def test_an_answer_has_its_route_its_state_its_curves_and_its_place(browser, world, eventually):
+    async with opened(browser, world, eventually) as page:
         await ask(page, "The whale rose beside the boat and")
-        assert await page.evaluate("window.seen.size") > 2
         assert await page.locator("#route li").count() == 4
         assert await page.locator("#route .chosen").count() == 1
         kernel = await page.locator("#figures dd").first.inner_text()

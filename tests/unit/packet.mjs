@@ -166,24 +166,34 @@ function crystals(blob, vocabulary) {
   if (blob.length === 0) return [];
   if (blob.length > CRYSTALS_MOST) refuse("oversized", "crystals");
   if (blob.length < 7) bad("less than the header");
-  if (blob[0] !== 1) bad("another form");
+  if (blob[0] !== 1 && blob[0] !== 2) bad("another form");
   if (crc32(Buffer.concat([blob.subarray(0, 1), blob.subarray(5)])) !== blob.readUInt32LE(1)) bad("crc32");
   if (blob.readUInt16LE(5) !== vocabulary) refuse("wrong_vocabulary", String(blob.readUInt16LE(5)));
+  return blob[0] === 1 ? plain(blob) : adaptive(blob, vocabulary);
+}
 
+const few = (count, most = NGRAMS_MOST) => (count > most ? refuse("too_many_entries", String(count)) : count);
+
+function sizesOf(blob, count) {
   let at = 7;
-  const byte = () => (at < blob.length ? blob[at++] : bad("cut off"));
-  const varint = () => {
+  const sizes = Array.from({ length: count }, () => {
     let value = 0;
     for (let place = 0; place < 4; place++) {
-      const next = byte();
+      const next = at < blob.length ? blob[at++] : bad("cut off");
       value += (next & 127) * 2 ** (7 * place);
       if (next < 128) return value;
     }
     return bad("a size that does not end");
-  };
-  const few = (count, most = NGRAMS_MOST) => (count > most ? refuse("too_many_entries", String(count)) : count);
+  });
+  return [sizes, at];
+}
 
-  const [tokenCount, heads, unaryBits] = [varint(), varint(), varint()];
+// ---- the plain form
+
+function plain(blob) {
+  const vocabulary = blob.readUInt16LE(5);
+  let [[tokenCount, heads, unaryBits], at] = sizesOf(blob, 3);
+  const byte = () => (at < blob.length ? blob[at++] : bad("cut off"));
   const ks = Array.from({ length: 6 }, byte).flatMap((two) => [two >> 4, two & 15]);
   const tables = [0, 1, 2].map(() => {
     const table = Array.from({ length: byte() }, byte);
@@ -244,6 +254,170 @@ function crystals(blob, vocabulary) {
   return ngrams;
 }
 
+// ---- the adaptive form: one code through the closed trie
+
+const WHOLE = 2 ** 32, TOP = 2 ** 24, UNIT = 2 ** 24;
+const RATES = Array.from({ length: 40 }, (_, n) => Math.floor(65536 / (n + 2)));
+const FOLLOWERS = [8, ...LEVELS.map((level) => Math.min(level, 2048))];
+const TAILS = [1, ...LEVELS.slice(1).map((level) => Math.min(level, 3072)), 3072];
+
+class Code {
+  constructor(bytes) {
+    this.bytes = bytes;
+    [this.at, this.low, this.range, this.code, this.chances] = [0, 0, WHOLE - 1, 0, new Map()];
+    for (let n = 0; n < 4; n++) this.code = this.code * 256 + this.next();
+  }
+
+  next() { return this.bytes[this.at++] ?? 0; }
+
+  narrow(low, size) {
+    this.low = (this.low + low) % WHOLE;
+    this.code -= low;
+    for (this.range = size; this.range < TOP; this.range *= 256) {
+      this.code = this.code * 256 + this.next();
+      this.low = (this.low * 256) % WHOLE;
+    }
+  }
+
+  chance(name) {
+    if (!this.chances.has(name)) this.chances.set(name, { one: 32768, met: 0 });
+    return this.chances.get(name);
+  }
+
+  bit(kind, context, place) {
+    const own = this.chance(`${kind} ${context} ${place}`), all = this.chance(`${kind} all ${place}`);
+    if (own.met === 0) [own.one, own.met] = [all.one, Math.min(all.met, 1)];
+    const ones = Math.floor(this.range / 65536) * own.one;
+    const value = this.code < ones;
+    if (value) this.narrow(0, ones);
+    else this.narrow(ones, this.range - ones);
+    for (const each of own === all ? [own] : [own, all]) {
+      each.one += Math.floor((((value ? 65536 : 0) - each.one) * RATES[each.met]) / 65536);
+      each.one = Math.min(Math.max(each.one, 24), 65536 - 24);
+      each.met = Math.min(each.met + 1, 39);
+    }
+    return value;
+  }
+
+  number(kind, context, most) {
+    let n = 0;
+    while (n < most && this.bit(kind, context, Math.min(n, 15))) n++;
+    return n;
+  }
+
+  // The least of `left` members among the places from `first` up to `stop`; sums[n]: the weights before place n.
+  pick(sums, first, stop, left) {
+    const parts = 65536 + stop - first;
+    const beyond = (place) => {
+      let unit = Math.floor(((sums[stop] - sums[place]) * UNIT) / (sums[stop] - sums[first])), share = UNIT;
+      for (let exponent = left; exponent > 0; exponent >>= 1) {
+        if (exponent & 1) share = Math.floor((share * unit) / UNIT);
+        unit = Math.floor((unit * unit) / UNIT);
+      }
+      return parts - (Math.floor(share / 256) + stop - place);
+    };
+    let low = first, high = stop - left + 1, here = 0, after = beyond(high);
+    const unit = Math.floor(this.range / after), wanted = Math.floor(this.code / unit);
+    while (high - low > 1) {
+      const middle = (low + high) >> 1, parts_ = beyond(middle);
+      if (parts_ <= wanted) [low, here] = [middle, parts_];
+      else [high, after] = [middle, parts_];
+    }
+    this.narrow(here * unit, (after - here) * unit);
+    return low;
+  }
+
+  // Of the numbers in the range the one with most zero bytes at its end, and those not written.
+  end() {
+    let chosen = this.low;
+    for (const step of [WHOLE, 2 ** 24, 2 ** 16, 2 ** 8]) {
+      const rounded = Math.ceil(this.low / step) * step;
+      if (rounded < this.low + this.range) { chosen = rounded; break; }
+    }
+    const { length } = this.bytes;
+    if (chosen - this.low !== this.code || length > this.at || (length && this.bytes[length - 1] === 0)) bad("the end");
+  }
+}
+
+const least = (one, other) => Math.min(one && other ? Math.min(one, other) : one || other || 15, 15);
+
+function expected(level, sum) {
+  if (!level) return 15;
+  let shift = 0;
+  while (shift < 14 && sum * 2 ** shift < LEVELS[level - 1]) shift++;
+  return shift;
+}
+
+function adaptive(blob, vocabulary) {
+  const [[tokenCount, pairCount, tripleCount], at] = sizesOf(blob, 3);
+  [tokenCount, pairCount, tripleCount].forEach((count, n) => few(count, (3 - n) * NGRAMS_MOST));
+  const code = new Code(blob.subarray(at)), ngrams = [];
+  const sumsOf = (weights) => {
+    const sums = [0];
+    for (const weight of weights) sums.push(sums.at(-1) + weight);
+    return sums;
+  };
+
+  const tokens = [];
+  for (let id = 0, left = pairCount; id < vocabulary && tokens.length < tokenCount; id++) {
+    const kind = 32 - Math.clz32(id >> 5);
+    if (!code.bit("there", kind, 0)) continue;
+    const level = code.number("level", kind >> 1, 63);
+    const kids = code.number("kids", Math.min(level, 31), Math.min(left, tokenCount));
+    tokens.push({ id, level, kids, needed: level + kids > 0 });
+    left -= kids;
+  }
+  if (tokens.length < tokenCount) bad("fewer tokens");
+  if (tokens.reduce((sum, token) => sum + token.kids, 0) < pairCount) bad("fewer pairs");
+
+  const told = (path, level, total) => ngrams.push([...path, LEVELS[level - 1], total].join(" "));
+  const total = (context, entries) => {
+    const counted = entries.filter(({ level }) => level);
+    if (!counted.length) return;
+    const sum = counted.reduce((all, { level }) => all + LEVELS[level - 1], 0);
+    const whole = sum * 2 ** code.number("total", context === null ? 15 : expected(context.level, sum), 31);
+    if (whole > TOTAL_MOST) bad("a total");
+    counted.forEach(({ path, level }) => told(path, level, whole));
+  };
+  tokens.forEach((token) => { token.path = [token.id]; });
+  total(null, tokens);
+
+  const followers = sumsOf(tokens.map(({ level }) => FOLLOWERS[level])), pairs = [];
+  for (const first of tokens) {
+    first.start = pairs.length;
+    for (let left = first.kids, place = -1; left > 0; left--) {
+      place = code.pick(followers, place + 1, tokens.length, left);
+      const second = tokens[place];
+      second.needed = true;
+      const level = code.number("pair level", least(first.level, second.level), 63);
+      pairs.push({ path: [first.id, second.id], second, level });
+    }
+    total(first, pairs.slice(first.start));
+  }
+  tokens.forEach((token) => { token.stop = token.start + token.kids; });
+
+  const tails = sumsOf(pairs.map(({ level }) => TAILS[level]));
+  let left3 = tripleCount;
+  for (const pair of pairs) {
+    const { start, stop } = pair.second, triples = [];
+    const kids = code.number("triples", Math.min(pair.level, 15), Math.min(stop - start, left3));
+    left3 -= kids;
+    pair.needed ||= pair.level + kids > 0;
+    for (let left = kids, place = start - 1; left > 0; left--) {
+      place = code.pick(tails, place + 1, stop, left);
+      pairs[place].needed = true;
+      const level = 1 + code.number("triple level", least(pair.level, pairs[place].level), 62);
+      triples.push({ path: [...pair.path, pairs[place].path[1]], level });
+    }
+    total(pair, triples);
+  }
+  if (left3) bad("fewer triples");
+  code.end();
+  if (![...tokens, ...pairs].every(({ needed }) => needed)) bad("a node that leads nowhere");
+  few(ngrams.length);
+  return ngrams;
+}
+
 // ---- mentions: a set of 24-bit hashes, Rice-coded gaps whose parameter follows from their number
 
 function hashes(blob) {
@@ -301,10 +475,10 @@ function read(packet, publicKey, vocabulary) {
   delete body.crystals;
   delete body.mentions;
   delete body.merges;
-  return { envelope: plain(envelope), body: plain(body), ngrams, mentions, merges: proposed };
+  return { envelope: readable(envelope), body: readable(body), ngrams, mentions, merges: proposed };
 }
 
-const plain = (fields) =>
+const readable = (fields) =>
   Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, Buffer.isBuffer(value) ? value.toString("hex") : value]));
 
 function codeOf(work) {

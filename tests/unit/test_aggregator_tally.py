@@ -4,8 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Corrupt
+from common.runtime.effects import Send
+from common.wire.codec import unpack
+from common.wire.mentions import SPACE, decode
+from common.wire.messages import COMMON_MAX_HASHES, Common
 from services.aggregator import tally as room
-from services.aggregator.tally import Tally, from_bytes, tally, to_bytes
+from services.aggregator.app import tally_effects
+from services.aggregator.tally import Counted, Tally, from_bytes, tally, to_bytes
 
 KEYS = [bytes([n]) * 8 for n in range(5)]
 NOTHING = Tally({}, {})
@@ -104,3 +109,11 @@ def test_hashes_come_back_from_the_broker_s_bytes():
     assert from_bytes(to_bytes(hashes(3, 1, 2**32 - 1))).tolist() == [3, 1, 2**32 - 1]
     with pytest.raises(Corrupt, match="tally"):
         from_bytes(b"abc")
+
+
+def test_what_a_cut_tells_fits_its_messages_however_much_it_is():
+    told = np.unique(np.random.default_rng(0).integers(0, SPACE, 3 * COMMON_MAX_HASHES)).astype(np.uint32)
+    effects = tally_effects(Counted({}, told, (), told), (), 7)
+    sent = [unpack(Common, effect.message) for effect in effects if isinstance(effect, Send)]
+    assert len(sent) == 3
+    assert np.concatenate([decode(each.hashes, COMMON_MAX_HASHES) for each in sent]).tolist() == told.tolist()

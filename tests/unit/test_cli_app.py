@@ -28,6 +28,7 @@ COMMANDS = {
     "dead list": ["dead", "list"],
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],
     "keys init": ["keys", "init"],
+    "keys secret": ["keys", "secret"],
     "keys api add": ["keys", "api", "add", "kiosk"],
     "keys api list": ["keys", "api", "list"],
     "keys api revoke": ["keys", "api", "revoke", "kiosk"],

@@ -2,6 +2,7 @@ import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,11 +44,12 @@ def kept(tmp_path):
 @contextlib.contextmanager
 def running(tmp_path, node, status, body):
     """An edge that holds its file and answers DELETE; yields the requests it got."""
-    asked = []
+    asked, shown = [], []
 
     class Handler(BaseHTTPRequestHandler):
         def do_DELETE(self):
             asked.append(self.path)
+            shown.append(self.headers["authorization"])
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -62,15 +64,16 @@ def running(tmp_path, node, status, body):
         address = f"http://127.0.0.1:{server.server_port}"
         record = Record(tmp_path / "edges" / node / "edge.db", now_s=1.0, address=address)
         try:
-            yield asked
+            yield SimpleNamespace(asked=asked, shown=shown)
         finally:
             record.close()
             server.shutdown()
             thread.join()
 
 
-def run(home, query_id="q1", client="anonymous", node=None, *, as_json=False):
-    return forget.run(query_id=query_id, client=client, node=node, home=home, json=as_json)
+def run(home, query_id="q1", client="anonymous", node=None, **given):
+    given = {"json": False} | given
+    return forget.run(query_id=query_id, client=client, node=node, home=home, **given)
 
 
 def test_a_stopped_edge_s_file_forgets(keep, kept, tmp_path, capsys):
@@ -95,7 +98,7 @@ def test_every_edge_of_the_home_forgets_unless_one_is_named(keep, kept, tmp_path
         keep(node, within=f"nodes/{node}")
     run(tmp_path, node="edge-2")
     assert [kept(node, within=f"nodes/{node}") for node in ("edge-1", "edge-2")] == [True, False]
-    run(tmp_path, as_json=True)
+    run(tmp_path, json=True)
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {
         "node": "edge-1", "counts": "none", "withdrawn": [], "left": [],
     }  # fmt: skip
@@ -128,9 +131,9 @@ def test_of_two_clients_with_one_id_the_one_that_is_meant_is_asked_for(keep, kep
 
 def test_a_running_edge_is_asked_to_forget_for_the_client_that_its_file_names(keep, tmp_path):
     keep("edge-1", client="client-5ea")
-    with running(tmp_path, "edge-1", 200, json.dumps(FORGOTTEN).encode()) as asked:
+    with running(tmp_path, "edge-1", 200, json.dumps(FORGOTTEN).encode()) as edge:
         run(tmp_path, client=None)
-    assert asked == ["/v1/interactions/q1?client=client-5ea"]
+    assert edge.asked == ["/v1/interactions/q1?client=client-5ea"]
 
 
 def test_an_edge_that_is_not_there_is_said_and_none_is_made(keep, tmp_path):
@@ -148,15 +151,46 @@ def test_a_home_without_any_edge_is_said(tmp_path):
 def test_a_running_edge_that_asks_for_a_key_is_to_be_stopped(tmp_path):
     with (
         running(tmp_path, "edge-1", 401, b'{"error": {"code": "missing_api_key"}}'),
-        pytest.raises(Unavailable, match="edge_running: edge-1 asks for a key: stop it and forget again"),
+        pytest.raises(
+            Unavailable, match=r"edge_running: edge-1 asks for a key: name a file with .*--key-file FILE, or stop"
+        ),
     ):
         run(tmp_path)
 
 
+def test_a_running_edge_is_shown_the_key_that_lies_in_a_file(tmp_path):
+    (tmp_path / "key").write_text("qig-secret\n")
+    with running(tmp_path, "edge-1", 200, json.dumps(FORGOTTEN).encode()) as edge:
+        run(tmp_path, key_file=tmp_path / "key")
+    assert edge.shown == ["Bearer qig-secret"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_not_the_client_s_is_said_and_not_shown(tmp_path, status):
+    (tmp_path / "key").write_text("qig-secret")
+    with (
+        running(tmp_path, "edge-1", status, b"{}"),
+        pytest.raises(Unavailable, match="edge-1 does not take this key for 'anonymous'") as raised,
+    ):
+        run(tmp_path, key_file=tmp_path / "key")
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"two words", b"a\r\nHost: b", b"\xff", "schlüssel".encode(), None])
+def test_a_file_without_a_key_is_refused_before_anything_is_asked(keep, kept, tmp_path, text):
+    keep("edge-1")
+    if text is not None:
+        (tmp_path / "key").write_bytes(text)
+    with pytest.raises(Rejected, match="bad_key_file"):
+        run(tmp_path, key_file=tmp_path / "key")
+    assert kept("edge-1")
+
+
 def test_a_running_edge_is_asked_where_it_serves(tmp_path, capsys):
-    with running(tmp_path, "edge-1", 200, json.dumps(FORGOTTEN).encode()) as asked:
+    with running(tmp_path, "edge-1", 200, json.dumps(FORGOTTEN).encode()) as edge:
         run(tmp_path, "a.b", "kiosk-9")
-    assert asked == ["/v1/interactions/a.b?client=kiosk-9"]
+    assert edge.shown == [None]
+    assert edge.asked == ["/v1/interactions/a.b?client=kiosk-9"]
     told = capsys.readouterr().out
     assert "packet 4 had not left: made anew without it" in told
     assert "packet 2 has left (sent) and carries 7 n-grams that occur in it" in told

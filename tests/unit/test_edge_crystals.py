@@ -109,8 +109,8 @@ def test_the_ranking_is_better_than_any_order(micro, opening):
     ids = micro.encoder.encode(NEW * 2)
     found = select(count([ids] * 2, 3), opening)
     shuffled = np.random.default_rng(1).permutation(found.ranking)
-    chosen, _ = codec.fit(found.crystals, found.ranking, vocab_size=320, budget_bytes=100)
-    random, _ = codec.fit(found.crystals, shuffled, vocab_size=320, budget_bytes=100)
+    chosen, _ = codec.fit(found.crystals, found.ranking, vocab_size=320, budget_bytes=40)
+    random, _ = codec.fit(found.crystals, shuffled, vocab_size=320, budget_bytes=40)
     assert bits(opening, as_memory(chosen), ids) < bits(opening, as_memory(random), ids)
 
 

@@ -217,7 +217,8 @@ def test_a_gate_learned_here_serves_once_it_has_proved_itself(record, serving, m
 
 
 def private(record):
-    return Private(bytes(32), record.common(), record.mentioned(), strict=True, decoys=decoys(KEY, [record.sequence]))
+    fresh, first = decoys(KEY, [record.sequence]), decoys(KEY, [0])
+    return Private(bytes(32), record.common(), record.mentioned(), strict=True, decoys=fresh, again=first)
 
 
 def common(*sequences, hashes=(), epoch=1000):

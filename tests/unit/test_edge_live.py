@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.wire.bundle import part_of
-from common.wire.messages import Answer, Applied, Bundle, Evidence, Figure, Heartbeat, RouteStep
+from common.wire.messages import QUERY_MAX_CHARS, Answer, Applied, Bundle, Evidence, Figure, Heartbeat, RouteStep
 from services.edge.atlas import atlas
 from services.edge.live import ANSWERS_MAX, BUNDLES_MAX, EVENTS_MAX, KEPT_S, SERVICES_MAX, VERDICTS_MAX, Live
 
@@ -47,6 +47,7 @@ def test_everything_that_happened_is_in_the_state_and_is_json(live):
     live.released(bundle(figures=(Figure(name="bits_per_byte", domain="heart", before=2.0, after=1.9, unit="bit/B"),)))
     told = json.loads(json.dumps(live.state(T)))
     assert (told["node"], told["bundle"], told["number"]) == ("edge-1", 3, 6)
+    assert told["limits"]["text_max_chars"] == QUERY_MAX_CHARS
     assert told["map"]["names"] == ["heart", "vocab"]
     assert told["series"]["heart"] == [{"at_s": 1000, "phi": 0.8, "kappa": 60.0, "phase": "CRYSTAL"}]
     assert [point["phi"] for point in told["series"]["constellation"]] == [0.9]

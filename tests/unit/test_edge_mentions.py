@@ -150,6 +150,15 @@ def test_what_was_mentioned_is_not_mentioned_again_until_nothing_else_is_left(re
     assert again.tolist() == first.tolist()
 
 
+def test_what_goes_again_goes_with_decoys_that_went_before(residue, kernel, tokens):
+    fresh, old = decoys(SECRET, [7]), decoys(SECRET, [0])
+    private = replace(NOTHING, decoys=fresh, again=old)
+    first, _ = told(residue, kernel, tokens, private, 4000)
+    again, _ = told(residue, kernel, tokens, replace(private, mentioned=first), 4000)
+    assert set(fresh.tolist()) <= set(first.tolist())
+    assert set(again.tolist()) == (set(first.tolist()) - set(fresh.tolist())) | set(old.tolist())
+
+
 def test_under_another_secret_nothing_is_the_same(residue, kernel, tokens):
     mine, _ = told(residue, kernel, tokens, NOTHING, 4000)
     other, _ = told(residue, kernel, tokens, replace(NOTHING, secret=bytes(32)), 4000)
@@ -181,6 +190,11 @@ def test_decoys_of_the_last_64_packets_are_known_again(sequence, known):
         return
     with pytest.raises(Corrupt, match="false_common"):
         check_told(told, SECRET, sequence)
+
+
+def test_the_first_packet_s_decoys_are_always_known():
+    with pytest.raises(Corrupt, match="false_common"):
+        check_told(np.sort(decoys(SECRET, [0])), SECRET, 1000)
 
 
 # In a fold

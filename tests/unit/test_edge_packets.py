@@ -103,14 +103,14 @@ def test_a_gate_of_any_number_of_experts_travels_or_stays(experts):
     assert (len(data) <= PACKET_GATE_MAX_BYTES) == (experts <= 3)
 
 
-@pytest.mark.parametrize("budget_bytes", [0, 18, 19, CRYSTALS_MOST])
+@pytest.mark.parametrize("budget_bytes", [0, 9, 10, CRYSTALS_MOST])
 @pytest.mark.parametrize("domain", ["heart", None])
 def test_a_fold_with_any_budget_for_crystals_seals(micro, domain, budget_bytes):
     basin = micro.basin(micro.encoder.encode(NEW))
     read = Interaction("q", "c", NEW * 60, 1.0, domain, basin, 900, 60 * len(NEW), 9.0, 12.0, "FOAM")
     done = fold(micro, domain, [read], micro.memories["heart"], crystal_bytes=budget_bytes, phi={})
     assert len(sealed(done.body)) <= PACKET_MAX_BYTES
-    assert (done.carried.entries == 0) == (budget_bytes < 20)
+    assert (done.carried.entries == 0) == (budget_bytes < 11)
 
 
 @settings(max_examples=20)

@@ -296,7 +296,7 @@ def test_new_territory_moves_to_the_opened_domain_nearest_its_packet(micro):
 
 
 def test_while_no_domain_is_opened_new_territory_stays(micro):
-    done = folded(micro, None, crystal_bytes=100)
+    done = folded(micro, None, crystal_bytes=50)
     found = acknowledged(micro, [ref(0)], [packet(done, None)], {None: done.residue})
     assert list(found.residues) == [None]
     assert found.residues[None].entries > 0

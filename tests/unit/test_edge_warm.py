@@ -4,8 +4,10 @@ from numba.core.registry import CPUDispatcher
 
 from common.kernels.memory import count
 from common.wire.messages import Query
+from services.edge.answer import Interaction
 from services.edge.generation import Generation
 from services.edge.local import absorb, open_new
+from services.edge.sleep import fold
 from services.edge.trial import try_bundle
 from services.edge.warm import warm
 
@@ -46,4 +48,13 @@ def test_what_an_edge_learned_by_itself_compiles_nothing_either(micro):
         query = Query(id=mode, text=TEXT * 20, max_tokens=60, temperature=1.0, mode=mode)
         generation = Generation(local, query, mode)
         assert list(generation)
+    assert compiled() == before
+
+
+def test_a_sleep_compiles_nothing_either(micro):
+    warm(micro)
+    basin = micro.basin(micro.encoder.encode(TEXT))
+    told = Interaction("q", "c", TEXT * 4, 1.0, "heart", basin, 60, len(TEXT) * 4, 9.0, 12.0, "FOAM")
+    before = compiled()
+    assert fold(micro, "heart", [told] * 2, count([], 3), crystal_bytes=300, phi={}).carried.entries
     assert compiled() == before

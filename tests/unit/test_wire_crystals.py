@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import Rejected
+from common.wire import adaptive, export, plain, varints
 from common.wire import crystals as wire_crystals
-from common.wire import export
 from common.wire.crystals import (
     ENTRY_BYTES,
     LEVELS,
     PACKET_MAX_COUNTED,
     PACKET_MAX_ENTRIES,
     PACKET_MAX_TOTAL,
-    _with_crc,
+    _with_header,
     crystals,
     decode,
     encode,
@@ -33,6 +33,7 @@ from common.wire.rice import pack
 LICENSE = Path(__file__).resolve().parents[2] / "LICENSE"
 GOLDEN = export.golden_crystals()
 BLOB = encode(GOLDEN, 2048)
+PLAIN, ADAPTIVE = plain.FORM, adaptive.FORM
 CODES = {"oversized", "bad_crystals", "wrong_vocabulary", "too_many_entries"}
 
 
@@ -50,6 +51,15 @@ def read_license(least=2):
 
 
 TEXT = read_license()
+
+
+def adaptively(found, vocab_size):
+    """All of them in the adaptive form."""
+    rest = adaptive.encode(check(found, vocab_size), vocab_size, max_bytes=CRYSTALS_MAX_BYTES)
+    return _with_header(ADAPTIVE, vocab_size, rest)
+
+
+in_both_forms = pytest.mark.parametrize("write", [encode, adaptively], ids=["plain", "adaptive"])
 
 
 @st.composite
@@ -70,11 +80,12 @@ def rounded_down(count):
     return max(int(level) for level in LEVELS if level <= count)
 
 
+@in_both_forms
 @settings(max_examples=60, deadline=None)
 @given(case=some_crystals())
-def test_n_grams_come_back_with_counts_rounded_down_and_totals_to_the_nearest_doubling(case):
+def test_n_grams_come_back_with_counts_rounded_down_and_totals_to_the_nearest_doubling(write, case):
     vocab, found = case
-    decoded = check(decode(encode(found, vocab), vocab, found.entries), vocab)
+    decoded = check(decode(write(found, vocab), vocab, found.entries), vocab)
     for before, after in zip(found.orders, decoded.orders, strict=True):
         assert np.array_equal(before.keys, after.keys)
         assert np.array_equal(before.contexts, after.contexts)
@@ -87,36 +98,46 @@ def test_n_grams_come_back_with_counts_rounded_down_and_totals_to_the_nearest_do
             assert reached == min(doublings, key=lambda t: max(t / total, total / t))
 
 
+@in_both_forms
 @settings(max_examples=40, deadline=None)
 @given(case=some_crystals())
-def test_decoding_and_encoding_again_gives_the_same_bytes(case):
+def test_decoding_and_encoding_again_gives_the_same_bytes(write, case):
     vocab, found = case
-    blob = encode(found, vocab)
-    assert encode(decode(blob, vocab, found.entries), vocab) == blob
+    blob = write(found, vocab)
+    assert write(decode(blob, vocab, found.entries), vocab) == blob
 
 
+@in_both_forms
 @pytest.mark.parametrize(("one", "next_"), list(pairwise(LEVELS.tolist())))
-def test_a_count_is_the_level_at_or_below_it(one, next_):
+def test_a_count_is_the_level_at_or_below_it(write, one, next_):
     for count in (one, next_ - 1):
         found = crystals([entry((), 0, count=count, total=count)])
-        assert decode(encode(found, 1), 1, 1).orders[0].counts.tolist() == [one]
+        assert decode(write(found, 1), 1, 1).orders[0].counts.tolist() == [one]
 
 
-def test_the_highest_counts_survive():
+@in_both_forms
+def test_the_highest_counts_survive(write):
     found = crystals([entry((), 0, count=MAX_TOTAL, total=MAX_TOTAL)])
-    decoded = decode(encode(found, 1), 1, 1)
+    decoded = decode(write(found, 1), 1, 1)
     assert decoded.orders[0].counts.tolist() == decoded.orders[0].totals.tolist() == [3 << 30]
 
 
 def test_no_crystals_at_all_are_a_header():
     assert decode(encode(empty(), 2048), 2048, 0).entries == 0
     assert len(encode(empty(), 2048)) == 19
+    assert decode(adaptively(empty(), 2048), 2048, 0).entries == 0
+    assert len(adaptively(empty(), 2048)) == 10
 
 
-def test_english_text_takes_less_than_11_bits_an_n_gram_when_whole_and_24_when_sparse():
-    sparse, blob = fit(TEXT, ranking_of(TEXT)[:300], vocab_size=2048, budget_bytes=4096)
+def test_english_text_takes_less_than_11_bits_an_n_gram_when_whole_and_6_in_the_adaptive_form():
     assert 8 * len(encode(TEXT, 2048)) / TEXT.entries < 11
-    assert 8 * len(blob) / sparse.entries < 24
+    assert 8 * len(fitted(TEXT)) / TEXT.entries < 6
+
+
+def test_a_few_n_grams_of_english_text_take_less_than_18_bits_each():
+    sparse, blob = fit(TEXT, ranking_of(TEXT)[:300], vocab_size=2048, budget_bytes=4096)
+    assert sparse.entries == 300
+    assert 8 * len(blob) / sparse.entries < 18
 
 
 def test_crystals_over_tokens_outside_the_vocabulary_are_not_encoded():
@@ -125,22 +146,25 @@ def test_crystals_over_tokens_outside_the_vocabulary_are_not_encoded():
     assert encode(GOLDEN, 2048)
 
 
+@in_both_forms
 @pytest.mark.parametrize("vocab_size", [2047, 2049, 32_768])
-def test_a_blob_over_another_vocabulary_is_refused(vocab_size):
+def test_a_blob_over_another_vocabulary_is_refused(write, vocab_size):
     with pytest.raises(Rejected, match="wrong_vocabulary"):
-        decode(BLOB, vocab_size, 100)
+        decode(write(GOLDEN, 2048), vocab_size, 100)
 
 
-def test_as_many_entries_as_allowed_are_decoded_and_one_more_is_refused():
-    assert decode(BLOB, 2048, GOLDEN.entries).entries == GOLDEN.entries
+@in_both_forms
+def test_as_many_entries_as_allowed_are_decoded_and_one_more_is_refused(write):
+    assert decode(write(GOLDEN, 2048), 2048, GOLDEN.entries).entries == GOLDEN.entries
     with pytest.raises(Rejected, match="too_many_entries"):
-        decode(BLOB, 2048, GOLDEN.entries - 1)
+        decode(write(GOLDEN, 2048), 2048, GOLDEN.entries - 1)
 
 
-def test_a_total_may_reach_the_limit_and_not_pass_it():
-    assert decode(BLOB, 2048, 100, max_total=320).orders[0].totals.tolist() == [320]
+@in_both_forms
+def test_a_total_may_reach_the_limit_and_not_pass_it(write):
+    assert decode(write(GOLDEN, 2048), 2048, 100, max_total=320).orders[0].totals.tolist() == [320]
     with pytest.raises(Rejected, match="at most 319 are allowed"):
-        decode(BLOB, 2048, 100, max_total=319)
+        decode(write(GOLDEN, 2048), 2048, 100, max_total=319)
 
 
 def test_a_blob_above_the_limit_is_refused_before_its_crc():
@@ -157,22 +181,26 @@ def test_crystals_above_the_limit_are_not_encoded_but_the_best_of_them_fit(monke
     monkeypatch.setattr(wire_crystals, "CRYSTALS_MAX_BYTES", whole - 1)
     with pytest.raises(Rejected, match="oversized"):
         encode(TEXT, 2048)
+    whole = len(fitted(TEXT))
+    monkeypatch.setattr(wire_crystals, "CRYSTALS_MAX_BYTES", whole - 1)
     assert whole - 20 < len(fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=10**6)[1]) < whole
 
 
-@pytest.mark.parametrize("form", [0, 2, 255])
+@pytest.mark.parametrize("form", [0, 3, 255])
 def test_another_form_is_refused_even_with_the_right_crc(form):
     crc = zlib.crc32(BLOB[5:], zlib.crc32(bytes([form])))
     with pytest.raises(Rejected, match=f"crystals in form {form}"):
         decode(bytes([form]) + crc.to_bytes(4, "little") + BLOB[5:], 2048, 100)
 
 
-def test_a_blob_cut_off_anywhere_or_with_any_bit_flipped_is_refused():
-    for end in range(len(BLOB)):
+@in_both_forms
+def test_a_blob_cut_off_anywhere_or_with_any_bit_flipped_is_refused(write):
+    blob = write(GOLDEN, 2048)
+    for end in range(len(blob)):
         with pytest.raises(Rejected):
-            decode(BLOB[:end], 2048, 100)
-    for bit in range(8 * len(BLOB)):
-        flipped = bytearray(BLOB)
+            decode(blob[:end], 2048, 100)
+    for bit in range(8 * len(blob)):
+        flipped = bytearray(blob)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(Rejected):
             decode(bytes(flipped), 2048, 100)
@@ -181,12 +209,22 @@ def test_a_blob_cut_off_anywhere_or_with_any_bit_flipped_is_refused():
 def test_a_blob_cut_off_anywhere_is_refused_even_with_the_right_crc():
     for end in range(7, len(BLOB)):
         with pytest.raises(Rejected):
-            decode(_with_crc(2048, BLOB[7:end]), 2048, 100)
+            decode(_with_header(PLAIN, 2048, BLOB[7:end]), 2048, 100)
     with pytest.raises(Rejected, match="left after"):
-        decode(_with_crc(2048, BLOB[7:] + b"\0"), 2048, 100)
+        decode(_with_header(PLAIN, 2048, BLOB[7:] + b"\0"), 2048, 100)
+
+
+def test_no_two_adaptive_codes_say_the_same():
+    for end in range(7, len(fitted(TEXT))):
+        cut = read_or_rejected(_with_header(ADAPTIVE, 2048, fitted(TEXT)[7:end]))
+        assert cut is None or cut != TEXT
+    for more in (b"\0", b"\1", b"\xff", bytes(5), b"\0\0\0\0\1"):
+        with pytest.raises(Rejected, match="are not the code of"):
+            decode(_with_header(ADAPTIVE, 2048, fitted(TEXT)[7:] + more), 2048, TEXT.entries)
 
 
 def read_or_rejected(blob, vocab=2048, limit=4096):
+    """What is read is crystals, and comes to exactly these bytes again."""
     try:
         found = decode(blob, vocab, limit)
     except Rejected as error:
@@ -194,24 +232,29 @@ def read_or_rejected(blob, vocab=2048, limit=4096):
     else:
         assert check(found, vocab).entries <= limit
         assert decode(encode(found, vocab), vocab, limit).entries == found.entries
+        assert blob[0] == PLAIN or adaptively(found, vocab) == blob
 
 
 @settings(max_examples=60, deadline=None)
 @given(rest=st.binary(max_size=120), vocab=st.sampled_from([0, 1, 300, 2048, 32_768, 65_535]))
 def test_arbitrary_bytes_behind_a_right_crc_are_read_or_rejected(rest, vocab):
     read_or_rejected(rest)
-    read_or_rejected(_with_crc(vocab, rest))
-    read_or_rejected(_with_crc(2048, BLOB[7 : 7 + len(rest) % 30] + rest))
+    read_or_rejected(_with_header(PLAIN, vocab, rest))
+    read_or_rejected(_with_header(PLAIN, 2048, BLOB[7 : 7 + len(rest) % 30] + rest))
+    read_or_rejected(_with_header(ADAPTIVE, vocab, rest), vocab)
+    read_or_rejected(_with_header(ADAPTIVE, 2048, varints.write((len(rest) % 7, len(rest) % 5, len(rest) % 3)) + rest))
 
 
+@in_both_forms
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), flips=st.integers(1, 8), text=st.booleans())
-def test_mutations_behind_a_right_crc_are_read_or_rejected(seed, flips, text):
+def test_mutations_behind_a_right_crc_are_read_or_rejected(write, seed, flips, text):
     rng = np.random.default_rng(seed)
-    rest = np.frombuffer(encode(TEXT, 2048) if text else BLOB, np.uint8)[7:].copy()
+    blob = write(TEXT if text else GOLDEN, 2048)
+    rest = np.frombuffer(blob, np.uint8)[7:].copy()
     places = rng.integers(0, min(len(rest), rng.integers(1, len(rest) + 1)), flips)
     rest[places] = rng.integers(0, 256, flips)
-    read_or_rejected(_with_crc(2048, rest.tobytes()))
+    read_or_rejected(_with_header(blob[0], 2048, rest.tobytes()))
 
 
 def forged(*, tokens=(3,), gaps=(0,), ranks=(0,), kids=(0,), totals=(0,), tables=(b"\1\1", b"\0", b"\0")):
@@ -220,7 +263,7 @@ def forged(*, tokens=(3,), gaps=(0,), ranks=(0,), kids=(0,), totals=(0,), tables
     ks, unary_bits, data = pack([np.array(numbers, np.int64) for numbers in lists])
     nibbles = bytes(first << 4 | second for first, second in zip(ks[::2], ks[1::2], strict=True))
     sizes = bytes([len(tokens), len(gaps), unary_bits & 127 | 128, unary_bits >> 7])
-    return _with_crc(16, sizes + nibbles + b"".join(tables) + data)
+    return _with_header(PLAIN, 16, sizes + nibbles + b"".join(tables) + data)
 
 
 def test_the_smallest_blob_by_hand_is_read():
@@ -269,7 +312,7 @@ TABLES = bytes([2, 1, 0]) * 3
 )
 def test_memory_for_a_forged_blob_is_at_most_10_times_the_input_plus_256_bytes_for_each_allowed_entry(fill, ks, sizes):
     for length, limit in ((100_000, 4096), (CRYSTALS_MAX_BYTES - 50, 100), (2900, 1 << 17)):
-        blob = _with_crc(2048, sizes + ks + TABLES + fill * length)
+        blob = _with_header(PLAIN, 2048, sizes + ks + TABLES + fill * length)
         tracemalloc.start()
         read_or_rejected(blob, limit=limit)
         assert tracemalloc.get_traced_memory()[1] <= 10 * len(blob) + ENTRY_BYTES * min(limit, 4 * len(blob)) + 100_000
@@ -293,23 +336,28 @@ def test_memory_for_more_entries_than_allowed_is_that_of_the_allowed_ones():
     tracemalloc.stop()
 
 
+def fitted(found):
+    """All of them, as an edge sends them."""
+    return fit(found, np.arange(found.entries), vocab_size=2048, budget_bytes=10**6)[1]
+
+
 def ranking_of(found):
     return np.random.default_rng(7).permutation(found.entries)
 
 
-@pytest.mark.parametrize("budget_bytes", [19, 20, 64, 400, 800])
+@pytest.mark.parametrize("budget_bytes", [10, 20, 64, 200, 400])
 def test_what_fits_is_a_beginning_of_the_ranking_within_the_budget(budget_bytes):
     ranking = ranking_of(TEXT)
     found, blob = fit(TEXT, ranking, vocab_size=2048, budget_bytes=budget_bytes)
     mask = np.isin(np.arange(TEXT.entries), ranking[: found.entries])
     assert len(blob) <= budget_bytes
-    assert encode(take(TEXT, mask), 2048) == blob == encode(found, 2048)
+    assert fitted(take(TEXT, mask)) == blob == fitted(found)
     more = np.isin(np.arange(TEXT.entries), ranking[: found.entries + 16])
-    assert len(encode(take(TEXT, more), 2048)) > budget_bytes
+    assert len(fitted(take(TEXT, more))) > budget_bytes
 
 
 def test_a_budget_of_the_whole_takes_the_whole_and_one_byte_less_does_not():
-    whole = len(encode(TEXT, 2048))
+    whole = len(fitted(TEXT))
     assert fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=whole)[0].entries == TEXT.entries
     assert fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=whole - 1)[0].entries < TEXT.entries
 
@@ -318,7 +366,7 @@ def test_what_the_ranking_does_not_name_is_never_sent():
     assert fit(TEXT, np.array([5, 3]), vocab_size=2048, budget_bytes=1024)[0].entries == 2
 
 
-@pytest.mark.parametrize(("budget_bytes", "bytes_"), [(0, 0), (18, 0), (19, 19)])
+@pytest.mark.parametrize(("budget_bytes", "bytes_"), [(0, 0), (9, 0), (10, 10)])
 def test_a_budget_below_the_header_takes_no_bytes(budget_bytes, bytes_):
     found, blob = fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=budget_bytes)
     assert (found.entries, len(blob)) == (0, bytes_)
@@ -331,7 +379,7 @@ def dense(side, **columns):
 
 def test_no_more_n_grams_are_fitted_than_a_packet_may_bring():
     every = dense(72, count=2, total=144)
-    assert len(encode(every, 2048)) < 2900
+    assert len(fitted(every)) < 2900
     assert every.entries > PACKET_MAX_ENTRIES
     found, blob = fit(every, np.arange(every.entries), vocab_size=2048, budget_bytes=2900)
     assert found.entries == PACKET_MAX_ENTRIES == decode(blob, 2048, PACKET_MAX_ENTRIES).entries

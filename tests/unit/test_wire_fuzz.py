@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import QigError
-from common.wire import crystals, packet, packet_vectors
+from common.wire import adaptive, crystals, packet, packet_vectors, plain, varints
 from common.wire.codec import canonical, parse
-from common.wire.crystals import COLUMNS, ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, _varint, _with_crc
+from common.wire.crystals import ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, _with_header
 from common.wire.packet import DOMAIN_SEPARATION
+from common.wire.plain import COLUMNS
 from common.wire.rice import pack
 
 KEY = packet_vectors.KEY
@@ -82,7 +83,7 @@ def columns(rng):
     sizes = [count, int(rng.choice([count, 1, 2**28 - 1])), int(rng.choice([unary_bits, unary_bits, 0, 2**28 - 1]))]
     nibbles = bytes(first << 4 | second for first, second in zip(ks[::2], ks[1::2], strict=True))
     tables = [bytes([size, *rng.integers(0, len(LEVELS) + 2, size)]) for size in rng.integers(1, 9, 3).tolist()]
-    return b"".join([*map(_varint, sizes), nibbles, *tables, data, rng.bytes(int(rng.integers(0, 2)))])
+    return b"".join([varints.write(sizes), nibbles, *tables, data, rng.bytes(int(rng.integers(0, 2)))])
 
 
 @given(raw=st.binary(max_size=5000))
@@ -109,12 +110,28 @@ def test_a_mutated_body_rightly_signed(case, data):
 @given(data=st.data())
 @pytest.mark.parametrize("case", [case for case in GOLDEN if case.body.crystals], ids=lambda case: case.what[:12])
 def test_mutated_crystals_behind_a_right_crc32_and_signature(case, data):
-    rest = data.draw(mutated(case.body.crystals[7:]))
-    check(with_crystals(case, _with_crc(case.vocab_size, rest[:2800])), case.vocab_size)
+    rest, form = data.draw(mutated(case.body.crystals[7:])), case.body.crystals[0]
+    check(with_crystals(case, _with_header(form, case.vocab_size, rest[:2800])), case.vocab_size)
 
 
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_made_up_columns_behind_a_right_crc32_and_signature(seed):
     rest = columns(np.random.default_rng(seed))
-    check(with_crystals(GOLDEN[0], _with_crc(2048, rest[:2800])), 2048)
+    check(with_crystals(GOLDEN[0], _with_header(plain.FORM, 2048, rest[:2800])), 2048)
+
+
+@settings(max_examples=200)
+@given(sizes=st.tuples(*[st.integers(0, 9) | st.integers(0, 2**28 - 1)] * 3), code=st.binary(max_size=300))
+def test_any_code_of_any_number_of_nodes_behind_a_right_crc32_and_signature(sizes, code):
+    rest = varints.write(sizes) + code
+    check(with_crystals(GOLDEN[0], _with_header(adaptive.FORM, 2048, rest)), 2048)
+
+
+@settings(max_examples=60)
+@given(
+    tokens=st.integers(0, 12_289), pairs=st.integers(0, 8193), triples=st.integers(0, 4097), fill=st.binary(min_size=1)
+)
+def test_a_code_of_as_many_nodes_as_are_read_behind_a_right_crc32_and_signature(tokens, pairs, triples, fill):
+    rest = varints.write((tokens, pairs, triples)) + (fill * 2800)[:2700]
+    check(with_crystals(GOLDEN[0], _with_header(adaptive.FORM, 32_768, rest)), 32_768)

@@ -32,7 +32,7 @@ from common.runtime.follower import ONLY_NEW, Follower
 from common.runtime.heart import HEART_EVERY_S
 from common.runtime.rates import Rates
 from common.runtime.service import Tick, Wiring, run
-from common.runtime.settings import DEFAULT_API, ApiSettings, EdgeSettings, load
+from common.runtime.settings import DEFAULT_API, DEFAULT_PRIVACY, ApiSettings, EdgeSettings, PrivacySettings, load
 from common.wire.codec import unpack
 from common.wire.messages import Query
 from services.edge.app.bundles import Bundles
@@ -64,10 +64,11 @@ class Edge:
         record: Record,
         slots: Slots,
         *,
+        privacy: PrivacySettings = DEFAULT_PRIVACY,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Raises Unavailable("missing_key"), Rejected("bad_key", "bad_setting")."""
-        self.node = Node(settings, broker, record, now=now)
+        self.node = Node(settings, broker, record, privacy=privacy, now=now)
         self.queries = Queries(self.node)
         self.bundles = Bundles(self.node, slots)
         self.commons = Commons(self.node)
@@ -113,7 +114,12 @@ def _access(settings: EdgeSettings, api: ApiSettings) -> Access:
     return Access(found, rates, needed=needed, local=loopback and not api.api_open)
 
 
-async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAULT_API) -> Wiring:
+async def build(
+    settings: EdgeSettings,
+    broker: Broker,
+    api: ApiSettings = DEFAULT_API,
+    privacy: PrivacySettings = DEFAULT_PRIVACY,
+) -> Wiring:
     """The edge's parts. Raises Unavailable and Corrupt for a state directory or a key that cannot be used, and Rejected
     where others reach its API and there is no key for it.
     """
@@ -121,7 +127,7 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
     record = await asyncio.to_thread(Record, home / "edge.db", now_s=time.time(), address=_address(settings))
     try:
         access = _access(settings, api)
-        edge = Edge(settings, broker, record, Slots(home / "bundles"))
+        edge = Edge(settings, broker, record, Slots(home / "bundles"), privacy=privacy)
     except QigError:
         record.close()
         raise
@@ -163,4 +169,8 @@ async def build(settings: EdgeSettings, broker: Broker, api: ApiSettings = DEFAU
 def main() -> None:
     """`python -m services.edge.app`: settings from the environment (docs/settings.md), until SIGTERM."""
     gc.freeze()  # what is imported stays: a collection after a swap looks at what came since, in milliseconds
-    run("edge", EdgeSettings, lambda settings, broker: build(settings, broker, load(ApiSettings)))
+    run(
+        "edge",
+        EdgeSettings,
+        lambda settings, broker: build(settings, broker, load(ApiSettings), load(PrivacySettings)),
+    )

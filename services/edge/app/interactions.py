@@ -43,7 +43,7 @@ class Interactions:
 
     async def prune(self) -> None:
         """Deletes what this edge is to keep no longer, also while no bundle serves."""
-        keep_s, keep_bytes = self._node.settings.keep_days * DAY_S, self._node.settings.keep_bytes
+        keep_s, keep_bytes = self._node.privacy.keep_days * DAY_S, self._node.privacy.keep_bytes
         async with self._node.learning:
             gone = await asyncio.to_thread(
                 self._node.record.prune, now_s=self._node.now(), max_age_s=keep_s, max_bytes=keep_bytes

@@ -8,7 +8,7 @@ from nacl.signing import SigningKey
 
 from common.runtime import keys
 from common.runtime.broker import Broker
-from common.runtime.settings import EdgeSettings
+from common.runtime.settings import EdgeSettings, PrivacySettings
 from common.wire.messages import Answer
 from services.edge.answer import Gauges, Serving
 from services.edge.learning import relearned
@@ -24,15 +24,22 @@ class Node:
     """
 
     def __init__(
-        self, settings: EdgeSettings, broker: Broker, record: Record, *, now: Callable[[], float] = time.time
+        self,
+        settings: EdgeSettings,
+        broker: Broker,
+        record: Record,
+        *,
+        privacy: PrivacySettings,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Raises Unavailable("missing_key", "missing_secret"), Rejected("bad_key")."""
         self.settings = settings
+        self.privacy = privacy
         self.broker = broker
         self.record = record
         self.now = now
         self.key: SigningKey = keys.load_private(settings.home, settings.node)
-        self.secret: bytes | None = _secret(settings)
+        self.secret: bytes | None = _secret(settings, privacy)
         self.learning = asyncio.Lock()
         self.live = Live(settings.node)
         self.serving: Serving | None = None
@@ -50,7 +57,7 @@ class Node:
             self.serving = await asyncio.to_thread(relearned, self.record, self.serving, domains)
 
 
-def _secret(settings: EdgeSettings) -> bytes | None:
+def _secret(settings: EdgeSettings, privacy: PrivacySettings) -> bytes | None:
     """What this edge mentions with. An edge that is not private does without: then it proposes no merges."""
-    path = settings.fleet_secret or keys.secret_path(settings.home)
-    return keys.load_secret(path) if settings.private != "off" or path.exists() else None
+    path = privacy.fleet_secret or keys.secret_path(settings.home)
+    return keys.load_secret(path) if privacy.private != "off" or path.exists() else None

@@ -40,7 +40,7 @@ class Queries:
     def __init__(self, node: Node) -> None:
         """Raises Rejected("bad_setting")."""
         self._node = node
-        self._redact = redactor(node.settings.redact, pkgutil.resolve_name)
+        self._redact = redactor(node.privacy.redact, pkgutil.resolve_name)
         self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
         self._cancelled: dict[tuple[str, str], None] = {}  # client and query, the oldest first
         self._measuring = threading.Lock()

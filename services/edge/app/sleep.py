@@ -10,7 +10,7 @@ from services.edge.answer import Serving
 from services.edge.app.node import Node
 from services.edge.learning import due_domains, fold_domain, give_up, go_home
 from services.edge.local import TERRITORY
-from services.edge.mentions import Private, decoys
+from services.edge.mentions import FIRST, Private, decoys
 from services.edge.proposals import Growing
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet
 from services.edge.scheduler import Scheduler
@@ -83,12 +83,13 @@ class Sleep:
         )
 
     def _private(self) -> Private | None:
-        mode, secret, record = self._node.settings.private, self._node.secret, self._node.record
+        mode, secret, record = self._node.privacy.private, self._node.secret, self._node.record
         if mode == "off":
             return None
         assert secret is not None, "Node looked"
-        made_up = decoys(bytes(self._node.key), [record.sequence])
-        return Private(secret, record.common(), record.mentioned(), strict=mode == "strict", decoys=made_up)
+        fresh, first = (decoys(bytes(self._node.key), [sequence]) for sequence in (record.sequence, FIRST))
+        known, mentioned = record.common(), record.mentioned()
+        return Private(secret, known, mentioned, strict=mode == "strict", decoys=fresh, again=first)
 
     def _growing(self) -> Growing | None:
         secret, record = self._node.secret, self._node.record

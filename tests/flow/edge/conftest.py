@@ -6,7 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from edge_fleet import NODE, Publisher, bundles_to, settings_of
+from edge_fleet import NODE, Publisher, both_settings_of, bundles_to
 
 from services.edge.app import Edge, queries, state_dir
 from services.edge.generation import Generation
@@ -32,13 +32,20 @@ async def life(home, broker, broker_url, clock):
         records, edges = [], []
 
         async def begin(**fields):
-            settings = settings_of(home, broker_url, **fields)
+            settings, privacy = both_settings_of(home, broker_url, **fields)
             for one in edges:
                 await one.queries.scheduler.stop()
             for record in records:
                 record.close()
             records[:] = [Record(state_dir(home, NODE) / "edge.db", now_s=clock[0])]
-            edge = Edge(settings, broker, records[0], Slots(state_dir(home, NODE) / "bundles"), now=lambda: clock[0])
+            edge = Edge(
+                settings,
+                broker,
+                records[0],
+                Slots(state_dir(home, NODE) / "bundles"),
+                privacy=privacy,
+                now=lambda: clock[0],
+            )
             edges[:] = [edge]
             await edge.start()
             return edge

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 from centre import Centre
-from edge_fleet import Publisher, bundles_to, commons_to, packets, read, settings_of
+from edge_fleet import Publisher, both_settings_of, bundles_to, commons_to, packets, read
 from micro import MICRO, SENTENCES
 
 from common.constellation.parts import load
@@ -54,10 +54,11 @@ async def start(publisher, home, broker, broker_url, redis, clock):
     async def begin(node, **fields):
         if node in records:
             records[node].close()
-        settings = settings_of(home, broker_url, **fields).model_copy(update={"node": node})
+        settings, privacy = both_settings_of(home, broker_url, **fields)
+        settings = settings.model_copy(update={"node": node})
         records[node] = Record(state_dir(home, node) / "edge.db", now_s=clock[0])
         slots = Slots(state_dir(home, node) / "bundles")
-        edges.append(Edge(settings, broker, records[node], slots, now=lambda: clock[0]))
+        edges.append(Edge(settings, broker, records[node], slots, privacy=privacy, now=lambda: clock[0]))
         await edges[-1].start()
         return edges[-1]
 

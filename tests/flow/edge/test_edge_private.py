@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from centre import Centre
 from edge_death import Killed, killed_at
-from edge_fleet import NODE, Publisher, bundles_to, commons_to, packets, read, settings_of
+from edge_fleet import NODE, Publisher, both_settings_of, bundles_to, commons_to, packets, read
 
 from common.errors import Rejected, Unavailable
 from common.runtime import keys, streams
@@ -54,10 +54,11 @@ async def start(centre, home, broker, broker_url, redis, clock):
     async def begin(node, **fields):
         if node in records:
             records[node].close()
-        settings = settings_of(home, broker_url, **({"private": "strict"} | fields)).model_copy(update={"node": node})
+        settings, privacy = both_settings_of(home, broker_url, **({"private": "strict"} | fields))
+        settings = settings.model_copy(update={"node": node})
         records[node] = Record(state_dir(home, node) / "edge.db", now_s=clock[0])
         slots = Slots(state_dir(home, node) / "bundles")
-        edges.append(Edge(settings, broker, records[node], slots, now=lambda: clock[0]))
+        edges.append(Edge(settings, broker, records[node], slots, privacy=privacy, now=lambda: clock[0]))
         await edges[-1].start()
         await bundles_to(edges[-1], redis)
         return edges[-1]

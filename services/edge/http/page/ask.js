@@ -12,10 +12,10 @@ const MODELS = {
   heart: "heart",
 };
 const KEY = "qig-api-key";
-const TEXT_MAX = 16384; // characters of a query, as the API counts them (docs/api.md)
 const ECHO_MAX = 600; // of a longer text only the end stands before the answer
 const P_LEAST = 0.001;
 let leaving = null;
+let textMax = Infinity; // characters of a query, as the API counts them, once the edge has told
 
 export function startAsking(onAnswer) {
   byId("model").append(...Object.entries(MODELS).map(([value, text]) => make("option", { value }, text)));
@@ -31,10 +31,15 @@ export function startAsking(onAnswer) {
   });
 }
 
+export function limitText(most) {
+  textMax = most;
+  measure();
+}
+
 // A text that is too long is told and kept whole: what is cut without a word is asked without its end.
 function measure() {
   const length = [...byId("text").value].length;
-  const wrong = length > TEXT_MAX ? `${count(length)} characters: at most ${count(TEXT_MAX)} can be asked. Shorten it.` : "";
+  const wrong = length > textMax ? `${count(length)} characters: at most ${count(textMax)} can be asked. Shorten it.` : "";
   byId("text").setCustomValidity(wrong);
   byId("long").textContent = wrong;
   byId("long").hidden = !wrong;

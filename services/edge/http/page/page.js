@@ -1,6 +1,6 @@
 // The live page: follows /live, keeps what it was told, and has each part drawn again when something of it changed.
 
-import { startAsking } from "./ask.js";
+import { limitText, startAsking } from "./ask.js";
 import { drawCharts, dropCharts } from "./charts.js";
 import { drawMap } from "./map.js";
 import { drawBundles, drawFleet, drawKernels, drawLights, drawStreams } from "./tables.js";
@@ -73,6 +73,7 @@ function hear(kind, event) {
   if (kind === "all") {
     state.told = data;
     state.skew_s = data.now_s - Date.now() / 1000;
+    limitText(data.limits.text_max_chars);
     redraw(...Object.keys(parts));
   } else if (state.told) {
     redraw("lights", ...changed[kind](data));

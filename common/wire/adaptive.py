@@ -1,0 +1,290 @@
+"""Crystals in the adaptive form: a trie through a range coder that learns as it goes, 7 to 9 bits an n-gram of English.
+
+    +--------+--------+---------+----------------------------------------+
+    | tokens | pairs  | triples | one code: tokens, then pairs, then     |
+    | varint | varint | varint  | triples, as ranges.py makes and reads it |
+    +--------+--------+---------+----------------------------------------+
+
+The trie is closed: what an n-gram begins or ends with is a node too, with level 0 where it is no n-gram of its own. Of
+what an edge sends nearly all is there anyway (of 100 triples 98 end in a pair that is), and so each node is a choice
+among few:
+
+    token    for each id of the vocabulary: is it there; if so its level, and how many tokens follow it
+    pair     of each token: which tokens of the list follow it, a frequent one rather; the level of each
+    triple   of each pair (a, b): how many of those that follow b follow the pair; which, a frequent pair rather; levels
+    shift    after the last level of a context that has n-grams (levels.py); that of the empty context after the tokens
+
+A count is at most that of its parts, so the parts' levels are the contexts of a level; and what a context was seen is
+about what it was counted itself, which nearly says the shift. docs/wire/packet.md has every context and every weight.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import Rejected
+from common.wire import varints
+from common.wire.compiled import compiled
+from common.wire.levels import LEVELS, SHIFTS, Bytes, Depth, rounded
+from common.wire.ngrams import ORDERS, SHIFT, TOKEN_MASK, Crystals, Keys
+from common.wire.ranges import CHANCES, STATE, Block, begin, bit, end, number, pick
+
+Places = npt.NDArray[np.uint16]
+
+FORM: Final = 2
+NODES_MOST: Final = 1 << 15  # of a depth; a node is named in 16 bits
+TAIL: Final = np.uint64((1 << 30) - 1)  # of a triple: the pair it ends in
+KIND_SHIFT: Final = 5  # kinds of tokens: 0 to 31, 32 to 63, 64 to 127, ...
+KINDS: Final = 11
+LEVELS_TOLD: Final = 16  # levels from 15 on are one context
+VALUES: Final = LEVELS.astype(np.int64)
+EXPECTED_MOST: Final = 14
+UNEXPECTED: Final = 15  # the context of a shift whose own context was not counted
+# Chosen on folds of text (docs/experiments.md). A token follows as often as it was counted, one that was not like one
+# of 8; above 2,048 and 3,072 the sums would not fit.
+FOLLOWER_WEIGHTS: Final = np.array([8, *np.minimum(LEVELS, 2048)], np.int64)
+TAIL_WEIGHTS: Final = np.array([1, *np.minimum(LEVELS[1:], 3072), 3072], np.int64)
+
+THERE: Final = Block(0, KINDS, 1)
+LEVEL: Final = Block(THERE.end, KINDS, 16)
+KIDS: Final = Block(LEVEL.end, 32, 16)
+PAIR_LEVEL: Final = Block(KIDS.end, LEVELS_TOLD, 16)
+TRIPLES: Final = Block(PAIR_LEVEL.end, LEVELS_TOLD, 16)
+TRIPLE_LEVEL: Final = Block(TRIPLES.end, LEVELS_TOLD, 16)
+TOTAL: Final = Block(TRIPLE_LEVEL.end, UNEXPECTED + 1, 16)
+
+
+class Nodes(NamedTuple):
+    """The closed trie as the code goes through it: T tokens, P pairs, R triples, each ascending."""
+
+    tokens: Places  # (T,) ids
+    levels: Bytes
+    kids: Places  # (T,) how many follow
+    shifts: Bytes  # (T,) of the token as a context; 0 where it has no n-grams
+    places: Places  # (P,) the second token's place among the tokens
+    pair_levels: Bytes
+    pair_kids: Places  # (P,)
+    pair_shifts: Bytes
+    tails: Places  # (R,) the place among the pairs of the pair that it ends in
+    triple_levels: Bytes
+    shift: Bytes  # (1,) of the empty context
+
+    @classmethod
+    def blank(cls, tokens: int, pairs: int, triples: int) -> "Nodes":
+        """To be filled by a decoder."""
+
+        def names(size: int) -> Places:
+            return np.zeros(size, np.uint16)
+
+        def small(size: int) -> Bytes:
+            return np.zeros(size, np.uint8)
+
+        return cls(
+            names(tokens), small(tokens), names(tokens), small(tokens),
+            names(pairs), small(pairs), names(pairs), small(pairs),
+            names(triples), small(triples), small(1),
+        )  # fmt: skip
+
+
+def encode(found: Crystals, vocab_size: int, *, max_bytes: int) -> bytes | None:
+    """What follows the header, None where it needs more than max_bytes. found: kept to the rules of ngrams.py."""
+    nodes = _closed(found)
+    sizes = (len(nodes.tokens), len(nodes.places), len(nodes.tails))
+    head = varints.write(sizes)
+    room = max_bytes - len(head)
+    if room < 0 or max(sizes) > NODES_MOST:
+        return None
+    data = np.zeros(room, np.uint8)
+    size = _walk(data, 1, nodes, vocab_size)
+    return head + data[:size].tobytes() if size <= room else None
+
+
+def _closed(found: Crystals) -> Nodes:
+    one, two, three = (order.keys for order in found.orders)
+    pairs = np.unique(np.concatenate([two, three >> SHIFT, three & TAIL]))
+    tokens = np.unique(np.concatenate([one, pairs >> SHIFT, pairs & TOKEN_MASK]))
+    depths = [rounded(paths, order) for paths, order in zip((tokens, pairs, three), found.orders, strict=True)]
+    shifts = [np.zeros(size, np.uint8) for size in (1, len(tokens), len(pairs))]
+    for own, contexts, depth, order in zip(
+        shifts, (np.zeros(1, np.uint64), tokens, pairs), depths, found.orders, strict=True
+    ):
+        own[np.searchsorted(contexts, order.contexts)] = depth.shifts
+    return Nodes(
+        tokens.astype(np.uint16), depths[0].levels, _kids(tokens, pairs), shifts[1],
+        np.searchsorted(tokens, pairs & TOKEN_MASK).astype(np.uint16), depths[1].levels, _kids(pairs, three), shifts[2],
+        np.searchsorted(pairs, three & TAIL).astype(np.uint16), depths[2].levels, shifts[0],
+    )  # fmt: skip
+
+
+def _kids(paths: Keys, below: Keys) -> Places:
+    return np.bincount(np.searchsorted(paths, below >> SHIFT), minlength=len(paths)).astype(np.uint16)
+
+
+def decode(rest: bytes, vocab_size: int, max_entries: int) -> list[Depth]:
+    """The three depths. Raises Rejected: bad_crystals, too_many_entries."""
+    sizes, at = varints.read(rest, ORDERS)
+    for size, each in zip(sizes, (3, 2, 1), strict=True):  # an n-gram brings at most three tokens and two pairs
+        limit = min(each * max_entries, NODES_MOST)
+        if size > limit:
+            raise Rejected("too_many_entries", f"crystals of {size} nodes of a depth; {limit} are allowed: send fewer")
+    nodes = Nodes.blank(*sizes)
+    data = np.frombuffer(bytearray(rest[at:]), np.uint8)
+    if _walk(data, 0, nodes, vocab_size) != len(data):
+        raise Rejected("bad_crystals", f"{len(data)} bytes are not the code of {sizes} nodes over {vocab_size} tokens")
+    _check_needed(nodes)
+    return _depths(nodes)
+
+
+def _check_needed(nodes: Nodes) -> None:
+    """Every node is an n-gram or a part of one."""
+    for levels, kids, tails in (
+        (nodes.levels, nodes.kids, nodes.places),
+        (nodes.pair_levels, nodes.pair_kids, nodes.tails),
+    ):
+        needed = (levels > 0) | (kids > 0)
+        needed[tails] = True
+        if not needed.all():
+            raise Rejected("bad_crystals", f"{np.count_nonzero(~needed)} of {len(needed)} nodes lead nowhere")
+
+
+def _depths(nodes: Nodes) -> list[Depth]:
+    tokens = nodes.tokens.astype(np.uint64)
+    of_pairs = np.repeat(np.arange(len(tokens), dtype=np.uint16), nodes.kids)
+    pairs = tokens[of_pairs] << SHIFT | tokens[nodes.places]
+    of_triples = np.repeat(np.arange(len(pairs), dtype=np.uint16), nodes.pair_kids)
+    triples = pairs[of_triples] << SHIFT | tokens[nodes.places[nodes.tails]]
+    counted = nodes.pair_levels > 0
+    shifts = (
+        nodes.shift[: int(nodes.levels.any())],
+        nodes.shifts[np.unique(of_pairs[counted])],
+        nodes.pair_shifts[np.unique(of_triples)],
+    )
+    levels = (nodes.levels, nodes.pair_levels, nodes.triple_levels)
+    return [Depth(*each) for each in zip((tokens, pairs, triples), levels, shifts, strict=True)]
+
+
+def sections(rest: bytes) -> list[tuple[str, int]]:
+    """What lies in what `encode` made: names and lengths."""
+    sizes, at = varints.read(rest, ORDERS)
+    lengths = [len(varints.write([size])) for size in sizes]
+    return [*zip(("tokens", "pairs", "triples"), lengths, strict=True), ("the code", len(rest) - at)]
+
+
+@compiled
+def _walk(data: Any, encoding: Any, nodes: Any, vocab_size: Any) -> Any:
+    """Through all nodes: writes them into data, or fills them from it. How many bytes they take; -1: none that fit."""
+    state = np.zeros(STATE, np.int64)
+    begin(state, data, encoding)
+    odds = np.zeros((TOTAL.first + TOTAL.width * (TOTAL.contexts + 1), 2), np.uint16)
+    odds[:, 0] = CHANCES >> 1
+    if not _tokens(state, data, odds, nodes, vocab_size):
+        return -1
+    _pairs(state, data, odds, nodes)
+    if not _triples(state, data, odds, nodes):
+        return -1
+    return end(state, data)
+
+
+@compiled
+def _tokens(state: Any, data: Any, odds: Any, nodes: Any, vocab_size: int) -> bool:
+    """False where not as many tokens, or pairs, are told as were stated."""
+    t, tokens, pairs, counted = 0, len(nodes.tokens), len(nodes.places), False
+    for token in range(vocab_size):
+        if t == tokens:
+            break
+        kind = _length(token >> KIND_SHIFT)
+        if not bit(state, data, odds, THERE.first + kind, THERE.first + KINDS, 1 if nodes.tokens[t] == token else 0):
+            continue
+        nodes.tokens[t] = token
+        level = number(state, data, odds, LEVEL, kind >> 1, len(VALUES), np.int64(nodes.levels[t]))
+        kids = number(state, data, odds, KIDS, min(level, 31), min(pairs, tokens), np.int64(nodes.kids[t]))
+        nodes.levels[t], nodes.kids[t] = level, kids
+        pairs -= kids
+        counted = counted or level > 0
+        t += 1
+    if counted:
+        nodes.shift[0] = number(state, data, odds, TOTAL, UNEXPECTED, SHIFTS - 1, np.int64(nodes.shift[0]))
+    return t == tokens and pairs == 0
+
+
+@compiled
+def _pairs(state: Any, data: Any, odds: Any, nodes: Any) -> None:
+    size = len(nodes.tokens)
+    sums = np.zeros(size + 1, np.uint32)
+    for i in range(size):
+        sums[i + 1] = np.int64(sums[i]) + FOLLOWER_WEIGHTS[nodes.levels[i]]
+    p = 0
+    for i in range(size):
+        level, place, summed = np.int64(nodes.levels[i]), 0, 0
+        for left in range(np.int64(nodes.kids[i]), 0, -1):
+            place = pick(state, data, sums, place, size, left, np.int64(nodes.places[p]))
+            nodes.places[p] = place
+            least = _least(level, np.int64(nodes.levels[place]))
+            own = number(state, data, odds, PAIR_LEVEL, least, len(VALUES), np.int64(nodes.pair_levels[p]))
+            nodes.pair_levels[p] = own
+            summed += VALUES[own - 1] if own else 0
+            place += 1
+            p += 1
+        if summed:
+            expected = _expected(level, summed)
+            nodes.shifts[i] = number(state, data, odds, TOTAL, expected, SHIFTS - 1, np.int64(nodes.shifts[i]))
+
+
+@compiled
+def _triples(state: Any, data: Any, odds: Any, nodes: Any) -> bool:
+    """False where not as many triples are told as were stated."""
+    first, sums = np.zeros(len(nodes.tokens) + 1, np.uint16), np.zeros(len(nodes.places) + 1, np.uint32)
+    for i in range(len(nodes.tokens)):
+        first[i + 1] = first[i] + nodes.kids[i]
+    for p in range(len(nodes.places)):
+        sums[p + 1] = np.int64(sums[p]) + TAIL_WEIGHTS[nodes.pair_levels[p]]
+    r, triples = 0, len(nodes.tails)
+    for p in range(len(nodes.places)):
+        second, level = np.int64(nodes.places[p]), np.int64(nodes.pair_levels[p])
+        place, stop, summed = np.int64(first[second]), np.int64(first[second + 1]), 0
+        most = min(stop - place, triples - r)
+        kids = number(state, data, odds, TRIPLES, min(level, LEVELS_TOLD - 1), most, np.int64(nodes.pair_kids[p]))
+        nodes.pair_kids[p] = kids
+        for left in range(kids, 0, -1):
+            place = pick(state, data, sums, place, stop, left, np.int64(nodes.tails[r]))
+            nodes.tails[r] = place
+            least, own = _least(level, np.int64(nodes.pair_levels[place])), np.int64(nodes.triple_levels[r])
+            own = 1 + number(state, data, odds, TRIPLE_LEVEL, least, len(VALUES) - 1, own - 1)
+            nodes.triple_levels[r] = own
+            summed += VALUES[own - 1]
+            place += 1
+            r += 1
+        if summed:
+            expected = _expected(level, summed)
+            shift = number(state, data, odds, TOTAL, expected, SHIFTS - 1, np.int64(nodes.pair_shifts[p]))
+            nodes.pair_shifts[p] = shift
+    return r == triples
+
+
+@compiled
+def _length(x: int) -> int:
+    """In bits."""
+    n = 0
+    while x:
+        x >>= 1
+        n += 1
+    return n
+
+
+@compiled
+def _least(one: int, other: int) -> int:
+    """The context of a level: the lesser of its parts', a part that was not counted left out."""
+    least = min(one or other, other or one)
+    return min(least, LEVELS_TOLD - 1) if least else LEVELS_TOLD - 1
+
+
+@compiled
+def _expected(level: int, summed: int) -> int:
+    """The context of a shift: the one with which the total reaches what the context itself was counted."""
+    if not level:
+        return UNEXPECTED
+    shift = 0
+    while shift < EXPECTED_MOST and summed << shift < VALUES[level - 1]:
+        shift += 1
+    return shift
