@@ -33,7 +33,7 @@ try:
     from common.coordizer.encode import Encoder
     from common.kernels import gate, memory
     from common.kernels.engine import BASIN_GAIN, EMBED_GAIN, State
-    from common.kernels.generate import Voice, generate
+    from common.kernels.generate import Speech, Voice
     from common.kernels.kernel import Kernel
     from common.kernels.spec import SIZES
     from common.kernels.weights import shapes
@@ -102,7 +102,7 @@ def ours(state, batch):
         cache, ids = state.start(batch), np.arange(batch, dtype=np.int32)
         for _ in range(steps):
             hidden, basins = state.step(cache, ids, slots)
-            logits = state.speak(hidden[0], basins[0])[None] if batch == 1 else state.logits(hidden, basins)
+            logits = state.speak(hidden, basins)
             ids = logits.argmax(-1).astype(np.int32)
         return logits
 
@@ -200,7 +200,7 @@ def speaker(size):
 def said(voice_and_prompt, tokens):
     voice, prompt = voice_and_prompt
     rng = np.random.default_rng(0)
-    return list(generate([voice], prompt, max_tokens=tokens, temperature=0.8, stop=frozenset(), rng=rng))
+    return list(Speech([voice], prompt, max_tokens=tokens, temperature=0.8, stop=frozenset(), rng=rng))
 
 
 def generate_(_) -> None:

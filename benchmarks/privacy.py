@@ -240,9 +240,8 @@ def run(made, rounds, budget, k, mode) -> Fleet:
             grown = memory.merge([residues[edge], memory.count(ids, ORDERS)])
             own_decoys = decoys(bytes([edge]) * 32, [number])
             private = Private(SECRET, known, waiting[edge], strict=mode == "strict", decoys=own_decoys)
-            told = tell(
-                made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, private=None if mode == "off" else private
-            )
+            private = None if mode == "off" else private
+            told = tell(made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, turn=edge + number, private=private)
             sent = implied(told.sent)
             fleet.sent[edge].append(sent)
             fleet.mentioned[edge] = np.union1d(fleet.mentioned[edge], told.mentioned)

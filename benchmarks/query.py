@@ -92,7 +92,7 @@ class Bench:
             if piece and first is None:
                 first = time.perf_counter() - began
         whole = time.perf_counter() - began
-        return first or whole, whole, len(generation.steps)
+        return first or whole, whole, generation.tokens
 
 
 async def timed(client, number, tokens=TOKENS, **fields):

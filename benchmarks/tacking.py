@@ -21,8 +21,9 @@ from common.constants import PHASES, ROLES
 from common.constellation.constellation import Constellation
 from common.kernels import memory
 from common.kernels.bearing import Bearing
-from common.kernels.generate import MEMORY_CONTEXT, Step, Voice, sample
-from common.kernels.kernel import Speaker
+from common.kernels.blend import mix
+from common.kernels.generate import Step, Voice, sample
+from common.kernels.say import MEMORY_CONTEXT
 from common.kernels.tacking import Helm
 from services.cli.genesis import load
 from services.trainer import text
@@ -122,17 +123,17 @@ def tacked(voice: Voice, prompt, temperature, rng) -> list[Step]:
 
 def free(reshape, voice: Voice, prompt, temperature, rng) -> list[Step]:
     """The same kernel with no hand on the helm. reshape(log p, ids so far): what the peer does to log p."""
-    state, speaker, bearing = voice.kernel.state, Speaker.of(voice.kernel), Bearing(voice.home)
+    kernel, state, bearing = voice.kernel, voice.kernel.state, Bearing(voice.home)
     cache, ids, steps = state.start(), prompt, []
     hidden, basins = state.extend(cache, prompt)
-    for basin in basins:
-        bearing.turn(basin)
+    bearing.turn(basins)
     for _ in range(TOKENS):
         p = np.zeros(state.spec.vocab)
-        speaker.add(p, state.speak(hidden[-1], basins[-1]), ids[-MEMORY_CONTEXT:], share=1.0)
+        logits, context = state.speak(hidden[-1], basins[-1]), ids[-MEMORY_CONTEXT:]
+        mix(logits, kernel.addresses, kernel.bases, kernel.gate, context, 1.0, p)
         ids = np.append(ids, np.int32(sample(reshape(np.log(np.maximum(p, 1e-30)), ids), temperature, rng)))
         hidden, basins = state.extend(cache, ids[-1:])
-        bearing.turn(basins[-1])
+        bearing.turn(basins[-1:])
         steps.append(Step(int(ids[-1]), basins[-1], (basins[-1],), bearing.kappa(), None, Helm()))
     return steps
 

@@ -54,7 +54,7 @@ class Integrator:
     def basin(self, members: Floats) -> npt.NDArray[np.float64]:
         """The constellation's basins (..., 64) from the members' (..., 4, 64), in the order of ROLES."""
         w = self.weights
-        x = INPUT_GAIN * np.sqrt(np.asarray(members, np.float64)).reshape(*members.shape[:-2], -1)
+        x = INPUT_GAIN * np.sqrt(np.asarray(members, np.float64)).reshape(*members.shape[:-2], len(ROLES) * CELLS)
         raw = np.tanh(x @ w["enter.weight"].T + w["enter.bias"]) @ w["leave.weight"].T + w["leave.bias"]
         e = np.exp(raw - raw.max(-1, keepdims=True))
         return np.asarray(e / e.sum(-1, keepdims=True))

@@ -4,8 +4,7 @@ The members are the four roles' states, reading the same tokens; the integrator 
 of memories, routes or services; the constellation's Phi is `common.geometry.online` on that basin.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,31 +12,14 @@ import numpy.typing as npt
 
 from common.constants import CELLS, ROLES, Role
 from common.constellation.integrator import Integrator
-from common.geometry import online
-from common.geometry.integration import Integration, activations
-from common.geometry.online import Stream
 from common.geometry.simplex import normalise
+from common.kernels.decode import Array
 from common.kernels.engine import State
-from common.kernels.generate import Step
 from common.kernels.memory import Ids
 
 Floats = npt.NDArray[np.float64]
 
 READ_BATCH: Final = 8  # windows at a time: bounds the working set
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Beat:
-    """One token said together: the step; the constellation's basin (64,) after it; its running moments, with it."""
-
-    step: Step
-    basin: Floats
-    stream: Stream
-
-    @property
-    def phi(self) -> Integration:
-        """The constellation's Phi up to here, fading: not known below 512 transitions."""
-        return online.read(self.stream)
 
 
 def members(states: Mapping[Role, State], windows_WT: Ids) -> Floats:
@@ -65,12 +47,8 @@ def window_tokens(states: Mapping[Role, State]) -> int:
     return min(state.spec.context for state in states.values())
 
 
-def beats(
-    steps: Iterable[Step], integrator: Integrator, places: Sequence[int], window: int, stream: Stream
-) -> Iterator[Beat]:
-    """Follows a generation by four voices. places: where each role's voice is among them, in the order of ROLES."""
-    home_s = np.sqrt(integrator.home)
-    for step in steps:
-        basin = integrator.basin(normalise(np.stack([step.basins[place] for place in places])))
-        stream = online.push(stream, activations(basin[None], home_s), window=window)
-        yield Beat(step, basin, stream)
+def hold(integrator: Integrator, basins: Array, places: Sequence[int]) -> Floats:
+    """The constellation's basins (N, 64) after each token of a generation by four voices, whose own are (N, 4, 64).
+    places: where each role's voice is among them, in the order of ROLES.
+    """
+    return integrator.basin(normalise(basins[:, list(places)]))

@@ -10,49 +10,49 @@ import numpy.typing as npt
 
 from common.constants import CELLS, KAPPA_WINDOW_TOKENS
 from common.geometry.concentration import AT_HOME_RAD, LOOSENESS_FLOOR, TANGENT_CELLS
-from common.kernels.compiled import compiled
+from common.kernels.compiled import brief, compiled
 
 
 class Bearing:
-    """The directions of the last KAPPA_WINDOW_TOKENS basins from home. home: a basin, (64,)."""
+    """The directions of the last KAPPA_WINDOW_TOKENS basins from home. home: a basin, (64,).
+
+    directions: (64, 64), a ring: that of basin number n lies at n % 64; read: basins that were taken in.
+    """
 
     def __init__(self, home: npt.NDArray[np.float64]) -> None:
-        self._home_s = np.sqrt(home)
-        self._directions = np.zeros((KAPPA_WINDOW_TOKENS, CELLS))
-        self._read = 0
+        self.home_s = np.sqrt(home)
+        self.directions = np.zeros((KAPPA_WINDOW_TOKENS, CELLS))
+        self.read = 0
 
     @property
     def tokens(self) -> int:
         """Directions held, KAPPA_WINDOW_TOKENS at most."""
-        return min(self._read, KAPPA_WINDOW_TOKENS)
+        return min(self.read, KAPPA_WINDOW_TOKENS)
 
-    def turn(self, basin: npt.NDArray[np.float32]) -> None:
-        """Takes one more basin in, (64,); the oldest direction leaves a full window."""
-        _direct(basin, self._home_s, self._directions[self._read % KAPPA_WINDOW_TOKENS])
-        self._read += 1
+    def turn(self, basins: npt.NDArray[np.float32]) -> None:
+        """Takes more basins in, (N, 64); the oldest directions leave a full window."""
+        _turn(basins, self.home_s, self.directions, self.read)
+        self.read += len(basins)
 
     def kappa(self, last: int = KAPPA_WINDOW_TOKENS) -> float:
         """Kappa of the last directions held, within 1e-9 of the geometry's (relative, tested). Two tokens or more."""
-        found: float = _kappa(self._directions, self._read, min(last, self.tokens))
-        return found
-
-    def follow(self, basin: npt.NDArray[np.float32], fresh: int) -> tuple[float, float]:
-        """`turn`, then kappa of the window and of its last `fresh` directions; two tokens or more were read."""
-        self._read += 1
-        window = self.tokens
-        found: tuple[float, float] = _follow(
-            basin, self._home_s, self._directions, self._read, window, min(fresh, window)
-        )
+        found: float = kappa_of(self.directions, self.read, min(last, self.tokens))
         return found
 
     @property
     def held(self) -> npt.NDArray[np.float64]:
         """The directions of the window, (tokens, 64), in no order; a view."""
-        return self._directions[: self.tokens]
+        return self.directions[: self.tokens]
+
+
+@brief
+def _turn(basins: Any, home_s: Any, directions: Any, read: int) -> None:
+    for t in range(len(basins)):
+        direct(basins[t], home_s, directions[(read + t) % len(directions)])
 
 
 @compiled
-def _direct(basin: Any, home_s: Any, out: Any) -> None:
+def direct(basin: Any, home_s: Any, out: Any) -> None:
     """The unit tangent direction at home of a basin, to out (64,); zeros for a basin at home."""
     along = 0.0
     for i in range(len(out)):
@@ -69,8 +69,8 @@ def _direct(basin: Any, home_s: Any, out: Any) -> None:
 
 
 @compiled
-def _kappa(directions: Any, read: int, count: int) -> Any:
-    """Of the last `count` of `read` directions, which lie in a ring."""
+def kappa_of(directions: Any, read: int, count: int) -> Any:
+    """Kappa of the last `count` of `read` directions, which lie in a ring."""
     squares, resultant = 0.0, 0.0
     total = np.zeros(directions.shape[1])
     for t in range(read - count, read):
@@ -82,12 +82,6 @@ def _kappa(directions: Any, read: int, count: int) -> Any:
         resultant += total[i] * total[i]
     r2 = min(max((resultant - squares) / (count * (count - 1)), 0.0), 1.0)
     return np.sqrt(r2) * (TANGENT_CELLS - r2) / max(1.0 - r2, LOOSENESS_FLOOR)
-
-
-@compiled
-def _follow(basin: Any, home_s: Any, directions: Any, read: int, window: int, fresh: int) -> Any:
-    _direct(basin, home_s, directions[(read - 1) % len(directions)])
-    return _kappa(directions, read, window), _kappa(directions, read, fresh)
 
 
 @compiled

@@ -1,7 +1,7 @@
 """From logits and memories to a token, compiled: the mixture under the gate, its logarithm, and the draw.
 
 Each passes over the vocabulary a few times in vector code, and costs a small part of what made the logits.
-Shapes: V vocabulary, K memories; a memory is a tuple of ORDERS tables (Memory.columns).
+Shapes: V vocabulary, K memories, (K, ORDERS, 8): each a table of addresses (Memory.addresses).
 """
 
 from typing import Any, Final
@@ -13,7 +13,7 @@ from common.kernels.compiled import compiled_fast, exp32, log32, peak
 from common.kernels.decode import add_rows
 from common.kernels.gate import OCTAVES
 from common.kernels.memory import DISCOUNT, ORDERS
-from common.kernels.recall import expect, locate
+from common.kernels.recall import expect, locate, total_of
 
 LEAST: Final = np.float32(1e-30)  # a probability's logarithm is taken of this at least
 BLOCK: Final = 64  # tokens added up at a time where one is drawn: its block is found first
@@ -31,7 +31,7 @@ def mix(logits: Any, memories: Any, bases: Any, gate: Any, context: Any, share: 
         orders[k] = locate(memories[k], context, rows[k])
     last = len(memories) - 1
     known = orders[last]
-    total = memories[last][known - 1].totals[rows[last, known - 1]] if known else np.uint32(0)
+    total = total_of(memories[last, known - 1], rows[last, known - 1]) if known else 0
     weights = gate[_bucket(known - 1, total)]
     for k in range(len(memories)):
         below = expect(memories[k], rows[k], (1, orders[k]), share * weights[k + 1], DISCOUNT, p)
@@ -64,27 +64,56 @@ def _add_softmax(logits: Any, weight: float, p: Any) -> None:
 
 
 @compiled_fast
-def choose(p: Any, roots: Any, held: Any, gain: float, reach: float, temperature: float, uniform: float) -> int:
-    """`draw` of what `steered` makes of p."""
-    token: int = draw(steered(p, roots, held, gain, reach), temperature, uniform)
-    return token
-
-
-@compiled_fast
-def steered(p: Any, roots: Any, held: Any, gain: float, reach: float) -> Any:
-    """Log p + gain * along, (V,) float32, within 3e-7 of the larger term; but a gain above 0 raises no token whose p is
-    under reach times the largest.
+def steered(p: Any, roots: Any, held: Any, gain: float, reach: float, out: Any) -> None:
+    """Writes log p + gain * along to out (V,) float32, within 3e-7 of the larger term; but a gain above 0 raises no
+    token whose p is under reach times the largest.
 
     along: how far each token lies along the mean of the directions held (T, 64); roots (64, V): of the tokens' basins.
     """
     along, heading = np.zeros(len(p), np.float32), mean_direction(held).astype(np.float32)
     add_rows(heading, np.arange(len(heading)), roots, along)
-    out, strength = np.empty(len(p), np.float32), np.float32(gain)
+    strength = np.float32(gain)
     least = reach * peak(p) if gain > 0 else 0.0
     for i in range(len(p)):
         push = strength * along[i]
         out[i] = log32(max(np.float32(p[i]), LEAST)) + (push if p[i] >= least else min(push, np.float32(0.0)))
-    return out
+
+
+@compiled_fast
+def pick(log_p: Any, temperature: float, top_p: float, uniform: float) -> Any:
+    """`draw` from log p (V,) float32, or from its nucleus; the likeliest token (lowest id on ties) at temperature 0.
+
+    top_p: in (0, 1]; below 1 only the likeliest tokens whose mass reaches it are drawn from (nucleus sampling, Holtzman
+    et al. 2020), at least one.
+    """
+    if temperature <= 0:
+        token = 0
+        for i in range(len(log_p)):
+            token = i if log_p[i] > log_p[token] else token
+        return token
+    return draw(log_p if top_p >= 1 else _nucleus(log_p, temperature, top_p), temperature, uniform)
+
+
+@compiled_fast
+def _nucleus(log_p: Any, temperature: float, top_p: float) -> Any:
+    """Log p, and -inf for what is not among the likeliest tokens that together hold top_p of the heated mass."""
+    raised, kept = np.empty(len(log_p), np.float32), np.full(len(log_p), -np.inf, np.float32)
+    largest, sharpness, total = peak(log_p), np.float32(1.0 / temperature), 0.0
+    for i in range(len(log_p)):
+        raised[i] = exp32((log_p[i] - largest) * sharpness)
+        total += raised[i]
+    # All tokens under `least` hold less than what may be missing: few are left to be put in order.
+    least, count, some = (1.0 - top_p) * total / len(log_p), 0, np.empty(len(log_p), np.int64)
+    for i in range(len(log_p)):
+        some[count] = i
+        count += raised[i] >= least
+    before = 0.0
+    for at in np.argsort(-raised[some[:count]], kind="mergesort"):
+        if before >= top_p * total * (1.0 - 1e-6):  # what is raised is exact to 3e-7
+            break
+        kept[some[at]] = log_p[some[at]]
+        before += raised[some[at]]
+    return kept
 
 
 @compiled_fast

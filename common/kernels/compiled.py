@@ -6,13 +6,17 @@ is called from Python: after changing a function here, delete __pycache__.
 """
 
 import os
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from llvmlite import binding, ir
 from numba.core import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
+
+F = TypeVar("F", bound=Callable[..., object])
 
 FAST: Final = frozenset({"contract", "reassoc", "nsz"})
 
@@ -22,9 +26,49 @@ def compiled(function: Any) -> Any:
     return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
 
 
+def brief(function: Any) -> Any:
+    """`compiled`, for what takes microseconds: it keeps the interpreter's lock, which would take longer to get back."""
+    return numba.njit(cache=True, error_model="numpy")(function)
+
+
 def compiled_fast(function: Any) -> Any:
     """Compiled once and kept on disk; sums in any order, as BLAS would."""
     return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=set(FAST))(function)
+
+
+def both(function: F) -> F:
+    """For plain arithmetic that Python and compiled code are to do alike: callable from either, one text."""
+    return register_jitable(function)
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Where a contiguous array lies, for `at64` and `at32`. Whoever keeps the address keeps the array."""
+    assert array.flags.c_contiguous, array.strides
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+def _to_pointer(_: Any, where: Any) -> Any:
+    def made(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(where), made
+
+
+_pointer: Final[Any] = intrinsic(_to_pointer)
+_array: Final[Any] = numba.carray  # type: ignore[attr-defined]  # its name is missing in the stubs alone
+
+
+@compiled
+def at64(where: int, size: int) -> Any:
+    """The array of `size` uint64 at an address."""
+    return _array(_pointer(where), (size,), np.uint64)
+
+
+@compiled
+def at32(where: int, size: int) -> Any:
+    """The array of `size` uint32 at an address."""
+    return _array(_pointer(where), (size,), np.uint32)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=set(FAST | {"nnan"}))

@@ -17,12 +17,14 @@ import numpy.typing as npt
 from common.kernels.compiled import compiled_fast, exp32, peak, widen
 
 Array = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
 M = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
 
 NORM_EPSILON: Final = np.float32(np.finfo(np.float32).eps)
 UNIT_EPSILON: Final = np.float32(1e-12)
+BLOCK: Final = 64  # tokens read at a time: the working set of more would leave the processor's nearest caches
 WHOLE: Final = 64  # places attended to at a time: what one turn of a vector loop takes
 NEVER: Final = np.float32(-1e30)  # the score of a place that is not there yet
 
@@ -110,25 +112,59 @@ def advance(
 
 
 @compiled_fast
-def speak(w: Head, hidden: Array, basin: Array) -> Array:
-    """Next-token logits (V,) of one place, coupling included."""
+def speak(w: Head, hidden: Array, basin: Array, logits: Array) -> None:
+    """Writes the next token's logits of one place to logits (V,), coupling included."""
     width, every = len(hidden), np.arange(len(hidden) + len(basin))
-    spoken, logits = np.zeros(len(every), np.float32), w.bias.copy()
+    spoken = np.zeros(len(every), np.float32)
     add_rows(hidden, every, w.leave, spoken[:width])
     for i in range(len(basin)):
         spoken[width + i] = w.gain * np.sqrt(basin[i])
+    for i in range(len(logits)):
+        logits[i] = w.bias[i]
     add_rows(spoken, every, w.table, logits)
-    return logits
 
 
 @compiled_fast
-def follow(
-    w: Body, head: Head, keys: Array, values: Array, known: Ids, lengths: Indices, token: int
+def read_on(
+    w: Body, keys: Array, values: Array, known: Ids, lengths: Indices, slot: int, ids: Ids
 ) -> tuple[Array, Array]:
-    """`advance` by one token in the cache's first text: its basin (64,), and the next token's logits (V,)."""
-    slot, ids = np.zeros(1, np.int64), np.full(1, token, np.int32)
-    hidden, basins = advance(w, keys, values, known, lengths, slot, lengths[:1].copy(), ids)
-    return basins[0], speak(head, hidden[0], basins[0])
+    """`advance` by ids (N,) in one text, BLOCK at a time: hidden (N, D) and basins (N, 64). There is room for them."""
+    hidden, basins = np.empty((len(ids), w.inputs.shape[1]), np.float32), np.empty((len(ids), 64), np.float32)
+    for low in range(0, len(ids), BLOCK):
+        high = min(low + BLOCK, len(ids))
+        places = np.arange(lengths[slot], lengths[slot] + high - low)
+        h, b = advance(w, keys, values, known, lengths, np.full(high - low, slot), places, ids[low:high])
+        for i in range(low, high):
+            hidden[i], basins[i] = h[i - low], b[i - low]
+    return hidden, basins
+
+
+@compiled_fast
+def listen(
+    w: Body, head: Head, keys: Array, values: Array, known: Ids, lengths: Indices, ids: Ids
+) -> tuple[Array, Floats, Array]:
+    """Reads ids (N,), N >= 1, into an empty cache's first text, which has room for them: basins (N, 64), the log
+    probability of each id after the first as what comes next, (N-1,), and what comes after the last, logits (V,).
+    """
+    hidden, basins = read_on(w, keys, values, known, lengths, 0, ids)
+    rates, logits = np.empty(len(ids) - 1), np.empty(len(head.bias), np.float32)
+    for n in range(len(ids)):
+        speak(head, hidden[n], basins[n], logits)
+        if n + 1 < len(ids):
+            largest, total = peak(logits), np.float32(0.0)
+            for i in range(len(logits)):
+                total += exp32(logits[i] - largest)
+            rates[n] = np.float64(logits[ids[n + 1]] - largest) - np.log(np.float64(total))
+    return basins, rates, logits
+
+
+@compiled_fast
+def make_room(w: Body, keys: Array, values: Array, known: Ids, lengths: Indices, slot: int) -> None:
+    """Forgets the older half of a full window, and reads the newer again as if it were all."""
+    length, half = lengths[slot], keys.shape[4] // 2
+    kept = known[slot, length - half : length].copy()
+    lengths[slot] = 0
+    read_on(w, keys, values, known, lengths, slot, kept)
 
 
 @compiled_fast

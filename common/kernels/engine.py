@@ -18,8 +18,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from common.constants import CELLS
-from common.kernels.decode import Array, Body, Head, Ids, Indices, M, advance, follow, speak
+from common.kernels.decode import Array, Body, Floats, Head, Ids, Indices, M, advance, listen, make_room, read_on, speak
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights
 
@@ -28,7 +27,6 @@ EMBED_GAIN: Final = np.float32(11.0)
 BASIN_GAIN: Final = np.float32(8.0)
 COUPLING_SCALE: Final = np.float32(10.0)  # <sqrt(b), sqrt(b_token)> lies in [0, 1]; logits span about ten
 ROTARY_BASE: Final = 10_000.0
-BLOCK: Final = 64  # tokens read at a time: the working set of more would leave the processor's nearest caches
 
 
 T = TypeVar("T", Body, Head)
@@ -47,7 +45,10 @@ class Cache:
 
 
 class State:
-    """A state decoder ready to run. sqrt_basins: (vocab, 64), the square roots of the token basins."""
+    """A state decoder ready to run. sqrt_basins: (vocab, 64), the square roots of the token basins.
+
+    body, head: as compiled code takes them.
+    """
 
     def __init__(self, spec: Spec, weights: Weights, sqrt_basins: npt.NDArray[np.floating]) -> None:
         assert sqrt_basins.shape == (spec.vocab, 64), sqrt_basins.shape
@@ -55,9 +56,8 @@ class State:
         self.sqrt_basins: Array = np.ascontiguousarray(sqrt_basins, np.float32)
         self.weights: Final = weights
         roots = halved(sqrt_basins)
-        self._body = _narrowed(_body(spec, weights, roots), ("qkv", "out", "up", "down", "basin"))
-        self._head = _head(weights, roots)
-        self._narrow_head = _narrowed(self._head, ("leave", "table"))
+        self.body = _narrowed(_body(spec, weights, roots), ("qkv", "out", "up", "down", "basin"))
+        self.head = _narrowed(_head(weights, roots), ("leave", "table"))
 
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
@@ -97,54 +97,42 @@ class State:
                 self._forget(cache, slot)
         return self._advance(cache, slots, cache.lengths[slots], ids)
 
-    def logits(self, hidden: Array, basins: Array) -> Array:
-        """Next-token logits (..., vocab), the coupling included."""
-        w = self._head
-        spoken = np.concatenate([hidden @ w.leave, w.gain * np.sqrt(basins)], -1)
-        found: Array = spoken @ w.table + w.bias
-        return found
-
-    def speak(self, hidden: Array, basin: Array) -> Array:
-        """The logits (vocab,) of one place, (width,) and (64,)."""
-        found: Array = speak(self._narrow_head, hidden, basin)
-        return found
-
-    def follow(self, cache: Cache, token: int) -> tuple[Array, Array]:
-        """Reads one token on in a cache's first text: its basin (64,), and the next token's logits (vocab,).
-
-        What `extend` and `speak` give, in one call: between two tokens there is little else to pay for.
+    def listen(self, cache: Cache, ids: Ids) -> tuple[Array, Floats, Array]:
+        """Reads a window from its start, T <= context, in a cache's first text: basins (T, 64), the log probability of
+        each token but the first as what came next, (T-1,), and the logits (vocab,) of what comes now.
         """
-        if cache.lengths[0] == self.spec.context:
-            self._forget(cache, 0)
-        found: tuple[Array, Array] = follow(
-            self._body, self._narrow_head, cache.keys, cache.values, cache.ids, cache.lengths, token
+        assert len(ids) <= self.spec.context, len(ids)
+        cache.lengths[0] = 0
+        found: tuple[Array, Floats, Array] = listen(
+            self.body, self.head, cache.keys, cache.values, cache.ids, cache.lengths, np.asarray(ids, np.int32)
         )
+        return found
+
+    def speak(self, hidden: Array, basins: Array) -> Array:
+        """The next token's logits (..., vocab) at places (..., width) and (..., 64), the coupling included."""
+        found = np.empty((*hidden.shape[:-1], self.spec.vocab), np.float32)
+        for place in np.ndindex(hidden.shape[:-1]):
+            speak(self.head, hidden[place], basins[place], found[place])
         return found
 
     @property
     def roots(self) -> M:
         """The roots of the tokens' basins, (64, vocab), as a matrix of decode.py."""
-        return self._narrow_head.table[self.spec.width :]
+        return self.head.table[self.spec.width :]
 
     def _forget(self, cache: Cache, slot: int) -> None:
         """Makes room: the newer half of the window, read again as if it were all."""
-        length = int(cache.lengths[slot])
-        kept = cache.ids[slot, length - self.spec.context // 2 : length].copy()
-        cache.lengths[slot] = 0
-        self._on(cache, slot, kept)
+        make_room(self.body, cache.keys, cache.values, cache.ids, cache.lengths, slot)
 
     def _on(self, cache: Cache, slot: int, ids: Ids) -> tuple[Array, Array]:
-        start = int(cache.lengths[slot])
-        hidden, basins = np.empty((len(ids), self.spec.width), np.float32), np.empty((len(ids), CELLS), np.float32)
-        for low in range(0, len(ids), BLOCK):
-            some = slice(low, min(low + BLOCK, len(ids)))
-            places = np.arange(start + some.start, start + some.stop)
-            hidden[some], basins[some] = self._advance(cache, np.full(len(places), slot), places, ids[some])
-        return hidden, basins
+        found: tuple[Array, Array] = read_on(
+            self.body, cache.keys, cache.values, cache.ids, cache.lengths, slot, np.asarray(ids, np.int32)
+        )
+        return found
 
     def _advance(self, cache: Cache, slots: Indices, places: Indices, ids: Ids) -> tuple[Array, Array]:
         found: tuple[Array, Array] = advance(
-            self._body, cache.keys, cache.values, cache.ids, cache.lengths, slots, places, ids
+            self.body, cache.keys, cache.values, cache.ids, cache.lengths, slots, places, ids
         )
         return found
 
@@ -179,7 +167,7 @@ def _body(spec: Spec, weights: Weights, roots: Array) -> Body:
         up=stacked("up"),
         down=stacked("down"),
         basin=np.ascontiguousarray(weights["basin.weight"].T),
-        basin_bias=np.ascontiguousarray(weights["basin.bias"]),
+        basin_bias=np.array(weights["basin.bias"]),
     )
 
 
@@ -187,7 +175,7 @@ def _head(weights: Weights, roots: Array) -> Head:
     return Head(
         leave=np.ascontiguousarray(weights["leave"].T),
         table=np.ascontiguousarray(np.concatenate([weights["embed"].T, roots.T])),
-        bias=np.ascontiguousarray(weights["bias"]),
+        bias=np.array(weights["bias"]),
         gain=np.float32(COUPLING_SCALE * weights["coupling"]),
     )
 

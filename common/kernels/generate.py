@@ -1,25 +1,27 @@
 """Generation: one token after another from one kernel, or from several fused, under tacking."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from common.constants import KAPPA_WINDOW_TOKENS, Phase
-from common.geometry.concentration import KAPPA_MAX, directions, kappa
+from common.constants import CELLS, KAPPA_WINDOW_TOKENS, PHASES, Phase
+from common.geometry.concentration import directions, kappa
 from common.geometry.phases import phase_of
 from common.kernels.bearing import Bearing
-from common.kernels.blend import choose, draw, steered
+from common.kernels.blend import pick
 from common.kernels.decode import Array
-from common.kernels.kernel import Floats, Kernel, Speaker
-from common.kernels.loops import LOOP_READS, looping
+from common.kernels.engine import State
+from common.kernels.kernel import Floats, Kernel, Listening
+from common.kernels.loops import LOOP_READS
 from common.kernels.memory import Ids
-from common.kernels.tacking import FRESH_TOKENS, KEPT_TOKENS, REACH, Helm, steer
+from common.kernels.say import KAPPA_MIN_TOKENS, UNKNOWN, Chorus, Course, Log, Past, Stand, Wish, say
+from common.kernels.tacking import Helm
 
-MEMORY_CONTEXT: Final = 3
-KAPPA_MIN_TOKENS: Final = 16  # below this a direction is mostly noise: kappa is not known yet
+STRETCH_TOKENS: Final = 16  # chosen: said at a time where nobody says how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,90 +37,105 @@ class Voice:
 
 class Step(NamedTuple):
     """One generated token, and what was measured after it. kappa and phase are None while fewer than KAPPA_MIN_TOKENS
-    were read. basin: the first voice's, (64,); basins: every voice's, in their order.
+    were read. basin: the first voice's, (64,); basins: every voice's, in their order, (voices, 64).
     """
 
     token: int
     basin: Array
-    basins: tuple[Array, ...]
+    basins: Array
     kappa: float | None
     phase: Phase | None
     helm: Helm
 
 
-class _Reader:
-    """Where one voice stands in the text: its basin (64,) and the tokens it expects, after the last one read."""
+class Stretch(NamedTuple):
+    """Some generated tokens, a row each; see Step. tokens (N,); basins (N, voices, 64); kappas, phases (N,): -1 where
+    not known, a phase by its place in PHASES; helms (N, 4).
+    """
 
-    basin: Array
-    logits: Array
+    tokens: Ids
+    basins: Array
+    kappas: Floats
+    phases: npt.NDArray[np.int64]
+    helms: Floats
 
-    def __init__(self, voice: Voice, prompt: Ids) -> None:
-        self.voice = voice
-        self.speaker = Speaker.of(voice.kernel)
-        self.bearing = Bearing(voice.home)
-        self._cache = voice.kernel.state.start()
-        self.read(prompt)
+    def reading(self, place: int) -> tuple[float | None, Phase | None]:
+        """Kappa and phase after one of the tokens."""
+        phase = int(self.phases[place])
+        return (None, None) if phase == UNKNOWN else (float(self.kappas[place]), PHASES[phase])
 
-    def read(self, ids: Ids) -> None:
-        """Reads on."""
-        state = self.voice.kernel.state
-        hidden, basins = state.extend(self._cache, ids)
-        for basin in basins[-KAPPA_WINDOW_TOKENS:]:
-            self.bearing.turn(basin)
-        self.basin = basins[-1]
-        self.logits = state.speak(hidden[-1], self.basin)
-
-    def follow(self, token: int) -> tuple[float, float]:
-        """Reads one token on; kappa of the window and of its last FRESH_TOKENS. Two tokens or more were read."""
-        self.basin, self.logits = self.voice.kernel.state.follow(self._cache, token)
-        return self.bearing.follow(self.basin, FRESH_TOKENS)
-
-    def forget(self, recent: Ids) -> None:
-        """Reads `recent`, what was said last, as if nothing came before. The bearing still knows all of its window."""
-        state = self.voice.kernel.state
-        self._cache = state.start()
-        hidden, basins = state.extend(self._cache, recent)
-        self.logits = state.speak(hidden[-1], basins[-1])
+    def steps(self) -> list[Step]:
+        """One by one."""
+        helms = [Helm(gain, trim, int(renewal), heat) for gain, trim, renewal, heat in self.helms.tolist()]
+        rows = zip(self.tokens.tolist(), self.basins, helms, strict=True)
+        return [Step(token, basins[0], basins, *self.reading(n), helm) for n, (token, basins, helm) in enumerate(rows)]
 
 
-def generate(
-    voices: Sequence[Voice],
-    prompt: Ids,
-    *,
-    max_tokens: int,
-    temperature: float,
-    stop: frozenset[int],
-    rng: np.random.Generator,
-    top_p: float = 1.0,
-) -> Iterator[Step]:
-    """Yields up to max_tokens steps and ends before a token of `stop`. prompt: at least one id. temperature 0: the
-    likeliest token. top_p: see `sample`.
+class Speech:
+    """A generation in the making: `say` goes on with it; to iterate over it says all, step by step.
+
+    Ends after max_tokens, or before a token of `stop`. prompt: at least one id. temperature 0: the likeliest token.
+    top_p: see `blend.pick`. All voices' states are of one vocabulary, and their matrices of one precision.
 
     The first voice is the one whose basins are measured and steered: kappa over its last 64 tokens, directions from its
     home; that of a perfect loop while the text goes round one.
     """
-    readers = [_Reader(voice, prompt) for voice in voices]
-    lead, helm, phase = readers[0], Helm(), None
-    text = np.empty(LOOP_READS + max_tokens, np.int32)
-    start = min(len(prompt), LOOP_READS)
-    text[:start] = prompt[-start:]
-    recent = text[:start]
-    for end in range(start + 1, start + 1 + max_tokens):
-        p = _fuse(readers, recent[-MEMORY_CONTEXT:])
-        token = _choose(p, lead, helm, temperature * helm.temperature, rng, top_p)
-        if token in stop:
-            return
-        text[end - 1] = token
-        recent = text[max(0, end - LOOP_READS) : end]
-        kappas = [reader.follow(token) for reader in readers]
-        value = None
-        if lead.bearing.tokens >= KAPPA_MIN_TOKENS:
-            value, fresh = (KAPPA_MAX, KAPPA_MAX) if looping(recent) else kappas[0]
-            phase = phase_of(value, None, phase)
-            helm = steer(helm, value, fresh, phase)
-            if helm.forgets:
-                lead.forget(recent[-KEPT_TOKENS:])
-        yield Step(token, lead.basin, tuple(r.basin for r in readers), value, phase, helm)
+
+    def __init__(
+        self,
+        voices: Sequence[Voice],
+        prompt: Ids,
+        *,
+        max_tokens: int,
+        temperature: float,
+        stop: frozenset[int],
+        rng: np.random.Generator,
+        top_p: float = 1.0,
+        listening: Listening | None = None,
+    ) -> None:
+        """Reads the prompt. listening: the first voice's state, if it has read it already; it is used up."""
+        pasts, logits, bearing = [], [], Bearing(voices[0].home)
+        for v, voice in enumerate(voices):
+            heard = listening if v == 0 and listening is not None else _listen(voice.kernel.state, prompt)
+            pasts.append(Past(heard.cache.keys, heard.cache.values, heard.cache.ids, heard.cache.lengths))
+            logits.append(heard.logits)
+            if v == 0:
+                bearing.turn(heard.basins[-KAPPA_WINDOW_TOKENS:])
+        start = min(len(prompt), LOOP_READS)
+        text = np.empty(start + max_tokens, np.int32)
+        text[:start] = prompt[-start:]
+        self._voices, self._chorus = voices, _chorus(voices)  # the chorus has the addresses of memories alone
+        self._stand = Stand(tuple(pasts), np.stack(logits), bearing.directions, text)
+        self._course = Course(start, bearing.read)
+        self._wish = Wish(float(temperature), float(top_p), np.array(sorted(stop), np.int32))
+        self._rng = rng
+        self.ended = max_tokens == 0
+
+    def __iter__(self) -> Iterator[Step]:
+        while not self.ended:
+            yield from self.say(STRETCH_TOKENS).steps()
+
+    def say(self, tokens: int) -> Stretch:
+        """Up to so many further tokens, one or more; fewer at the end. The same in all, whatever the numbers.
+
+        Raises Rejected("bad_reading") when kappa is no number: the state has diverged.
+        """
+        before = self._course
+        tokens = min(tokens, len(self._stand.text) - before.at)
+        log = Log(
+            np.empty((tokens, len(self._voices), CELLS), np.float32),
+            np.empty(tokens),
+            np.empty(tokens, np.int64),
+            np.empty((tokens, len(Helm._fields))),
+        )
+        uniforms = self._rng.random(tokens) if self._wish.temperature > 0 else np.zeros(tokens)
+        self._course = say(self._chorus, self._stand, before, self._wish, uniforms, log)
+        said = self._course.at - before.at
+        self.ended = said < tokens or self._course.at == len(self._stand.text)
+        if not (log.kappas[:said] >= UNKNOWN).all():
+            phase_of(math.nan, None, None)
+        ids = self._stand.text[before.at : self._course.at]
+        return Stretch(ids, log.basins[:said], log.kappas[:said], log.phases[:said], log.helms[:said])
 
 
 def measure_kappa(basins: Array, home: Floats) -> float | None:
@@ -129,41 +146,40 @@ def measure_kappa(basins: Array, home: Floats) -> float | None:
     return kappa(directions(window, np.sqrt(home))) if len(window) >= KAPPA_MIN_TOKENS else None
 
 
-def _fuse(readers: Sequence[_Reader], context: Ids) -> Floats:
-    """P (V,): the voices' distributions weighted by their shares."""
-    fused = np.zeros(len(readers[0].logits))
-    for r in readers:
-        r.speaker.add(fused, r.logits, context, share=r.voice.share)
-    return fused
-
-
-def _choose(p: Floats, lead: _Reader, helm: Helm, temperature: float, rng: np.random.Generator, top_p: float) -> int:
-    """A token id from p, steered along the lead's heading, sharpened or flattened by the temperature; the likeliest
-    (lowest id on ties) at 0.
-    """
-    way = (lead.voice.kernel.state.roots, lead.bearing.held, helm.gain, REACH)
-    if temperature > 0 and top_p >= 1:
-        return int(choose(p, *way, temperature, rng.random()))
-    return sample(steered(p, *way), temperature, rng, top_p)
-
-
 def sample(log_p: npt.NDArray[np.floating], temperature: float, rng: np.random.Generator, top_p: float = 1.0) -> int:
-    """A token id from log p (V,), sharpened or flattened by the temperature; the likeliest (lowest id on ties) at 0.
-
-    top_p: in (0, 1]; below 1 only the likeliest tokens whose mass reaches it are drawn from (nucleus sampling, Holtzman
-    et al. 2020), at least one.
-    """
-    if temperature <= 0:
-        return int(np.argmax(log_p))
-    kept = np.asarray(log_p, np.float32)
-    return int(draw(kept if top_p >= 1 else _nucleus(kept, temperature, top_p), temperature, rng.random()))
+    """A token id from log p (V,), sharpened or flattened by the temperature; see `blend.pick`."""
+    uniform = rng.random() if temperature > 0 else 0.0
+    return int(pick(np.asarray(log_p, np.float32), temperature, top_p, uniform))
 
 
-def _nucleus(log_p: Array, temperature: float, top_p: float) -> Array:
-    """Log p, and -inf for what is not among the likeliest tokens that together hold top_p of the heated mass."""
-    p = np.exp((log_p - log_p.max()) / np.float32(temperature))
-    order = np.argsort(-p, kind="stable")
-    before = np.cumsum(p[order], dtype=np.float64) - p[order]
-    found: Array = log_p.copy()
-    found[order[before >= top_p * p.sum(dtype=np.float64)]] = -np.inf
+def _listen(state: State, prompt: Ids) -> Listening:
+    cache = state.start()
+    hidden, basins = state.extend(cache, prompt)
+    return Listening(cache, basins, state.speak(hidden[-1], basins[-1]))
+
+
+def _chorus(voices: Sequence[Voice]) -> Chorus:
+    """Voices with fewer memories than others get empty ones in front, to which their gates give nothing."""
+    kernels = [voice.kernel for voice in voices]
+    most = max(len(kernel.memories) for kernel in kernels)
+    return Chorus(
+        bodies=tuple(kernel.state.body for kernel in kernels),
+        heads=tuple(kernel.state.head for kernel in kernels),
+        memories=_stacked([kernel.addresses for kernel in kernels], most),
+        bases=_stacked([kernel.bases for kernel in kernels], most),
+        gates=np.stack([_widened(kernel.gate, most) for kernel in kernels]),
+        shares=np.array([voice.share for voice in voices]),
+        home_s=np.sqrt(voices[0].home),
+        roots=voices[0].kernel.state.roots,
+    )
+
+
+def _stacked(columns: Sequence[npt.NDArray[Any]], most: int) -> npt.NDArray[Any]:
+    found = np.zeros((len(columns), most, *columns[0].shape[1:]), columns[0].dtype)
+    for place, column in enumerate(columns):
+        found[place, most - len(column) :] = column
     return found
+
+
+def _widened(gate: Floats, most: int) -> Floats:
+    return np.concatenate([gate[:, :1], np.zeros((len(gate), most + 1 - gate.shape[1])), gate[:, 1:]], 1)

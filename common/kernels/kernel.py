@@ -6,23 +6,19 @@
 The state is shared: a domain that was opened later uses its nearest role's state and memory beside a memory of its own.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from common.kernels import gate as gates
 from common.kernels import memory as memories
-from common.kernels.blend import mix
 from common.kernels.decode import Array
-from common.kernels.engine import State
-from common.kernels.memory import Ids, Memory, Table
+from common.kernels.engine import Cache, State
+from common.kernels.memory import Addresses, Ids, Memory
 
 Floats = npt.NDArray[np.float64]
-
-SCORE_BATCH: Final = 8  # windows at a time: bounds the working set, of logits above all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +30,7 @@ class Kernel:
     state: State
     memories: tuple[Memory, ...]
     gate: Floats
+    _ready: list[tuple[Floats, Addresses]] = field(default_factory=list, init=False, repr=False)
 
     def __eq__(self, other: object) -> bool:
         """Whether both read every text alike: the same state, memories and gate."""
@@ -46,13 +43,32 @@ class Kernel:
     def _identity(self) -> tuple[object, ...]:
         return id(self.state), *map(id, self.memories), self.gate.tobytes()
 
+    @property
+    def bases(self) -> Floats:
+        """What each memory says without a context, (K, V); made when first asked for, as are `addresses`."""
+        return self._made()[0]
+
+    @property
+    def addresses(self) -> Addresses:
+        """The memories as compiled code takes them, (K, ORDERS, 8); while the kernel is kept."""
+        return self._made()[1]
+
     def floors(self) -> list[Floats]:
         """Where each memory's recursion ends: the uniform distribution, then the unigrams of the memory before it."""
-        uniform = np.full(self.state.spec.vocab, 1.0 / self.state.spec.vocab)
-        floors = [uniform]
-        for memory in self.memories[:-1]:
-            floors.append(memories.distribution(memory, (), floors[-1])[0])
-        return floors
+        return [_uniform(self.state), *self.bases[:-1]]
+
+    def _made(self) -> tuple[Floats, Addresses]:
+        if not self._ready:
+            assert self.gate.shape == (gates.BUCKETS, 1 + len(self.memories)), self.gate.shape
+            bases = [_uniform(self.state)]
+            for memory in self.memories:
+                bases.append(memories.distribution(memory, (), bases[-1])[0])
+            self._ready.append((np.stack(bases[1:]), np.stack([memory.addresses for memory in self.memories])))
+        return self._ready[0]
+
+
+def _uniform(state: State) -> Floats:
+    return np.full(state.spec.vocab, 1.0 / state.spec.vocab)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +90,26 @@ class Reading:
         return -np.log2(mixed)
 
 
+class Listening(NamedTuple):
+    """A state that has read a text and may read on: its cache, the basins (N, 64), and the logits (V,) of what comes
+    next. Belongs to whoever reads on.
+    """
+
+    cache: Cache
+    basins: Array
+    logits: Array
+
+
 def read(kernel: Kernel, ids: Ids) -> Reading:
     """Reads a text in windows of the state's context; memories see across windows, the state does not."""
-    vocab = kernel.state.spec.vocab
-    return _recall(kernel, ids, *_read_state(kernel.state, ids, np.full(vocab, 1.0 / vocab)))
+    return listen(kernel, ids)[0]
+
+
+def listen(kernel: Kernel, ids: Ids) -> tuple[Reading, Listening | None]:
+    """`read`, and the state that has read the text; None where the text has more than a window, or no token."""
+    probability, listening = _read_state(kernel.state, ids)
+    whole = 0 < len(ids) <= kernel.state.spec.context
+    return _recall(kernel, ids, probability, listening.basins), listening if whole else None
 
 
 def reread(kernel: Kernel, ids: Ids, reading: Reading) -> Reading:
@@ -94,48 +126,15 @@ def _recall(kernel: Kernel, ids: Ids, state: Floats, basins: Array) -> Reading:
     return Reading(np.stack([state, *(k.probability for k in known)], 1), gates.bucket(last.order, last.total), basins)
 
 
-def _read_state(state: State, ids: Ids, floor: Floats) -> tuple[Floats, Array]:
-    """The state's probability of each token, and the basin after it. A window's first token has the memory floor:
-    nothing was read.
+def _read_state(state: State, ids: Ids) -> tuple[Floats, Listening]:
+    """The state's probability of each token, and the state with the last window in its cache. A window's first token
+    has the memory floor: nothing was read.
     """
-    size, context = len(ids), state.spec.context
-    probability, basins = floor[ids], np.empty((size, 64), np.float32)
-    whole = size // context
-    batches: Iterable[tuple[int, Ids]] = [
-        (start * context, ids[start * context : min(start + SCORE_BATCH, whole) * context].reshape(-1, context))
-        for start in range(0, whole, SCORE_BATCH)
-    ] + ([(whole * context, ids[None, whole * context :])] if size % context else [])
-    for offset, windows in batches:
-        hidden, b = state.read(windows)
-        basins[offset : offset + windows.size] = b.reshape(-1, 64)
-        logits = state.logits(hidden[:, :-1], b[:, :-1])
-        peak = logits.max(-1, keepdims=True)
-        total = np.log(np.exp(logits - peak).sum(-1)) + peak[..., 0]
-        hit = np.take_along_axis(logits, windows[:, 1:, None].astype(np.int64), -1)[..., 0] - total
-        places = offset + np.arange(windows.size).reshape(windows.shape)[:, 1:]
-        probability[places] = np.exp(hit.astype(np.float64))
-    return probability, basins
-
-
-@dataclass(frozen=True, slots=True)
-class Speaker:
-    """A kernel about to speak, with what stays the same from token to token.
-
-    memories: each as compiled code takes it; bases: (K, V), what each says without a context.
-    """
-
-    kernel: Kernel
-    memories: tuple[tuple[Table, ...], ...]
-    bases: Floats
-
-    @classmethod
-    def of(cls, kernel: Kernel) -> "Speaker":
-        """Prepares a kernel: some microseconds a memory."""
-        assert kernel.gate.shape == (gates.BUCKETS, 1 + len(kernel.memories)), kernel.gate.shape
-        pairs = zip(kernel.memories, kernel.floors(), strict=True)
-        bases = np.stack([memories.distribution(memory, (), floor)[0] for memory, floor in pairs])
-        return cls(kernel, tuple(memory.columns for memory in kernel.memories), bases)
-
-    def add(self, p: Floats, logits: Array, context: Ids, *, share: float) -> None:
-        """Adds share * P of the next token to p (V,). logits (V,): the state's; context: the last three tokens."""
-        mix(logits, self.memories, self.bases, self.kernel.gate, context, share, p)
+    probability, basins = _uniform(state)[ids], np.empty((len(ids), 64), np.float32)
+    cache, logits = state.start(), np.empty(0, np.float32)
+    for start in range(0, len(ids), state.spec.context):
+        window = ids[start : start + state.spec.context]
+        stop = start + len(window)
+        basins[start:stop], rates, logits = state.listen(cache, window)
+        probability[start + 1 : stop] = np.exp(rates)
+    return probability, Listening(cache, basins, logits)

@@ -20,21 +20,24 @@ derived from the stored counts when a memory is first asked, so that the stored 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.recall import expect, explain, follow, locate
+from common.kernels.compiled import address
+from common.kernels.recall import FIELDS, expect, explain, follow, locate
 
 Ids = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
+Addresses = npt.NDArray[np.int64]
 
 TOKEN_BITS: Final = np.uint64(15)
 TOKEN_MASK: Final = np.uint64((1 << 15) - 1)
 ORDERS: Final = 4  # contexts of 0 to 3 tokens
+_BYTES: Final = (8, 4, 8, 4, 8, 8)  # of a number in each of a table's columns
 DISCOUNT: Final = 0.75  # chosen: best of 0.5-0.9 on the validation split (docs/experiments.md)
 
 
@@ -83,18 +86,29 @@ class Memory:
     """
 
     tables: tuple[Table, ...]
-    _columns: list[tuple[Table, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _ready: list[tuple[tuple[Table, ...], Addresses]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @property
     def columns(self) -> tuple[Table, ...]:
         """What predicts, made when first asked for: ORDERS tables, the missing ones empty, all but the highest counted
         by continuation, and totals below the sum of their counts raised to it.
         """
-        if not self._columns:
-            tables = [_raised(table) for table in self.tables]
+        return self._made()[0]
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the `columns` lie, (ORDERS, 8), as compiled code takes them (recall.py); while the memory is kept."""
+        return self._made()[1]
+
+    def _made(self) -> tuple[tuple[Table, ...], Addresses]:
+        if not self._ready:
+            tables = [raised(table) for table in self.tables]
             lower = [_continued(tables[n], tables[n + 1], n) for n in range(len(tables) - 1)]
-            self._columns.append((*lower, *tables[-1:], *(_EMPTY,) * (ORDERS - len(tables))))
-        return self._columns[0]
+            columns = (*lower, *tables[-1:], *(_EMPTY,) * (ORDERS - len(tables)))
+            self._ready.append((columns, addresses_of(columns)))
+        return self._ready[0]
 
     @property
     def entries(self) -> int:
@@ -210,11 +224,12 @@ def _follow(memory: Memory, grams: Keys, reach: npt.NDArray[np.int64], floor: Fl
     size = len(grams)
     p = floor[(grams & TOKEN_MASK).astype(np.int64)].astype(np.float64)
     found = Prediction(p, np.empty(size, np.int64), np.empty(size, np.int64))
-    follow(memory.columns, grams, reach, discount, found.probability, found.order, found.total)
+    follow(memory.addresses, grams, reach, discount, found.probability, found.order, found.total)
     return found
 
 
-def _raised(table: Table) -> Table:
+def raised(table: Table) -> Table:
+    """The table with no total below the sum of its counts."""
     return table._replace(totals=np.maximum(table.totals, table.known).astype(np.uint32))
 
 
@@ -227,6 +242,16 @@ def _continued(table: Table, longer: Table, order: int) -> Table:
     return table._replace(counts=counts.astype(np.uint32), known=known, totals=totals.astype(np.uint32))
 
 
+def addresses_of(tables: Sequence[Table]) -> Addresses:
+    """Where the columns of ORDERS tables lie, as compiled code takes them (recall.py); while the tables are kept."""
+    found = np.zeros((ORDERS, FIELDS), np.int64)
+    for order, table in enumerate(tables):
+        columns: list[npt.NDArray[Any]] = [*table]
+        assert [column.itemsize for column in columns] == [*_BYTES], [column.dtype for column in columns]
+        found[order] = *map(address, columns), len(table.keys), len(table.contexts)
+    return found
+
+
 def distribution(
     memory: Memory, context: Sequence[int], floor: Floats, discount: float = DISCOUNT
 ) -> tuple[Floats, int, int]:
@@ -234,8 +259,8 @@ def distribution(
 
     Sums to one as floor does. `predict` gives the same numbers for the tokens of a text (tested).
     """
-    tables, rows, p = memory.columns, np.zeros(ORDERS, np.int64), np.zeros(len(floor))
+    tables, rows, p = memory.addresses, np.zeros(ORDERS, np.int64), np.zeros(len(floor))
     known = locate(tables, np.asarray(context, np.int32), rows)
     rest = expect(tables, rows, (0, known), 1.0, discount, p)
-    total = int(tables[known - 1].totals[rows[known - 1]]) if known else 0
+    total = int(memory.columns[known - 1].totals[rows[known - 1]]) if known else 0
     return p + rest * floor, known - 1, total

@@ -1,15 +1,22 @@
 """What a memory expects, compiled: look-ups in its tables for one context over the whole vocabulary, or along a text.
 
 Knows tables as columns of numbers (memory.py says what they mean) and is strict in its floating point, since what a
-crystal is worth or a gate has learned is computed from it in more than one place. `tables` is always a tuple of ORDERS
-tables, the missing ones empty, so that every memory runs the same compiled code.
+crystal is worth or a gate has learned is computed from it in more than one place.
+
+`tables` is (ORDERS, 8) int64, a row a table, all zeros for one that is missing: where its columns lie, and how long
+they are (Memory.addresses). To hand over 24 arrays instead costs as much as to use them, and each number of memories
+would be a type of its own, to be compiled anew.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from common.kernels.compiled import compiled
+from common.kernels.compiled import at32, at64, compiled
+
+# A row of `tables`: the columns by their addresses, then the number of n-grams and of contexts.
+KEYS, COUNTS, CONTEXTS, TOTALS, STARTS, KNOWN, GRAMS, SIZE = range(8)
+FIELDS: Final = 8
 
 
 @compiled
@@ -50,24 +57,38 @@ def locate(tables: Any, context: Any, rows: Any) -> int:
         for i in range(len(context) - order, len(context)):
             packed = packed << np.uint64(15) | np.uint64(context[i])
         table = tables[order]
-        rows[order] = find(table.contexts, packed, 0, len(table.contexts))
+        rows[order] = find(at64(table[CONTEXTS], table[SIZE]), packed, 0, table[SIZE])
         if rows[order] < 0:
             return order
     return len(tables)
 
 
 @compiled
+def _followers(table: Any, row: int) -> Any:
+    """Of a context: where its followers begin and end, its total, and the sum of their counts."""
+    starts, known = at64(table[STARTS], table[SIZE] + 1), at64(table[KNOWN], table[SIZE])
+    total = at32(table[TOTALS], table[SIZE])[row]
+    return np.int64(starts[row]), np.int64(starts[row + 1]), float(total), float(known[row])
+
+
+@compiled
+def total_of(table: Any, row: int) -> Any:
+    """How often a context occurred."""
+    return np.int64(at32(table[TOTALS], table[SIZE])[row])
+
+
+@compiled
 def expect(tables: Any, rows: Any, orders: Any, weight: float, discount: float, p: Any) -> float:
     """Adds weight * (what the orders from orders[0] up to orders[1] say) to p (V,); returns the weight left below."""
     for order in range(orders[1] - 1, orders[0] - 1, -1):
-        table, row = tables[order], rows[order]
-        start, stop, total = table.starts[row], table.starts[row + 1], float(table.totals[row])
+        start, stop, total, known = _followers(tables[order], rows[order])
+        keys, counts = at64(tables[order, KEYS], stop), at32(tables[order, COUNTS], stop)
         share = weight / total
         for i in range(start, stop):
-            token = np.int64(table.keys[i] & np.uint64(0x7FFF))
+            token = np.int64(keys[i] & np.uint64(0x7FFF))
             assert token < len(p)  # compiled code would write what lies beyond
-            p[token] += max(table.counts[i] - discount, 0.0) * share
-        weight = (total - table.known[row] + discount * (stop - start)) * share
+            p[token] += max(counts[i] - discount, 0.0) * share
+        weight = (total - known + discount * (stop - start)) * share
     return weight
 
 
@@ -83,11 +104,11 @@ def follow(tables: Any, grams: Any, reach: Any, discount: float, p: Any, order: 
         for n in range(min(len(tables), reach[i] + 1)):
             table = tables[n]
             key = grams[i] & ((np.uint64(1) << np.uint64(15 * (n + 1))) - np.uint64(1))
-            row = find(table.contexts, key >> np.uint64(15), 0, len(table.contexts))
+            row = find(at64(table[CONTEXTS], table[SIZE]), key >> np.uint64(15), 0, table[SIZE])
             if row < 0:
                 break
-            start, stop, mass = table.starts[row], table.starts[row + 1], float(table.totals[row])
-            at = find(table.keys, key, start, stop)
-            hit = max(table.counts[at] - discount, 0.0) if at >= 0 else 0.0
-            p[i] = (hit + (mass - table.known[row] + discount * (stop - start)) * p[i]) / mass
-            order[i], total[i] = n, table.totals[row]
+            start, stop, mass, known = _followers(table, row)
+            at = find(at64(table[KEYS], stop), key, start, stop)
+            hit = max(at32(table[COUNTS], stop)[at] - discount, 0.0) if at >= 0 else 0.0
+            p[i] = (hit + (mass - known + discount * (stop - start)) * p[i]) / mass
+            order[i], total[i] = n, np.int64(mass)

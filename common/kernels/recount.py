@@ -25,7 +25,21 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels.memory import ORDERS, TOKEN_BITS, TOKEN_MASK, Counts, Floats, Keys, Memory, Table, look_up, mask
+from common.kernels.memory import (
+    ORDERS,
+    TOKEN_BITS,
+    TOKEN_MASK,
+    Addresses,
+    Counts,
+    Floats,
+    Keys,
+    Memory,
+    Table,
+    addresses_of,
+    look_up,
+    mask,
+    raised,
+)
 from common.kernels.recall import follow
 from common.kernels.spec import MAX_VOCAB
 
@@ -78,6 +92,7 @@ class _Merges:
 
 
 def _recounted(memory: Memory, merges: _Merges) -> Memory:
+    memory = Memory(tuple(map(raised, memory.tables)))
     known, orders = _Known.of(memory), len(memory.tables)
     grams, contexts = _Pile(orders + 1), _Pile(orders)
     for order, table in enumerate(memory.tables):
@@ -173,14 +188,18 @@ def _whole(expected: Floats, most: Wide) -> Wide:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a memory expects, by counts alone. tables: ORDERS of them; longest: tokens of its longest context."""
+    """What a memory expects, by counts alone. tables: ORDERS of them, at `addresses`; longest: tokens of its longest
+    context.
+    """
 
     tables: tuple[Table, ...]
+    addresses: Addresses
     longest: int
 
     @classmethod
     def of(cls, memory: Memory) -> "_Known":
-        return cls((*memory.tables, *(_EMPTY,) * (ORDERS - len(memory.tables))), len(memory.tables) - 1)
+        tables = (*memory.tables, *(_EMPTY,) * (ORDERS - len(memory.tables)))
+        return cls(tables, addresses_of(tables), len(memory.tables) - 1)
 
     def after(self, tokens: Wide, counts: Wide | Floats) -> Floats:
         """How often the first L of L + 1 tokens, (L + 1, N), were followed by the last; counts (N,): of the first L."""
@@ -189,7 +208,7 @@ class _Known:
         for row in tokens[-1 - reach :]:
             grams = grams << TOKEN_BITS | row.astype(np.uint64)
         p, order, total = np.zeros(size), np.empty(size, np.int64), np.empty(size, np.int64)
-        follow(self.tables, grams, np.full(size, reach), 0.0, p, order, total)
+        follow(self.addresses, grams, np.full(size, reach), 0.0, p, order, total)
         whole = order == len(tokens) - 1  # the whole n-gram is a context that the memory knows
         kept = look_up(self.tables[reach].keys, self.tables[reach].counts, grams) * whole
         return np.where(kept > 0, kept, np.where(whole, total, counts) * p)
@@ -205,11 +224,11 @@ class _Known:
 def _table(keys: Keys, counts: Counts, contexts: Keys, totals: Counts, needed: Keys) -> Table:
     """A context without a follower stays only where a longer one ends with it: a look-up goes on from there."""
     own = np.union1d(keys >> TOKEN_BITS, np.intersect1d(contexts, needed))
-    return Table.of(keys, counts, own, look_up(contexts, totals, own))
+    return raised(Table.of(keys, counts, own, look_up(contexts, totals, own)))
 
 
 def _first(table: Table, keys: Keys, counts: Counts, merges: _Merges) -> Table:
     """Order 0: as many tokens fewer as merges were made."""
     made = int(counts[np.isin(keys, merges.made[merges.made >= 0].astype(np.uint64))].sum())
     totals = np.maximum(table.totals.astype(np.int64) - made, 0).astype(np.uint32)
-    return Table.of(keys, counts, table.contexts, totals)
+    return raised(Table.of(keys, counts, table.contexts, totals))

@@ -19,6 +19,7 @@ import math
 from typing import Final, NamedTuple
 
 from common.constants import KAPPA_TARGET, KAPPA_WINDOW_TOKENS, PHASE_BOUNDS, Phase
+from common.kernels.compiled import both
 
 # Chosen on validation prompts, all of them (docs/experiments.md, Tacking). A unit of gain moves log kappa by 0.1-0.35.
 FRESH_TOKENS: Final = KAPPA_WINDOW_TOKENS // 2
@@ -50,7 +51,13 @@ class Helm(NamedTuple):
     @property
     def forgets(self) -> bool:
         """Whether the state now loses what it read before the last KEPT_TOKENS: it is what holds a direction."""
-        return self.renewal > 0 and self.renewal % FORGET_TOKENS == 0
+        return forgets(self.renewal)
+
+
+@both
+def forgets(renewal: int) -> bool:
+    """`Helm.forgets`, by its renewal."""
+    return renewal > 0 and renewal % FORGET_TOKENS == 0
 
 
 def steer(helm: Helm, kappa: float, fresh: float, phase: Phase, *, target: float = KAPPA_TARGET) -> Helm:
@@ -60,22 +67,31 @@ def steer(helm: Helm, kappa: float, fresh: float, phase: Phase, *, target: float
     which knows half as late. A renewal starts at FRACTURE, leaves the trim alone, and ends when kappa < 50 (the lower
     bound of CRYSTAL): it pushes the text from its heading the harder, the tighter it is held.
     """
-    if phase == "FRACTURE" or (helm.renewal and kappa >= PHASE_BOUNDS[1]):
+    return turn(helm, kappa, fresh, phase == "FRACTURE", target)
+
+
+@both
+def turn(helm: Helm, kappa: float, fresh: float, fractured: bool, target: float) -> Helm:  # noqa: FBT001 -- no keywords in compiled code
+    """`steer`, as compiled code says it."""
+    if fractured or (helm.renewal and kappa >= PHASE_BOUNDS[1]):
         return _renew(helm, fresh)
     trim = _bounded(helm.trim + TRIM_RATE * _lack(target, kappa))
-    return Helm(_bounded(trim + SWING * _lack(target, fresh)), trim)
+    return Helm(_bounded(trim + SWING * _lack(target, fresh)), trim, 0, 1.0)
 
 
+@both
 def _renew(helm: Helm, fresh: float) -> Helm:
     age = helm.renewal + 1
     excess = max(math.log(max(fresh, 1.0) / RENEWAL_TARGET), 0.0)
     return Helm(max(-RENEWAL_SWING * excess, -GAIN_MAX), helm.trim, age, min(1.0 + HEAT_RATE * age, HEAT_MAX))
 
 
+@both
 def _lack(target: float, kappa: float) -> float:
     """How far log kappa is under log target, within ERROR_MAX. Kappa below 1 is noise, and read as 1."""
     return min(max(math.log(target / max(kappa, 1.0)), -ERROR_MAX), ERROR_MAX)
 
 
+@both
 def _bounded(gain: float) -> float:
     return min(max(gain, 0.0), GAIN_MAX)

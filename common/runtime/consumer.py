@@ -1,7 +1,8 @@
 """The life of one message, from the stream to "done". Read it top to bottom.
 
     XADD ──▶ stream ──reader (new entries)──┐
-               │  ▲                          ├─▶ take ─▶ hold: still mine? how often delivered?
+               │  ▲                          ├─▶ take ─▶ turned away? ──▶ finished, many in one script
+               │  │                          │           hold: still mine? how often delivered?
                │  └──claimer (entries left ──┘             │ no: somebody else has it, leave it
                │     behind claim_after_s)                 ▼ yes (or new): keep the lease while it waits and runs
                │                            delivered too often? ──▶ dead letter   (it may have killed the process)
@@ -23,7 +24,7 @@ in `asyncio.to_thread`: it blocks the lease's renewal otherwise, and the entry i
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeVar
@@ -34,7 +35,7 @@ from redis.exceptions import RedisError
 
 from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import metrics, scripts
-from common.runtime.effects import Effect
+from common.runtime.effects import Effect, Send
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.logs import bound
 from common.wire.codec import pack
@@ -58,7 +59,8 @@ class Consumer(Generic[M]):
     longest pause between two tries. max_deliveries: tries of a message whose handler fails with a bug or kills the
     process. give_up_after_s: the age at which an unavailable dependency becomes a dead letter (chosen: a day).
     keep: leave finished entries in the stream, for a stream that followers read as well. at_once: handlers that may run
-    at the same time in one process.
+    at the same time in one process. turn_away: looks at each new message before it waits for its turn; what it returns
+    finishes it, many in one script: to refuse must cost less than to serve.
     """
 
     stream: str
@@ -72,6 +74,7 @@ class Consumer(Generic[M]):
     give_up_after_s: float = 86_400.0
     keep: bool = False
     at_once: int = 1
+    turn_away: Callable[[Delivery, M], Send | None] | None = None
 
 
 def retry_delay_s(consumer: Consumer[M], deliveries: int) -> float:
@@ -106,11 +109,16 @@ class Intake(Generic[M]):
         """Deliveries of several entries; returns when there is room for more. new: nobody was given them before."""
         if self._closed:
             return
+        away = self._turned_away(entries) if new else {}
         for entry in entries:
+            if entry.id in away:
+                continue
             task = asyncio.create_task(self._take(holder, entry, new=new), name=f"entry {entry.id}")
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
             task.add_done_callback(self._begun.discard)
+        if away:
+            await self._finish(away)
         while len(self._waiting) + len(self._begun) >= self.consumer.at_once:
             await asyncio.wait(self._waiting | self._begun, return_when=asyncio.FIRST_COMPLETED)
 
@@ -131,6 +139,35 @@ class Intake(Generic[M]):
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
+
+    def _turned_away(self, entries: Sequence[Entry]) -> dict[str, Send]:
+        """By entry, of those that the consumer turns away. What cannot be read is handled, and has its end there."""
+        consumer, away = self.consumer, {}
+        for entry in entries if consumer.turn_away else ():
+            body = body_of(entry.fields)
+            with suppress(Rejected):
+                if body is not None and consumer.turn_away is not None:
+                    delivery = Delivery(consumer.stream, entry.id, entry.at_ms, 1, body)
+                    send = consumer.turn_away(delivery, consumer.decode(body))
+                    away.update({entry.id: send} if send else {})
+        return away
+
+    async def _finish(self, away: Mapping[str, Send]) -> None:
+        consumer = self.consumer
+        try:
+            done = await scripts.finish(
+                self._redis,
+                consumer.stream,
+                consumer.group,
+                [*away.items()],
+                keep=consumer.keep,
+                direct=self._direct,
+            )
+        except RedisError as error:
+            log.warning("the broker is away, %d entries stay pending: %s", len(away), error)
+            return
+        metrics.HANDLED.labels(consumer.stream, "done").inc(done)
+        metrics.HANDLED.labels(consumer.stream, "gone").inc(len(away) - done)
 
     async def _take(self, holder: str, entry: Entry, *, new: bool) -> Outcome:
         """One delivery of `entry` to the group's consumer `holder`. Never raises but when it is cancelled."""

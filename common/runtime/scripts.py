@@ -1,7 +1,8 @@
-"""The four things that must happen whole or not at all, as server-side scripts; each stays in one stream's slot.
+"""The five things that must happen whole or not at all, as server-side scripts; each stays in one stream's slot.
 
     hold      is this entry still mine? then it is mine for another while, and this is how often it was delivered
     commit    conditions, acknowledgement, effects: the one place where work becomes done
+    finish    of many entries: acknowledgement and one message each, an entry whole or not at all
     publish   add an entry unless its id was published before
     sweep     forget consumers that are gone and hold nothing
 
@@ -94,6 +95,29 @@ for i = 4, #ARGV, 5 do
   end
 end
 return 1
+"""
+
+# KEYS as in commit. ARGV: group, keep, then six to an entry: its id and the one operation that goes with it.
+_FINISH: Final = f"""{_PUBLISHING}
+for i = 3, #ARGV, 6 do
+  local key = KEYS[tonumber(ARGV[i + 2])]
+  local kind = redis.call('TYPE', key)['ok']
+  if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
+end
+local done = 0
+for i = 3, #ARGV, 6 do
+  local key, a, b, c = KEYS[tonumber(ARGV[i + 2])], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
+    if ARGV[2] == '' then redis.call('XDEL', KEYS[1], ARGV[i]) end
+    if ARGV[i + 1] == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
+    else
+      local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
+      publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
+    end
+    done = done + 1
+  end
+end
+return done
 """
 
 # KEYS: stream, its seen set. ARGV: id, message, entries kept, seconds kept, ids remembered.
@@ -228,6 +252,28 @@ async def commit(
     return await _commit(redis, stream, operations, entry=entry, keep=keep)
 
 
+async def finish(
+    redis: Redis,
+    stream: str,
+    group: str,
+    finished: Sequence[tuple[str, Send]],
+    *,
+    keep: bool = False,
+    direct: bool = False,
+) -> int:
+    """Acknowledges many entries, each with the one message it leads to; how many were still ours to finish. See
+    `commit` for keep and direct.
+    """
+    for _, send in finished:
+        effects.check(stream, (send,))
+    operations = [_operation(stream, send, direct=direct) for _, send in finished]
+    keys, index = _keys(stream, operations)
+    args: list[str | bytes | int] = [group, "keep" if keep else ""]
+    for (entry, _), operation in zip(finished, operations, strict=True):
+        args += [entry, *_arguments(operation, index)]
+    return int(await _run(redis, _FINISH, keys, args))
+
+
 async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str], keep: bool = False) -> Committed:
     """Finish an entry as a dead letter: `letter` in `{stream}:dead` and the acknowledgement, together."""
     operation = ("dead", streams.dead(stream), str(streams.DEAD_MAX_ENTRIES), letter, "")
@@ -281,11 +327,21 @@ def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
 async def _commit(
     redis: Redis, stream: str, operations: Sequence[Operation], *, entry: tuple[str, str] | None, keep: bool
 ) -> Committed:
+    keys, index = _keys(stream, operations)
+    args: list[str | bytes | int] = [*(entry or ("", "")), "keep" if keep else ""]
+    for operation in operations:
+        args += _arguments(operation, index)
+    return _COMMITTED[int(await _run(redis, _COMMIT, keys, args))]
+
+
+def _keys(stream: str, operations: Sequence[Operation]) -> tuple[list[str], dict[str, str]]:
+    """A script's keys, and the place of each among them."""
     told = [streams.seen(target) for name, target, *_ in operations if name == "tell"]
     keys = list(dict.fromkeys([stream, *(operation[1] for operation in operations), *told]))
-    index = {key: str(place) for place, key in enumerate(keys, start=1)}
-    args: list[str | bytes | int] = [*(entry or ("", "")), "keep" if keep else ""]
-    for name, key, a, b, c in operations:
-        limits = " ".join([index[streams.seen(key)], *_limits(key)]) if name == "tell" else c
-        args += [name, index[key], a, b, limits]
-    return _COMMITTED[int(await _run(redis, _COMMIT, keys, args))]
+    return keys, {key: str(place) for place, key in enumerate(keys, start=1)}
+
+
+def _arguments(operation: Operation, index: dict[str, str]) -> list[str | bytes]:
+    name, key, a, b, c = operation
+    limits = " ".join([index[streams.seen(key)], *_limits(key)]) if name == "tell" else c
+    return [name, index[key], a, b, limits]

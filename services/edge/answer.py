@@ -20,7 +20,7 @@ from common.geometry.online import Stream, close, push
 from common.geometry.phases import phase_of
 from common.geometry.routing import Route
 from common.geometry.simplex import normalise
-from common.kernels.generate import Step, measure_kappa
+from common.kernels.generate import measure_kappa
 from common.kernels.kernel import Reading, reread
 from common.wire.messages import MAX_DOMAINS, REASON_MAX_CHARS, Answer, Problem, Query, RouteStep
 from services.edge.generation import TOGETHER, Generation
@@ -29,18 +29,30 @@ from services.edge.territory import territory
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
 
+READ_SHARE: Final = 1 / 8  # chosen: by then Phi has moved by half of its standard error
+
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """The running moments of one state, or of all four together, and the Phi they amount to."""
+    """The running moments of one state, or of all four together, and the Phi that they amount to, read anew whenever
+    READ_SHARE of them is new: a reading costs as much as ten tokens. since: tokens that came after it.
+    """
 
     moments: Moments
     reading: Integration
+    since: int = 0
 
     @classmethod
     def of(cls, moments: Moments) -> "Gauge":
         """A gauge that reads what its moments amount to."""
         return cls(moments, integration(moments))
+
+    def then(self, moments: Moments, tokens: int) -> "Gauge":
+        """The gauge after so many tokens more, with these moments."""
+        since = self.since + tokens
+        if self.reading.phi is None or since > READ_SHARE * moments.n:
+            return Gauge.of(moments)
+        return Gauge(moments, self.reading, since)
 
 
 Gauges = Mapping[str, Gauge]
@@ -99,13 +111,14 @@ class Answered:
 def measured(generation: Generation, gauges: Gauges) -> Gauges:
     """The gauges after one more generation; those of states that heard nothing are the same."""
     constellation, heard = generation.constellation, generation.heard
-    past = gauges.get(heard.role, UNKNOWN).moments
-    after = combine_reading(constellation, heard.role, past, heard.reading, generation.steps)
-    found: dict[str, Gauge] = {heard.role: Gauge.of(after)}
+    past = gauges.get(heard.role, UNKNOWN)
+    said = _joined(generation.basins)
+    after = combine_reading(constellation, heard.role, past.moments, heard.reading, said)
+    found: dict[str, Gauge] = {heard.role: past.then(after, len(heard.prompt) + len(said))}
     if generation.together is not None:
-        held = np.array(generation.held).reshape(-1, CELLS)
-        past = gauges.get(TOGETHER, UNKNOWN).moments
-        found[TOGETHER] = Gauge.of(combine_hearing(constellation, past, generation.together, held))
+        past, held = gauges.get(TOGETHER, UNKNOWN), _joined(generation.held)
+        after = combine_hearing(constellation, past.moments, generation.together, held)
+        found[TOGETHER] = past.then(after, len(heard.prompt) + len(held))
     return {**gauges, **found}
 
 
@@ -142,16 +155,13 @@ def refusal(serving: Serving | None, query: Query, *, node: str, error: QigError
     )
 
 
-def combine_reading(
-    constellation: Constellation, role: Role, past: Moments, reading: Reading, steps: Sequence[Step]
-) -> Moments:
-    """A role's running moments after one more prompt and what its kernel held while it answered."""
-    said = np.array([step.basin for step in steps]).reshape(-1, CELLS)
+def combine_reading(constellation: Constellation, role: Role, past: Moments, reading: Reading, said: Floats) -> Moments:
+    """A role's running moments after one more prompt and what its kernel held while it answered, (N, 64)."""
     window = constellation.states[role].spec.context
     return _after(past, (reading.basins, said), np.sqrt(constellation.homes[role]), window)
 
 
-def combine_hearing(constellation: Constellation, past: Moments, heard: Array, said: Array) -> Moments:
+def combine_hearing(constellation: Constellation, past: Moments, heard: Floats, said: Floats) -> Moments:
     """The constellation's running moments after the basins it held over one more prompt and while it answered, (N, 64)
     each.
     """
@@ -159,12 +169,15 @@ def combine_hearing(constellation: Constellation, past: Moments, heard: Array, s
     return _after(past, (heard, said), home_s, window_tokens(constellation.states))
 
 
-def _after(past: Moments, texts: Sequence[Floats], home_s: Array, window: int) -> Moments:
-    stream = Stream(past)
-    for basins in texts:
-        if len(basins):
-            stream = close(push(stream, activations(normalise(basins), home_s), window=window))
+def _after(past: Moments, texts: tuple[Floats, Floats], home_s: Array, window: int) -> Moments:
+    stream, found = Stream(past), activations(normalise(np.concatenate(texts)), home_s)
+    for x_TF in np.split(found, [len(texts[0])]):
+        stream = close(push(stream, x_TF, window=window)) if len(x_TF) else stream
     return stream.past
+
+
+def _joined(stretches: Sequence[Floats]) -> Floats:
+    return np.concatenate(stretches) if stretches else np.empty((0, CELLS))
 
 
 def _answer(
@@ -181,7 +194,7 @@ def _answer(
         text=generation.text,
         finish=generation.finish,
         prompt_tokens=len(heard.ids),
-        completion_tokens=len(generation.steps),
+        completion_tokens=generation.tokens,
         prompt_bytes=len(query.text.encode()),
         prompt_bits=heard.bits,
         route=_steps(generation.constellation, route),
@@ -202,11 +215,10 @@ def _answer(
 
 def _bearing(generation: Generation, phi: Integration) -> tuple[float | None, Phase | None]:
     """Kappa and phase at the end of the answer, or of the prompt where nothing was said."""
-    heard, steps = generation.heard, generation.steps
-    home = generation.constellation.homes[heard.role]
-    kappa = steps[-1].kappa if steps else measure_kappa(heard.reading.basins, home)
-    before = steps[-1].phase if steps else None
-    return kappa, None if kappa is None else phase_of(kappa, phi.phi, before)
+    heard, kappa = generation.heard, generation.kappa
+    if not generation.tokens:
+        kappa = measure_kappa(heard.reading.basins, generation.constellation.homes[heard.role])
+    return kappa, None if kappa is None else phase_of(kappa, phi.phi, generation.phase)
 
 
 def _steps(constellation: Constellation, route: Route) -> tuple[RouteStep, ...]:

@@ -5,14 +5,18 @@ kernel that will receive it:
 
     before   p of the token as things stand
     after    p once (count, total) is added to the domain's memory
-    score    max(weight - 0.9, 0.02) * min(log2(after / before), 1) / bits that the entry takes in a packet
+    worth    max(weight - 0.9, 0.02) * min(log2(after / before), 2)
     weight   count, where an occurrence in a text whose answer was accepted and ended in CRYSTAL stands for two
+    score    worth per bit that the entry takes in a packet, its context's own bits shared by all that are sent with it
 
 in ascending order of context length, so that a chosen lower order is the back-off of the higher. The gain of one
 occurrence is capped: what surprises most (a name said ten times in one chapter) recurs least elsewhere. A memory looks
 a context up only through its shorter contexts; an n-gram whose shorter context nobody knows yet ranks below the
 crystals that would bring it. The state cannot be asked about an n-gram without its text: the role's memory speaks.
 Weights steer the ranking alone: what is sent are counts.
+
+Edges that read alike would send alike. So the contexts are in SHARDS shares, by their last token; one share goes first
+in each packet, another one each time and on each edge, and what waits grows until its turn comes.
 
 Pure and vectorised; knows nothing of packets (common/wire/crystals.py turns a ranking into bytes).
 """
@@ -25,17 +29,31 @@ import numpy.typing as npt
 
 from common.kernels import gate as gates
 from common.kernels.kernel import Kernel
-from common.kernels.memory import DISCOUNT, TOKEN_BITS, Counts, Floats, Keys, Memory, Table, look_up, predict_grams
-from common.wire.ngrams import ORDERS, Crystals, Order, context_starts, group_sums
+from common.kernels.memory import (
+    DISCOUNT,
+    TOKEN_BITS,
+    TOKEN_MASK,
+    Counts,
+    Floats,
+    Keys,
+    Memory,
+    Table,
+    look_up,
+    predict_grams,
+)
+from common.wire.ngrams import ORDERS, Crystals, Order, context_starts, empty, group_sums, implied
 
 COUNT_MIN: Final = 2  # settled (privacy): what was said once stays
 CERTAIN_COUNT: Final = 0.9  # of the count: part of the first sighting is luck (packets.md, 4)
 WORTH_MIN: Final = 0.02
 ACCEPTED_WEIGHT: Final = 2.0  # chosen (docs/experiments.md): 95 of 100 crystals from accepted text that is half of all
-# Chosen on four times 20 KB of an unseen domain at 2K tokens (docs/experiments.md). Bits per byte of its held-out text
-# at 1 KB of crystals: 2.349; without the cap 2.362; n-grams by count alone 2.356; in no order 2.46.
-GAIN_MAX_BITS: Final = 1.0
-ENTRY_BITS: Final = (8.0, 16.0, 26.0)  # by context length: a longer one also pays for the nodes on its way
+# Chosen on ten rounds of eight edges, as what follows (docs/experiments.md); in one packet 1 was a little better.
+GAIN_MAX_BITS: Final = 2.0
+ENTRY_BITS: Final = (8.0, 10.0, 9.0)  # by context length, as crystals.py codes them
+CONTEXT_BITS: Final = (0.0, 10.0, 12.0)  # for the first entry of a context: the nodes on the way, and the total
+SHARDS: Final = 5  # chosen; a prime, so that two or four domains which take turns all reach every share
+ELSEWHERE: Final = 0.3  # chosen: of the worth, for what is not of this packet's share
+IMPLIED_MIN: Final = 0.6  # of its count: an n-gram that the packet implies so far is not named
 CANDIDATES_MAX: Final = 1 << 16  # n-grams of one order that are looked at: the most frequent
 
 _NONE: Final = np.zeros(0, np.uint64)
@@ -67,17 +85,18 @@ class _Chosen:
         return _at(found, peaks, contexts)
 
 
-def select(residue: Memory, kernel: Kernel, accepted: Memory = _NOTHING) -> Selection:
+def select(residue: Memory, kernel: Kernel, accepted: Memory = _NOTHING, turn: int | None = None) -> Selection:
     """Ranks what a residue could bring to the kernel whose last memory will take it (empty for new territory).
 
-    accepted: the counts of the texts that weigh up; those that the residue has no more weigh nothing.
+    accepted: the counts of the texts that weigh up; those that the residue has no more weigh nothing. turn: whose share
+    of the contexts goes first, >= 0; None: nobody's.
     """
     floors = kernel.floors()
     chosen: list[_Chosen] = []
     for order in range(ORDERS):
         table = residue.tables[order] if order < len(residue.tables) else Table.counted(_NONE)
         praised = _grams(accepted, order)
-        chosen.append(_choose(table, praised, kernel, floors, order, chosen[-1] if chosen else None))
+        chosen.append(_choose(table, praised, kernel, floors, order, turn, chosen[-1] if chosen else None))
     orders = [_order(residue, n, one) for n, one in enumerate(chosen)]
     # A stable sort: among equals the lower order, which the higher one needs, goes first.
     ranking = np.argsort(-np.concatenate([one.score for one in chosen]), kind="stable")
@@ -90,6 +109,7 @@ def _choose(
     kernel: Kernel,
     floors: list[Floats],
     order: int,
+    turn: int | None,
     below: _Chosen | None,
 ) -> _Chosen:
     keys, counts = _candidates(table)
@@ -108,10 +128,52 @@ def _choose(
     aided = _mix(kernel, others, grown, gates.bucket(order, grown_total))
     gain = np.minimum(np.log2(aided / unaided), GAIN_MAX_BITS)
     weight = counts + (ACCEPTED_WEIGHT - 1.0) * np.minimum(look_up(*praised, keys), counts)
-    worth = np.maximum(weight - CERTAIN_COUNT, WORTH_MIN) * gain / ENTRY_BITS[order]
-    score = np.minimum(worth, reach)
+    mine = turn is None or _shard(contexts if order else keys) == turn % SHARDS
+    worth = np.maximum(weight - CERTAIN_COUNT, WORTH_MIN) * gain * np.where(mine, 1.0, ELSEWHERE)
+    score = np.minimum(_per_bit(worth, contexts, order), reach)
     keep = score > 0
     return _Chosen(keys[keep], counts[keep], grown[keep], score[keep])
+
+
+def _shard(keys: Keys) -> Keys:
+    """By the last token, so that a context and what it backs off to have their turn together."""
+    spread: Keys = ((keys & TOKEN_MASK) * np.uint64(40503) >> np.uint64(3)) % np.uint64(SHARDS)
+    return spread
+
+
+def _per_bit(worth: Floats, contexts: Keys, order: int) -> Floats:
+    """Worth per bit. A context's best entries up to where their common rate is highest share its bits, at that rate.
+
+    contexts: of each entry. What follows is there already paid for, and worth less per bit.
+    """
+    if not len(worth):
+        return worth
+    places = np.lexsort((-worth, contexts))
+    ordered, sums = worth[places], np.cumsum(worth[places])
+    starts = context_starts(contexts[places] << TOKEN_BITS)
+    sizes = np.diff(starts, append=len(worth))
+    before = np.repeat(sums[starts] - ordered[starts], sizes)
+    number = np.arange(len(worth)) - np.repeat(starts, sizes) + 1
+    rate = (sums - before) / (CONTEXT_BITS[order] + ENTRY_BITS[order] * number)
+    best = np.repeat(np.maximum.reduceat(rate, starts), sizes)
+    found = np.empty(len(worth))
+    found[places] = np.minimum(best, ordered / ENTRY_BITS[order])
+    return found
+
+
+def unimplied(selection: Selection, sent: Crystals) -> npt.NDArray[np.intp]:
+    """The ranking without the n-grams that a packet with `sent` implies, IMPLIED_MIN of their count and more.
+
+    sent: what the whole ranking brings into the packet. Now there is room for others.
+    """
+    nothing, (_, pairs, triples) = empty().orders[0], sent.orders
+    tellers = ((nothing, pairs, triples), (nothing, nothing, triples))
+    stay = [np.ones(len(order.keys), np.bool_) for order in selection.crystals.orders]
+    for n, (order, teller) in enumerate(zip(selection.crystals.orders, tellers, strict=False)):
+        told = implied(Crystals(teller)).orders[n]
+        stay[n] = look_up(told.keys, told.counts, order.keys) < IMPLIED_MIN * order.counts
+    left: npt.NDArray[np.intp] = selection.ranking[np.concatenate(stay)[selection.ranking]]
+    return left
 
 
 def _candidates(table: Table) -> tuple[Keys, Counts]:

@@ -22,7 +22,7 @@ from services.edge.local import absorb, open_new, tune
 from services.edge.mentions import Private, check_told
 from services.edge.proposals import Growing
 from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
-from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle
+from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle, turn_of
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
 from services.edge.vocabulary import merges_of, translate
 
@@ -82,6 +82,7 @@ def fold_domain(  # noqa: PLR0913 -- what was read, what is known, and what may 
         record.residue(domain),
         crystal_bytes=crystal_bytes,
         phi=_phi(gauges),
+        turn=turn_of(serving.node, domain, record.sequence),
         accepted=record.accepted(domain),
         local=serving.local,
         private=private,

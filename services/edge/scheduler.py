@@ -1,4 +1,4 @@
-"""Many generations at once on a few threads: they join and leave between any two tokens (continuous batching).
+"""Many generations at once on a few threads: they join and leave between any two slices (continuous batching).
 
     submit ─▶ Turns ─▶ a worker takes one, says a slice of it, gives it back ─▶ ... ─▶ concluded
        │                   │ call_soon_threadsafe: the slice's text
@@ -7,7 +7,8 @@
 
 Stepping texts one after the other is as fast as stepping them as one matrix, because the weights of these kernels stay
 in the processor's cache (docs/experiments.md, Engine): so a batch is a round of slices, and nothing waits for a window
-to fill. What computes releases the interpreter's lock, so workers run beside each other and beside the event loop.
+to fill. A slice is one call of compiled code, of as many tokens as take SLICE_S; it needs no interpreter, so workers
+run beside each other and beside the event loop. The first token that somebody listens for is a slice of its own.
 Imperative: owns threads. Knows no stream, no HTTP and no bundle; what to make and how it ends are given.
 """
 
@@ -16,7 +17,8 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -26,13 +28,13 @@ from common.wire.messages import Problem, Query
 from services.edge.answer import Answered
 from services.edge.turns import Turns
 
-SLICE_S: Final = 0.002  # chosen: while others wait. A hand-over costs less than a token, and 32 slices are 64 ms
+SLICE_S: Final = 0.002  # chosen: a hand-over costs less than a token, and 32 slices are 64 ms
 TELL_S: Final = 0.005  # chosen: text is told at first at once and then so often; each time wakes the event loop
-MEAN_DECAY: Final = 0.9  # of the mean seconds of work an answer takes, for the estimate of the wait
+MEAN_DECAY: Final = 0.9  # of the mean seconds that an answer takes, and a token
 
 
 class Making(Protocol):
-    """An answer in the making, on a worker's thread: iterating it says more; `conclude` ends it wherever it is."""
+    """An answer in the making, on a worker's thread: `say` goes on with it; `conclude` ends it wherever it is."""
 
     @property
     def kernel(self) -> Role:
@@ -42,8 +44,12 @@ class Making(Protocol):
     def tokens(self) -> int:
         """Tokens said so far."""
 
-    def __iter__(self) -> Iterator[str]:
-        """The text that each further token completes, and then what was held back."""
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+
+    def say(self, tokens: int) -> str:
+        """Up to so many tokens more: the text that they complete, and at the end what was held back."""
 
     def conclude(self, seconds: float, problem: Problem | None) -> Answered:
         """The answer as far as it came. problem: why it was left, unless its asker wished it."""
@@ -69,7 +75,6 @@ class Turn:
         self.left: Problem | bool = False  # read by the worker between tokens: True, or the reason
         self.listening = False  # read by it too: until somebody is, nothing is told before the end
         self.making: Making | None = None  # the worker's, as all below
-        self.saying: Iterator[str] | None = None
         self.unsaid: list[str] = []
         self.told_s: float | None = None
         self.told_tokens = 0
@@ -152,8 +157,11 @@ class Scheduler:
         self._change = threading.Condition()
         self._closing = False
         self._mean_s: float | None = None
+        self._token_s: float | None = None
         self.said_s = -math.inf  # when a token was last said, of `clock`
         self._threads: list[threading.Thread] = []
+        self._calls: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()  # of the workers, for the loop
+        self._woken = False
 
     def start(self) -> None:
         """Starts the workers; inside the event loop whose turns they serve."""
@@ -262,26 +270,31 @@ class Scheduler:
         return more
 
     def _say(self, turn: Turn, began_s: float) -> bool:
-        if turn.saying is None:
+        if turn.making is None:
             if turn.left:
                 raise _left(turn)
             turn.making = self._begin(turn.query, turn.name)
-            turn.saying = iter(turn.making)
-        more = False
-        while not turn.left:
-            piece = next(turn.saying, None)
-            if piece is None:
-                break
-            turn.unsaid.append(piece)
-            self.said_s = now_s = self.clock()
+        now_s = began_s
+        while not (turn.left or turn.making.ended):
+            now_s = self._stretch(turn, turn.making, now_s)
             if turn.listening and (turn.told_s is None or now_s - turn.told_s >= TELL_S):
                 self._tell(turn, now_s)
-            if now_s - began_s >= SLICE_S and (self._turns.wanted or self._closing):
-                more = True
-                break
-        if not more:
-            self._tell(turn, None)
-        return more
+            if now_s - began_s >= SLICE_S and (self._turns.wanted or self._closing) and not turn.making.ended:
+                return True
+        self._tell(turn, None)
+        return False
+
+    def _stretch(self, turn: Turn, making: Making, began_s: float) -> float:
+        """Says what takes a slice; when it ended."""
+        awaited = turn.listening and turn.told_s is None
+        before = making.tokens
+        turn.unsaid.append(making.say(1 if awaited or self._token_s is None else max(1, int(SLICE_S / self._token_s))))
+        self.said_s = now_s = self.clock()
+        if before and making.tokens > before:  # the first ones came with what is made ready for them
+            token_s = (now_s - began_s) / (making.tokens - before)
+            mean_s = token_s if self._token_s is None else self._token_s
+            self._token_s = MEAN_DECAY * mean_s + (1 - MEAN_DECAY) * token_s
+        return now_s
 
     def _tell(self, turn: Turn, now_s: float | None) -> None:
         """What was said and is not told yet; now_s: None at the end."""
@@ -298,8 +311,21 @@ class Scheduler:
         self._call(turn.end, turn.making.conclude(self.clock() - turn.began_s, problem))
 
     def _call(self, what: Callable[..., None], *args: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
-            self._loop.call_soon_threadsafe(what, *args)
+        """Has the loop do this. It is woken once for all that comes before it looks: waking costs two system calls, and
+        after each the interpreter has to be waited for.
+        """
+        self._calls.append((what, args))
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
+                self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        """In the loop."""
+        self._woken = False  # before it looks: what comes meanwhile wakes it again
+        while self._calls:
+            what, args = self._calls.popleft()
+            self._loop.call_soon(what, *args)
 
 
 def _left(turn: Turn) -> Unavailable:

@@ -30,6 +30,7 @@ from common.wire.messages import PacketRef
 from common.wire.ngrams import ORDERS, Crystals, implied
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
+from services.edge.crystals import SHARDS
 from services.edge.local import TERRITORY
 from services.edge.mentions import Private
 from services.edge.proposals import Growing, Proposed, proposed
@@ -112,6 +113,15 @@ def is_probe(client: str, query_id: str, share: int) -> bool:
     return _lot(client, query_id) % share == 0
 
 
+def turn_of(node: str, domain: Domain, sequence: int) -> int:
+    """Which share of the contexts goes first in a packet: the next one each time, on each node from its own on.
+
+    A domain's sequences may be as far apart as there are domains; every SHARDS^2 one share is passed over, so that no
+    number of domains keeps one from its turn.
+    """
+    return _lot(node, domain or "") + sequence + sequence // SHARDS**2
+
+
 def _lot(one: str, other: str) -> int:
     """A number below 2^64 that two names draw, the same everywhere."""
     return int.from_bytes(hashlib.sha256(f"{one}\0{other}".encode()).digest()[:8], "big")
@@ -143,6 +153,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     *,
     crystal_bytes: int,
     phi: Mapping[Role, float | None],
+    turn: int = 0,
     accepted: Sequence[str] = (),
     local: Constellation | None = None,
     private: Private | None = None,
@@ -151,9 +162,9 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     """Scores and counts fresh text of one domain (None: new territory), and packs what is worth sending.
 
     constellation: the bundle's, which the packet is measured against; interactions: at least one; phi: of each role's
-    kernel, as it runs; accepted: texts of this domain, fresh or counted before, whose n-grams weigh up in the
-    selection. local: what answers here, None for the bundle's; private: in private mode, what may be said; growing:
-    what merges are proposed by, None: none are.
+    kernel, as it runs; turn: see turn_of; accepted: texts of this domain, fresh or counted before, whose n-grams weigh
+    up in the selection. local: what answers here, None for the bundle's; private: in private mode, what may be said;
+    growing: what merges are proposed by, None: none are.
     """
     said = [screened(each.text) for each in interactions]
     texts = [constellation.encoder.encode(text) for text in said]
@@ -175,6 +186,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         kernel,
         praised,
         budget_bytes=crystal_bytes,
+        turn=turn,
         private=private,
         merges=merges.mentions,
     )

@@ -18,9 +18,9 @@ class Spoken:
         self._held = ""
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """The text that is certain with one more token. Raises Rejected("unknown_token")."""
-        return self._take(self._decoder.push((token,)))
+    def push(self, tokens: Sequence[int]) -> str:
+        """The text that is certain with more tokens. Raises Rejected("unknown_token")."""
+        return self._take(self._decoder.push(tokens))
 
     def finish(self) -> str:
         """What was held back, when nothing more comes."""

@@ -17,7 +17,7 @@ from common.kernels.memory import Memory
 from common.wire import crystals as crystal_codec
 from common.wire.mentions import NO_HASHES, Hashes, fit
 from common.wire.ngrams import Crystals
-from services.edge.crystals import select
+from services.edge.crystals import Selection, select, unimplied
 from services.edge.mentions import MENTION_SHARE, Private, mentionable, sayable
 from services.edge.screen import Screen
 
@@ -41,28 +41,32 @@ def tell(
     praised: Memory,
     *,
     budget_bytes: int,
+    turn: int,
     private: Private | None,
     merges: Hashes = NO_HASHES,
 ) -> Told:
     """What to tell of a domain's residue to the kernel whose last memory will take it.
 
-    praised: as select's `accepted`; budget_bytes: for crystals and mentions together; private: None outside private
-    mode, where the budget is the crystals' alone; merges: hashes of those to mention, the best first.
+    praised: as select's `accepted`; budget_bytes: for crystals and mentions together; turn: whose share of the contexts
+    goes first (of crystals; what edges mention, they are to mention alike); private: None outside private mode, where
+    the budget is the crystals' alone; merges: hashes of those to mention, the best first.
     """
-    tokens, vocab_size = token_bytes(coordizer.merges), coordizer.vocab_size
+    tokens = token_bytes(coordizer.merges)
     speakable = Screen.of(tokens).speakable(residue)
     if private is None:
-        ranked = select(speakable, kernel, praised)
-        sent, blob = crystal_codec.fit(
-            ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes
-        )
-        return Told(sent, blob, *fit(merges, MERGES_MAX_BYTES))
+        ranked = select(speakable, kernel, praised, turn)
+        return Told(*_fit(ranked, coordizer.vocab_size, budget_bytes), *fit(merges, MERGES_MAX_BYTES))
     allowed = sayable(speakable, kernel, tokens, private)
-    ranked, every = select(allowed, kernel, praised), select(speakable, kernel, praised)
+    ranked, every = select(allowed, kernel, praised, turn), select(speakable, kernel, praised)
     best = mentionable(every, allowed, tokens, private, merges)
     _, share = fit(best, int(MENTION_SHARE * budget_bytes))
-    sent, blob = crystal_codec.fit(
-        ranked.crystals, ranked.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes - len(share)
-    )
+    sent, blob = _fit(ranked, coordizer.vocab_size, budget_bytes - len(share))
     blob = blob if sent.entries else b""  # crystals of no n-gram have a header: a packet that only mentions has none
     return Told(sent, blob, *fit(best, budget_bytes - len(blob)))
+
+
+def _fit(found: Selection, vocab_size: int, budget_bytes: int) -> tuple[Crystals, bytes]:
+    """The best n-grams that fit, and in the room of those which they imply the next best."""
+    sent, _ = crystal_codec.fit(found.crystals, found.ranking, vocab_size=vocab_size, budget_bytes=budget_bytes)
+    ranking = unimplied(found, sent)
+    return crystal_codec.fit(found.crystals, ranking, vocab_size=vocab_size, budget_bytes=budget_bytes)

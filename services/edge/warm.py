@@ -1,19 +1,15 @@
 """Makes compiled code ready before somebody waits for it: everything that an edge compiles is run once.
 
 Compiling takes half a minute and holds up the whole process; kept on disk it takes a second to load. numba compiles
-anew for a kernel with another number of memories, so one with two is run too: the first bundle that opens a domain
-would otherwise stop every answer for seconds. Pure but for numba's cache.
+anew for each number of voices: one, the two that answer together what lies between them, and all four. Pure but for
+numba's cache.
 """
 
 import numpy as np
 
-from common.constants import CELLS, ROLES
+from common.constants import ROLES
 from common.constellation.constellation import Constellation
-from common.coordizer.artifacts import EOS
 from common.coordizer.growth import propose
-from common.kernels import gate
-from common.kernels.generate import Voice, generate
-from common.kernels.kernel import Kernel, read
 from common.wire import crystals
 from common.wire.messages import Mode, Query
 from common.wire.ngrams import empty
@@ -30,16 +26,10 @@ def warm(constellation: Constellation) -> None:
     for mode in modes:
         for top_p in (1.0, 0.9):
             query = Query(id="warm", text=TEXT * 8, max_tokens=TOKENS, mode=mode, top_p=top_p)
-            for _ in Generation(constellation, query, "warm"):
-                pass
+            list(Generation(constellation, query, "warm"))
+    shares: dict[str, float] = {ROLES[0]: 0.5, ROLES[1]: 0.5}
+    prompt, rng = constellation.encoder.encode(TEXT), np.random.default_rng(0)
+    list(constellation.speak(prompt, shares, max_tokens=TOKENS, temperature=1.0, rng=rng))
     propose(constellation.coordizer, [TEXT])
-    role = constellation.kernel(ROLES[0])
-    opened = Kernel(role.state, (*role.memories, role.memories[-1]), gate.prior(2 + len(role.memories)))
-    prompt = np.array([EOS, ord("a")], np.int32)
-    read(opened, prompt)
-    voice = Voice(opened, np.full(CELLS, 1 / CELLS), 1.0)
-    stop: frozenset[int] = frozenset()
-    for _ in generate([voice], prompt, max_tokens=2, temperature=1.0, stop=stop, rng=np.random.default_rng(0)):
-        pass
     vocab_size = constellation.coordizer.vocab_size
     crystals.fit(empty(), np.arange(0), vocab_size=vocab_size, budget_bytes=SMALLEST)

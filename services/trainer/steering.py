@@ -14,7 +14,7 @@ import numpy as np
 from common.constants import PHASE_BOUNDS, PHASES, Phase, Role
 from common.constellation.constellation import Constellation
 from common.errors import Rejected
-from common.kernels.generate import Step, Voice, generate
+from common.kernels.generate import Speech, Step, Voice
 from common.kernels.loops import LOOP_PERIOD_MAX
 from common.kernels.memory import Ids
 
@@ -83,7 +83,7 @@ def talk(
     voices: Sequence[Voice], prompt: Ids, *, tokens: int, temperature: float, rng: np.random.Generator
 ) -> list[Step]:
     """One conversation: exactly `tokens` steps, whatever ends in between."""
-    return list(generate(voices, prompt, max_tokens=tokens, temperature=temperature, stop=frozenset(), rng=rng))
+    return list(Speech(voices, prompt, max_tokens=tokens, temperature=temperature, stop=frozenset(), rng=rng))
 
 
 def figures(talks: Sequence[Sequence[Step]]) -> Conversations:

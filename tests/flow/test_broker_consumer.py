@@ -3,6 +3,7 @@ import asyncio
 import pytest
 from broker_node import COUNTS, consumer, counted, finished, letters
 from faststream.redis import RedisBroker
+from redis.exceptions import ResponseError
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import scripts, streams
@@ -359,3 +360,77 @@ async def test_an_entry_that_is_lost_while_it_waits_is_not_handled(redis, broker
     go.set()
     await eventually(lambda: finished(redis))
     assert begun == [b"q0"]
+
+
+def turned_away(delivery, body):
+    return Send(streams.answers("me"), b"no:" + body, body.decode()) if body.startswith(b"no") else None
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_what_is_turned_away_is_answered_and_finished_and_the_rest_is_handled(
+    redis, start_node, eventually, direct
+):
+    bodies = [b"%s%d" % (kind, number) for number in range(20) for kind in (b"no", b"q")]
+    for body in bodies:
+        await redis.xadd(streams.QUERIES, {"__data__": body})
+    await redis.xadd(streams.QUERIES, {"colour": b"red"})
+    await start_node(consumer(count, turn_away=turned_away, max_records=32), direct=direct)
+    await eventually(lambda: finished(redis))
+    await eventually(lambda: finished(redis, streams.outbox(streams.QUERIES)))
+    assert await redis.hgetall(COUNTS) == {body: b"1" for body in bodies if body.startswith(b"q")}
+    assert [letter.code for letter in await letters(redis)] == ["no_body"]
+    told = [fields[b"__data__"] for _, fields in await redis.xrange(streams.answers("me"))]
+    assert sorted(told) == sorted(b"no:" + body for body in bodies if body.startswith(b"no"))
+    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0
+
+
+async def test_what_was_delivered_before_is_not_turned_away(redis, start_node, eventually):
+    """It may have been answered."""
+    calls = []
+
+    async def handle(delivery, body):
+        calls.append(delivery.deliveries)
+        if len(calls) == 1:
+            raise Unavailable("x", "x")
+        return counted(body)
+
+    away = lambda delivery, body: turned_away(delivery, body) if calls else None  # noqa: E731
+    await redis.xadd(streams.QUERIES, {"__data__": b"no"})
+    await start_node(consumer(handle, turn_away=away))
+    await eventually(lambda: finished(redis))
+    assert len(calls) == 2
+    assert await redis.hgetall(COUNTS) == {b"no": b"1"}
+
+
+async def test_what_cannot_be_decoded_is_not_turned_away_but_becomes_a_dead_letter(redis, start_node, eventually):
+    def decode(body):
+        raise Rejected("undecodable", "no msgpack map")
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"no"})
+    await start_node(consumer(count, decode=decode, turn_away=turned_away))
+    await eventually(lambda: finished(redis))
+    assert [letter.code for letter in await letters(redis)] == ["undecodable"]
+
+
+async def test_of_many_entries_those_that_others_finished_are_not_answered_again(redis):
+    ids = [(await redis.xadd(streams.QUERIES, {"__data__": b"q%d" % n})).decode() for n in range(3)]
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0")
+    await redis.xreadgroup("edge", "a", {streams.QUERIES: ">"})
+    await redis.xack(streams.QUERIES, "edge", ids[1])
+    sends = [(entry, Send(streams.answers("me"), entry.encode(), entry)) for entry in ids]
+    assert await scripts.finish(redis, streams.QUERIES, "edge", sends, direct=True) == 2
+    told = [fields[b"__data__"].decode() for _, fields in await redis.xrange(streams.answers("me"))]
+    assert told == [ids[0], ids[2]]
+    assert await redis.xlen(streams.QUERIES) == 1
+
+
+async def test_nothing_of_many_entries_is_finished_where_one_answer_has_no_place_to_go(redis):
+    entry = (await redis.xadd(streams.QUERIES, {"__data__": b"q"})).decode()
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0")
+    await redis.xreadgroup("edge", "a", {streams.QUERIES: ">"})
+    await redis.set(streams.answers("odd"), "no stream")
+    sends = [(entry, Send(streams.answers(name), b"x", name)) for name in ("me", "odd")]
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await scripts.finish(redis, streams.QUERIES, "edge", sends, direct=True)
+    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 1
+    assert not await redis.exists(streams.answers("me"))

@@ -282,16 +282,18 @@ def endless(http, monkeypatch):
     """Answers that never end by themselves: whether one was begun, and how many of them were cancelled."""
     begun = threading.Event()
 
-    def go_on(generation):
-        while generation.query.client != "proof":
-            time.sleep(0.001)
-            begun.set()
-            yield "on and "
+    def go_on(generation, _):
+        if generation.query.client == "proof":
+            generation.finish = "stop"
+            return ""
+        time.sleep(0.001)
+        begun.set()
+        return "on and "
 
     def cancelled():
         return metrics.REGISTRY.get_sample_value("qig_queries_total", {"outcome": "cancelled"}) or 0
 
-    monkeypatch.setattr("services.edge.generation.Generation.__iter__", go_on)
+    monkeypatch.setattr("services.edge.generation.Generation.say", go_on)
     return begun.is_set, cancelled
 
 
@@ -319,19 +321,21 @@ async def test_a_stop_lets_what_is_being_answered_end(
 ):
     began, go_on = threading.Event(), threading.Event()
 
-    def slow(generation):
+    def slow(generation, _):
         if generation.query.client == "proof":  # an edge's own question
-            return
-        yield "first "
-        began.set()
+            generation.finish = "stop"
+            return ""
+        if not began.is_set():
+            began.set()
+            return "first "
         assert go_on.wait(10)
-        yield "last"
         generation.text, generation.finish = "first last", "stop"
+        return "last"
 
     await Publisher(broker, (settings := settings_of(tmp_path, broker_url)).home).release(micro_parts)
     async with edge_with_client(settings) as http:
         await eventually(lambda: ready(http), COMPILED_S)
-        monkeypatch.setattr("services.edge.generation.Generation.__iter__", slow)
+        monkeypatch.setattr("services.edge.generation.Generation.say", slow)
         answering = asyncio.create_task(complete(http))
         await eventually(began.is_set)
         http.stopping.set()

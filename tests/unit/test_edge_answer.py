@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from common.constants import ROLES
 from common.errors import Rejected
+from common.geometry.integration import moments
 from common.geometry.routing import Route, Step
 from common.kernels.memory import count
 from common.wire.codec import pack, unpack
 from common.wire.messages import Answer, Query
-from services.edge.answer import Gauges, Interaction, Serving, conclude, measured, refusal
+from services.edge.answer import Gauge, Gauges, Interaction, Serving, conclude, measured, refusal
 from services.edge.generation import Generation, seed_of, voices
 from services.edge.local import TERRITORY, absorb, open_new
 
@@ -134,6 +135,25 @@ def test_phi_is_unknown_until_512_transitions_were_read_and_then_known(serving):
     assert known[0] == (False, False)
     assert known[-1] == (True, True)
     assert all(enough == told for enough, told in known)
+
+
+@pytest.mark.parametrize(("tokens", "anew"), [(124, False), (125, False), (126, True)])
+def test_phi_is_read_anew_when_an_eighth_of_its_moments_is_new(tokens, anew):
+    rng = np.random.default_rng(0)
+    before = Gauge.of(moments(rng.normal(size=(2, 501, 8))))
+    after = before.then(moments(rng.normal(size=(2, 501, 8))), tokens - 25).then(
+        later := moments(rng.normal(size=(2, 501, 8))), 25
+    )
+    assert after.moments is later
+    assert after.reading == (Gauge.of(later) if anew else before).reading
+    assert after.since == (0 if anew else tokens)
+
+
+def test_phi_that_is_not_known_is_read_anew_each_time():
+    rng = np.random.default_rng(0)
+    few = Gauge.of(moments(rng.normal(size=(1, 512, 8))))
+    assert few.reading.phi is None
+    assert few.then(moments(rng.normal(size=(1, 513, 8))), 1).reading.phi is not None
 
 
 def test_gauges_of_other_roles_are_left_alone(serving):

@@ -3,10 +3,10 @@ import pytest
 
 from common.kernels import gate
 from common.kernels.kernel import Kernel
-from common.kernels.memory import count, merge, predict
+from common.kernels.memory import count, look_up, merge, predict
 from common.wire import crystals as codec
-from common.wire.ngrams import check, take
-from services.edge.crystals import COUNT_MIN, select
+from common.wire.ngrams import check, implied, take
+from services.edge.crystals import COUNT_MIN, IMPLIED_MIN, SHARDS, _per_bit, select, unimplied
 from services.edge.sleep import EMPTY, as_memory
 
 NEW = "The king spake unto the people, and the people answered the king. "
@@ -135,6 +135,57 @@ def test_what_was_accepted_and_is_no_more_in_the_residue_weighs_nothing(micro, k
 def praised_share(found, praised, number):
     orders = zip(best(found, number).orders, praised.tables, strict=True)
     return sum(int(np.isin(order.keys, table.keys).sum()) for order, table in orders) / number
+
+
+@pytest.mark.parametrize("turn", range(SHARDS))
+def test_the_contexts_whose_turn_it_is_come_first(micro, opening, turn):
+    memory = residue(micro, NEW, 2)
+    found = select(memory, opening, turn=turn)
+    pairs = found.crystals.orders[1]
+    mine = (pairs.keys >> np.uint64(15)) * np.uint64(40503) // np.uint64(8) % np.uint64(SHARDS) == turn
+    places = np.argsort(found.ranking)[len(found.crystals.orders[0].keys) :][: len(pairs.keys)]
+    assert mine.any()
+    assert places[mine].mean() < places[~mine].mean()
+    assert np.array_equal(select(memory, opening, turn=turn + SHARDS).ranking, found.ranking)
+
+
+def test_another_s_turn_sends_other_ngrams_and_in_the_end_all_have_had_theirs(micro, opening):
+    memory = residue(micro, NEW, 2)
+    firsts = [set(best(select(memory, opening, turn=turn), 12).orders[1].keys.tolist()) for turn in range(SHARDS)]
+    assert len(set.union(*firsts)) > 2 * max(map(len, firsts))
+
+
+def test_a_context_that_is_paid_for_lets_more_of_its_entries_in():
+    contexts = np.array([1, 2, 2, 2], np.uint64)
+    alone, first, second, third = _per_bit(np.array([4.0, 4.0, 3.0, 0.5]), contexts, 1)
+    assert (first, second) == (7 / 30, 7 / 30)
+    assert alone == 4 / 20 < second
+    assert third == 0.5 / 10
+
+
+def test_worth_without_contexts_is_worth_by_the_bit():
+    assert _per_bit(np.array([4.0, 2.0]), np.zeros(2, np.uint64), 0).tolist() == [0.5, 0.25]
+    assert _per_bit(np.zeros(0), np.zeros(0, np.uint64), 2).tolist() == []
+
+
+def test_what_the_packet_implies_is_not_named(micro, opening):
+    found = select(residue(micro, NEW, 3), opening)
+    every = take(found.crystals, np.ones(found.crystals.entries, bool))
+    left = unimplied(found, every)
+    mask = np.zeros(found.crystals.entries, bool)
+    mask[left] = True
+    rest = take(found.crystals, mask)
+    assert len(left) < 0.8 * len(found.ranking)
+    assert left.tolist() == [place for place in found.ranking if mask[place]]
+    assert rest.orders[2].keys.tolist() == every.orders[2].keys.tolist()
+    for told, order in zip(implied(rest).orders, every.orders, strict=True):
+        counts = look_up(told.keys, told.counts, order.keys)
+        assert (counts >= IMPLIED_MIN * order.counts).all()
+
+
+def test_where_nothing_is_sent_nothing_is_implied(micro, opening):
+    found = select(residue(micro, NEW, 3), opening)
+    assert unimplied(found, best(found, 0)).tolist() == found.ranking.tolist()
 
 
 def test_selection_is_deterministic(micro, kernel):

@@ -25,12 +25,18 @@ class Made:
     def tokens(self):
         return self.said
 
-    def __iter__(self):
-        for _ in range(self.query.max_tokens):
+    @property
+    def ended(self):
+        return self.said == self.query.max_tokens
+
+    def say(self, tokens):
+        text = ""
+        for _ in range(min(tokens, self.query.max_tokens - self.said)):
             if self.allowed is not None:
                 assert self.allowed.acquire(timeout=10)
             self.said += 1
-            yield f"{self.said} "
+            text += f"{self.said} "
+        return text
 
     def conclude(self, seconds, problem):
         assert seconds >= 0

@@ -13,9 +13,10 @@ from common.wire.messages import PacketRef
 from common.wire.ngrams import implied
 from services.edge import sleep
 from services.edge.answer import Interaction
+from services.edge.crystals import SHARDS
 from services.edge.local import TERRITORY, absorb, open_new, tune
 from services.edge.record import Fresh, Packet
-from services.edge.sleep import EMPTY, Rhythm, as_memory, bounded, due, fold, is_probe, overdue, settle
+from services.edge.sleep import EMPTY, Rhythm, as_memory, bounded, due, fold, is_probe, overdue, settle, turn_of
 
 NEW = "The king spake unto the people, and the people answered the king. "
 RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
@@ -256,6 +257,17 @@ def test_the_packet_is_the_same_whatever_was_learned_here(micro):
     tuned = replace(tune(None, first.gate, first.heard), gain_bits=1.0)
     local = absorb(micro, micro, "heart", first.residue, tuned)
     assert folded(micro, local=local).body == first.body
+
+
+@pytest.mark.parametrize(("step", "sleeps"), [(1, 6), (2, 6), (3, 6), (4, 6), (5, 25), (6, 25)])
+def test_every_share_of_the_contexts_has_its_turn_however_many_domains_sleep(step, sleeps):
+    turns = [turn_of("edge-1", "heart", sequence) % SHARDS for sequence in range(3, 3 + sleeps * step, step)]
+    assert set(turns) == set(range(SHARDS))
+
+
+def test_nodes_and_domains_do_not_take_the_same_turns():
+    turns = {turn_of(node, domain, 0) % SHARDS for node in ("edge-1", "edge-2", "edge-3") for domain in ("heart", None)}
+    assert len(turns) > 1
 
 
 # Acknowledgement

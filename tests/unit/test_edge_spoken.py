@@ -10,7 +10,7 @@ words = st.text("abé🌊 \n", max_size=30)
 def said(micro, text, stops=()):
     """The pieces that a text of these words comes out in, token by token, and whether it stopped."""
     spoken = Spoken(micro.encoder, stops)
-    pieces = [spoken.push(int(token)) for token in micro.encoder.encode(text)]
+    pieces = [spoken.push([token]) for token in micro.encoder.encode(text).tolist()]
     return [*pieces, spoken.finish()], spoken.stopped
 
 

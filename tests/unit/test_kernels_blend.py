@@ -9,7 +9,7 @@ from common.kernels import memory as m
 from common.kernels import weights as w
 from common.kernels.blend import draw, mix, steered
 from common.kernels.engine import State
-from common.kernels.kernel import Kernel, Speaker, read, reread
+from common.kernels.kernel import Kernel, read, reread
 from common.kernels.spec import Spec
 
 VOCAB = 40
@@ -27,7 +27,7 @@ def kernel_of(learned, seed=0):
 
 def spoken(kernel, logits, context, share=1.0):
     p = np.zeros(VOCAB)
-    Speaker.of(kernel).add(p, logits, np.asarray(context, np.int32), share=share)
+    mix(logits, kernel.addresses, kernel.bases, kernel.gate, np.asarray(context, np.int32), share, p)
     return p
 
 
@@ -51,7 +51,8 @@ def test_voices_add_by_their_shares(one, other):
     logits = np.random.default_rng(1).normal(0, 3, VOCAB).astype(np.float32)
     p = np.zeros(VOCAB)
     for learned, share in ((one, 0.3), (other, 0.7)):
-        Speaker.of(kernel_of([learned])).add(p, logits, one[-3:], share=share)
+        kernel = kernel_of([learned])
+        mix(logits, kernel.addresses, kernel.bases, kernel.gate, one[-3:], share, p)
     alone = [spoken(kernel_of([learned]), logits, one[-3:]) for learned in (one, other)]
     assert np.allclose(p, 0.3 * alone[0] + 0.7 * alone[1], rtol=1e-6)
 
@@ -97,7 +98,7 @@ def test_the_compiled_bucket_is_the_gates(order, total):
     gate[:, 1] = 1 - gate[:, 0]
     memory, logits, p = m.Memory(tuple(tables)), np.full(VOCAB, -50, np.float32), np.zeros(VOCAB)
     logits[7] = 50
-    mix(logits, (memory.columns,), np.zeros((1, VOCAB)), gate, context, 1.0, p)
+    mix(logits, memory.addresses[None], np.zeros((1, VOCAB)), gate, context, 1.0, p)
     assert p[7] * 64 == gates.bucket(order, max(total, 1))
 
 
@@ -107,7 +108,9 @@ def steered_before(gain, reach):
     held = rng.normal(size=(9, 64))
     held /= np.linalg.norm(held, axis=1, keepdims=True)
     along = heading(held) @ roots
-    return p, along, steered(p, roots, held, gain, reach), np.log(np.maximum(p, 1e-30)) + gain * along
+    found = np.empty(300, np.float32)
+    steered(p, roots, held, gain, reach, found)
+    return p, along, found, np.log(np.maximum(p, 1e-30)) + gain * along
 
 
 @given(st.floats(-24, 24))

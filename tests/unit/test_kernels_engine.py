@@ -147,15 +147,40 @@ def test_half_precision_is_widened_exactly():
     assert np.array_equal(widened(halves.astype(np.float32)), halves)
 
 
+def logits_of(state, hidden, basins):
+    """As numpy has them, in single precision, from the weights as they were given."""
+    w = state.weights
+    pull = 10 * w["coupling"] * np.sqrt(basins) @ halved(state.sqrt_basins).T
+    return hidden @ w["leave"].T @ w["embed"].T + w["bias"] + pull
+
+
+def test_listening_rates_each_token_as_what_came_next_and_expects_the_next(state, ids):
+    cache = state.start()
+    state.extend(cache, ids[3:12])  # whatever the cache held before
+    found, rates, following = state.listen(cache, ids[:12])
+    hidden, basins = state.read(ids[None, :12])
+    logits = logits_of(state, hidden, basins)[0].astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    assert np.array_equal(found, basins[0])
+    assert np.allclose(rates, expected[np.arange(11), ids[1:12]], atol=1e-5)
+    assert np.allclose(following, logits[-1], atol=1e-5)
+    assert np.array_equal(state.extend(cache, ids[12:16])[1], state.read(ids[None, :16])[1][0, 12:])
+
+
+def test_more_than_a_window_is_not_listened_to(state):
+    with pytest.raises(AssertionError):
+        state.listen(state.start(), np.zeros(SPEC.context + 1, np.int32))
+
+
 def test_a_state_of_half_precision_numbers_steps_as_it_reads(tensors, ids):
     halves = {k: v.astype(np.float16).astype(np.float32) for k, v in tensors.items()}
     state = State(SPEC, halves, np.sqrt(np.random.default_rng(2).dirichlet(np.ones(64), SPEC.vocab)))
-    assert state._body.qkv.dtype == state._narrow_head.table.dtype == np.uint16
+    assert state.body.qkv.dtype == state.head.table.dtype == np.uint16
     cache, (whole, basins) = state.start(), state.read(ids[None, :16])
     for t in range(16):
         hidden, basin = state.extend(cache, ids[t : t + 1])
         assert np.allclose(hidden[0], whole[0, t], atol=1e-5)
-        assert np.allclose(state.speak(hidden[0], basin[0]), state.logits(whole, basins)[0, t], atol=2e-5)
+        assert np.allclose(state.speak(hidden[0], basin[0]), logits_of(state, whole, basins)[0, t], atol=2e-5)
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 70), elements=st.floats(2**-126, 2**127, width=32)))
@@ -169,18 +194,8 @@ def test_the_coupling_is_part_of_the_logits(state, ids):
     for t in range(4):
         logits = state.speak(hidden[0, t], basins[0, t])
         pull = 10 * state.weights["coupling"] * np.sqrt(basins[0, t]) @ halved(state.sqrt_basins).T
-        assert np.allclose(logits, state.logits(hidden, basins)[0, t], atol=1e-5)
-        assert np.allclose(logits - pull, plain.logits(hidden, basins)[0, t], atol=1e-5)
-
-
-def test_a_token_followed_is_a_token_read_and_spoken_of(state):
-    cache, other = state.start(), state.start()
-    ids = np.arange(2 * state.spec.context + 3, dtype=np.int32) % state.spec.vocab
-    for token in ids:
-        hidden, basins = state.extend(cache, np.array([token], np.int32))
-        basin, logits = state.follow(other, int(token))
-        assert np.allclose(basin, basins[0], atol=1e-6)
-        assert np.allclose(logits, state.speak(hidden[0], basins[0]), atol=2e-5)
+        assert np.allclose(logits, logits_of(state, hidden, basins)[0, t], atol=1e-5)
+        assert np.allclose(logits - pull, logits_of(plain, hidden, basins)[0, t], atol=1e-5)
 
 
 def test_the_roots_of_a_state_are_those_of_its_tokens_basins(state):

@@ -1,16 +1,34 @@
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from common.constants import PHASE_BOUNDS, PHASES
+from common.coordizer.artifacts import EOS
+from common.errors import Rejected
 from common.geometry.concentration import KAPPA_MAX
-from common.kernels import generate
-from common.kernels.generate import KAPPA_MIN_TOKENS, measure_kappa, sample
-from common.kernels.tacking import KEPT_TOKENS, Helm
+from common.geometry.phases import phase_of
+from common.geometry.simplex import uniform
+from common.kernels import gate
+from common.kernels.bearing import Bearing
+from common.kernels.blend import mix, steered
+from common.kernels.engine import State
+from common.kernels.generate import KAPPA_MIN_TOKENS, Speech, Step, Voice, measure_kappa, sample
+from common.kernels.kernel import Kernel
+from common.kernels.loops import LOOP_READS, looping
+from common.kernels.memory import count
+from common.kernels.say import UNKNOWN, phase_after
+from common.kernels.spec import Spec
+from common.kernels.tacking import FRESH_TOKENS, KEPT_TOKENS, REACH, Helm, steer
+from common.kernels.weights import shapes
 
 
 def said(micro, seed, **options):
     ids = micro.encoder.encode("the whale of the sea")
-    settings = {"max_tokens": 24, "temperature": 0.8} | options
-    steps = micro.speak(ids, settings.pop("shares", {"percept": 1.0}), rng=np.random.default_rng(seed), **settings)
+    how = {"max_tokens": 24, "temperature": 0.8} | options
+    steps = micro.speak(ids, how.pop("shares", {"percept": 1.0}), rng=np.random.default_rng(seed), **how)
     return list(steps)
 
 
@@ -83,36 +101,170 @@ def test_the_lead_alone_is_measured_and_steered(micro):
     assert fused[-1].kappa == pytest.approx(measure_kappa(basins, micro.homes["percept"]), rel=1e-3)
 
 
-def test_a_gain_of_zero_changes_no_distribution(micro, monkeypatch):
-    monkeypatch.setattr(generate, "steer", lambda helm, *_: helm)
-    untouched = said(micro, 5, max_tokens=60)
-    monkeypatch.setattr(generate.Bearing, "held", np.eye(64)[:1])
-    assert [s.token for s in said(micro, 5, max_tokens=60)] == [s.token for s in untouched]
+def by_token(voices, prompt, *, max_tokens, temperature, stop, rng, top_p=1.0):
+    """What `Speech` says, one part after the other as each room offers it."""
+    kernels = [voice.kernel for voice in voices]
+    caches = [voice.kernel.state.start() for voice in voices]
+    bearing, helm, phase, text, logits = Bearing(voices[0].home), Helm(), None, prompt, []
+
+    def read(place, ids):
+        state = voices[place].kernel.state
+        hidden, basins = state.extend(caches[place], ids)
+        return basins, state.speak(hidden[-1], basins[-1])
+
+    for place in range(len(voices)):
+        basins, expected = read(place, prompt)
+        logits.append(expected)
+        if place == 0:
+            bearing.turn(basins[-64:])
+    for _ in range(max_tokens):
+        p, log_p = np.zeros(len(logits[0])), np.empty(len(logits[0]), np.float32)
+        for kernel, voice, expected in zip(kernels, voices, logits, strict=True):
+            mix(expected, kernel.addresses, kernel.bases, kernel.gate, text[-3:], voice.share, p)
+        steered(p, voices[0].kernel.state.roots, bearing.held, helm.gain, REACH, log_p)
+        token = sample(log_p, temperature * helm.temperature, rng, top_p)
+        if token in stop:
+            return
+        text = np.append(text, np.int32(token))
+        basins, logits = zip(*(read(place, text[-1:]) for place in range(len(voices))), strict=True)
+        logits, value = [*logits], None
+        bearing.turn(basins[0])
+        if bearing.tokens >= KAPPA_MIN_TOKENS:
+            loops = looping(text[-LOOP_READS:])
+            value, fresh = (KAPPA_MAX, KAPPA_MAX) if loops else (bearing.kappa(), bearing.kappa(FRESH_TOKENS))
+            phase = phase_of(value, None, phase)
+            helm = steer(helm, value, fresh, phase)
+            if helm.forgets:
+                caches[0] = voices[0].kernel.state.start()
+                logits[0] = read(0, text[-KEPT_TOKENS:])[1]
+        yield Step(token, basins[0][0], np.concatenate(basins), value, phase, helm)
 
 
-@pytest.mark.parametrize("loop", [False, True])
-def test_a_loop_reads_as_a_perfect_one(micro, monkeypatch, loop):
-    monkeypatch.setattr(generate, "looping", lambda _: loop)
-    known = [step for step in said(micro, 5, max_tokens=40) if step.kappa is not None]
-    assert {step.kappa == KAPPA_MAX for step in known} == {loop}
+@pytest.fixture(scope="module")
+def obsessed():
+    """A voice that knows nothing but one phrase, with the phrase said three times as its prompt."""
+    phrase, rng = np.arange(10, 30, dtype=np.int32), np.random.default_rng(0)
+    spec = Spec("test", vocab=64, width=16, layers=1, loops=1, heads=2, context=64)
+    tensors = {k: np.asarray(rng.normal(0, 0.05, s), np.float32) for k, s in shapes(spec).items()}
+    state = State(spec, tensors, np.sqrt(rng.dirichlet(np.ones(64), spec.vocab)))
+    kernel = Kernel(state, (count([np.tile(phrase, 40)]),), np.tile([1e-9, 1 - 1e-9], (gate.BUCKETS, 1)))
+    return Voice(kernel, uniform(), 1.0), np.tile(phrase, 3)
 
 
-def test_a_state_that_forgets_goes_on_from_what_was_said_last_and_kappa_knows_the_whole_window(micro):
-    voice = generate.Voice(micro.kernel("percept"), micro.homes["percept"], 1.0)
-    ids = np.arange(40, dtype=np.int32) % 200 + 40
-    reader, fresh = generate._Reader(voice, ids), generate._Reader(voice, ids[-KEPT_TOKENS:])
-    before, kappa = reader.logits.copy(), reader.bearing.kappa()
-    reader.forget(ids[-KEPT_TOKENS:])
-    assert np.array_equal(reader.logits, fresh.logits)
-    assert not np.allclose(reader.logits, before)
-    assert reader.bearing.kappa() == kappa
+def agree(voices, prompt, **how):
+    """The steps of a speech in stretches, held to those by token."""
+    speech = Speech(voices, prompt, rng=np.random.default_rng(3), **how)
+    lengths, found = itertools.cycle((1, 2, 7, 30)), []
+    while not speech.ended:
+        found += speech.say(next(lengths)).steps()
+    expected = list(by_token(voices, prompt, rng=np.random.default_rng(3), **how))
+    assert [step.token for step in found] == [step.token for step in expected]
+    assert [step.phase for step in found] == [step.phase for step in expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine.kappa is None) == (theirs.kappa is None)
+        assert (mine.kappa or 0) == pytest.approx(theirs.kappa or 0, rel=1e-4)
+        assert mine.helm == pytest.approx(theirs.helm, rel=1e-4)
+        assert np.allclose(mine.basins, theirs.basins, atol=1e-6)
+        assert np.array_equal(mine.basin, mine.basins[0])
+    return found
 
 
-@pytest.mark.parametrize(("renewal", "times"), [(0, 0), (31, 0), (32, 20), (33, 0)])
-def test_a_helm_that_forgets_is_obeyed(micro, monkeypatch, renewal, times):
-    kept = []
-    monkeypatch.setattr(generate, "steer", lambda *_: Helm(renewal=renewal))
-    monkeypatch.setattr(generate._Reader, "forget", lambda _, recent: kept.append(len(recent)))
-    said(micro, 5, max_tokens=20)
-    asked = 20 - KAPPA_MIN_TOKENS + len(micro.encoder.encode("the whale of the sea"))
-    assert kept == [KEPT_TOKENS] * (min(times, asked + 1) if times else 0)
+@pytest.mark.parametrize("shares", [{"percept": 1.0}, {"percept": 0.6, "opened": 0.4}], ids=["alone", "fused"])
+@pytest.mark.parametrize("how", [{"temperature": 0.8}, {"temperature": 0}, {"temperature": 0.8, "top_p": 0.9}], ids=str)
+def test_what_is_said_in_stretches_is_what_is_said_by_token(micro, shares, how):
+    kernel = micro.kernel("heart")
+    opened = Kernel(kernel.state, (*kernel.memories, micro.memories["vocab"]), gate.prior(3))
+    known = {"percept": micro.kernel("percept"), "opened": opened}
+    voices = [Voice(known[name], micro.homes["percept"], share) for name, share in shares.items()]
+    prompt = micro.encoder.encode("the whale of the sea")
+    assert len(agree(voices, prompt, max_tokens=120, stop=frozenset(), **how)) == 120 > 3 * kernel.state.spec.context
+    agree(voices, prompt, max_tokens=120, stop=frozenset((EOS,)), **how)
+
+
+def test_a_state_that_forgets_in_a_renewal_says_the_same_in_stretches_too(obsessed):
+    voice, prompt = obsessed
+    found = agree([voice], prompt, max_tokens=100, temperature=0, stop=frozenset())
+    assert any(step.helm.forgets for step in found)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 60))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_same_is_said_whatever_is_said_at_a_time(micro, lengths, wanted):
+    voices = [Voice(micro.kernel("percept"), micro.homes["percept"], 1.0)]
+    how = {"max_tokens": wanted, "temperature": 0.8, "stop": frozenset((EOS,))}
+    prompt = micro.encoder.encode("the whale of the sea")
+    speech = Speech(voices, prompt, rng=np.random.default_rng(5), **how)
+    found, order = [], itertools.cycle(lengths)
+    while not speech.ended:
+        found += speech.say(next(order)).steps()
+    whole = Speech(voices, prompt, rng=np.random.default_rng(5), **how).say(wanted).steps()
+    assert [(s.token, s.kappa, s.phase, s.helm) for s in found] == [(s.token, s.kappa, s.phase, s.helm) for s in whole]
+
+
+@pytest.mark.parametrize("repeats", [1, 4, 9])
+def test_a_state_that_has_read_the_prompt_goes_on_as_one_that_reads_it_again(micro, repeats):
+    prompt = micro.encoder.encode("the whale of the sea " * repeats)
+    reading, listening = micro.listen(prompt, "percept")
+    assert (listening is not None) == (len(prompt) <= micro.states["percept"].spec.context)
+    assert np.array_equal(reading.experts, micro.read(prompt, "percept").experts)
+    found = [
+        [
+            (step.token, step.kappa)
+            for step in micro.speak(
+                prompt,
+                {"percept": 0.7, "heart": 0.3},
+                max_tokens=40,
+                temperature=0.8,
+                rng=np.random.default_rng(5),
+                listening=given_it,
+            )
+        ]
+        for given_it in (None, listening)
+    ]
+    assert found[0] == found[1]
+
+
+def test_nothing_is_said_when_nothing_is_wanted(micro):
+    assert said(micro, 5, max_tokens=0) == []
+
+
+def test_a_loop_reads_as_a_perfect_one(obsessed):
+    voice, prompt = obsessed
+    rng = np.random.default_rng(0)
+    steps = list(Speech([voice], prompt, max_tokens=60, temperature=0, stop=frozenset(), rng=rng))
+    text = np.concatenate([prompt, [step.token for step in steps]])
+    loops = [looping(text[: len(prompt) + n + 1][-LOOP_READS:]) for n in range(len(steps))]
+    assert loops[0]
+    assert [step.kappa == KAPPA_MAX for step in steps] == loops
+    assert all(step.phase == "FRACTURE" for step, loop in zip(steps, loops, strict=True) if loop)
+
+
+@given(st.floats(0, 1e11), st.sampled_from([None, *PHASES]))
+def test_the_compiled_phase_is_the_geometry_s(kappa, before):
+    place = UNKNOWN if before is None else PHASES.index(before)
+    assert PHASES[phase_after(kappa, place)] == phase_of(kappa, None, before)
+
+
+@pytest.mark.parametrize("before", [None, *PHASES])
+@pytest.mark.parametrize("kappa", sorted(b + d for b in PHASE_BOUNDS for d in (-2, -1e-9, 0, 1e-9, 2)))
+def test_the_compiled_phase_is_the_geometry_s_at_every_bound(kappa, before):
+    place = UNKNOWN if before is None else PHASES.index(before)
+    assert PHASES[phase_after(kappa, place)] == phase_of(kappa, None, before)
+
+
+def test_a_state_that_diverged_is_told(micro):
+    kernel = micro.kernel("percept")
+    state = State(kernel.state.spec, kernel.state.weights, kernel.state.sqrt_basins)
+    state.body = state.body._replace(basin_bias=np.full(64, np.nan, np.float32))
+    voice = Voice(Kernel(state, kernel.memories, kernel.gate), micro.homes["percept"], 1.0)
+    with pytest.raises(Rejected, match="bad_reading"):
+        list(
+            Speech(
+                [voice],
+                np.arange(40, dtype=np.int32),
+                max_tokens=20,
+                temperature=1.0,
+                stop=frozenset(),
+                rng=np.random.default_rng(0),
+            )
+        )

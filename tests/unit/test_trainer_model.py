@@ -43,7 +43,7 @@ def test_torch_and_numpy_agree_on_logits_and_basins(spec):
         logits, basins = model.logits(torch.from_numpy(ids))
     hidden, known = state.read(ids.astype(np.int32))
     assert np.abs(basins.numpy() - known).max() < 1e-6
-    assert np.abs(logits.numpy() - state.logits(hidden, known)).max() < 1e-4
+    assert np.abs(logits.numpy() - state.speak(hidden, known)).max() < 1e-4
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.size)
@@ -59,7 +59,7 @@ def test_torch_and_one_token_at_a_time_agree_past_the_window(spec):
     expected = np.concatenate([before.numpy()[0], after.numpy()[0, -3:]])
     cache = state.start()
     steps = [state.extend(cache, ids[i : i + 1]) for i in range(len(ids))]
-    found = state.logits(np.concatenate([h for h, _ in steps]), np.concatenate([b for _, b in steps]))
+    found = state.speak(np.concatenate([h for h, _ in steps]), np.concatenate([b for _, b in steps]))
     assert np.abs(expected - found).max() < 1e-4
 
 
@@ -73,7 +73,7 @@ def test_every_tensor_of_a_block_matters_to_the_parity(spec, name):
     with torch.no_grad():
         logits, _ = model.logits(torch.from_numpy(ids))
     state = State(spec, weights, roots)
-    assert np.abs(logits.numpy() - state.logits(*state.read(ids.astype(np.int32)))).max() > 1e-4
+    assert np.abs(logits.numpy() - state.speak(*state.read(ids.astype(np.int32)))).max() > 1e-4
 
 
 @pytest.mark.parametrize("spec", SPECS[:2], ids=lambda spec: spec.size)

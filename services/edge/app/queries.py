@@ -5,7 +5,7 @@ import contextlib
 import logging
 import pkgutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,9 +26,11 @@ from services.edge.sleep import is_probe
 
 log = logging.getLogger(__name__)
 
+QUERIES_READ: Final = 32  # at once: refusing many costs little more than one
 ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
 WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
+LATE_FACTOR: Final = 3.0  # chosen: of the expected time. Under load what is begun with less often ends too late
 CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
 PROOF: Final = Query(id="proof", client="proof", text="Are you there?", max_tokens=1, store=False)
@@ -62,14 +64,29 @@ class Queries:
         assert query.id is not None
         again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
         known = await asyncio.to_thread(self._node.record.answer_to, query.client, query.id) if again else None
-        left_s = None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._node.now()
+        left_s = self._left_s(delivery, query)
         if known is not None:
             body = known
-        elif left_s is not None and left_s <= self.scheduler.expected_s():  # begun, it would end too late
+        elif self._begun_too_late(left_s):
             body = self._refusal(query, self._too_late(query, sum(self.scheduler.load)))
         else:
             body = await self._answer(query, left_s)
         return [Send(streams.answers(query.client), body, query.id)]
+
+    def turn_away(self, delivery: Delivery, query: Query) -> Send | None:
+        """The refusal of a query that cannot be answered in time, before it takes a place; None to answer it."""
+        if not self._begun_too_late(self._left_s(delivery, query)):
+            return None
+        query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
+        assert query.id is not None
+        body = self._refusal(query, self._too_late(query, sum(self.scheduler.load)))
+        return Send(streams.answers(query.client), body, query.id)
+
+    def _left_s(self, delivery: Delivery, query: Query) -> float | None:
+        return None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._node.now()
+
+    def _begun_too_late(self, left_s: float | None) -> bool:
+        return left_s is not None and left_s <= LATE_FACTOR * self.scheduler.expected_s()
 
     async def on_cancel(self, delivery: Delivery) -> None:
         """A client no longer wants an answer: made here, it ends between two tokens; not yet here, it is not begun."""
@@ -225,10 +242,14 @@ class _Making:
 
     @property
     def tokens(self) -> int:
-        return len(self.generation.steps)
+        return self.generation.tokens
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.generation)
+    @property
+    def ended(self) -> bool:
+        return self.generation.ended
+
+    def say(self, tokens: int) -> str:
+        return self.generation.say(tokens)
 
     @property
     def kernel(self) -> Role:

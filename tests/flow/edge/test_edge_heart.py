@@ -60,7 +60,7 @@ async def test_an_edge_proves_that_it_answers_and_that_leaves_no_trace(edge):
 async def test_an_edge_whose_tokens_do_not_come_says_so(edge, monkeypatch):
     stuck = threading.Event()
     monkeypatch.setattr(heart, "PROVE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("services.edge.generation.Generation.__iter__", lambda _: iter(stuck.wait, True))
+    monkeypatch.setattr("services.edge.generation.Generation.say", lambda *_: stuck.wait(10) and "")
     with pytest.raises(Unavailable, match="no token for"):
         await edge.heart.prove()
     stuck.set()

@@ -118,7 +118,7 @@ async def test_many_queries_are_answered_at_once_and_each_as_if_it_were_alone(ed
 async def test_a_cancelled_query_ends_between_two_tokens_and_its_answer_says_so(edge, eventually, resting):
     query = Query(id="q", client="me", text=TEXT, max_tokens=100, temperature=1.0)
     making = asyncio.create_task(edge.queries.on_query(delivery_of(), query))
-    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     for wanted in (Cancel(query_id="q", client="you"), Cancel(query_id="other", client="me")):
         await edge.queries.on_cancel(delivery_of("2-0", streams.CANCEL, pack(wanted)))
     assert not edge.queries._turns["me", "q"].left
@@ -160,12 +160,31 @@ async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(e
         assert edge.node.record.answer_to("anonymous", "q") is None
 
 
+@pytest.mark.parametrize(("left_s", "refused"), [(0.31, False), (0.3, True), (0.29, True)])
+async def test_a_query_without_three_times_the_expected_time_is_turned_away(edge, clock, monkeypatch, left_s, refused):
+    monkeypatch.setattr(edge.queries.scheduler, "expected_s", lambda: 0.1)
+    at_ms = int(clock[0]) * 1000
+    clock[0] = at_ms / 1000 + 2.0 - left_s
+    delivery = Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b"")
+    sent = edge.queries.turn_away(delivery, Query(text=TEXT, client="me", deadline_s=2.0))
+    assert (sent is not None) == refused
+    if sent is not None:
+        made = unpack(Answer, sent.message)
+        assert (sent.stream, sent.id, made.query_id) == (streams.answers("me"), f"{at_ms}-0", f"{at_ms}-0")
+        assert (made.finish, made.problem.code, made.problem.retry_after_s >= 1) == ("refused", "deadline", True)
+
+
+async def test_a_query_without_a_deadline_is_never_turned_away(edge, monkeypatch):
+    monkeypatch.setattr(edge.queries.scheduler, "expected_s", lambda: 1e9)
+    assert edge.queries.turn_away(Delivery(streams.QUERIES, "1-0", 1, 1, b""), Query(text=TEXT)) is None
+
+
 async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_why(edge, clock, eventually, resting):
     at_ms = int(clock[0] * 1000)
     clock[0] = at_ms / 1000 + 1.9
     query = Query(id="q", text=TEXT, max_tokens=100, temperature=1.0, deadline_s=2.0)
     making = asyncio.create_task(edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query))
-    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     await eventually(lambda: edge.queries._turns["anonymous", "q"].left)
     resting.wake.set()
     (sent,) = await making
@@ -179,7 +198,7 @@ async def test_a_query_that_others_kept_from_its_deadline_is_told_that_the_fleet
     edge, clock, eventually, resting
 ):
     other = asyncio.create_task(edge.queries.on_query(delivery_of(), Query(id="other", text=TEXT, max_tokens=10)))
-    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     at_ms = int(clock[0] * 1000) - 2000
     query = Query(id="q", text=TEXT, max_tokens=10, deadline_s=2.0)
     (sent,) = await edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
@@ -193,7 +212,7 @@ async def test_a_bundle_swapped_in_while_an_answer_is_made_leaves_it_to_the_one_
 ):
     query = Query(id="q", text=TEXT, max_tokens=10, temperature=1.0)
     making = asyncio.create_task(edge.queries.on_query(delivery_of(), query))
-    await eventually(lambda: resting.made and len(resting.made[0].steps) == 3)
+    await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     await publisher.release(micro_parts | {"notes.bin": b"new"})
     await bundles_to(edge, redis)
     resting.wake.set()
