@@ -73,9 +73,9 @@ def _rounds(parts, owned, passages, budget):
     remaining, residues = iter(passages), [EMPTY] * EDGES
     for number in range(ROUNDS):
         current = bundle_parts.load(parts)
-        texts = [_take(remaining) for _ in range(EDGES)]
+        texts = [take(remaining, ROUND_BYTES) for _ in range(EDGES)]
         ids = [[current.encoder.encode(each) for each in own] for own in texts]
-        kernel = _kernel(current)
+        kernel = kernel_of(current)
         sent = []
         for edge in range(EDGES):
             residues[edge] = memory.merge([residues[edge], memory.count(ids[edge], 3)])
@@ -84,20 +84,20 @@ def _rounds(parts, owned, passages, budget):
             found, _ = crystal_codec.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget)
             residues[edge] = memory.subtract(residues[edge], as_memory(implied(found)))
             sent.append(implied(found))
-        batch = _batch(number, current, ids, texts, sent)
+        batch = batch_of(number, current, ids, texts, sent)
         parts = consolidate(parts, batch, replay=owned.replay, held_out=owned.held_out, steps=0, seed=0).parts
     return parts
 
 
-def _take(remaining):
+def take(remaining, size_bytes):
     taken, size = [], 0
-    while size < ROUND_BYTES:
+    while size < size_bytes:
         taken.append(next(remaining))
         size += len(taken[-1].encode())
     return taken
 
 
-def _kernel(current: Constellation) -> Kernel:
+def kernel_of(current: Constellation) -> Kernel:
     """The kernel whose last memory takes the crystals: the domain's, or an empty one beside its nearest role's."""
     if NAME in current.domains:
         return current.kernel(NAME)
@@ -105,7 +105,7 @@ def _kernel(current: Constellation) -> Kernel:
     return Kernel(heart.state, (*heart.memories, EMPTY), gate.prior(3))
 
 
-def _batch(number, current, ids, texts, sent) -> Batch:
+def batch_of(number, current, ids, texts, sent) -> Batch:
     flat, known = [each for own in ids for each in own], NAME in current.domains
     readings = [current.read(each, NAME if known else "heart") for each in flat]
     kernel = current.kernel(NAME if known else "heart")
@@ -125,7 +125,7 @@ def _batch(number, current, ids, texts, sent) -> Batch:
 def _all_counts(start: Constellation, passages) -> Constellation:
     """The domain's memory as if every count of the text that the edges read had been sent; its gate stays the prior."""
     remaining = iter(passages)
-    ids = [start.encoder.encode(each) for _ in range(EDGES * ROUNDS) for each in _take(remaining)]
+    ids = [start.encoder.encode(each) for _ in range(EDGES * ROUNDS) for each in take(remaining, ROUND_BYTES)]
     counts: Memory = memory.count(ids, 3)
     heart = start.domains["heart"]
     basin = frechet_mean(np.stack([start.basin(each) for each in ids]))

@@ -10,12 +10,14 @@ from common.constellation.integrator import SHAPES, Integrator
 from common.coordizer.artifacts import EOS
 from common.coordizer.build import build
 from common.coordizer.encode import Encoder
+from common.coordizer.growth import EDGES_MIN, grow, propose
 from common.coordizer.place import bearings, text_basin
 from common.geometry.simplex import uniform
 from common.kernels import gate
 from common.kernels.memory import count
 from common.kernels.spec import Spec
 from common.kernels.weights import shapes
+from services.trainer.growth import grown
 
 MICRO = Spec("micro", vocab=320, width=24, layers=1, loops=2, heads=2, context=32)
 SENTENCES = {
@@ -52,3 +54,10 @@ def micro_parts():
 @pytest.fixture(scope="session")
 def micro(micro_parts):
     return bundle_parts.load(micro_parts)
+
+
+@pytest.fixture(scope="session")
+def micro_larger(micro):
+    """The same constellation over a vocabulary that grew by what three edges found in sentences of all its domains."""
+    proposed = propose(micro.coordizer, [text * 8 for text in SENTENCES.values()], limit=16)
+    return grown(micro, grow(micro.coordizer, {f"edge-{n}": proposed for n in range(EDGES_MIN)}).coordizer)

@@ -5,6 +5,7 @@ from typing import Final
 from common.constants import Role
 
 COORDIZER: Final = "coordizer/"
+MERGES: Final = COORDIZER + "merge_rules.json"
 DOMAINS: Final = "domains.json"
 HOMES: Final = "homes.npy"
 INTEGRATOR: Final = "integrator.safetensors"

@@ -147,6 +147,14 @@ def printable(token: bytes) -> str:
     return "".join(map(_ALPHABET.__getitem__, token))
 
 
+def pairs_from(merges: npt.NDArray[np.int32], vocab_size: int) -> list[tuple[int, int]]:
+    """The merges that make the ids from `vocab_size` on, in their order: what a larger vocabulary has more.
+
+    vocab_size: at least FIRST_MERGE.
+    """
+    return [(left, right) for left, right in merges[vocab_size - FIRST_MERGE :].tolist()]
+
+
 def vocabulary(merges: npt.NDArray[np.int32]) -> dict[str, int]:
     """Printable form to id, as vocab.json has it."""
     forms = {printable(token): number for number, token in enumerate(token_bytes(merges)) if token}
@@ -215,7 +223,7 @@ def from_parts(parts: Mapping[str, bytes]) -> Coordizer:
     for name in PARTS[:3]:
         if _sha256(parts[name]) != manifest["parts"].get(name):
             raise Corrupt("part_digest", f"{name} is not the file that manifest.json describes: fetch it again")
-    merges = _merges(parts["merge_rules.json"])
+    merges = read_merges(parts["merge_rules.json"])
     coordizer = Coordizer(
         merges=merges,
         basins=_basins(parts["basin_coords.npy"]),
@@ -291,7 +299,8 @@ def _provenance(fields: dict[str, Any]) -> Provenance:
     return Provenance(corpus, counts("documents"), counts("size_bytes"), seed, parent)
 
 
-def _merges(body: bytes) -> npt.NDArray[np.int32]:
+def read_merges(body: bytes) -> npt.NDArray[np.int32]:
+    """The merges in merge_rules.json, (M, 2), unchecked but for their form. Raises Rejected("bad_artifact")."""
     rules = _parse("merge_rules.json", body)
     if not isinstance(rules, list) or not all(
         isinstance(rule, list) and len(rule) == 2 and all(type(side) is int and 0 <= side < VOCAB_MAX for side in rule)

@@ -104,10 +104,10 @@ class Memory:
 
     def _made(self) -> tuple[tuple[Table, ...], Addresses]:
         if not self._ready:
-            tables = [_raised(table) for table in self.tables]
+            tables = [raised(table) for table in self.tables]
             lower = [_continued(tables[n], tables[n + 1], n) for n in range(len(tables) - 1)]
             columns = (*lower, *tables[-1:], *(_EMPTY,) * (ORDERS - len(tables)))
-            self._ready.append((columns, _addresses(columns)))
+            self._ready.append((columns, addresses_of(columns)))
         return self._ready[0]
 
     @property
@@ -228,7 +228,8 @@ def _follow(memory: Memory, grams: Keys, reach: npt.NDArray[np.int64], floor: Fl
     return found
 
 
-def _raised(table: Table) -> Table:
+def raised(table: Table) -> Table:
+    """The table with no total below the sum of its counts."""
     return table._replace(totals=np.maximum(table.totals, table.known).astype(np.uint32))
 
 
@@ -241,7 +242,8 @@ def _continued(table: Table, longer: Table, order: int) -> Table:
     return table._replace(counts=counts.astype(np.uint32), known=known, totals=totals.astype(np.uint32))
 
 
-def _addresses(tables: Sequence[Table]) -> Addresses:
+def addresses_of(tables: Sequence[Table]) -> Addresses:
+    """Where the columns of ORDERS tables lie, as compiled code takes them (recall.py); while the tables are kept."""
     found = np.zeros((ORDERS, FIELDS), np.int64)
     for order, table in enumerate(tables):
         columns: list[npt.NDArray[Any]] = [*table]

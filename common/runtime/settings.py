@@ -111,8 +111,8 @@ class PrivacySettings(BaseModel):
     )
     fleet_secret: Path | None = Field(
         None,
-        description="File of the secret that private edges share (`qig keys secret`); HOME/private/fleet.secret when "
-        "this is not set",
+        description="File of the secret that edges share (`qig keys secret`); HOME/private/fleet.secret when this is "
+        "not set. An edge that has it proposes tokens, private or not",
     )
 
 
@@ -128,9 +128,7 @@ class AggregatorSettings(CommonSettings):
         60.0, ge=0, description="Age of the oldest waiting packet that makes a batch due, seconds"
     )
     mass_cap: float = Field(100_000.0, gt=0, description="The most counts one packet brings into a merge")
-    common_edges: int = Field(
-        3, ge=2, le=64, description="Edges that have to mention the same before private edges may say it"
-    )
+    common_edges: int = Field(3, ge=2, le=64, description="Edges that have to mention the same before it may be said")
 
 
 class TrainerSettings(CommonSettings):

@@ -43,6 +43,9 @@ PIECE_MAX_CHARS: Final = 4096
 REASON_MAX_CHARS: Final = 512
 PATH_MAX_CHARS: Final = 128
 MAX_DOMAINS: Final = 64
+MAX_TOKENS: Final = 1 << 15  # of a vocabulary
+MAX_MERGES: Final = 64  # of a batch, chosen: a round of growth that costs an edge's memories a second
+MAX_MERGE_EDGES: Final = 8  # that are named for a merge: more than must agree
 MAX_BATCH_PACKETS: Final = 256
 MAX_BUNDLE_PACKETS: Final = 4096  # a candidate may span several batches
 MAX_PARTS: Final = 256
@@ -82,6 +85,7 @@ Amount = Annotated[float, Field(ge=0.0)]  # bits, seconds, kappa: finite and not
 Time = Annotated[float, Field(ge=0.0, le=MAX_TIME_S)]
 KeyId = Annotated[bytes, Blob(KEY_ID_BYTES, KEY_ID_BYTES)]
 Signature = Annotated[bytes, Blob(SIGNATURE_BYTES, SIGNATURE_BYTES)]
+Token = Annotated[int, Field(ge=0, lt=MAX_TOKENS)]
 Basin = Annotated[bytes, Blob(BASIN_BYTES, BASIN_BYTES)]
 """64 float16, little-endian; the reader checks that they are a point of the simplex."""
 
@@ -243,6 +247,14 @@ class DomainUpdate(Value):
     fresh_bits: Amount  # code length of the fresh text, read before it was learned
 
 
+class Merge(Value):
+    """A merge that several edges proposed: two tokens which would be one, and how often each edge saw them so."""
+
+    left: Token
+    right: Token
+    edges: Annotated[tuple[tuple[KeyId, Count], ...], Field(min_length=1, max_length=MAX_MERGE_EDGES)]
+
+
 class Batch(Message):
     """Packets merged by the aggregator, domain by domain, for the trainer."""
 
@@ -251,6 +263,7 @@ class Batch(Message):
     base_digest: ParentDigest
     domains: Annotated[tuple[DomainUpdate, ...], Field(min_length=1, max_length=MAX_DOMAINS)]
     packets: BatchPackets
+    merges: Annotated[tuple[Merge, ...], Field(max_length=MAX_MERGES)] = ()
 
     @model_validator(mode="after")
     def check(self) -> Self:

@@ -1,6 +1,6 @@
 r"""The sleep packet: all that leaves an edge, at most 4,096 bytes with its signature.
 
-    packet: msgpack array of 9                          body: msgpack array of 13 or 14, in a bin
+    packet: msgpack array of 9                          body: msgpack array of 13 to 15, in a bin
     +---+-----+-------+----------+--------------+       +---+--------+--------+-------+--------------+--------+
     | v | key | epoch | sequence | base_version |       | v | kernel | domain | basin | interactions | tokens |
     | 1 | b8  | u32   | u32      | count        |       | 1 | role   | name?  | b64   | count        | count  |
@@ -8,11 +8,10 @@ r"""The sleep packet: all that leaves an edge, at most 4,096 bytes with its sign
     | base | at_s | body | signature |                  | fresh_bytes | fresh_bits | phi  | kappa | phases   |
     | b8   | f64  | bin  | b64       |                  | count       | f64        | f64? | f64?  | 4 counts |
     +------+------+------+-----------+                  +------+------+---+--------+------+-------+----------+
-                                                        | gate | crystals | mentions   |
-    ?: may be nil     bN: bin of N bytes                | bin  | bin      | bin, 1 and |
-                                                        +------+----------+ more, or   |
-                                                                          | not there  |
-                                                                          +------------+
+                                                        | gate | crystals | mentions | merges        |
+    ?: may be nil     bN: bin of N bytes                | bin  | bin      | bin      | bin           |
+                                                        +------+----------+----------+---------------+
+                                                                          not there where all from here are empty
 
     signature = ed25519(b"qig/packet/1\0" + msgpack array of the 8 fields before it)
 
@@ -46,10 +45,12 @@ from common.wire.messages import (
     Signature,
     Time,
 )
+from common.wire.proposals import PACKET_MAX_MERGES, ROW
 
 DOMAIN_SEPARATION: Final = b"qig/packet/1\0"
 PACKET_GATE_MAX_BYTES: Final = 128
-ROOM_BYTES: Final = 3600  # of crystals and mentions: what is left of a packet whose other fields are at their longest
+ROOM_BYTES: Final = 3450  # of crystals and mentions: what is left of a packet whose other fields are at their longest
+PACKET_MERGES_MAX_BYTES: Final = PACKET_MAX_MERGES * ROW.size
 BASE_BYTES: Final = 8
 
 
@@ -69,9 +70,10 @@ class PacketBody(Message):
     gate: Annotated[bytes, Blob(0, PACKET_GATE_MAX_BYTES)] = b""
     crystals: Annotated[bytes, Blob(0, PACKET_MAX_BYTES)] = b""  # crystals.py, plain form
     mentions: Annotated[bytes, Blob(0, PACKET_MAX_BYTES)] = b""  # mentions.py
+    merges: Annotated[bytes, Blob(0, PACKET_MERGES_MAX_BYTES)] = b""  # proposals.py
 
 
-LATER: Final = frozenset({"mentions"})  # fields that a release brought after packets were in use
+LATER: Final = frozenset({"mentions", "merges"})  # fields that a release brought after packets were in use
 
 
 class Envelope(Message):

@@ -13,12 +13,13 @@ import numpy as np
 from nacl.signing import SigningKey
 
 from common.constants import CELLS, PACKET_MAX_BYTES
-from common.wire import adaptive, crystals, export, mentions, packet
+from common.wire import adaptive, crystals, export, mentions, packet, proposals
 from common.wire.codec import canonical, parse
 from common.wire.mentions import PACKET_MAX_MENTIONS
 from common.wire.messages import MAX_COUNT, MAX_U32
 from common.wire.ngrams import MAX_VOCAB, Crystals, entries
 from common.wire.packet import DOMAIN_SEPARATION, PACKET_GATE_MAX_BYTES, ROOM_BYTES, PacketBody
+from common.wire.proposals import COUNT_MAX, PACKET_MAX_MERGES
 
 KEY: Final = SigningKey(export.SEED)
 CRYSTALS_MOST: Final = 2900
@@ -62,6 +63,8 @@ def cases() -> dict[str, Case]:
         "plain": Case(_seal({"crystals": crystals.encode(grid, 4096)}), 4096, "the same in the plain form"),
         "sparse": Case(_seal({"crystals": _adaptive(triples, MAX_VOCAB)}), MAX_VOCAB,
                        "triples all over the largest vocabulary"),
+        "proposing": Case(_seal({"merges": proposals.encode([(116, 104, 9), (32, 116, 12), (32, 300, COUNT_MAX + 1)])}),
+                          2048, "nothing said, 3 merges proposed"),
         "mentioning": Case(_seal({"mentions": mentions.encode(export.golden_mentions())}), 2048,
                            "nothing said, 4 hashes mentioned"),
         "largest": Case(_seal({"crystals": blob, "mentions": most} | _LONGEST, {"epoch": MAX_U32, "sequence": MAX_U32,
@@ -91,10 +94,29 @@ def refusals() -> Iterator[tuple[bytes, str, str]]:
     yield _signed(b"\xc1"), "garbage", "signed, but the body is no msgpack"
     yield _signed(canonical((1,) * 12)), "bad_field", "signed, but the body has 12 fields"
     golden = parse("packet", parse("packet", raw)[7])
-    yield _signed(canonical((*golden, b"", b""))), "bad_field", "signed, but the body has 15 fields"
+    yield _signed(canonical((*golden, b"", b"", b""))), "bad_field", "signed, but the body has 16 fields"
     yield _signed(canonical((*golden, b""))), "not_canonical", "signed, but no mentions are there as an empty field"
+    mention = mentions.encode(export.golden_mentions())
+    yield (
+        _signed(canonical((*golden, mention, b""))),
+        "not_canonical",
+        "signed, but no merges are there as an empty field",
+    )
+    yield from _bad_merges()
     yield from _bad_mentions()
     yield from _bad_crystals()
+
+
+def _bad_merges() -> Iterator[tuple[bytes, str, str]]:
+    row = proposals.encode([(32, 116, 12)])
+    for wrong, what in (
+        (row[:-1], "a merge cut off"),
+        (row + row, "a merge that is there twice"),
+        (proposals.encode([(116, 104, 9)]) + row, "merges that do not ascend"),
+        (proposals.encode([(32, 116, 0)]), "a merge that was never seen"),
+        (proposals.encode([(32, export.VOCAB_SIZE, 2)]), "a merge of an unknown token"),
+    ):
+        yield _seal({"merges": wrong}), "bad_merges", what
 
 
 def _bad_mentions() -> Iterator[tuple[bytes, str, str]]:
@@ -149,6 +171,7 @@ _LONGEST: Final[dict[str, Any]] = {
     "kernel": "strategy", "domain": "d" * 64, "interactions": MAX_COUNT, "tokens": MAX_COUNT,
     "fresh_bytes": MAX_COUNT, "fresh_bits": 1e300, "phi": 1.0, "kappa": 1e6, "phases": (MAX_COUNT,) * 4,
     "gate": bytes(range(PACKET_GATE_MAX_BYTES)),
+    "merges": proposals.encode([(MAX_VOCAB - 1, n, COUNT_MAX) for n in range(PACKET_MAX_MERGES)]),
 }  # fmt: skip
 
 
@@ -202,9 +225,10 @@ def _facts(case: Case) -> dict[str, Any]:
         "raw": case.raw.hex(),
         "vocab_size": case.vocab_size,
         "envelope": envelope.model_dump(mode="json", exclude={"body"}),
-        "body": case.body.model_dump(mode="json", exclude={"crystals", "mentions"}),
+        "body": case.body.model_dump(mode="json", exclude={"crystals", "mentions", "merges"}),
         "ngrams": ngrams(case),
         "mentions": mentions.decode(case.body.mentions, PACKET_MAX_MENTIONS).tolist(),
+        "merges": proposals.decode(case.body.merges, case.vocab_size),
     }
 
 

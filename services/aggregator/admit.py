@@ -21,12 +21,13 @@ from nacl.signing import VerifyKey
 
 from common.errors import Rejected
 from common.kernels import gate
-from common.wire import basin, crystals, mentions, packet
+from common.wire import basin, crystals, mentions, packet, proposals
 from common.wire.crystals import PACKET_MAX_COUNTED, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, Crystals
 from common.wire.mentions import Hashes
 from common.wire.messages import PacketRef
 from common.wire.ngrams import implied
 from common.wire.packet import Envelope, PacketBody
+from common.wire.proposals import Proposal
 from services.aggregator.bases import Base, Bases, find
 from services.aggregator.replay import ReplayWindow, advance
 
@@ -137,6 +138,7 @@ def _check_body(body: PacketBody, base: Base) -> None:
         read_gate(body)
         found = read_crystals(body, base)
         read_mentions(body)
+        read_merges(body, base)
         implied(found)  # what the merge will add: it must not overflow there
     except Rejected as error:
         raise Rejected("implausible", f"{error.code}: {error.message}") from None
@@ -158,6 +160,11 @@ def read_gate(body: PacketBody) -> Floats | None:
 def read_mentions(body: PacketBody) -> Hashes:
     """The hashes that a packet mentions. Raises Rejected("bad_mentions")."""
     return mentions.decode(body.mentions, mentions.PACKET_MAX_MENTIONS)
+
+
+def read_merges(body: PacketBody, base: Base) -> tuple[Proposal, ...]:
+    """The merges that a packet proposes. Raises Rejected("bad_merges")."""
+    return proposals.decode(body.merges, base.vocab_size)
 
 
 def _check_counts(found: Crystals, tokens: int) -> None:

@@ -3,6 +3,7 @@
     packets ─▶ open_packet ─▶ admit ─▶ {ledger, accepted, sequence} + acknowledgement           one transaction
     each second:  due? ─▶ cut ─▶ {ledger, accepted − taken, opened, cuts + 1} + Batch to the outbox   one transaction
                             └─▶ tally ─▶ {mentioned, common} + Common to the outbox                   in the same one
+                            └─▶ gather ─▶ {proposed}, and the batch's merges                          in the same one
     bundles ─▶ the base window
     a packet refused, at either place ─▶ Returned: its edge may send what it carried again
 
@@ -14,6 +15,7 @@ The ledger lives in the broker, in hashes beside the packets' stream; this proce
     {qig:packets}:opened     domain ─▶ role and basin of a territory that no bundle knows yet, and which cut named it
     {qig:packets}:mentioned  key id (hex) ─▶ the hashes that this edge mentioned (tally.py)
     {qig:packets}:common     number of a cut ─▶ the hashes that became common by it
+    {qig:packets}:proposed   left and right id ─▶ the edges that proposed this merge (proposals.py)
     {qig:packets}:cuts       "count" ─▶ how many cuts there were
 
 Two aggregators are safe: an acceptance needs the replay window that it was decided on to be still there, a cut needs
@@ -24,10 +26,11 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 from common.constants import ROLES
-from common.constellation.paths import DOMAINS, kernel_path
+from common.constellation.paths import DOMAINS, MERGES, kernel_path
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
@@ -45,8 +48,11 @@ from common.wire.mentions import encode
 from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Bundle, Common, DeadLetter, PacketRef, Returned
 from common.wire.packet import Envelope
 from services.aggregator.admit import Admitted, Enrolled, admit, open_packet
-from services.aggregator.bases import BASE_WINDOW, Bases, base_of, with_base
+from services.aggregator.bases import BASE_WINDOW, Base, Bases, base_of, with_base
 from services.aggregator.cut import Cut, Limits, Refusal, awaited, chosen, cut, due
+from services.aggregator.proposals import Gathered, gather, left_with, name_of
+from services.aggregator.proposals import from_bytes as votes_of
+from services.aggregator.proposals import to_bytes as packed
 from services.aggregator.replay import ReplayWindow, advance
 from services.aggregator.tally import Counted, Tally, tally, to_bytes
 from services.aggregator.tally import from_bytes as hashes_of
@@ -60,6 +66,7 @@ SEQUENCE: Final = streams.side_key(streams.PACKETS, "sequence")
 OPENED: Final = streams.side_key(streams.PACKETS, "opened")
 MENTIONED: Final = streams.side_key(streams.PACKETS, "mentioned")
 COMMON: Final = streams.side_key(streams.PACKETS, "common")
+PROPOSED: Final = streams.side_key(streams.PACKETS, "proposed")
 CUTS: Final = streams.side_key(streams.PACKETS, "cuts")
 COUNT: Final = "count"
 CUT_EVERY_S: Final = 1.0
@@ -103,7 +110,10 @@ class Aggregator:
             return
         await self._trust.verify(bundle.version, body)
         base = base_of(
-            bundle, domains=await self._part(bundle, DOMAINS), kernel=await self._part(bundle, kernel_path(ROLES[0]))
+            bundle,
+            domains=await self._part(bundle, DOMAINS),
+            kernel=await self._part(bundle, kernel_path(ROLES[0])),
+            merges=await self._part(bundle, MERGES),
         )
         self._bases = with_base(self._bases, base)
         metrics.BUNDLE_VERSION.set(self._bases[-1].version)
@@ -220,15 +230,22 @@ class Aggregator:
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
         done = sorted(noted.keys() - pending.keys())
         found = await asyncio.to_thread(cut, ledger, bases=self._bases, pending=pending, limits=self._limits)
+        gathered = await self._gathered(found, current) if found.proposals or found.batch else None
+        if gathered is not None and found.batch is not None:
+            gathered = left_with(gathered)
+            found = replace(found, batch=found.batch.model_copy(update={"merges": gathered.merges}))
         effects = [
             *_counted(count),
             *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
             *_forgotten(lost),
         ]
-        if found.mentions:
+        if found.mentions or found.silent:
             heard = await asyncio.to_thread(self._tally, await self._tallied(), found)
             effects += tally_effects(heard, found.silent, cuts)
             log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))
+        if gathered is not None:
+            effects += [HashSet(PROPOSED, name_of(pair), packed(said)) for pair, said in gathered.noted.items()]
+            effects += [HashDelete(PROPOSED, name_of(pair)) for pair in gathered.gone]
         if not await self._broker.commit(streams.PACKETS, effects):
             log.info("another aggregator cut first: nothing was taken")
             return False
@@ -241,6 +258,18 @@ class Aggregator:
         return Tally(
             {bytes.fromhex(key): hashes_of(data) for key, data in mentioned.items()},
             {int(number): hashes_of(data) for number, data in common.items()},
+        )
+
+    async def _gathered(self, found: Cut, current: Base) -> Gathered:
+        """The tally of merges with those of a cut in it."""
+        held = await self._broker.read_hash(PROPOSED)
+        before = dict(votes_of(name, data) for name, data in held.items())
+        return gather(
+            before,
+            found.proposals,
+            known=frozenset(current.merges),
+            enrolled=self._enrolled,
+            edges=self._settings.common_edges,
         )
 
     def _tally(self, before: Tally, found: Cut) -> Counted:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.constellation.domains import Domain, from_json, heirs
+from common.coordizer.artifacts import FIRST_MERGE, read_merges
 from common.kernels import weights
 from common.wire.bundle import digest
 from common.wire.messages import Bundle
@@ -19,11 +20,14 @@ BASE_WINDOW: Final = 3  # settled: DESIGN.md, section 7
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A released bundle: version and digest; vocab_size: its kernels'; domains: by name."""
+    """A released bundle: version and digest; vocab_size: its kernels'; merges: those that make their ids, from
+    FIRST_MERGE on; domains: by name.
+    """
 
     version: int
     digest: str
     vocab_size: int
+    merges: tuple[tuple[int, int], ...]
     domains: Mapping[str, Domain]
 
     @property
@@ -40,13 +44,16 @@ class Base:
 Bases = tuple[Base, ...]  # oldest first, at most BASE_WINDOW, versions ascend
 
 
-def base_of(bundle: Bundle, *, domains: bytes, kernel: bytes) -> Base:
-    """What packets need of a verified bundle. domains: its domains.json; kernel: any of its kernels.
+def base_of(bundle: Bundle, *, domains: bytes, kernel: bytes, merges: bytes) -> Base:
+    """What packets need of a verified bundle. domains: its domains.json; kernel: any of its kernels; merges: its
+    coordizer's merge_rules.json.
 
-    Raises Rejected("bad_domains"), Rejected("bad_weights").
+    Raises Rejected("bad_domains"), Rejected("bad_weights"), Rejected("bad_artifact").
     """
     spec, _ = weights.from_bytes(kernel)
-    return Base(bundle.version, digest(bundle), spec.vocab, {domain.name: domain for domain in from_json(domains)})
+    pairs = [(left, right) for left, right in read_merges(merges)[: spec.vocab - FIRST_MERGE].tolist()]
+    known = {domain.name: domain for domain in from_json(domains)}
+    return Base(bundle.version, digest(bundle), spec.vocab, tuple(pairs), known)
 
 
 def with_base(bases: Bases, base: Base) -> Bases:

@@ -4,7 +4,7 @@
     due        batch_packets wait, or the oldest is batch_age_s old
     chosen     the oldest MAX_BATCH_PACKETS of them
     cut        read, settle on domains, merge, name: the Batch, and what could not be in it
-    silent     packets that mention, and bring no crystals: their edges are told, no batch is made of them
+    silent     packets that mention or propose, and bring no crystals: their edges are told, no batch is made of them
 
 The same packets against the same bundle make the same batch, byte for byte, whatever order or crash they came through.
 A packet whose base left the window while it waited is refused alone. What does not fit stays in the ledger.
@@ -18,7 +18,8 @@ from common.errors import Rejected
 from common.wire import packet as packets_
 from common.wire.mentions import Hashes
 from common.wire.messages import MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, PacketRef, batch_id
-from services.aggregator.admit import read_mentions
+from common.wire.proposals import Proposal
+from services.aggregator.admit import read_mentions, read_merges
 from services.aggregator.bases import Base, Bases, find
 from services.aggregator.merge import Merged, check_vocabulary, merged
 from services.aggregator.territories import PENDING_CUTS, Place, Waiting, read_basin, settle
@@ -48,8 +49,8 @@ class Refusal:
 class Cut:
     """batch: None when no packet is in it; taken: the refs in it; opened: its places that no bundle knows.
 
-    silent: packets that are dealt with and in no batch; mentions: of the taken and the silent, by key id, the oldest
-    packet first.
+    silent: packets that are dealt with and in no batch; mentions, proposals: of the taken and the silent, by key id,
+    the oldest packet first.
     """
 
     batch: Batch | None
@@ -58,6 +59,7 @@ class Cut:
     opened: tuple[Place, ...]
     silent: tuple[PacketRef, ...] = ()
     mentions: tuple[tuple[bytes, Hashes], ...] = ()
+    proposals: tuple[tuple[bytes, tuple[Proposal, ...]], ...] = ()
 
 
 def due(accepted: Mapping[bytes, int], now_ms: int, limits: Limits) -> bool:
@@ -80,26 +82,24 @@ def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Pl
     """
     current = bases[-1]
     read, refused = _read(ledger, bases)
-    silent = [one for one in read if one.body.mentions and not one.body.crystals]
+    silent = [one for one in read if (one.body.mentions or one.body.merges) and not one.body.crystals]
     waiting = [one for one in read if one not in silent]
     age = {ref: place for place, ref in enumerate(ledger)}
     places, members, crowded = settle(sorted(waiting, key=lambda one: one.ref), current, pending)
     refused += [
         Refusal(one.ref, "too_many_domains", "new territory, but no more domains can be opened") for one in crowded
     ]
-    updates = tuple(_updates(places, members, age, current.vocab_size, limits.mass_cap))
+    updates = tuple(_updates(places, members, age, current, limits.mass_cap))
     taken = tuple(sorted(one.ref for update in updates for one in update.taken))
+    heard = [one for one in read if one in silent or one.ref in taken]
     return Cut(
         batch=_batch(updates, current) if updates else None,
         taken=taken,
         refused=tuple(refused),
         opened=tuple(places[u.update.name] for u in updates if u.update.opened),
         silent=tuple(one.packet for one in silent),
-        mentions=tuple(
-            (one.packet.key, read_mentions(one.body))
-            for one in read
-            if one.body.mentions and (one in silent or one.ref in taken)
-        ),
+        mentions=tuple((one.packet.key, read_mentions(one.body)) for one in heard if one.body.mentions),
+        proposals=tuple((one.packet.key, read_merges(one.body, one.base)) for one in heard if one.body.merges),
     )
 
 
@@ -132,7 +132,7 @@ def _waiting(ref: bytes, raw: bytes, bases: Bases) -> Waiting:
         )
     body = packets_.admitted_body(envelope)
     found = Waiting(ref, envelope.ref, base, body, read_basin(body))
-    check_vocabulary(found, bases[-1].vocab_size)
+    check_vocabulary(found, bases[-1])
     return found
 
 
@@ -140,14 +140,14 @@ def _updates(
     places: Mapping[str, Place],
     members: Mapping[str, Sequence[Waiting]],
     age: Mapping[bytes, int],
-    vocab_size: int,
+    current: Base,
     mass_cap: int,
 ) -> Iterable[Merged]:
     """Domain by domain in the order of their names, while the batch has room."""
     room = MESSAGE_MAX_BYTES - FRAME_BYTES
     for name in sorted(members):
         oldest_first = sorted(members[name], key=lambda one: age[one.ref])
-        found = merged(places[name], oldest_first, mass_cap=mass_cap, vocab_size=vocab_size, room_bytes=room)
+        found = merged(places[name], oldest_first, mass_cap=mass_cap, current=current, room_bytes=room)
         if found is not None:
             room -= len(found.update.crystals)
             yield found

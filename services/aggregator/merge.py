@@ -25,11 +25,14 @@ from common.errors import Rejected
 from common.geometry.means import geodesic_median
 from common.geometry.simplex import to_float16
 from common.kernels import gate
+from common.kernels.memory import TOKEN_BITS, Memory, Table
+from common.kernels.recount import recount
 from common.wire import crystals
 from common.wire.crystals import LEVELS
 from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
 from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums, implied
 from services.aggregator.admit import read_crystals, read_gate
+from services.aggregator.bases import Base
 from services.aggregator.territories import Place, Waiting
 
 MAX_DOMAIN_ENTRIES: Final = 1 << 16  # n-grams of one domain in a batch: what the trainer decodes
@@ -59,22 +62,40 @@ def _levelled(order: Order) -> Order:
     return Order(order.keys, rounded, order.contexts, np.maximum(order.totals, sums).astype(np.uint32))
 
 
-def merged(
-    place: Place, packets: Sequence[Waiting], *, mass_cap: int, vocab_size: int, room_bytes: int
-) -> Merged | None:
+def merged(place: Place, packets: Sequence[Waiting], *, mass_cap: int, current: Base, room_bytes: int) -> Merged | None:
     """As many of the packets, from the first, as fit into one update of at most `room_bytes` of crystals.
 
     packets: oldest first; they are halved until they fit, the rest waits for the next batch. None when not one fits.
+    current: the bundle that the batch is for; a packet over a smaller vocabulary is counted anew in its.
     """
-    light = [capped(implied(read_crystals(packet.body, packet.base)), mass_cap) for packet in packets]
+    light = [
+        capped(_anew(implied(read_crystals(packet.body, packet.base)), packet.base, current), mass_cap)
+        for packet in packets
+    ]
     size = len(packets)
     while size:
         found = levelled(crystals.merge(light[:size]))
-        blob = crystals.encode(found, vocab_size)
+        blob = crystals.encode(found, current.vocab_size)
         if len(blob) <= min(room_bytes, CRYSTALS_MAX_BYTES) and found.entries <= MAX_DOMAIN_ENTRIES:
             return Merged(_update(place, packets[:size], blob), tuple(packets[:size]))
         size //= 2
     return None
+
+
+def _anew(found: Crystals, base: Base, current: Base) -> Crystals:
+    """Crystals over a base's vocabulary as an edge counts them anew once it has the current one."""
+    pairs = current.merges[len(base.merges) :]
+    if not pairs:
+        return found
+    memory = Memory(tuple(Table.of(order.keys, order.counts, order.contexts, order.totals) for order in found.orders))
+    one, two, three = map(_order, recount(memory, pairs, base.vocab_size).tables)
+    return Crystals((one, two, three))
+
+
+def _order(table: Table) -> Order:
+    """Contexts that no n-gram has go: crystals know none."""
+    there = np.isin(table.contexts, table.keys >> TOKEN_BITS)
+    return Order(table.keys, table.counts, table.contexts[there], table.totals[there])
 
 
 def _update(place: Place, packets: Sequence[Waiting], blob: bytes) -> DomainUpdate:
@@ -102,11 +123,12 @@ def _gate(packets: Sequence[Waiting], experts: int) -> bytes:
     return gate.to_bytes(np.sum(fitting, axis=0)) if fitting else b""
 
 
-def check_vocabulary(packet: Waiting, vocab_size: int) -> None:
-    """Raises Rejected("base_window") for a packet over more tokens than the bundle that the batch is for."""
-    if packet.base.vocab_size > vocab_size:
+def check_vocabulary(packet: Waiting, current: Base) -> None:
+    """Raises Rejected("base_window") for a packet over tokens that the bundle which the batch is for has not."""
+    base = packet.base
+    if base.vocab_size > current.vocab_size or current.merges[: len(base.merges)] != base.merges:
         raise Rejected(
             "base_window",
-            f"counts over {packet.base.vocab_size} tokens of bundle {packet.base.version}; "
-            f"the current bundle knows {vocab_size}",
+            f"counts over {base.vocab_size} tokens of bundle {base.version}; bundle {current.version} knows "
+            f"{current.vocab_size}, and not all of those",
         )

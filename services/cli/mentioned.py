@@ -41,8 +41,9 @@ def readable(file: Path, sequence: int, hashes: Sequence[int], texts: Sequence[b
 def _held(residues: Sequence[Memory], secret: bytes, texts: Sequence[bytes]) -> dict[int, bytes]:
     grams = {gram for residue in residues for gram in _grams(residue, len(texts))}
     spelled = [[texts[token] for token in gram] for gram in sorted(grams)]
-    hashes = mention(secret, "ngram", spelled).tolist()
-    return {each: b"".join(pieces) for each, pieces in zip(hashes, spelled, strict=True)}
+    pairs = [pieces for pieces in spelled if len(pieces) == 2]  # a merge is of two tokens that stand together
+    hashes = [*mention(secret, "ngram", spelled).tolist(), *mention(secret, "merge", pairs).tolist()]
+    return {each: b"".join(pieces) for each, pieces in zip(hashes, [*spelled, *pairs], strict=True)}
 
 
 def _grams(residue: Memory, vocab_size: int) -> list[tuple[int, ...]]:

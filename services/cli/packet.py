@@ -19,11 +19,12 @@ from common.constellation.parts import coordizer_of
 from common.coordizer.artifacts import token_bytes
 from common.errors import Rejected, Unavailable
 from common.runtime import keys
-from common.wire import crystals
+from common.wire import crystals, proposals
 from common.wire.codec import unpack
 from common.wire.mentions import PACKET_MAX_MENTIONS, decode
-from common.wire.ngrams import Crystals, Entry, empty, entries
+from common.wire.ngrams import MAX_VOCAB, Crystals, Entry, empty, entries
 from common.wire.packet import Envelope, PacketBody, open_envelope, verify
+from common.wire.proposals import Proposal
 from services.cli import genesis as genesis_parts
 from services.cli.forget import edge_files
 from services.cli.mentioned import Mentioned, readable
@@ -33,6 +34,7 @@ from services.edge.slots import Slots
 
 NEW_TERRITORY: Final = "new territory"
 _LEFT: Final = ("edge", "status", "when", "domain", "text")
+_LATER: Final = ("mentions", "merges")  # sections that only some packets have
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,11 @@ class Seen:
         size = len(self.raw) if self.raw is not None else 0
         body = self.body
         parts = {"crystals": len(body.crystals), "gate": len(body.gate), "basin": len(body.basin)}
-        parts |= {"mentions": len(body.mentions)} if body.mentions else {}
+        parts |= {name: len(data) for name in _LATER if (data := getattr(body, name))}
         if self.envelope is not None:
             parts |= {"signature": len(self.envelope.signature)}
             parts |= {"envelope": size - len(self.envelope.body) - parts["signature"]}
-            said = sum(parts.get(name, 0) for name in ("crystals", "gate", "basin", "mentions"))
+            said = sum(parts.get(name, 0) for name in ("crystals", "gate", "basin", *_LATER))
             parts |= {"figures": len(self.envelope.body) - said}
         return parts
 
@@ -74,6 +76,11 @@ class Seen:
     def hashes(self) -> list[int]:
         """What it mentions. Raises Rejected("bad_mentions")."""
         return [int(each) for each in decode(self.body.mentions, PACKET_MAX_MENTIONS)]
+
+    @property
+    def merges(self) -> tuple[Proposal, ...]:
+        """What it proposes. Raises Rejected("bad_merges")."""
+        return proposals.decode(self.body.merges, MAX_VOCAB)
 
 
 def listing(*, node: str | None, home: Path, json: bool) -> int:
@@ -102,10 +109,10 @@ def show(*, packet: str, node: str | None, genesis: Path | None, home: Path, jso
         listed = [_ngram(each, texts) for each in entries(seen.ngrams)]
         read = _mentions(seen, folder, texts)
         if json:
-            told = _told(seen) | {"ngrams": listed, "mentions": read}
+            told = _told(seen) | {"ngrams": listed, "mentions": read, "merges": _merges(seen, texts)}
             sys.stdout.write(json_text.dumps(told, ensure_ascii=False) + "\n")
         else:
-            _print(seen, listed, read)
+            _print(seen, listed, read, _merges(seen, texts))
     return 0
 
 
@@ -176,6 +183,11 @@ def _texts(bundles: Path | None, genesis: Path) -> list[bytes]:
     return token_bytes(coordizer_of(parts).merges)
 
 
+def _merges(seen: Seen, texts: list[bytes]) -> list[dict[str, Any]]:
+    """The merges that it proposes, each as a pair of tokens."""
+    return [_ngram(Entry((left,), right, count, count), texts) for left, right, count in seen.merges]
+
+
 def _ngram(each: Entry, texts: list[bytes]) -> dict[str, Any]:
     """An n-gram as its operator reads it; a token that the coordizer does not know is its number in brackets."""
     tokens = (*each.context, each.token)
@@ -204,7 +216,7 @@ def _told(seen: Seen) -> dict[str, Any]:
     told = _head(seen) | {"sections": seen.sections}
     if seen.envelope is not None:
         told |= {"envelope": seen.envelope.model_dump(mode="json", exclude={"body"})}
-    return told | {"body": seen.body.model_dump(mode="json", exclude={"crystals", "mentions"})}
+    return told | {"body": seen.body.model_dump(mode="json", exclude={"crystals", "mentions", "merges"})}
 
 
 def _list_table(rows: list[Seen]) -> Table:
@@ -233,7 +245,7 @@ def _list_table(rows: list[Seen]) -> Table:
     return table
 
 
-def _print(seen: Seen, listed: list[dict[str, Any]], read: list[dict[str, Any]]) -> None:
+def _print(seen: Seen, listed: list[dict[str, Any]], read: list[dict[str, Any]], merges: list[dict[str, Any]]) -> None:
     out, body = console(), seen.body
     out.print(f"packet {seen.sequence} of {plain(seen.node or '')}: {seen.status}, {_when(seen.at_s)}")
     if seen.envelope is None:
@@ -253,6 +265,10 @@ def _print(seen: Seen, listed: list[dict[str, Any]], read: list[dict[str, Any]])
         made_up, known = sum(each["made_up"] for each in read), [each for each in read if each["text"] is not None]
         out.print(f"{len(read)} hashes mentioned, {made_up} of them made up; of what is still held, {len(known)}:")
         out.print(verbatim("  ".join(json_text.dumps(each["text"], ensure_ascii=False) for each in known)))
+    if merges:
+        shown = ", ".join(json_text.dumps(each["text"], ensure_ascii=False) for each in merges)
+        out.print(f"{len(merges)} merges proposed as tokens, which enough edges have mentioned:")
+        out.print(verbatim(shown))
     out.print(f"{len(listed)} n-grams:" if listed else "no n-grams")
     if listed:
         out.print(_ngram_table(listed))

@@ -22,9 +22,11 @@ from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
 from services.edge.local import absorb, open_new, tune
 from services.edge.mentions import Private, check_told
+from services.edge.proposals import Growing
 from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
 from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle, turn_of
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
+from services.edge.vocabulary import merges_of, translate
 
 TERRITORY_MIN_BYTES: Final = 4096  # chosen: of 4 KB of one domain's text 3 % look strange, of 1 KB 7 % (territory.py)
 _WORST: Final = ("none", "taken", "kept")  # of Forgotten.counts, the last
@@ -57,7 +59,7 @@ def due_domains(
     return [fresh.domain for fresh in record.fresh() if fresh.domain in known and sleeps(fresh)]
 
 
-def fold_domain(
+def fold_domain(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     record: Record,
     serving: Serving,
     domain: Domain,
@@ -67,6 +69,7 @@ def fold_domain(
     now_s: float,
     max_bytes: int = FOLD_MAX_BYTES,
     private: Private | None = None,
+    growing: Growing | None = None,
 ) -> Folded:
     """Counts a domain's oldest fresh text and leaves a pending packet, both or neither.
 
@@ -85,6 +88,7 @@ def fold_domain(
         accepted=record.accepted(domain),
         local=serving.local,
         private=private,
+        growing=growing,
     )
     packet = Packet(
         sequence=record.sequence,
@@ -118,6 +122,23 @@ def relearned(record: Record, serving: Serving, domains: Iterable[Domain] | None
         else:
             local = absorb(local, base, domain, residue, tuned)
     return replace(serving, local=None if local is base else local)
+
+
+def follow_vocabulary(record: Record, serving: Serving) -> bool:
+    """Brings all that the record has counted into the vocabulary that `serving` has; whether anything had to be done.
+
+    Before anything else is done with the record under a bundle that is new here. Doing it twice is doing it once.
+    """
+    merges, before = merges_of(serving.constellation), record.merges
+    if before == merges:
+        return False
+    if before is None:  # nothing was counted yet, or by a release that knew one vocabulary only
+        record.translate(merges, ids={}, taken={}, residues={}, counts={})
+        return False
+    packets = record.packets("pending", "sent", "lost", "acknowledged")
+    found = translate(serving.constellation, before, record.counted(), record.residues(), packets)
+    record.translate(merges, ids=found.ids, taken=found.taken, residues=found.residues, counts=found.counts)
+    return True
 
 
 def go_home(record: Record, serving: Serving, rhythm: Rhythm) -> int:

@@ -96,9 +96,11 @@ def sayable(residue: Memory, kernel: Kernel, tokens: Sequence[bytes], private: P
     return _kept(residue, stay[::-1])
 
 
-def mentionable(ranked: Selection, said: Memory, tokens: Sequence[bytes], private: Private) -> Hashes:
-    """What is worth mentioning, decoys and then the best: what of `ranked` may not be said, and could be common. said:
-    see `sayable`.
+def mentionable(
+    ranked: Selection, said: Memory, tokens: Sequence[bytes], private: Private, merges: Hashes = NO_HASHES
+) -> Hashes:
+    """What is worth mentioning, decoys, then the best: `merges`, which were not mentioned yet, and what of `ranked` may
+    not be said, and could be common. said: see `sayable`.
     """
     orders = ranked.crystals.orders
     hashes = np.concatenate([_hashes(each.keys, order, tokens, private) for order, each in enumerate(orders)])
@@ -108,7 +110,8 @@ def mentionable(ranked: Selection, said: Memory, tokens: Sequence[bytes], privat
     ])  # fmt: skip
     best: Hashes = hashes[ranked.ranking[could[ranked.ranking]]]
     new: Hashes = best[~np.isin(best, private.mentioned)]
-    return np.concatenate([private.decoys, new] if len(new) else [private.again, best])
+    fresh = np.concatenate([merges, new])
+    return np.concatenate([private.decoys, fresh] if len(fresh) else [private.again, best])
 
 
 def _hashes(keys: Keys, order: int, tokens: Sequence[bytes], private: Private) -> Hashes:

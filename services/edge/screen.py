@@ -63,11 +63,16 @@ class Screen:
         stay: npt.NDArray[np.bool_] = np.logical_not(self.silent[ids].any(axis=0))
         for row in np.flatnonzero(stay & self.torn[ids].any(axis=0)):
             spelled = b"".join(self.tokens[token] for token in ids[:, row].tolist())
-            stay[row] = not _has_private(spelled) and not _begins_within(spelled)
+            stay[row] = is_speakable(spelled)
         if stay.all():
             return table
         contexts = np.isin(table.contexts, table.keys[stay] >> TOKEN_BITS)
         return Table.of(table.keys[stay], table.counts[stay], table.contexts[contexts], table.totals[contexts])
+
+
+def is_speakable(spelled: bytes) -> bool:
+    """Whether these bytes of a text may be said: no digit and no at sign in them, and not the end of one."""
+    return not _has_private(spelled) and not _begins_within(spelled)
 
 
 def _ids(keys: Keys, order: int) -> npt.NDArray[np.int64]:

@@ -25,7 +25,8 @@ from common.kernels import gate as gates
 from common.kernels.kernel import Kernel, Reading, read, reread
 from common.kernels.memory import Ids, Memory, Table, count, merge, predict, subtract
 from common.wire import basin as basins
-from common.wire.mentions import Hashes
+from common.wire import proposals
+from common.wire.mentions import NO_HASHES, Hashes
 from common.wire.messages import PacketRef
 from common.wire.ngrams import ORDERS, Crystals, implied
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
@@ -33,6 +34,7 @@ from services.edge.answer import Interaction
 from services.edge.crystals import SHARDS
 from services.edge.local import TERRITORY
 from services.edge.mentions import Private
+from services.edge.proposals import Growing, Proposed, proposed
 from services.edge.record import Domain, Fresh, Packet
 from services.edge.screen import screened
 from services.edge.telling import tell
@@ -48,6 +50,7 @@ KAPPA_TOLD_MAX: Final = 1e6  # a perfect loop reads 6e10, which no centre believ
 RESIDUE_MAX_ENTRIES: Final = 1 << 20  # n-grams of one domain, about 20 MB; above it, what was seen once goes
 
 EMPTY: Final = count([], ORDERS)
+NO_MERGES: Final = Proposed((), NO_HASHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +179,14 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     accepted: Sequence[str] = (),
     local: Constellation | None = None,
     private: Private | None = None,
+    growing: Growing | None = None,
 ) -> Folded:
     """Scores and counts fresh text of one domain (None: new territory), and packs what is worth sending.
 
     constellation: the bundle's, which the packet is measured against; interactions: at least one; phi: of each role's
     kernel, as it runs; turn: see turn_of; accepted: texts of this domain, fresh or counted before, whose n-grams weigh
-    up in the selection. local: what answers here, None for the bundle's; private: in private mode, what may be said.
+    up in the selection. local: what answers here, None for the bundle's; private: in private mode, what may be said;
+    growing: what merges are proposed by, None: none are.
     """
     said = [screened(each.text) for each in interactions]
     texts = [constellation.encoder.encode(text) for text in said]
@@ -196,7 +201,17 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         known = heard = _read_opening(kernel, texts, known, residue)
     grown = bounded(merge([residue, count(texts, ORDERS)]))
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
-    told = tell(constellation.coordizer, grown, kernel, praised, budget_bytes=crystal_bytes, turn=turn, private=private)
+    merges = NO_MERGES if growing is None else proposed(constellation.coordizer, said, growing)
+    told = tell(
+        constellation.coordizer,
+        grown,
+        kernel,
+        praised,
+        budget_bytes=crystal_bytes,
+        turn=turn,
+        private=private,
+        merges=merges.mentions,
+    )
     gate = _statistics(kernel.gate, known)
     kappas = [each.kappa for each in interactions if each.kappa is not None]
     body = PacketBody(
@@ -213,6 +228,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         gate=gate if len(gate) <= PACKET_GATE_MAX_BYTES else b"",
         crystals=told.crystals,
         mentions=told.mentions,
+        merges=proposals.encode(merges.said),
     )
     carried = as_memory(implied(told.sent))
     return Folded(tuple(texts), grown, body, carried, local_bits, heard, kernel.gate, told.mentioned)

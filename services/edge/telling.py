@@ -3,11 +3,13 @@
     residue ─ speakable ─▶ ranked ──────────────▶ as many crystals as fit
     private: speakable ─┬─ sayable ─▶ ranked ───▶ as many crystals as fit beside the mentions
                         └─ the rest ▶ ranked ───▶ mentions: their share, and what the crystals leave
+    merges (proposals.py) ──────────────────────▶ mentions, before all others
 
 Pure: screen.py says what never leaves, crystals.py ranks, mentions.py divides, common/wire turns it into bytes.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from common.coordizer.artifacts import Coordizer, token_bytes
 from common.kernels.kernel import Kernel
@@ -18,6 +20,8 @@ from common.wire.ngrams import Crystals
 from services.edge.crystals import Selection, select, unimplied
 from services.edge.mentions import MENTION_SHARE, Private, mentionable, sayable
 from services.edge.screen import Screen
+
+MERGES_MAX_BYTES: Final = 160  # of the mentions of an edge that is not private: all that proposals.py makes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,20 +43,22 @@ def tell(
     budget_bytes: int,
     turn: int,
     private: Private | None,
+    merges: Hashes = NO_HASHES,
 ) -> Told:
     """What to tell of a domain's residue to the kernel whose last memory will take it.
 
     praised: as select's `accepted`; budget_bytes: for crystals and mentions together; turn: whose share of the contexts
-    goes first (of crystals; what edges mention, they are to mention alike); private: None outside private mode.
+    goes first (of crystals; what edges mention, they are to mention alike); private: None outside private mode, where
+    the budget is the crystals' alone; merges: hashes of those to mention, the best first.
     """
     tokens = token_bytes(coordizer.merges)
     speakable = Screen.of(tokens).speakable(residue)
     if private is None:
         ranked = select(speakable, kernel, praised, turn)
-        return Told(*_fit(ranked, coordizer.vocab_size, budget_bytes), NO_HASHES, b"")
+        return Told(*_fit(ranked, coordizer.vocab_size, budget_bytes), *fit(merges, MERGES_MAX_BYTES))
     allowed = sayable(speakable, kernel, tokens, private)
     ranked, every = select(allowed, kernel, praised, turn), select(speakable, kernel, praised)
-    best = mentionable(every, allowed, tokens, private)
+    best = mentionable(every, allowed, tokens, private, merges)
     _, share = fit(best, int(MENTION_SHARE * budget_bytes))
     sent, blob = _fit(ranked, coordizer.vocab_size, budget_bytes - len(share))
     blob = blob if sent.entries else b""  # crystals of no n-gram have a header: a packet that only mentions has none

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.constants import ROLES
 from common.constellation.constellation import Constellation
+from common.coordizer.growth import propose
 from common.wire import crystals
 from common.wire.messages import Mode, Query
 from common.wire.ngrams import empty
@@ -29,5 +30,6 @@ def warm(constellation: Constellation) -> None:
     shares: dict[str, float] = {ROLES[0]: 0.5, ROLES[1]: 0.5}
     prompt, rng = constellation.encoder.encode(TEXT), np.random.default_rng(0)
     list(constellation.speak(prompt, shares, max_tokens=TOKENS, temperature=1.0, rng=rng))
+    propose(constellation.coordizer, [TEXT])
     vocab_size = constellation.coordizer.vocab_size
     crystals.fit(empty(), np.arange(0), vocab_size=vocab_size, budget_bytes=SMALLEST)

@@ -2,6 +2,7 @@
 
     crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
     domains that have become one, or are not used any more, end (endings.py)
+    proposed merges ──▶ a larger vocabulary, kept only if no old domain gets worse by GROWTH_TOLERANCE
     merged kernel ──dreams──▶ its state trains on them beside replayed text; kept only if no guard undid it and no old
     domain gets worse
 
@@ -23,15 +24,18 @@ from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.constellation.domains import Domain, heirs
 from common.constellation.paths import memory_path
-from common.coordizer.artifacts import EOS
+from common.coordizer.artifacts import EOS, FIRST_MERGE, pairs_from
+from common.coordizer.growth import Proposal, grow
 from common.errors import Rejected
 from common.geometry.means import carry, drift, frechet_mean
 from common.geometry.simplex import from_float16
 from common.kernels import gate, memory, weights
 from common.kernels.engine import State
 from common.kernels.memory import Memory, Table
+from common.kernels.recount import recount
 from common.wire import crystals as crystal_codec
-from common.wire.messages import Batch, DomainUpdate, Figure
+from common.wire.messages import Batch, DomainUpdate, Figure, Merge
+from services.trainer import growth
 from services.trainer.endings import ended
 from services.trainer.evaluate import Examiner, Score, gram_bits, home
 from services.trainer.loop import Plan, train
@@ -46,6 +50,7 @@ REPLAY_SHARE: Final = 4  # replayed tokens for one dreamt: an old domain must no
 STATE_TOLERANCE: Final = (
     1.001  # an old domain's bits per byte may grow by a thousandth, by all trained states of a batch together
 )
+GROWTH_TOLERANCE: Final = 0.01  # bits per byte that an old domain may lose to a larger vocabulary
 CONSOLIDATION_RATE: Final = 0.01  # of the genesis rate: 0.02 already costs the old domain (docs/experiments.md)
 
 
@@ -78,8 +83,19 @@ def consolidate(
     allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
     merged, after, endings = ended(merged, examiner, after, allowed)
     updates = _at_home(updates, merged.domains)
+    told = (*_crystal_figures(current, merged, updates), *endings)
+    parts = _parts(parts, current, merged)
     changed: dict[str, bytes] = {}
     said: list[str] = []
+    larger = _larger(merged, batch.merges)
+    if larger is not None:
+        figures = examiner.scores(larger)
+        if any(figures[d].bits_per_byte > after[d].bits_per_byte + GROWTH_TOLERANCE for d in figures):
+            said.append("growth-dropped")
+        else:
+            merged, after = larger, figures
+            changed |= growth.parts(larger)
+            allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
     for update in updates if steps else ():
         if not merged.memories[merged.domains[update.name].memories[-1]].entries:
             continue  # opened without a crystal: nothing to dream of
@@ -94,9 +110,7 @@ def consolidate(
         changed |= bundle_parts.kernel_part(update.kernel, state.spec, state.weights)
         changed |= bundle_parts.homes_part(merged.homes)
     return Consolidated(
-        _parts(parts, current, merged) | changed,
-        (*_figures(current, merged, before, after, updates), *endings),
-        tuple(dict.fromkeys(said)),
+        {**parts, **changed}, (*_figures(current, merged, before, after), *told), tuple(dict.fromkeys(said))
     )
 
 
@@ -158,6 +172,16 @@ def _basin(update: DomainUpdate) -> npt.NDArray[np.float64]:
     return from_float16(np.frombuffer(update.basin, np.float16))
 
 
+def _larger(merged: Constellation, merges: Sequence[Merge]) -> Constellation | None:
+    """The constellation with the sound ones of these merges as tokens; None when there is none."""
+    proposals: dict[str, list[Proposal]] = {}
+    for merge in merges:
+        for edge, count in merge.edges:
+            proposals.setdefault(edge.hex(), []).append((merge.left, merge.right, count))
+    found = grow(merged.coordizer, proposals)
+    return growth.grown(merged, found.coordizer) if found.accepted else None
+
+
 def _opened(current: Constellation, update: DomainUpdate) -> Domain:
     """A new domain: its role's state and memory, a memory of its own, and the widest radius of the roles until it has
     text to measure.
@@ -180,9 +204,15 @@ def _opened(current: Constellation, update: DomainUpdate) -> Domain:
 
 
 def crystals_of(update: DomainUpdate, current: Constellation) -> Memory:
-    """The crystals of a domain as a memory: the same packed keys, orders 0 to 2."""
-    found = crystal_codec.decode(update.crystals, current.coordizer.vocab_size, crystal_codec.BATCH_MAX_ENTRIES)
-    return Memory(tuple(Table.of(order.keys, order.counts, order.contexts, order.totals) for order in found.orders))
+    """The crystals of a domain as a memory: the same packed keys, orders 0 to 2.
+
+    A batch may have waited while the vocabulary grew: then its counts are those of the larger one.
+    """
+    known, stated = current.coordizer.vocab_size, crystal_codec.stated_vocabulary(update.crystals)
+    size = stated if FIRST_MERGE <= stated <= known else known
+    found = crystal_codec.decode(update.crystals, size, crystal_codec.BATCH_MAX_ENTRIES)
+    tables = tuple(Table.of(order.keys, order.counts, order.contexts, order.totals) for order in found.orders)
+    return recount(Memory(tables), pairs_from(current.coordizer.merges, size), size)
 
 
 def _train(
@@ -244,10 +274,9 @@ def _figures(
     merged: Constellation,
     before: Mapping[str, Score],
     after: Mapping[str, Score],
-    updates: Sequence[DomainUpdate],
 ) -> tuple[Figure, ...]:
-    """Bits per byte of every domain with text, how far each state's home moved, and how well the batch's crystals
-    themselves are now known.
+    """Bits and tokens per byte of every domain with text, how far each state's home moved, and the vocabulary where it
+    grew.
     """
     figures = [
         Figure(
@@ -265,6 +294,27 @@ def _figures(
         )
         for role in ROLES
     ]
+    if merged.coordizer.vocab_size != current.coordizer.vocab_size:
+        old, new = (float(each.coordizer.vocab_size) for each in (current, merged))
+        figures.append(Figure(name="vocabulary", before=old, after=new, unit="token"))
+        figures += [
+            Figure(
+                name="tokens_per_byte",
+                domain=d,
+                before=before[d].tokens_per_byte,
+                after=after[d].tokens_per_byte,
+                unit="token/B",
+            )
+            for d in after
+        ]
+    return tuple(figures)
+
+
+def _crystal_figures(
+    current: Constellation, merged: Constellation, updates: Sequence[DomainUpdate]
+) -> tuple[Figure, ...]:
+    """How well the batch's crystals themselves are known once they are merged."""
+    figures = []
     for update in updates:
         known = crystals_of(update, current)
         old = update.name if update.name in current.domains else update.kernel

@@ -43,10 +43,13 @@ HOME_WINDOWS: Final = 64  # of a source's text: 8,192 basins at size tiny, enoug
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """bits_per_byte over all passages of a domain; routed: the share of passages that the router sent to it."""
+    """bits_per_byte over all passages of a domain; routed: the share of passages that the router sent to it;
+    tokens_per_byte: of their encoding.
+    """
 
     bits_per_byte: float
     routed: float
+    tokens_per_byte: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Examiner:
         return {domain: self._score(constellation, kernels, domain) for domain in self._passages}
 
     def _score(self, constellation: Constellation, kernels: Mapping[str, Kernel], domain: str) -> Score:
-        bits, size, hits = 0.0, 0, 0
+        bits, size, tokens, hits = 0.0, 0, 0, 0
         for text in self._passages[domain]:
             ids = constellation.encoder.encode(text)
             route = constellation.route(constellation.basin(ids))
@@ -92,8 +95,9 @@ class Examiner:
             told = np.stack([self._read(kernels[step.name], text, ids) for step in heard])
             bits += float(_fused(told, np.array([step.weight for step in heard])).sum())
             size += len(text.encode())
+            tokens += len(ids)
             hits += route.steps[0].name == domain
-        return Score(bits / size, hits / len(self._passages[domain]))
+        return Score(bits / size, hits / len(self._passages[domain]), tokens / size)
 
     def _read(self, kernel: Kernel, text: str, ids: Ids) -> Floats:
         """Code length of each token, in bits."""

@@ -14,7 +14,9 @@ from common.errors import Unavailable
 from common.runtime import keys, streams
 from common.wire import crystals
 from common.wire.messages import Heartbeat
+from common.wire.proposals import encode
 from services.aggregator import app
+from services.aggregator.proposals import MERGES_LEAST
 
 pytestmark = pytest.mark.anyio
 
@@ -274,3 +276,28 @@ async def test_a_packet_that_says_and_mentions_is_in_the_batch_and_counted_too(c
 
 async def has_told_hashes(centre, hashes):
     return await centre.told() == (hashes, [])
+
+
+# Merges
+
+
+async def test_merges_that_three_edges_propose_leave_with_a_batch_and_a_replay_makes_no_third(centre, eventually):
+    bundle = await centre.release()
+    some = {"merges": encode([(101, 102 + n, 9) for n in range(MERGES_LEAST)])}
+    raws = [centre.packet(bundle, node, **some) for node in (0, 1)]
+    async with centre.running("aggregator", batch_packets=2):
+        await centre.send(*raws, *raws)
+        await eventually(centre.batches)
+        assert [batch.merges for batch in await centre.batches()] == [()]
+    async with centre.running("aggregator", batch_packets=1):
+        await centre.send(centre.packet(bundle, 2, **some))
+        await eventually(lambda: has_batches(centre, 2))
+        await centre.send(centre.packet(bundle, 3, **some))
+        await eventually(lambda: has_batches(centre, 3))
+    merges = [batch.merges for batch in await centre.batches()]
+    assert [len(each) for each in merges] == [0, MERGES_LEAST, 0]
+    assert [count for _, count in merges[1][0].edges] == [9, 9, 9]
+
+
+async def has_batches(centre, number):
+    return len(await centre.batches()) == number

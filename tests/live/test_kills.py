@@ -122,7 +122,12 @@ async def expected_memories(lively, bundles, raws):
 
 async def base(lively, bundle):
     parts = await lively.parts(bundle)
-    return base_of(bundle, domains=parts[bundle_parts.DOMAINS], kernel=parts[bundle_parts.kernel_path("vocab")])
+    return base_of(
+        bundle,
+        domains=parts[bundle_parts.DOMAINS],
+        kernel=parts[bundle_parts.kernel_path("vocab")],
+        merges=parts["coordizer/merge_rules.json"],
+    )
 
 
 def members(bundle, raws, bases):

@@ -5,6 +5,7 @@ from nacl.signing import SigningKey
 
 from common.constants import CELLS, ROLES
 from common.constellation.domains import Domain
+from common.coordizer.artifacts import FIRST_MERGE
 from common.kernels import gate
 from common.wire import basin
 from common.wire.crystals import crystals, encode, entry
@@ -12,6 +13,7 @@ from common.wire.packet import PacketBody, key_id, open_envelope, seal
 from services.aggregator.bases import Base
 
 VOCAB = 512
+MERGES = tuple((n // 16, n % 16) for n in range(VOCAB - FIRST_MERGE))
 AT_MS = 1_700_000_000_000
 KEYS = [SigningKey(bytes([n]) * 32) for n in range(8)]
 ENROLLED = {key_id(key.verify_key): (f"edge-{n}", key.verify_key) for n, key in enumerate(KEYS)}
@@ -35,17 +37,17 @@ def domain(name, at, role="percept", memories=None):
     )
 
 
-def base(version, *extra):
+def base(version, *extra, vocab=VOCAB):
     domains = {role: domain(role, at, role) for role, at in ROLE_BASINS.items()}
     domains |= {one.name: one for one in extra}
-    return Base(version, f"{version:064x}"[::-1], VOCAB, domains)
+    return Base(version, f"{version:064x}"[::-1], vocab, MERGES[: vocab - FIRST_MERGE], domains)
 
 
 BASES = (base(4), base(5), base(6))
 
 
-def ngrams(*entries):
-    return encode(crystals([entry(ctx, token, count=c, total=t) for ctx, token, c, t in entries]), VOCAB)
+def ngrams(*entries, vocab=VOCAB):
+    return encode(crystals([entry(ctx, token, count=c, total=t) for ctx, token, c, t in entries]), vocab)
 
 
 CRYSTALS = ngrams(((), 7, 4, 64), ((7,), 9, 3, 4))

@@ -113,9 +113,10 @@ const BODY = {
   v: version, kernel: text(/^(vocab|strategy|percept|heart)$/), domain: maybe(text(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/)),
   basin: bin(64, 64), interactions: whole(0, SAFE), tokens: whole(0, SAFE), fresh_bytes: whole(0, SAFE),
   fresh_bits: real(0, Number.MAX_VALUE), phi: maybe(real(0, 1)), kappa: maybe(real(0, Number.MAX_VALUE)),
-  phases: four(whole(0, SAFE)), gate: bin(0, 128), crystals: bin(0, PACKET_MOST), mentions: bin(1, PACKET_MOST),
+  phases: four(whole(0, SAFE)), gate: bin(0, 128), crystals: bin(0, PACKET_MOST), mentions: bin(0, PACKET_MOST),
+  merges: bin(0, 144),
 };
-const LATER = ["mentions"]; // left out at the end where they are empty
+const LATER = ["mentions", "merges"]; // left out at the end where they are empty
 
 function row(bytes, fields) {
   const reader = new Msgpack(bytes);
@@ -420,7 +421,7 @@ function adaptive(blob, vocabulary) {
 // ---- mentions: a set of 24-bit hashes, Rice-coded gaps whose parameter follows from their number
 
 function hashes(blob) {
-  if (blob === undefined) return [];
+  if (!blob?.length) return [];
   const bad = (message) => refuse("bad_mentions", message);
   const count = blob.length < 2 ? 0 : blob.readUInt16LE(0);
   if (count < 1 || count > MENTIONS_MOST) bad("a number of hashes");
@@ -445,6 +446,21 @@ function hashes(blob) {
   return found;
 }
 
+// ---- merges: rows of two tokens and a count, 16 bits each, ascending
+
+function merges(blob, vocabulary) {
+  const bad = (message) => refuse("bad_merges", message);
+  if (!blob?.length) return [];
+  if (blob.length % 6) bad("cut off");
+  const rows = Array.from({ length: blob.length / 6 }, (_, n) => [0, 2, 4].map((place) => blob.readUInt16BE(6 * n + place)));
+  rows.forEach(([left, right, count], n) => {
+    const [before, last] = rows[n - 1] ?? [-1, -1];
+    if (left < before || (left === before && right <= last)) bad("not ascending");
+    if (Math.max(left, right) >= vocabulary || count === 0) bad("a merge that cannot be");
+  });
+  return rows;
+}
+
 // ---- a packet, in the order of docs/wire/packet.md
 
 function read(packet, publicKey, vocabulary) {
@@ -454,10 +470,12 @@ function read(packet, publicKey, vocabulary) {
   const body = row(envelope.body, BODY);
   const ngrams = crystals(body.crystals, vocabulary);
   const mentions = hashes(body.mentions);
+  const proposed = merges(body.merges, vocabulary);
   delete envelope.body;
   delete body.crystals;
   delete body.mentions;
-  return { envelope: readable(envelope), body: readable(body), ngrams, mentions };
+  delete body.merges;
+  return { envelope: readable(envelope), body: readable(body), ngrams, mentions, merges: proposed };
 }
 
 const readable = (fields) =>

@@ -1,16 +1,18 @@
 """A batch is a function of its packets: the same ones make the same bytes."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from aggregator_packets import BASES, KEYS, VOCAB, base, domain, ledger, ngrams, packet, peak
+from aggregator_packets import BASES, KEYS, MERGES, VOCAB, base, domain, ledger, ngrams, packet, peak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.coordizer.artifacts import FIRST_MERGE
 from common.geometry.simplex import distance
 from common.kernels import gate
-from common.wire import basin, crystals, mentions
+from common.wire import basin, crystals, mentions, proposals
 from common.wire.codec import pack, unpack
 from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
 from common.wire.packet import key_id
@@ -259,3 +261,46 @@ def test_a_refused_packet_s_mentions_are_not_counted():
     found = cut_of(packet(key=0, on=base(1), mentions=mention(1)), packet(key=1, mentions=mention(2)))
     assert [refusal.code for refusal in found.refused] == ["base_window"]
     assert [hashes.tolist() for _, hashes in found.mentions] == [[2]]
+
+
+# Growth
+
+SMALL = 500
+SMALLER = (base(4, vocab=SMALL), base(5, vocab=SMALL), BASES[-1])
+HALVES = MERGES[SMALL - FIRST_MERGE]  # what token SMALL is made of
+UNMERGED = ngrams(((), HALVES[0], 6, 20), ((), HALVES[1], 6, 20), ((HALVES[0],), HALVES[1], 4, 4), vocab=SMALL)
+
+
+def test_a_packet_over_a_smaller_vocabulary_of_the_window_is_counted_anew():
+    (update,) = cut_of(packet(on=SMALLER[0], crystals=UNMERGED), bases=SMALLER).batch.domains
+    orders = decoded(update).orders
+    counts = dict(zip(orders[0].keys.tolist(), orders[0].counts.tolist(), strict=True))
+    assert counts == {HALVES[0]: 2, HALVES[1]: 2, SMALL: 4}
+    assert orders[0].totals.tolist() == [16]
+    assert len(orders[1].keys) == 0
+
+
+def test_packets_over_both_vocabularies_are_merged_in_the_larger_one():
+    whole = ngrams(((), SMALL, 4, 16), ((), HALVES[0], 2, 16))
+    old, new = packet(key=0, on=SMALLER[0], crystals=UNMERGED), packet(key=1, on=SMALLER[-1], crystals=whole)
+    (update,) = cut_of(old, new, bases=SMALLER).batch.domains
+    order = decoded(update).orders[0]
+    assert dict(zip(order.keys.tolist(), order.counts.tolist(), strict=True))[SMALL] == 8
+
+
+@pytest.mark.parametrize("merges", [MERGES[: SMALL - FIRST_MERGE], MERGES[::-1]], ids=["fewer", "others"])
+def test_a_packet_over_tokens_that_the_current_bundle_has_not_is_refused_alone(merges):
+    current = replace(BASES[-1], version=7, vocab_size=FIRST_MERGE + len(merges), merges=merges)
+    found = cut_of(packet(on=BASES[-1]), bases=(BASES[-1], current))
+    assert [one.code for one in found.refused] == ["base_window"]
+    assert found.batch is None
+
+
+def test_merges_are_read_of_what_is_in_a_batch_and_of_what_only_mentions():
+    rows = proposals.encode([(7, 9, 5)])
+    silent = mentions.encode(np.array([7], np.uint32))
+    found = cut_of(
+        packet(key=0, merges=rows), packet(key=1, sequence=2, merges=rows, crystals=b"", mentions=silent), packet(key=2)
+    )
+    assert found.proposals == ((key_id(KEYS[0].verify_key), ((7, 9, 5),)), (key_id(KEYS[1].verify_key), ((7, 9, 5),)))
+    assert found.batch.merges == ()

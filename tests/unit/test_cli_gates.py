@@ -22,7 +22,7 @@ def verdicts(phi=0.8, rolled=0.0, shuffled=0.3, noise=0.2, untrained=0.0, p=0.0)
     seen = Instruments(
         known(phi, p), 0.01, known(rolled), known(shuffled), known(noise), known(untrained), known(0.3), 30.0, 3.0
     )
-    checks = gates.kernel_checks("heart", Score(2.0, 1.0), seen)
+    checks = gates.kernel_checks("heart", Score(2.0, 1.0, 0.3), seen)
     return {check.check.removeprefix("phi heart").strip(", "): check.ok for check in checks}
 
 
@@ -67,13 +67,13 @@ def test_what_has_no_threshold_has_no_verdict():
 
 @pytest.mark.parametrize(("routed", "ok"), [(0.89, False), (0.9, True), (1.0, True)])
 def test_routing_is_judged_over_all_passages(routed, ok):
-    scores = {role: Score(2.0, routed) for role in ROLES}
+    scores = {role: Score(2.0, routed, 0.3) for role in ROLES}
     check = gates.routing_check(scores, dict.fromkeys(ROLES, 10))
     assert (check.ok, check.value) == (ok, pytest.approx(routed))
 
 
 def test_routing_weighs_a_role_by_its_passages():
-    scores = {role: Score(2.0, float(role == "vocab")) for role in ROLES}
+    scores = {role: Score(2.0, float(role == "vocab"), 0.3) for role in ROLES}
     check = gates.routing_check(scores, dict.fromkeys(ROLES, 1) | {"vocab": 7})
     assert (check.value, check.control) == (0.7, "chance 0.70")
 

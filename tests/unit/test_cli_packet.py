@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 from micro import MICRO
 
+from common.coordizer.artifacts import token_bytes
+from common.coordizer.growth import propose
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys
 from common.wire import crystals, packet_vectors
 from common.wire.bundle import part_of, sign
 from common.wire.codec import pack
-from common.wire.mentions import NO_HASHES, PACKET_MAX_MENTIONS, decode
+from common.wire.mentions import NO_HASHES, PACKET_MAX_MENTIONS, decode, mentions
 from common.wire.messages import Candidate, Evidence
 from common.wire.packet import base_prefix, open_envelope, seal
 from services.cli import packet
 from services.edge.answer import Interaction
 from services.edge.mentions import Private, decoys
+from services.edge.proposals import Growing
 from services.edge.record import Packet, Record, read_packets
 from services.edge.sleep import fold
 from services.edge.slots import Slots
@@ -26,11 +29,11 @@ NEW = 'The king spake unto the people,\nand the people answered the "king". '
 def sleep(micro, tmp_path):
     """Makes the next packet of an edge: folded, and sent when asked; returns its bytes."""
 
-    def do(node="edge-1", *, sent=True, record=None, within=".", private=None):
+    def do(node="edge-1", *, sent=True, record=None, within=".", **telling):
         own = record or Record(tmp_path / within / "edges" / node / "edge.db", now_s=7.0)
         basin = micro.basin(micro.encoder.encode(NEW))
         read = Interaction("q", "c", NEW, 1.0, "heart", basin, 20, len(NEW), 9.0, 12.0, "FOAM")
-        done = fold(micro, "heart", [read] * 4, own.residue("heart"), crystal_bytes=300, phi={}, private=private)
+        done = fold(micro, "heart", [read] * 4, own.residue("heart"), crystal_bytes=300, phi={}, **telling)
         terms = {"base_version": 3, "base": base_prefix("ab" * 32)}
         made = Packet(
             own.sequence, "heart", "pending", 2.0, *terms.values(), done.body.basin, pack(done.body), done.carried
@@ -126,6 +129,21 @@ def test_what_a_packet_mentions_is_told_as_text_to_who_has_the_secret(sleep, sho
     said = capsys.readouterr().out
     assert f"{len(hashes)} hashes mentioned, 8 of them made up" in said
     assert '"k"' in said
+
+
+def test_the_merges_that_a_packet_says_and_mentions_are_told_as_text(sleep, show, genesis, tmp_path, capsys, micro):
+    keys.init(tmp_path, ["edge-1"])
+    secret = keys.load_secret(keys.make_secret(tmp_path))
+    tokens = token_bytes(micro.coordizer.merges)
+    found = propose(micro.coordizer, [NEW] * 4)
+    wanted, by_ids = ([(tokens[a], tokens[b]) for a, b, _ in some] for some in (found, sorted(found[:3])))
+    raw = sleep(growing=Growing(secret, mentions(secret, "merge", wanted[:3]), NO_HASHES))
+    (told,) = show(0)
+    assert [each["text"].encode() for each in told["merges"]] == [a + b for a, b in by_ids]
+    assert {each["text"].encode() for each in told["mentions"]} <= {a + b for a, b in wanted[3:]}
+    assert sum(told["sections"].values()) == len(raw)
+    packet.show(packet="0", node=None, genesis=genesis, home=tmp_path, json=False)
+    assert "3 merges proposed as tokens" in capsys.readouterr().out
 
 
 def test_without_the_secret_a_hash_is_a_hash(sleep, show):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.constants import ROLES
 from common.coordizer import growth
-from common.coordizer.artifacts import BOS, digest, from_parts, prefix, to_parts, token_bytes
+from common.coordizer.artifacts import BOS, digest, from_parts, pairs_from, prefix, to_parts, token_bytes
 from common.coordizer.build import build
 from common.coordizer.encode import Encoder
 from common.coordizer.growth import grow, propose
@@ -164,3 +164,26 @@ def test_nothing_proposed_changes_nothing(old):
     assert propose(old, []) == ()
     assert propose(old, [OWN], limit=0) == ()
     assert np.array_equal(grow(old, {"edge": ()}).coordizer.merges, old.merges)
+
+
+WORDS = st.lists(st.text(alphabet="thermas", min_size=1, max_size=9), min_size=1, max_size=12).map(" ".join)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(WORDS, min_size=1, max_size=6), WORDS)
+def test_the_grown_encoding_is_the_old_one_with_each_new_merge_made_in_its_turn(old, texts, other):
+    """What memories are counted anew by."""
+    grown = grow(old, everywhere(propose(old, texts * 4, limit=40)), count_min=1).coordizer
+    pairs = pairs_from(grown.merges, old.vocab_size)
+    before, after = Encoder(old), Encoder(grown)
+    for piece in regex.findall(PATTERN, " ".join([*texts, other])):
+        ids = before.encode(piece).tolist()
+        for made, pair in enumerate(pairs, old.vocab_size):
+            joined = []
+            for token in ids:
+                if joined and (joined[-1], token) == pair:
+                    joined[-1] = made
+                else:
+                    joined.append(token)
+            ids = joined
+        assert ids == after.encode(piece).tolist()

@@ -65,7 +65,8 @@ def test_two_edges_that_open_one_kind_of_text_at_once_end_in_one_domain(micro, m
     first = released(micro_parts, 1)
     serving = Serving(micro, 1, digest(first), "node")
     raws = [slept(record, serving, KEYS[n], n) for n, record in enumerate(records)]
-    base = base_of(first, domains=micro_parts["domains.json"], kernel=micro_parts["kernels/heart.safetensors"])
+    domains, merges = micro_parts["domains.json"], micro_parts["coordizer/merge_rules.json"]
+    base = base_of(first, domains=domains, kernel=micro_parts["kernels/heart.safetensors"], merges=merges)
     ledger = {open_envelope(raw).ref.packed: raw for raw in raws}
     batch = cut(ledger, bases=(base,), pending={}, limits=Limits(2, 60.0, 100_000)).batch
     assert [update.opened for update in batch.domains] == [True, True]

@@ -9,14 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.constants import PACKET_MAX_BYTES, ROLES
+from common.coordizer.artifacts import token_bytes
+from common.coordizer.growth import propose
 from common.kernels import gate
 from common.wire.crystals import fit
-from common.wire.mentions import NO_HASHES
+from common.wire.mentions import NO_HASHES, mentions
 from common.wire.ngrams import Crystals, Order, context_starts, group_sums
 from common.wire.packet import PACKET_GATE_MAX_BYTES, seal
-from services.aggregator.admit import admit, open_packet, read_mentions
+from services.aggregator.admit import admit, open_packet, read_mentions, read_merges
 from services.edge.answer import Interaction
 from services.edge.mentions import Private
+from services.edge.proposals import Growing
 from services.edge.sleep import EMPTY, fold
 
 NEW = "The king spake unto the people, and the people answered the king. "
@@ -134,6 +137,42 @@ def test_whatever_is_common_a_private_packet_fits_and_the_centre_takes_it(
     base = replace(BASES[-1], vocab_size=micro.coordizer.vocab_size)
     admitted = admit(open_packet(raw), enrolled=ENROLLED, replay=None, entry_ms=AT_MS, bases=(base,))
     assert read_mentions(admitted.body).tolist() == done.mentioned.tolist()
+
+
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    budget_bytes=st.integers(0, CRYSTALS_MOST),
+    private=st.sampled_from([None, True, False]),
+    known=st.floats(0, 1),
+)
+def test_whatever_merges_are_proposed_the_packet_fits_and_the_centre_takes_it(
+    micro, seed, budget_bytes, private, known
+):
+    rng = np.random.default_rng(seed)
+    said = " ".join("".join(rng.choice(list("thermasion"), rng.integers(2, 7))) for _ in range(200)) * 3
+    every = mentions(bytes(32), "merge", pairs_of(micro, [said]))
+    growing = Growing(bytes(32), every[rng.random(len(every)) < known], NO_HASHES)
+    mode = None if private is None else Private(bytes(32), growing.common, NO_HASHES, strict=private)
+    done = fold(micro, "heart", [read_as(micro, said, "heart")], EMPTY, crystal_bytes=budget_bytes, phi={},
+                private=mode, growing=growing)  # fmt: skip
+    raw = sealed(done.body)
+    assert len(raw) <= PACKET_MAX_BYTES
+    assert len(done.body.crystals) <= budget_bytes
+    base = replace(BASES[-1], vocab_size=micro.coordizer.vocab_size)
+    admitted = admit(open_packet(raw), enrolled=ENROLLED, replay=None, entry_ms=AT_MS, bases=(base,))
+    rows = read_merges(admitted.body, base)
+    assert np.isin(mentions(bytes(32), "merge", strings_of(micro, rows)), growing.common).all()
+    assert (len(rows) > 0) == (len(growing.common) > 0)
+
+
+def pairs_of(micro, texts):
+    return strings_of(micro, propose(micro.coordizer, texts))
+
+
+def strings_of(micro, rows):
+    tokens = token_bytes(micro.coordizer.merges)
+    return [(tokens[left], tokens[right]) for left, right, _ in rows]
 
 
 def read_as(micro, text, domain):

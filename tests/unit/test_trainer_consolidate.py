@@ -48,13 +48,14 @@ def update(micro, name="d-new", role="percept", text=FRESH * 6, **fields):
     return DomainUpdate(**(given | fields))
 
 
-def batch(*updates):
+def batch(*updates, merges=()):
     refs = (PacketRef(key=b"\x01" * 8, epoch=1, sequence=1),)
-    return Batch(id=batch_id(refs), base_version=1, base_digest="", domains=updates, packets=refs)
+    return Batch(id=batch_id(refs), base_version=1, base_digest="", domains=updates, packets=refs, merges=merges)
 
 
-def run(parts, *updates, steps=0, seed=1, held_out=HELD_OUT):
-    return consolidate(parts, batch(*updates), replay=REPLAY, held_out=held_out, steps=steps, seed=seed)
+def run(parts, *updates, steps=0, seed=1, held_out=HELD_OUT, merges=()):
+    made = batch(*updates, merges=merges)
+    return consolidate(parts, made, replay=REPLAY, held_out=held_out, steps=steps, seed=seed)
 
 
 def figures(made, name):
@@ -192,7 +193,7 @@ class Scripted:
         self._calls = iter(self.figures)
 
     def scores(self, _constellation):
-        return {"heart": room.Score(next(self._calls), 1.0)}
+        return {"heart": room.Score(next(self._calls), 1.0, 0.3)}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import QigError
-from common.wire import crystals, mentions, packet, packet_vectors
+from common.wire import crystals, mentions, packet, packet_vectors, proposals
 
 NODE = shutil.which("node")
 READER = Path(__file__).with_name("packet.mjs")
@@ -28,16 +28,19 @@ def told():
 
 
 def read(raw):
-    """As the aggregator does: the envelope, the signature, the body, its crystals, its mentions."""
+    """As the aggregator does: the envelope, the signature, the body, its crystals, its mentions, its merges."""
     body = packet.verify(packet.open_envelope(raw), packet_vectors.KEY.verify_key)
     limits = {"max_entries": crystals.PACKET_MAX_ENTRIES, "max_total": crystals.PACKET_MAX_TOTAL}
     crystals.decode(body.crystals, REFUSED["vocab_size"], **limits) if body.crystals else None
     mentions.decode(body.mentions, mentions.PACKET_MAX_MENTIONS)
+    proposals.decode(body.merges, REFUSED["vocab_size"])
 
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_a_reader_without_our_code_reads_every_field_n_gram_and_hash(told, name):
-    assert told["packets"][name] == {part: TAKEN[name][part] for part in ("envelope", "body", "ngrams", "mentions")}
+    assert told["packets"][name] == {
+        part: TAKEN[name][part] for part in ("envelope", "body", "ngrams", "mentions", "merges")
+    }
 
 
 def test_it_refuses_what_is_to_be_refused_by_the_same_name(told):

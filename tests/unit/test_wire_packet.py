@@ -9,7 +9,16 @@ from common.constants import PACKET_MAX_BYTES
 from common.errors import Corrupt, Rejected
 from common.wire import export
 from common.wire.codec import canonical, parse
-from common.wire.packet import ROOM_BYTES, PacketBody, base_prefix, key_id, open_envelope, seal, verify
+from common.wire.packet import (
+    PACKET_MERGES_MAX_BYTES,
+    ROOM_BYTES,
+    PacketBody,
+    base_prefix,
+    key_id,
+    open_envelope,
+    seal,
+    verify,
+)
 
 KEY, OTHER = SigningKey(export.SEED), SigningKey(bytes(32))
 RAW = export.golden_packet()
@@ -52,10 +61,10 @@ def test_a_packet_that_says_and_mentions_all_it_may_with_every_field_at_its_long
     terms = {**TERMS, "epoch": 2**32 - 1, "sequence": 2**32 - 1, "base_version": 2**53 - 1}
     most = 2**53 - 1
     update = {"crystals": bytes(crystals), "mentions": bytes(mentions), "gate": bytes(128), "domain": "d" * 64}
-    update |= {"kernel": "strategy", "kappa": 1.5}
+    update |= {"kernel": "strategy", "kappa": 1.5, "merges": bytes(PACKET_MERGES_MAX_BYTES)}
     update |= dict.fromkeys(("interactions", "tokens", "fresh_bytes"), most) | {"phases": (most,) * 4, "phi": 0.5}
     assert len(seal(BODY.model_copy(update=update), **terms)) <= PACKET_MAX_BYTES
-    assert len(seal(BODY.model_copy(update={**update, "mentions": b""}), **terms)) <= 3500
+    assert len(seal(BODY.model_copy(update={**update, "mentions": b"", "merges": b""}), **terms)) <= 3500
 
 
 def test_a_packet_that_mentions_nothing_has_the_form_that_packets_had_before_there_were_mentions():
@@ -182,13 +191,15 @@ def test_a_base_is_named_by_the_first_8_bytes_of_its_digest_and_the_genesis_by_z
 @given(
     crystals=st.binary(max_size=2900),
     mentions=st.binary(max_size=ROOM_BYTES),
+    merges=st.binary(max_size=PACKET_MERGES_MAX_BYTES),
     gate=st.binary(max_size=128),
     numbers=st.lists(st.integers(0, 2**53 - 1), min_size=8, max_size=8),
 )
-def test_whatever_the_edge_s_state_the_packet_stays_within_4096_bytes(crystals, mentions, gate, numbers):
+def test_whatever_the_edge_s_state_the_packet_stays_within_4096_bytes(crystals, mentions, merges, gate, numbers):
     update = {
         "crystals": crystals,
         "mentions": mentions[: ROOM_BYTES - len(crystals)],
+        "merges": merges,
         "gate": gate,
         "tokens": numbers[0],
         "fresh_bytes": numbers[1],

@@ -22,7 +22,7 @@ from common.wire.packet import key_id
 from services.edge.answer import Serving
 from services.edge.app.node import Node
 from services.edge.atlas import atlas
-from services.edge.learning import rehome, relearned, settle_bundle
+from services.edge.learning import follow_vocabulary, rehome, relearned, settle_bundle
 from services.edge.slots import Slots
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 
@@ -54,6 +54,7 @@ class Bundles:
             log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
             return
         serving = self._serving(installed.bundle, constellation)
+        await asyncio.to_thread(self._follow_vocabulary, serving)
         await asyncio.to_thread(rehome, self._node.record, serving)
         self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
         if installed.passed_over:
@@ -105,6 +106,7 @@ class Bundles:
             async with (
                 self._node.learning
             ):  # what the bundle brings back is in the residue no more: nothing counts twice
+                await asyncio.to_thread(self._follow_vocabulary, new)
                 await self._acknowledge(new, bundle, None)
                 await asyncio.to_thread(rehome, self._node.record, new)
                 self._swap(await asyncio.to_thread(relearned, self._node.record, new))
@@ -133,6 +135,11 @@ class Bundles:
         self._node.live.serves(serving.bundle, atlas(homes))
         metrics.BUNDLE_VERSION.set(serving.bundle)
         log.info("bundle %d (%s) serves", serving.bundle, serving.digest)
+
+    def _follow_vocabulary(self, serving: Serving) -> None:
+        if follow_vocabulary(self._node.record, serving):
+            size = serving.constellation.coordizer.vocab_size
+            log.info("bundle %d has %d tokens: what was counted is counted anew", serving.bundle, size)
 
     async def _settle(self, bundle: Bundle, entry_id: str) -> None:
         """The centre has what our packets in this bundle carried, whether or not we use the bundle."""

@@ -58,6 +58,6 @@ class Node:
 
 
 def _secret(settings: EdgeSettings, privacy: PrivacySettings) -> bytes | None:
-    if privacy.private == "off":
-        return None
-    return keys.load_secret(privacy.fleet_secret or keys.secret_path(settings.home))
+    """What this edge mentions with. An edge that is not private does without: then it proposes no merges."""
+    path = privacy.fleet_secret or keys.secret_path(settings.home)
+    return keys.load_secret(path) if privacy.private != "off" or path.exists() else None

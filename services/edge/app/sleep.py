@@ -14,6 +14,7 @@ from services.edge.app.node import Node
 from services.edge.learning import due_domains, fold_domain, give_up, go_home, rehome, take_back
 from services.edge.local import TERRITORY
 from services.edge.mentions import FIRST, Private, decoys
+from services.edge.proposals import Growing
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet
 from services.edge.scheduler import Scheduler
 from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm, unheard
@@ -105,6 +106,7 @@ class Sleep:
             now_s=self._node.now(),
             max_bytes=NAP_MAX_BYTES if self._crowded else FOLD_MAX_BYTES,
             private=self._private(),
+            growing=self._growing(),
         )
 
     def _private(self) -> Private | None:
@@ -115,6 +117,10 @@ class Sleep:
         fresh, first = (decoys(bytes(self._node.key), [sequence]) for sequence in (record.sequence, FIRST))
         known, mentioned = record.common(), record.mentioned()
         return Private(secret, known, mentioned, strict=mode == "strict", decoys=fresh, again=first)
+
+    def _growing(self) -> Growing | None:
+        secret, record = self._node.secret, self._node.record
+        return None if secret is None else Growing(secret, record.common(), record.mentioned())
 
     def _show_fold(self, domain: str, done: Folded) -> None:
         size_bytes = max(done.body.fresh_bytes, 1)

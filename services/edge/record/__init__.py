@@ -8,7 +8,8 @@
     packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
     mentions       hashes that were mentioned and are not common, each with the packet that did
     common         hashes that were told to be common, each with the message that told so
-    meta           epoch, next sequence, the last entries of bundles, of common and of returned seen
+    meta           epoch, next sequence, the last entries of bundles, of common and of returned seen, the merges of the
+                   vocabulary that all counts are in
 
 record.py takes the steps, file.py holds the file open and tells what SQLite refuses, schema.py lays it out, rows.py
 says what comes out of it, reading.py looks into it from another process.
@@ -30,9 +31,11 @@ from services.edge.record.reading import read_residues as read_residues
 from services.edge.record.record import FOLD_MAX_BYTES as FOLD_MAX_BYTES
 from services.edge.record.record import ORDERS as ORDERS
 from services.edge.record.record import Record as Record
+from services.edge.record.rows import Counted as Counted
 from services.edge.record.rows import Domain as Domain
 from services.edge.record.rows import Fresh as Fresh
 from services.edge.record.rows import Kept as Kept
+from services.edge.record.rows import Merges as Merges
 from services.edge.record.rows import Packet as Packet
 from services.edge.record.rows import Status as Status
 from services.edge.record.rows import Verdict as Verdict

@@ -1,5 +1,6 @@
 """The steps of an edge's memory, each one transaction."""
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,15 @@ from services.edge.record.file import File
 from services.edge.record.rows import (
     COLUMNS,
     IDS,
+    Counted,
     Domain,
     Fresh,
     Kept,
+    Merges,
     Packet,
     Status,
     Verdict,
+    counted_of,
     ids_of,
     interaction_of,
     packet_of,
@@ -355,6 +359,49 @@ class Record:
         """Rows of fresh text that belong to another domain than was thought."""
         with self._file.write() as db:
             _move(db, moved)
+
+    # Vocabulary
+
+    @property
+    def merges(self) -> Merges | None:
+        """The merges of the vocabulary that all counts are in; None before the first bundle served."""
+        packed = self._file.meta("merges")
+        return None if packed is None else tuple((left, right) for left, right in json.loads(packed))
+
+    def counted(self) -> list[Counted]:
+        """All texts that were counted, and whose ids are known."""
+        rows = self._file.all("SELECT id, domain, text, ids, taken FROM interactions WHERE folded = 1 AND ids NOT NULL")
+        return [counted_of(row) for row in rows]
+
+    def translate(
+        self,
+        merges: Merges,
+        *,
+        ids: Mapping[int, Ids],
+        taken: Mapping[int, Memory],
+        residues: Mapping[Domain, Memory],
+        counts: Mapping[int, Memory],
+    ) -> None:
+        """All counts are in another vocabulary from now on, whole or not at all.
+
+        ids, taken: by row; residues: all of them; counts: of each packet, by sequence.
+        """
+        with self._file.write() as db:
+            db.executemany(
+                "UPDATE interactions SET ids = ? WHERE id = ?",
+                [(found.astype(IDS).tobytes(), row) for row, found in ids.items()],
+            )
+            db.executemany(
+                "UPDATE interactions SET taken = ? WHERE id = ?",
+                [(memory_file.to_bytes(memory), row) for row, memory in taken.items()],
+            )
+            for domain, residue in residues.items():
+                _put_residue(db, domain, residue)
+            db.executemany(
+                "UPDATE packets SET counts = ? WHERE sequence = ?",
+                [(memory_file.to_bytes(memory), sequence) for sequence, memory in counts.items()],
+            )
+            set_meta(db, "merges", json.dumps(merges, separators=(",", ":")))
 
     # Mentions
 

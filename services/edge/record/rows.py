@@ -14,6 +14,7 @@ from services.edge.answer import Interaction
 Status = Literal["pending", "sent", "acknowledged", "lost"]
 Verdict = Literal["accepted", "rejected"]
 Domain = str | None
+Merges = tuple[tuple[int, int], ...]
 
 IDS: Final = np.dtype("<u2")  # of a token: MAX_VOCAB is 2^15
 COLUMNS: Final = "id, query_id, client, text, at_s, domain, basin, tokens, size_bytes, bits, kappa, phase"
@@ -66,6 +67,17 @@ class Kept:
     taken: Memory | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """A text that was counted. ids: what was counted of it; taken: as in Kept."""
+
+    row: int
+    domain: Domain
+    text: str
+    ids: Ids
+    taken: Memory | None
+
+
 def packet_of(row: tuple) -> Packet:  # type: ignore[type-arg]  # rows of any columns
     """A row of the table `packets`."""
     sequence, domain, status, at_s, base_version, base, basin, body, counts, raw = row
@@ -76,6 +88,13 @@ def packet_of(row: tuple) -> Packet:  # type: ignore[type-arg]  # rows of any co
 def ids_of(blob: bytes | None) -> Ids | None:
     """What was counted of a text."""
     return None if blob is None else np.frombuffer(blob, IDS).astype(np.int32)
+
+
+def counted_of(row: tuple) -> Counted:  # type: ignore[type-arg]
+    """id, domain, text, ids and taken of a row."""
+    number, domain, text, ids, taken = row
+    memory = None if taken is None else memory_file.from_bytes(taken, MAX_VOCAB)
+    return Counted(number, domain, text, np.frombuffer(ids, IDS).astype(np.int32), memory)
 
 
 def interaction_of(row: tuple) -> Interaction:  # type: ignore[type-arg]

@@ -45,7 +45,14 @@ async def test_the_aggregator_counts_what_an_edge_sends(edge, redis, home, clock
     monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: domain)
     (_, fields), *_ = await redis.xrange(streams.BUNDLES)
     bundle = unpack(Bundle, body_of(fields))
-    bases = (base_of(bundle, domains=micro_parts["domains.json"], kernel=micro_parts["kernels/heart.safetensors"]),)
+    bases = (
+        base_of(
+            bundle,
+            domains=micro_parts["domains.json"],
+            kernel=micro_parts["kernels/heart.safetensors"],
+            merges=micro_parts["coordizer/merge_rules.json"],
+        ),
+    )
     await read(edge, 8)
     await edge.sleep.round()
     (raw,) = await packets(redis)

@@ -1,0 +1,105 @@
+"""Another vocabulary on an edge: what was counted in the one before, counted in the one that a bundle brings.
+
+    text that is still kept    encoded anew and counted anew: exactly
+    what else is counted       n-grams of text that is gone, and of packets: re-counted from themselves (recount.py)
+
+A residue is the kept texts' counts, and more (from text that is gone), and less (what packets took): K + G - P. So it
+becomes K' + G' - P', and where all text is kept and nothing was taken, the counts of that text bit for bit. The centre
+re-counts a packet of the old vocabulary as it is re-counted here, so it settles whenever it is named. In a vocabulary
+that lacks some of the old tokens, as after a rollback, an n-gram of one that is no more backs off.
+
+Pure.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.constellation.constellation import Constellation
+from common.coordizer.artifacts import FIRST_MERGE, pairs_from
+from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Ids, Keys, Memory, Table, count, merge, subtract
+from common.kernels.recount import recount
+from services.edge.record import ORDERS, Counted, Domain, Merges, Packet
+from services.edge.screen import screened
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Translated:
+    """A record in another vocabulary. ids: of each counted text, by row; taken: of the rejected ones, by row; counts:
+    what each packet carries, by sequence.
+    """
+
+    ids: dict[int, Ids]
+    taken: dict[int, Memory]
+    residues: dict[Domain, Memory]
+    counts: dict[int, Memory]
+
+
+def merges_of(constellation: Constellation) -> Merges:
+    """What tells its vocabulary from others."""
+    return tuple(pairs_from(constellation.coordizer.merges, FIRST_MERGE))
+
+
+def translate(
+    constellation: Constellation,
+    before: Merges,
+    texts: Sequence[Counted],
+    residues: Mapping[Domain, Memory],
+    packets: Iterable[Packet],
+) -> Translated:
+    """What a record holds, in the constellation's vocabulary. before: the merges of the one that it is in."""
+    ids = {each.row: constellation.encoder.encode(screened(each.text)) for each in texts}
+    anew = _translator(merges_of(constellation), before)
+    there = [each for each in texts if each.taken is None]  # what was rejected is in no residue
+    return Translated(
+        ids=ids,
+        taken={
+            each.row: _shifted(each.taken, [each.ids], [ids[each.row]], anew)
+            for each in texts
+            if each.taken is not None
+        },
+        residues={
+            domain: _shifted(
+                residue,
+                [each.ids for each in there if each.domain == domain],
+                [ids[each.row] for each in there if each.domain == domain],
+                anew,
+            )
+            for domain, residue in residues.items()
+        },
+        counts={packet.sequence: anew(packet.counts) for packet in packets},
+    )
+
+
+def _translator(merges: Merges, before: Merges) -> Callable[[Memory], Memory]:
+    shared = next((n for n, (one, other) in enumerate(zip(merges, before, strict=False)) if one != other), None)
+    common = min(len(merges), len(before)) if shared is None else shared
+    size, pairs = FIRST_MERGE + common, merges[common:]
+    if common == len(before):
+        return lambda memory: recount(memory, pairs, size)
+    return lambda memory: recount(_within(memory, size), pairs, size)
+
+
+def _shifted(memory: Memory, old: Sequence[Ids], new: Sequence[Ids], anew: Callable[[Memory], Memory]) -> Memory:
+    """Counts of texts, with more and with less than theirs. old, new: their ids in both vocabularies."""
+    known = count(old, ORDERS)
+    more, less = subtract(memory, known), subtract(known, memory)
+    return subtract(merge([count(new, ORDERS), anew(more)]), anew(less))
+
+
+def _within(memory: Memory, vocab_size: int) -> Memory:
+    """Without the n-grams of later tokens; a context keeps its total."""
+    tables = []
+    for order, table in enumerate(memory.tables):
+        keys, contexts = _below(table.keys, order + 1, vocab_size), _below(table.contexts, order, vocab_size)
+        tables.append(Table.of(table.keys[keys], table.counts[keys], table.contexts[contexts], table.totals[contexts]))
+    return Memory(tuple(tables))
+
+
+def _below(keys: Keys, length: int, vocab_size: int) -> npt.NDArray[np.bool_]:
+    below = np.ones(len(keys), np.bool_)
+    for place in range(length):
+        below &= (keys >> TOKEN_BITS * np.uint64(place) & TOKEN_MASK) < np.uint64(vocab_size)
+    return below

@@ -1,0 +1,120 @@
+"""A constellation over a vocabulary that grew says what it said before, in fewer tokens."""
+
+import numpy as np
+import pytest
+from micro import MICRO, SENTENCES
+from test_trainer_consolidate import FRESH, HELD_OUT, figures, run, update
+from trainer_runs import one_thread  # noqa: F401 - a fixture
+
+from common.constants import ROLES
+from common.constellation.parts import load
+from common.coordizer.artifacts import pairs_from, token_bytes
+from common.coordizer.growth import EDGES_MIN, grow, propose
+from common.kernels.memory import merge
+from common.kernels.recount import recount
+from common.wire.messages import Merge
+from services.trainer import consolidate as room
+from services.trainer import growth
+from services.trainer.evaluate import Examiner
+
+
+@pytest.fixture(scope="module")
+def proposals(micro):
+    return propose(micro.coordizer, [SENTENCES["percept"] * 12, FRESH * 12], limit=16)
+
+
+@pytest.fixture(scope="module")
+def larger(micro, proposals):
+    return growth.grown(micro, grow(micro.coordizer, {f"edge-{n}": proposals for n in range(EDGES_MIN)}).coordizer)
+
+
+def merges(proposals, edges=EDGES_MIN):
+    """What a batch has of the same proposals of several edges."""
+    said = [(bytes([n] * 8), 50) for n in range(edges)]
+    return tuple(Merge(left=left, right=right, edges=tuple(said)) for left, right, _ in proposals)
+
+
+def test_text_takes_fewer_tokens_and_decodes_to_itself(micro, larger):
+    text = SENTENCES["percept"] + FRESH
+    ids = larger.encoder.encode(text)
+    assert len(ids) < len(micro.encoder.encode(text))
+    assert ids.max() >= MICRO.vocab
+    assert larger.encoder.decode(ids) == text.encode()
+
+
+def test_a_half_and_what_it_makes_share_what_the_half_had(micro, larger):
+    pairs = pairs_from(larger.coordizer.merges, MICRO.vocab)
+    for role in ROLES:
+        before, after = micro.states[role].weights["bias"], larger.states[role].weights["bias"]
+        for half in {left for left, _ in pairs}:
+            made = [MICRO.vocab + number for number, (left, _) in enumerate(pairs) if left == half]
+            assert np.exp(after[[half, *made]]).sum() == pytest.approx(np.exp(before[half]), rel=2e-3)
+
+
+def test_everything_but_rows_and_counts_stays(micro, larger):
+    for role in ROLES:
+        old, new = micro.states[role].weights, larger.states[role].weights
+        assert all(np.allclose(old[name], new[name], rtol=2**-10) for name in old.keys() - {"embed", "bias"})
+        assert np.allclose(old["embed"], new["embed"][: MICRO.vocab], rtol=2**-10)
+        assert larger.homes[role] is micro.homes[role]
+    assert (larger.integrator, larger.domains) == (micro.integrator, micro.domains)
+
+
+def test_a_text_costs_no_more_bits_than_a_hundredth_more(micro, larger):
+    before, after = Examiner(HELD_OUT).scores(micro), Examiner(HELD_OUT).scores(larger)
+    for role in ROLES:
+        assert after[role].bits_per_byte < 1.01 * before[role].bits_per_byte
+        assert after[role].tokens_per_byte <= before[role].tokens_per_byte
+    assert after["percept"].tokens_per_byte < 0.95 * before["percept"].tokens_per_byte
+
+
+def test_its_parts_are_a_bundle_s(micro_parts, larger):
+    back = load({**micro_parts, **growth.parts(larger)})
+    assert token_bytes(back.coordizer.merges) == token_bytes(larger.coordizer.merges)
+    ids = back.encoder.encode(FRESH)
+    assert back.bits(ids, "heart") == larger.bits(ids, "heart")
+
+
+@pytest.mark.parametrize(("edges", "grows"), [(EDGES_MIN - 1, False), (EDGES_MIN, True)])
+def test_a_batch_in_which_three_edges_propose_merges_makes_a_larger_vocabulary(
+    micro, micro_parts, proposals, edges, grows
+):
+    made = run(micro_parts, update(micro), merges=merges(proposals, edges))
+    after = load(made.parts)
+    assert (after.coordizer.vocab_size > MICRO.vocab) == grows
+    assert figures(made, "vocabulary") == ({None: (MICRO.vocab, after.coordizer.vocab_size)} if grows else {})
+    if grows:
+        before, now = figures(made, "tokens_per_byte")["percept"]
+        assert now < before
+        told = {domain: told for domain, (_, told) in figures(made, "bits_per_byte").items()}
+        assert told == {d: s.bits_per_byte for d, s in Examiner(HELD_OUT).scores(after).items()}
+
+
+def test_a_vocabulary_that_harms_a_domain_is_dropped_and_the_batch_is_not(micro, micro_parts, proposals, monkeypatch):
+    monkeypatch.setattr(room, "GROWTH_TOLERANCE", -10.0)
+    made = run(micro_parts, update(micro), merges=merges(proposals))
+    assert made.guards == ("growth-dropped",)
+    assert load(made.parts).coordizer.vocab_size == MICRO.vocab
+    assert made.parts == run(micro_parts, update(micro)).parts
+
+
+def test_a_batch_that_waited_while_the_vocabulary_grew_is_counted_anew(micro, micro_parts, larger):
+    bundle = {**micro_parts, **growth.parts(larger)}
+    late = update(micro, "heart", "heart", SENTENCES["heart"] * 3)
+    after = load(run(bundle, late).parts)
+    old = room.crystals_of(late, micro)
+    pairs = pairs_from(larger.coordizer.merges, MICRO.vocab)
+    wanted = merge([larger.memories["heart"], recount(old, pairs, MICRO.vocab)])
+    assert [t.keys.tolist() for t in after.memories["heart"].tables] == [t.keys.tolist() for t in wanted.tables]
+    assert after.memories["heart"].tokens < micro.memories["heart"].tokens + old.tokens
+
+
+def test_a_state_trains_on_in_the_larger_vocabulary(micro, micro_parts, proposals):
+    batch = {"merges": merges(proposals)}
+    made = [run(micro_parts, update(micro), steps=3, **batch) for _ in range(2)]
+    assert made[0] == made[1]
+    after = load(made[0].parts)
+    untrained = load(run(micro_parts, update(micro), **batch).parts)
+    assert after.states["percept"].spec.vocab == after.coordizer.vocab_size > MICRO.vocab
+    old, new = (each.states["percept"].weights["embed"] for each in (untrained, after))
+    assert not np.array_equal(old[MICRO.vocab :], new[MICRO.vocab :])
