@@ -39,6 +39,9 @@ class Kernel:
     def __hash__(self) -> int:
         return hash(self._identity)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Kernel, (self.state, self.memories, self.gate)  # a copy's memories lie elsewhere
+
     @property
     def _identity(self) -> tuple[object, ...]:
         return id(self.state), *map(id, self.memories), self.gate.tobytes()

@@ -90,6 +90,9 @@ class Memory:
         default_factory=list, init=False, repr=False, compare=False
     )
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Memory, (self.tables,)  # a copy's columns lie elsewhere
+
     @property
     def columns(self) -> tuple[Table, ...]:
         """What predicts, made when first asked for: ORDERS tables, the missing ones empty, all but the highest counted

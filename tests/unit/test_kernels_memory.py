@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -293,3 +296,16 @@ def test_ngrams_take_fewer_bytes_than_their_keys_would():
     ids = np.random.default_rng(0).zipf(1.3, 20_000).clip(1, VOCAB - 1).astype(np.int32)
     memory = m.count([ids])
     assert len(memory_file.to_bytes(memory)) < 3 * memory.entries
+
+
+def test_a_copy_of_a_memory_or_of_its_kernel_predicts_from_columns_of_its_own(micro):
+    kernel = micro.kernel("heart")
+    again = copy.deepcopy(kernel)
+    (one,), (other,) = kernel.memories, again.memories
+    context, floor = [40, 41], kernel.floors()[0]
+    expected = m.distribution(one, context, floor)
+    assert not (one.addresses[0, :6] == other.addresses[0, :6]).any()
+    assert not np.array_equal(kernel.addresses, again.addresses)
+    del one, kernel
+    assert np.array_equal(m.distribution(other, context, floor)[0], expected[0])
+    assert same(pickle.loads(pickle.dumps(other)), other)
