@@ -147,8 +147,10 @@ class Trust:
         updater = Updater(str(folder), "", fetcher=fetcher, config=BOUNDS, bootstrap=self._root)
         updater.refresh()
         updater.get_targetinfo(path)  # brings the list, whatever is asked for
-        listed = roles.parsed((folder / LIST).read_bytes(), Targets).targets
-        return listed, (folder / TIMESTAMP).read_bytes()
+        timestamp = (folder / TIMESTAMP).read_bytes()
+        if timestamp != fetcher.timestamp:  # of one version: the Updater keeps its own, and would not find what is new
+            raise RepositoryError("the timestamp is another one than was seen under its version")
+        return roles.parsed((folder / LIST).read_bytes(), Targets).targets, timestamp
 
     def _own_folder(self) -> Path:
         if self._folder is None:
@@ -165,10 +167,13 @@ class _Fetcher(FetcherInterface):
 
     def __init__(self, redis: Redis, loop: asyncio.AbstractEventLoop) -> None:
         self._redis, self._loop = redis, loop
+        self.timestamp: bytes | None = None  # as it came
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         name = url.lstrip("/")
         data = asyncio.run_coroutine_threadsafe(self.read(name), self._loop).result()
+        if name == TIMESTAMP:
+            self.timestamp = data
         if data is None:
             raise DownloadHTTPError(f"{name} is not in the broker", NO_SUCH_FILE)
         return iter([data])

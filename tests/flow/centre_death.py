@@ -9,7 +9,10 @@ from contextvars import ContextVar
 
 from redis.asyncio import Redis
 
-READS = {"XREAD", "XREADGROUP", "HGET", "HMGET", "HGETALL", "GET", "XREVRANGE", "TIME", "PING", "XLEN", "XPENDING"}
+READS = {
+    *("XREAD", "XREADGROUP", "XREVRANGE", "XRANGE", "XLEN", "XPENDING"),
+    *("HGET", "HMGET", "HGETALL", "HSTRLEN", "GET", "TIME", "PING"),
+}
 VICTIM = ContextVar("victim", default=None)
 
 

@@ -4,18 +4,21 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 from edge_fleet import NODE, TEXT, Publisher, answers, messages, settings_of, verdicts
+from listing import list_releases
 
 from common.runtime import streams
 from common.runtime.service import serve
 from common.wire.codec import pack
 from common.wire.messages import DeadLetter, Query
 from common.wire.packet import open_envelope
-from services.cli.probe import free_port
+from services.cli.probe import free_port, why_not_ready
+from services.edge import app
 from services.edge.answer import Interaction
 from services.edge.app import build, state_dir
 from services.edge.record import Record, address_of
@@ -58,6 +61,35 @@ async def test_queries_that_came_before_the_bundle_are_answered_once_it_is_there
     (made,) = await answers(redis)
     assert (made.node, made.bundle) == (NODE, 1)
     assert await verdicts(redis) == [(1, "applied")]
+
+
+async def test_a_bundle_waits_while_nobody_can_tell_whether_to_believe_it(
+    tmp_path, broker, broker_url, redis, micro_parts, eventually, monkeypatch
+):
+    """A running edge, whose list is taken away, then withheld, then what it should be."""
+    monkeypatch.setattr(app, "LOOK_AGAIN_S", 0.05)
+    settings = settings_of(tmp_path, broker_url)
+    publisher = Publisher(broker, tmp_path)
+    async with running(settings) as address:
+        await publisher.release(micro_parts)
+        await eventually(lambda: count(verdicts(redis), 1))
+        listed = await redis.hgetall(streams.METADATA)
+        await publisher.release(micro_parts | {"notes.bin": b"2"})
+        newer = await redis.hgetall(streams.METADATA)
+        await redis.delete(streams.METADATA)
+        await publisher.release(micro_parts | {"notes.bin": b"3"})
+        await redis.delete(streams.METADATA)
+        await eventually(lambda: says(address, "no_metadata"))
+        await redis.hset(streams.METADATA, mapping=newer | {b"timestamp.json": listed[b"timestamp.json"]})
+        await eventually(lambda: count(verdicts(redis), 3))
+        assert await verdicts(redis) == [(1, "applied"), (2, "refused"), (3, "refused")]
+        await list_releases(redis, tmp_path, publisher.released, now_s=time.time() + 9)  # after all that was seen
+        await eventually(lambda: count(verdicts(redis), 4))
+    assert (await verdicts(redis))[-1] == (3, "applied")
+
+
+async def says(address, word):
+    return word in str(await why_not_ready(address))
 
 
 async def test_an_edge_tells_where_it_serves_and_deletes_what_is_too_old_before_any_bundle(

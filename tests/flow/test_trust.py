@@ -285,6 +285,18 @@ async def test_without_metadata_nobody_can_tell_and_it_is_tried_again(home, redi
     await trust.verify(1, message(home, 1))
 
 
+@pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"signed":{"_type":"root"}}', b'{"signed":3}'])
+@pytest.mark.parametrize("role", ["timestamp", "bundles", "2.root"])
+async def test_garbage_in_the_place_of_a_file_is_told_and_waited_out(home, redis, reader, role, data):
+    await release(redis, home, 1)
+    held = await files(redis)
+    await redis.hset(streams.METADATA, b"2.root.json" if role == "2.root" else of_role(held, role), data)
+    with pytest.raises(Unavailable, match="bad_metadata"):
+        await reader().verify(1, message(home, 1))
+    await put_back(redis, held)
+    await reader().verify(1, message(home, 1))
+
+
 @pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "bundles"])
 async def test_a_file_that_is_missing_is_waited_for(home, redis, reader, role):
     await release(redis, home, 1)
@@ -294,6 +306,19 @@ async def test_a_file_that_is_missing_is_waited_for(home, redis, reader, role):
         await reader().verify(1, message(home, 1))
     await put_back(redis, held)
     await reader().verify(1, message(home, 1))
+
+
+async def test_two_lists_of_one_version_leave_nobody_sure_until_the_next(home, redis, reader):
+    """A broker that lost its last second, and a publisher that signed again within it."""
+    now_s = time.time()
+    await release(redis, home, 1, now_s=now_s)
+    await reader().verify(1, message(home, 1))
+    await redis.delete(streams.METADATA)
+    await release(redis, home, 2, now_s=now_s)
+    with pytest.raises(Unavailable, match=r"bad_metadata.*under its version"):
+        await reader().verify(2, message(home, 2))
+    await release(redis, home, 2, now_s=now_s)
+    await reader().verify(2, message(home, 2))
 
 
 async def test_after_the_broker_lost_everything_later_lists_are_no_rollback(home, redis, reader):
@@ -378,6 +403,21 @@ def dying(real, left):
         return real(*given, **more)
 
     return act
+
+
+async def test_a_flood_of_forged_bundles_makes_nobody_look_again_and_again(home, redis, reader, monkeypatch):
+    messages = await release(redis, home, 1)
+    trust = reader()
+    await trust.verify(1, messages[1])
+    looks, look = [], Trust._look
+    monkeypatch.setattr(Trust, "_look", lambda *given: looks.append(given) or look(*given))
+    for version in range(2, 100):
+        with pytest.raises(Corrupt, match="not_released"):
+            await trust.verify(version, message(home, version, key=STRANGER))
+    assert looks == []
+    messages = await release(redis, home, 2)
+    await trust.verify(2, messages[2])
+    assert len(looks) == 1
 
 
 async def test_of_a_thousand_mutated_bundles_none_is_believed(home, redis, reader):

@@ -3,6 +3,7 @@
     queries.py       qig:queries ──▶ schedule, record ──▶ pieces, answer ───▶ qig:answers:CLIENT, as it is acknowledged
                      qig:cancel  ──▶ leave it between two tokens
     bundles.py       qig:bundles ──▶ verify, fetch, try, swap, settle ──────▶ qig:applied
+                     tick bundles ──▶ the same, for what was passed over while its list was withheld
     common.py        qig:common  ──▶ what may be said from now on
     sleep.py         tick sleep  ──▶ fold what is due, send what is pending ▶ qig:packets
                      qig:returned ─▶ wait no longer for what the centre dropped
@@ -55,6 +56,7 @@ from services.edge.slots import Slots
 
 SLEEP_CHECK_S: Final = 0.5
 PRUNE_EVERY_S: Final = 60.0
+LOOK_AGAIN_S: Final = 60.0
 
 
 class Edge:
@@ -168,6 +170,7 @@ async def build(
         ],
         ticks=[
             Tick("sleep", SLEEP_CHECK_S, edge.sleep.round),
+            Tick("bundles", LOOK_AGAIN_S, edge.bundles.look_again),
             Tick("prune", PRUNE_EVERY_S, edge.interactions.prune),
             Tick("heart", HEART_EVERY_S, edge.heart.beat),
             Tick("generate", PROVE_EVERY_S, edge.heart.prove),

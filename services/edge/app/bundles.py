@@ -9,7 +9,7 @@ from typing import Final
 
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
-from common.errors import Corrupt, Rejected
+from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import metrics, streams
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
@@ -39,6 +39,8 @@ class Bundles:
         self._slots = slots
         self._trust = trust
         self.follow_from = FROM_START
+        self._taking = asyncio.Lock()
+        self._judged = ""  # digest of the bundle that was applied or refused last
 
     async def start(self) -> None:
         """Serve the last good slot, or nothing yet. After damage the bundles are followed from the start again.
@@ -67,6 +69,22 @@ class Bundles:
 
         One that is for others first comes again when it is for everybody.
         """
+        async with self._taking:
+            await self._take(delivery)
+
+    async def look_again(self) -> None:
+        """Takes what was passed over while the list that names it was withheld, and is named now."""
+        try:
+            newest = await newest_release(self._node.broker.redis, self._trust, node=self._node.settings.node)
+            async with self._taking:
+                version = self._node.serving.bundle if self._node.serving else 0
+                if newest is not None and newest.version > version and digest(newest) != self._judged:
+                    await self._report(newest, await self._adopt(newest))
+                    await self._settle(newest, None)
+        except Unavailable as error:  # no reason not to be ready: what serves, serves
+            log.warning("cannot look again at what was released: %s", error)
+
+    async def _take(self, delivery: Delivery) -> None:
         bundle = unpack(Bundle, delivery.body)
         try:
             await self._trust.verify(bundle.version, delivery.body)
@@ -89,6 +107,11 @@ class Bundles:
         return newest is not None and newest.version > bundle.version
 
     async def _adopt(self, bundle: Bundle) -> Trial:
+        trial = await self._tried(bundle)
+        self._judged = digest(bundle)
+        return trial
+
+    async def _tried(self, bundle: Bundle) -> Trial:
         serving = self._node.serving
         if serving is not None and serving.digest == digest(bundle):
             return Trial("applied", "was installed before", None, None, serving.constellation)
@@ -141,7 +164,7 @@ class Bundles:
             size = serving.constellation.coordizer.vocab_size
             log.info("bundle %d has %d tokens: what was counted is counted anew", serving.bundle, size)
 
-    async def _settle(self, bundle: Bundle, entry_id: str) -> None:
+    async def _settle(self, bundle: Bundle, entry_id: str | None) -> None:
         """The centre has what our packets in this bundle carried, whether or not we use the bundle."""
         if self._node.serving is None:
             return
