@@ -33,7 +33,7 @@ from common.coordizer.encode import Encoder
 from common.errors import QigError
 from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
-from common.wire import adaptive, crystals, packet, packet_vectors, plain, varints
+from common.wire import adaptive, crystals, export, packet, packet_vectors, plain, varints
 from common.wire.codec import canonical, parse
 from common.wire.crystals import ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL
 from common.wire.ngrams import Crystals, Order, capped
@@ -58,7 +58,7 @@ RESIDUES = (24_000, 1_000_000)  # bytes of text: a round's, and what one fold ta
 EDGES, REPEATS = 64, 15
 MASS_CAP = 100_000  # QIG_MASS_CAP
 SECONDS_MOST = 0.05  # of the processor: a hundred times what the slowest honest packet takes
-FIXED_BYTES = 50_000  # of any input: validators, exceptions, buffers, arrays of no length
+FIXED_BYTES = 8_000  # of any input: validators, exceptions, buffers, arrays of no length
 KEY = packet_vectors.KEY
 GOLDEN = packet_vectors.cases()["golden"].body
 TERMS = {"signing_key": KEY, "epoch": 1, "base_version": 3, "base": bytes(8), "at_s": 1.5}
@@ -213,7 +213,8 @@ def _fuzz(minutes, rng) -> None:
     outcomes: Counter[str] = Counter()
     slowest, hungriest = 0.0, 0.0
     until = time.monotonic() + 60 * minutes
-    _outcome(golden[0].raw, golden[0].vocab_size)  # what is made once, at the first packet, is nobody's input
+    for raw in [*(case.raw for case in golden), *(raw for raw, _, _ in packet_vectors.refusals())]:
+        _outcome(raw, export.VOCAB_SIZE)  # what is made once, at the first packet of its kind, is nobody's input
     while time.monotonic() < until:
         raw, vocab = _input(rng, golden)
         tracemalloc.start()

@@ -18,6 +18,7 @@ A count is at most that of its parts, so the parts' levels are the contexts of a
 about what it was counted itself, which nearly says the shift. docs/wire/packet.md has every context and every weight.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,19 +27,20 @@ import numpy.typing as npt
 from common.errors import Rejected
 from common.wire import varints
 from common.wire.compiled import compiled
-from common.wire.levels import LEVELS, SHIFTS, Bytes, Depth, rounded
+from common.wire.levels import LEVELS, SHIFTS, VALUES, Bytes, Depth, rounded
 from common.wire.ngrams import ORDERS, SHIFT, TOKEN_MASK, Crystals, Keys
 from common.wire.ranges import CHANCES, STATE, Block, begin, bit, end, number, pick
 
 Places = npt.NDArray[np.uint16]
 
 FORM: Final = 2
+ENCODE, DECODE = 1, 0
+NODES_A_BYTE: Final = 4  # of the code, at most; English text has 1 to 2
 NODES_MOST: Final = 1 << 15  # of a depth; a node is named in 16 bits
 TAIL: Final = np.uint64((1 << 30) - 1)  # of a triple: the pair it ends in
 KIND_SHIFT: Final = 5  # kinds of tokens: 0 to 31, 32 to 63, 64 to 127, ...
 KINDS: Final = 11
 LEVELS_TOLD: Final = 16  # levels from 15 on are one context
-VALUES: Final = LEVELS.astype(np.int64)
 EXPECTED_MOST: Final = 14
 UNEXPECTED: Final = 15  # the context of a shift whose own context was not counted
 # Chosen on folds of text (docs/experiments.md). A token follows as often as it was counted, one that was not like one
@@ -96,7 +98,7 @@ def encode(found: Crystals, vocab_size: int, *, max_bytes: int) -> bytes | None:
     if room < 0 or max(sizes) > NODES_MOST:
         return None
     data = np.zeros(room, np.uint8)
-    size = _walk(data, 1, nodes, vocab_size)
+    size = max(_walk(data, ENCODE, nodes, vocab_size), _least_bytes(sizes))
     return head + data[:size].tobytes() if size <= room else None
 
 
@@ -121,19 +123,31 @@ def _kids(paths: Keys, below: Keys) -> Places:
     return np.bincount(np.searchsorted(paths, below >> SHIFT), minlength=len(paths)).astype(np.uint16)
 
 
-def decode(rest: bytes, vocab_size: int, max_entries: int) -> list[Depth]:
-    """The three depths. Raises Rejected: bad_crystals, too_many_entries."""
+def decode(rest: bytes, vocab_size: int, max_entries: int) -> Iterator[Depth]:
+    """The nodes that are n-grams, one depth after the other. Raises Rejected: bad_crystals, too_many_entries."""
     sizes, at = varints.read(rest, ORDERS)
     for size, each in zip(sizes, (3, 2, 1), strict=True):  # an n-gram brings at most three tokens and two pairs
         limit = min(each * max_entries, NODES_MOST)
         if size > limit:
             raise Rejected("too_many_entries", f"crystals of {size} nodes of a depth; {limit} are allowed: send fewer")
-    nodes = Nodes.blank(*sizes)
-    data = np.frombuffer(bytearray(rest[at:]), np.uint8)
-    if _walk(data, 0, nodes, vocab_size) != len(data):
+    code, least = rest[at:], _least_bytes(sizes)
+    if len(code) < least:
+        raise Rejected("bad_crystals", f"{sum(sizes)} nodes in {len(code)} bytes; they take at least {least}")
+    if len(code) == least:
+        code = code.rstrip(b"\0")
+    nodes, data = Nodes.blank(*sizes), np.frombuffer(bytearray(code), np.uint8)
+    if _walk(data, DECODE, nodes, vocab_size) != len(data):
         raise Rejected("bad_crystals", f"{len(data)} bytes are not the code of {sizes} nodes over {vocab_size} tokens")
     _check_needed(nodes)
-    return _depths(nodes)
+    entries = np.count_nonzero(nodes.levels) + np.count_nonzero(nodes.pair_levels) + len(nodes.tails)
+    if entries > max_entries:
+        raise Rejected("too_many_entries", f"crystals of {entries} n-grams; {max_entries} are allowed: send fewer")
+    yield from _depths(nodes)
+
+
+def _least_bytes(sizes: Sequence[int]) -> int:
+    """So that few bytes cannot ask for much memory."""
+    return -(-sum(sizes) // NODES_A_BYTE)
 
 
 def _check_needed(nodes: Nodes) -> None:
@@ -148,20 +162,51 @@ def _check_needed(nodes: Nodes) -> None:
             raise Rejected("bad_crystals", f"{np.count_nonzero(~needed)} of {len(needed)} nodes lead nowhere")
 
 
-def _depths(nodes: Nodes) -> list[Depth]:
-    tokens = nodes.tokens.astype(np.uint64)
-    of_pairs = np.repeat(np.arange(len(tokens), dtype=np.uint16), nodes.kids)
-    pairs = tokens[of_pairs] << SHIFT | tokens[nodes.places]
-    of_triples = np.repeat(np.arange(len(pairs), dtype=np.uint16), nodes.pair_kids)
-    triples = pairs[of_triples] << SHIFT | tokens[nodes.places[nodes.tails]]
-    counted = nodes.pair_levels > 0
-    shifts = (
-        nodes.shift[: int(nodes.levels.any())],
-        nodes.shifts[np.unique(of_pairs[counted])],
-        nodes.pair_shifts[np.unique(of_triples)],
-    )
-    levels = (nodes.levels, nodes.pair_levels, nodes.triple_levels)
-    return [Depth(*each) for each in zip((tokens, pairs, triples), levels, shifts, strict=True)]
+def _depths(nodes: Nodes) -> Iterator[Depth]:
+    counted = nodes.levels > 0
+    shifts = nodes.shift[: int(counted.any())]
+    yield Depth(nodes.tokens[counted].astype(np.uint64), nodes.levels[counted], shifts)
+    size = int(np.count_nonzero(nodes.pair_levels))
+    paths, levels, shifts = np.zeros(size, np.uint64), np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    contexts = _pair_paths(nodes, paths, levels, shifts)
+    yield Depth(paths, levels, shifts[:contexts])
+    paths, shifts = np.zeros(len(nodes.tails), np.uint64), np.zeros(len(nodes.tails), np.uint8)
+    contexts = _triple_paths(nodes, paths, shifts)
+    yield Depth(paths, nodes.triple_levels, shifts[:contexts])
+
+
+@compiled
+def _pair_paths(nodes: Any, paths: Any, levels: Any, shifts: Any) -> Any:
+    """The pairs that have a level, and their contexts' shifts; how many contexts."""
+    p, n, contexts = 0, 0, 0
+    for i in range(len(nodes.tokens)):
+        before = n
+        for _ in range(nodes.kids[i]):
+            if nodes.pair_levels[p]:
+                paths[n] = np.uint64(nodes.tokens[i]) << SHIFT | np.uint64(nodes.tokens[nodes.places[p]])
+                levels[n] = nodes.pair_levels[p]
+                n += 1
+            p += 1
+        if n > before:
+            shifts[contexts] = nodes.shifts[i]
+            contexts += 1
+    return contexts
+
+
+@compiled
+def _triple_paths(nodes: Any, paths: Any, shifts: Any) -> Any:
+    p, r, contexts = 0, 0, 0
+    for i in range(len(nodes.tokens)):
+        for _ in range(nodes.kids[i]):
+            pair = np.uint64(nodes.tokens[i]) << SHIFT | np.uint64(nodes.tokens[nodes.places[p]])
+            for _ in range(nodes.pair_kids[p]):
+                paths[r] = pair << SHIFT | np.uint64(nodes.tokens[nodes.places[nodes.tails[r]]])
+                r += 1
+            if nodes.pair_kids[p]:
+                shifts[contexts] = nodes.pair_shifts[p]
+                contexts += 1
+            p += 1
+    return contexts
 
 
 def sections(rest: bytes) -> list[tuple[str, int]]:

@@ -343,7 +343,11 @@ function expected(level, sum) {
 function adaptive(blob, vocabulary) {
   const [[tokenCount, pairCount, tripleCount], at] = sizesOf(blob, 3);
   [tokenCount, pairCount, tripleCount].forEach((count, n) => few(count, (3 - n) * NGRAMS_MOST));
-  const code = new Code(blob.subarray(at)), ngrams = [];
+  let bytes = blob.subarray(at);
+  const least_ = Math.ceil((tokenCount + pairCount + tripleCount) / 4);
+  if (bytes.length < least_) bad("more nodes than so many bytes have");
+  if (bytes.length === least_) while (bytes.length && bytes.at(-1) === 0) bytes = bytes.subarray(0, -1);
+  const code = new Code(bytes), ngrams = [];
   const sumsOf = (weights) => {
     const sums = [0];
     for (const weight of weights) sums.push(sums.at(-1) + weight);
