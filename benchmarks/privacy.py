@@ -34,6 +34,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before nu
 import numpy as np
 
 from common.constellation import parts as bundle_parts
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import token_bytes
 from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
@@ -202,11 +203,13 @@ def _run(made, rounds, budget, k) -> Fleet:
     fleet, residues = Fleet(), [EMPTY] * EDGES
     for own in rounds:
         kernel = _kernel(made, fleet.released)
+        prior = prior_of(kernel.memories, made.coordizer.vocab_size)
         for edge, ids in enumerate(own):
             grown = memory.merge([residues[edge], memory.count(ids, ORDERS)])
             chosen = select(screen.speakable(grown), kernel)
             vocab = made.coordizer.vocab_size
-            sent, _ = crystals.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget)
+            terms = {"vocab_size": vocab, "budget_bytes": budget, "prior": prior}
+            sent, _ = crystals.fit(chosen.crystals, chosen.ranking, **terms)
             fleet.sent[edge].append(sent)
             residues[edge] = memory.subtract(grown, as_memory(sent))
         fleet.released = _released(fleet.sent, k)

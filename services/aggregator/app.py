@@ -19,12 +19,13 @@ the count of cuts it began with. Whoever comes second decides anew on what is th
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 from nacl.signing import VerifyKey
 
 from common.constants import ROLES
-from common.constellation.paths import DOMAINS, kernel_path
+from common.constellation.paths import DOMAINS, kernel_path, memory_path
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
@@ -36,11 +37,12 @@ from common.runtime.heart import heart
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import AggregatorSettings
 from common.wire import bundle as bundles
+from common.wire.adaptive import Prior
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Bundle, DeadLetter
 from common.wire.packet import Envelope
 from services.aggregator.admit import Admitted, Enrolled, admit, open_packet
-from services.aggregator.bases import BASE_WINDOW, Bases, base_of, with_base
+from services.aggregator.bases import BASE_WINDOW, Base, Bases, base_of, expects, with_base
 from services.aggregator.cut import Cut, Limits, Refusal, chosen, cut, due
 from services.aggregator.replay import ReplayWindow
 from services.aggregator.territories import unpack_place
@@ -65,6 +67,7 @@ class Aggregator:
         self._settings, self._broker, self._publisher = settings, broker, publisher
         self._enrolled: Enrolled = keys.load_enrolled(settings.home)
         self._bases: Bases = ()
+        self._priors: dict[tuple[str, ...], Prior] = {}  # by the digests of a domain's memories
         self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
 
     @property
@@ -95,9 +98,24 @@ class Aggregator:
         base = base_of(
             bundle, domains=await self._part(bundle, DOMAINS), kernel=await self._part(bundle, kernel_path(ROLES[0]))
         )
+        base = replace(base, priors=await self._expected(bundle, base))
         self._bases = with_base(self._bases, base)
         metrics.BUNDLE_VERSION.set(self._bases[-1].version)
         log.info("bundle %d is a base, with %d domains", bundle.version, len(base.domains))
+
+    async def _expected(self, bundle: Bundle, base: Base) -> dict[str, Prior]:
+        """What the bundle expects of each domain; made anew only where a memory is new."""
+        found = {}
+        for name, domain in base.domains.items():
+            paths = [memory_path(memory) for memory in domain.memories]
+            key = tuple(bundle.parts[path].digest if path in bundle.parts else path for path in paths)
+            if key not in self._priors:
+                parts = [await self._part(bundle, path) for path in paths]
+                self._priors[key] = await asyncio.to_thread(expects, parts, base.vocab_size)
+            found[name] = self._priors[key]
+        used = {id(prior) for other in self._bases for prior in other.priors.values()} | set(map(id, found.values()))
+        self._priors = {key: prior for key, prior in self._priors.items() if id(prior) in used}
+        return found
 
     async def _part(self, bundle: Bundle, path: str) -> bytes:
         part = bundle.parts.get(path)

@@ -4,12 +4,14 @@ An edge learns against the bundle it runs. One that is a little behind is as wel
 describes surprises that the fleet has learned since, so its packets are refused until it has caught up.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from common.constellation.domains import Domain, from_json
-from common.kernels import weights
+from common.constellation.priors import prior_of
+from common.kernels import memory_file, weights
+from common.wire.adaptive import Prior
 from common.wire.bundle import digest
 from common.wire.messages import Bundle
 from common.wire.packet import base_prefix
@@ -19,17 +21,24 @@ BASE_WINDOW: Final = 3  # settled: DESIGN.md, section 7
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A released bundle: version and digest; vocab_size: its kernels'; domains: by name."""
+    """A released bundle: version and digest; vocab_size: its kernels'; domains: by name; priors: what it expects of
+    each domain's packets, by its name.
+    """
 
     version: int
     digest: str
     vocab_size: int
     domains: Mapping[str, Domain]
+    priors: Mapping[str, Prior] = field(default_factory=dict)
 
     @property
     def prefix(self) -> bytes:
         """How a packet names it."""
         return base_prefix(self.digest)
+
+    def prior(self, domain: str | None, role: str) -> Prior | None:
+        """What it expects of a packet: new territory is told by what its role knows. None where it knows neither."""
+        return self.priors.get(domain or role)
 
 
 Bases = tuple[Base, ...]  # oldest first, at most BASE_WINDOW, versions ascend
@@ -42,6 +51,11 @@ def base_of(bundle: Bundle, *, domains: bytes, kernel: bytes) -> Base:
     """
     spec, _ = weights.from_bytes(kernel)
     return Base(bundle.version, digest(bundle), spec.vocab, {domain.name: domain for domain in from_json(domains)})
+
+
+def expects(memories: Sequence[bytes], vocab_size: int) -> Prior:
+    """What a domain with these memory parts expects. Raises Rejected("bad_memory")."""
+    return prior_of([memory_file.from_bytes(data, vocab_size) for data in memories], vocab_size)
 
 
 def with_base(bases: Bases, base: Base) -> Bases:

@@ -18,6 +18,7 @@ import numpy as np
 
 from common.constants import PHASES, ROLES, Role
 from common.constellation.constellation import Constellation
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import token_bytes
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
@@ -152,6 +153,8 @@ def fold(
     weights = np.array([max(len(ids), 1) for ids in texts], np.float64)
     basin = frechet_mean(np.stack([each.basin for each in interactions]), weights)
     kernel, role = _kernel(constellation, domain, basin)
+    vocab_size = constellation.coordizer.vocab_size
+    prior = prior_of(kernel.memories, vocab_size)
     known = [read(kernel, ids) for ids in texts]
     bits = _bits(known, kernel.gate)
     heard, local_bits = _hear(local or constellation, domain, role, texts, known)
@@ -162,9 +165,8 @@ def fold(
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
     screen = Screen.of(token_bytes(constellation.coordizer.merges))
     selection = select(screen.speakable(grown), kernel, praised)
-    vocab_size = constellation.coordizer.vocab_size
     sent, blob = crystal_codec.fit(
-        selection.crystals, selection.ranking, vocab_size=vocab_size, budget_bytes=crystal_bytes
+        selection.crystals, selection.ranking, vocab_size=vocab_size, budget_bytes=crystal_bytes, prior=prior
     )
     gate = _statistics(kernel.gate, known)
     kappas = [each.kappa for each in interactions if each.kappa is not None]

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.constants import CELLS, ROLES
 from common.constellation.constellation import Constellation
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import EOS
 from common.kernels import gate
 from common.kernels.generate import Voice, generate
@@ -40,4 +41,5 @@ def warm(constellation: Constellation) -> None:
     for _ in generate([voice], prompt, max_tokens=2, temperature=1.0, stop=stop, rng=np.random.default_rng(0)):
         pass
     vocab_size = constellation.coordizer.vocab_size
-    crystals.fit(empty(), np.arange(0), vocab_size=vocab_size, budget_bytes=SMALLEST)
+    prior = prior_of(role.memories, vocab_size)
+    crystals.fit(empty(), np.arange(0), vocab_size=vocab_size, budget_bytes=SMALLEST, prior=prior)
