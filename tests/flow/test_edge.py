@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import itertools
 import threading
@@ -32,7 +33,7 @@ from common.wire.codec import pack, unpack, unpack_reply
 from common.wire.messages import MAX_DOMAINS, Answer, Bundle, Cancel, Heartbeat, Query
 from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
-from services.aggregator.bases import base_of
+from services.aggregator.bases import base_of, expects
 from services.aggregator.cut import Limits, cut
 from services.edge import app
 from services.edge.app import Edge, state_dir
@@ -427,7 +428,9 @@ async def test_the_aggregator_counts_what_an_edge_sends(edge, redis, home, clock
     monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: domain)
     (_, fields), *_ = await redis.xrange(streams.BUNDLES)
     bundle = unpack(Bundle, body_of(fields))
-    bases = (base_of(bundle, domains=micro_parts["domains.json"], kernel=micro_parts["kernels/heart.safetensors"]),)
+    base = base_of(bundle, domains=micro_parts["domains.json"], kernel=micro_parts["kernels/heart.safetensors"])
+    priors = {role: expects([micro_parts[f"memories/{role}.bin"]], base.vocab_size) for role in base.domains}
+    bases = (dataclasses.replace(base, priors=priors),)
     await read(edge, 8)
     await edge.sleep()
     (raw,) = await packets(redis)

@@ -1,5 +1,7 @@
 """kill -9 in the middle of the work: every query is answered once, every packet is counted once."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from live_fleet import answered_once, live, until
@@ -14,7 +16,7 @@ from common.wire import crystals, packet
 from common.wire.ngrams import capped
 from services.aggregator.admit import read_crystals
 from services.aggregator.app import LEDGER
-from services.aggregator.bases import base_of
+from services.aggregator.bases import base_of, expects
 from services.aggregator.merge import MAX_DOMAIN_ENTRIES, levelled
 from services.aggregator.territories import read_basin
 
@@ -122,7 +124,12 @@ async def expected_memories(lively, bundles, raws):
 
 async def base(lively, bundle):
     parts = await lively.parts(bundle)
-    return base_of(bundle, domains=parts[bundle_parts.DOMAINS], kernel=parts[bundle_parts.kernel_path("vocab")])
+    base = base_of(bundle, domains=parts[bundle_parts.DOMAINS], kernel=parts[bundle_parts.kernel_path("vocab")])
+    priors = {
+        name: expects([parts[bundle_parts.memory_path(each)] for each in domain.memories], base.vocab_size)
+        for name, domain in base.domains.items()
+    }
+    return dataclasses.replace(base, priors=priors)
 
 
 def members(bundle, raws, bases):
