@@ -20,7 +20,7 @@ from common.wire.rice import pack
 
 KEY = packet_vectors.KEY
 GOLDEN = list(packet_vectors.cases().values())
-FIXED_BYTES = 8_000  # of any input: validators, exceptions, buffers, arrays of no length
+FIXED_BYTES = 50_000  # of any input: an array as long as its header announces, validators, exceptions, buffers
 CODES = {
     "packet_too_large", "garbage", "bad_field", "wrong_version", "not_canonical", "bad_signature", "bad_crystals",
     "wrong_vocabulary", "too_many_entries",
@@ -93,6 +93,10 @@ def columns(rng):
     nibbles = bytes(first << 4 | second for first, second in zip(ks[::2], ks[1::2], strict=True))
     tables = [bytes([size, *rng.integers(0, len(LEVELS) + 2, size)]) for size in rng.integers(1, 9, 3).tolist()]
     return b"".join([varints.write(sizes), nibbles, *tables, data, rng.bytes(int(rng.integers(0, 2)))])
+
+
+def test_an_array_header_that_announces_more_than_there_is():
+    check(bytes.fromhex("dc0bbe") + bytes(40), 2048)
 
 
 @given(raw=st.binary(max_size=5000))
