@@ -18,6 +18,7 @@ import numpy as np
 from common.constants import ROLES
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
+from common.constellation.priors import prior_of
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import to_float16
 from common.kernels import gate, memory
@@ -81,7 +82,8 @@ def _rounds(parts, owned, passages, budget):
             residues[edge] = memory.merge([residues[edge], memory.count(ids[edge], 3)])
             chosen = select(residues[edge], kernel)
             vocab = current.coordizer.vocab_size
-            found, _ = crystal_codec.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget)
+            terms = {"vocab_size": vocab, "budget_bytes": budget, "prior": prior_of(kernel.memories, vocab)}
+            found, _ = crystal_codec.fit(chosen.crystals, chosen.ranking, **terms)
             residues[edge] = memory.subtract(residues[edge], as_memory(implied(found)))
             sent.append(implied(found))
         batch = batch_of(number, current, ids, texts, sent)

@@ -4,14 +4,15 @@
     python benchmarks/packet.py fuzz [--minutes 1] [--seed 0]
 
 An edge has read scripture, which no shipped kernel has seen, into the residue of new territory. size: the whole packet,
-the bits of an n-gram, and as the peer the same n-grams as delta varints under zstd 19. time: processor time of one
-thread, the median of REPEATS, warm: select (screen and rank the residue), encode (fit, seal), decode (open, verify,
-read as the aggregator does), merge (cap, add; a batch of EDGES packets, per packet).
+the bits of an n-gram, and as peers the same n-grams in the other forms and as delta varints under zstd 19. time:
+processor time of one thread, the median of REPEATS, warm: select (screen and rank the residue), encode (what the base
+expects, fit, seal), decode (open, verify, read as the aggregator does), merge (cap, add; a batch of EDGES packets, per
+packet).
 
 fuzz: random bytes, golden packets cut, spliced, flipped and signed again, and made-up columns behind a right crc32 and
 signature, read as the aggregator reads them until the minutes are over. Each must be read or refused by name, in
-SECONDS_MOST, with at most 10 times its bytes, ENTRY_BYTES for each n-gram that its bits could hold (4,096 at most)
-and FIXED_BYTES of memory at once.
+SECONDS_MOST, with at most 10 times its bytes, ENTRY_BYTES for each n-gram that its bits could hold (4,096 at most), two
+for each token of the vocabulary, and FIXED_BYTES of memory at once.
 """
 
 import argparse
@@ -28,12 +29,13 @@ import numpy as np
 import zstandard
 
 from common.constellation import parts as bundle_parts
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import prefix, token_bytes
 from common.coordizer.encode import Encoder
 from common.errors import QigError
 from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
-from common.wire import adaptive, crystals, packet, packet_vectors, plain, varints
+from common.wire import adaptive, crystals, export, packet, packet_vectors, plain, varints
 from common.wire.codec import canonical, parse
 from common.wire.crystals import ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL
 from common.wire.ngrams import Crystals, Order, capped
@@ -58,8 +60,9 @@ RESIDUES = (24_000, 1_000_000)  # bytes of text: a round's, and what one fold ta
 EDGES, REPEATS = 64, 15
 MASS_CAP = 100_000  # QIG_MASS_CAP
 SECONDS_MOST = 0.05  # of the processor: a hundred times what the slowest honest packet takes
-FIXED_BYTES = 50_000  # of any input: validators, exceptions, buffers, arrays of no length
+FIXED_BYTES = 50_000  # of any input: an array as long as its header announces, validators, exceptions, buffers
 KEY = packet_vectors.KEY
+PRIOR = packet_vectors.golden_prior()
 GOLDEN = packet_vectors.cases()["golden"].body
 TERMS = {"signing_key": KEY, "epoch": 1, "base_version": 3, "base": bytes(8), "at_s": 1.5}
 
@@ -81,9 +84,10 @@ def main() -> None:
         passages = [
             made.encoder.encode(each.text) for each in split(documents("unseen/scripture", root=Path("data"))).train
         ]
+        prior = prior_of(heart.memories, made.coordizer.vocab_size)
         for name in wanted:
             if name != "fuzz":
-                {"size": _size, "time": _time}[name](made.coordizer, kernel, made.encoder, passages)
+                {"size": _size, "time": _time}[name](made.coordizer, kernel, prior, made.encoder, passages)
     if "fuzz" in wanted:
         _fuzz(given.minutes, np.random.default_rng(given.seed))
 
@@ -104,13 +108,14 @@ def _sealed(blob, sequence=0, tokens=10_000):
     return packet.seal(told, sequence=sequence, **TERMS)
 
 
-def _size(coordizer, kernel, encoder, passages) -> None:
+def _size(coordizer, kernel, prior, encoder, passages) -> None:
     vocab = coordizer.vocab_size
     for size_bytes in RESIDUES:
         residue, read = _residue(encoder, passages, size_bytes, 0)
         chosen = _chosen(residue, kernel, coordizer)
         for budget in BUDGETS:
-            sent, blob = crystals.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget)
+            terms = {"vocab_size": vocab, "budget_bytes": budget}
+            sent, blob = crystals.fit(chosen.crystals, chosen.ranking, **terms, prior=prior)
             where = f"{budget} B of crystals of {read // 1000} KB of text"
             _show("size", f"packet, {where}", len(_sealed(blob)), "B", "limit", 4096)
             for peer, bits, others in _bits(sent, blob, vocab):
@@ -133,7 +138,9 @@ def _vocabulary(vocab) -> None:
 
 def _bits(sent, blob, vocab):
     """Of an n-gram in the blob, and of the same ones otherwise."""
-    for peer, other in (("plain form", crystals.encode(sent, vocab)), ("delta varints, zstd 19", _varints(sent))):
+    _, alone = crystals.fit(sent, np.arange(sent.entries), vocab_size=vocab, budget_bytes=1 << 16)
+    forms = {"adaptive, no base": alone, "plain form": crystals.encode(sent, vocab)}
+    for peer, other in (*forms.items(), ("delta varints, zstd 19", _varints(sent))):
         yield peer, 8 * len(blob) / sent.entries, 8 * len(other) / sent.entries
 
 
@@ -149,8 +156,13 @@ def _varints(found):
     return zstandard.ZstdCompressor(level=19).compress(bytes(out))
 
 
-def _time(coordizer, kernel, encoder, passages) -> None:
-    vocab = coordizer.vocab_size
+def _time(coordizer, kernel, prior, encoder, passages) -> None:
+    vocab, memories = coordizer.vocab_size, kernel.memories[:1]
+
+    def heard():
+        """As a sleep makes it: each time anew."""
+        return prior_of(memories, vocab)
+
     for size_bytes in RESIDUES:
         residues = [_residue(encoder, passages, size_bytes, seed) for seed in range(3)]
         read = residues[0][1]
@@ -159,14 +171,14 @@ def _time(coordizer, kernel, encoder, passages) -> None:
             spent: dict[str, list[float]] = {"select": [], "encode": []}
             for n in range(REPEATS):
                 chosen, select_ms = _timed(_chosen, residues[n % 3][0], kernel, coordizer)
-                _, encode_ms = _timed(_encode, chosen, vocab, budget)
+                _, encode_ms = _timed(lambda c=chosen, b=budget: _encode(c, heard(), vocab, b))
                 spent["select"].append(select_ms)
                 spent["encode"].append(encode_ms)
             _show_sum(spent, "select + encode", where)
-            raws = [_encode(_chosen(residues[n % 3][0], kernel, coordizer), vocab, budget, n) for n in range(3)]
+            raws = [_encode(_chosen(residues[n % 3][0], kernel, coordizer), prior, vocab, budget, n) for n in range(3)]
             spent = {"decode": [], "merge": []}
             for _ in range(REPEATS):
-                found, decode_ms = _timed(lambda v=vocab, r=raws: [_read(r[n % 3], v) for n in range(EDGES)])
+                found, decode_ms = _timed(lambda v=vocab, r=raws: [_read(r[n % 3], v, prior) for n in range(EDGES)])
                 _, merge_ms = _timed(lambda f=found: crystals.merge([capped(each, MASS_CAP) for each in f]))
                 spent["decode"].append(decode_ms / EDGES)
                 spent["merge"].append(merge_ms / EDGES)
@@ -178,8 +190,8 @@ def _chosen(residue, kernel, coordizer):
     return select(Screen.of(token_bytes(coordizer.merges)).speakable(residue), kernel)
 
 
-def _encode(chosen, vocab, budget, sequence=0):
-    _, blob = crystals.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget)
+def _encode(chosen, prior, vocab, budget, sequence=0):
+    _, blob = crystals.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=budget, prior=prior)
     return _sealed(blob, sequence)
 
 
@@ -196,12 +208,12 @@ def _show_sum(spent, name, where) -> None:
     _show("time", f"{name}, {where}", float(np.median(both)), "ms", "limit", LIMITS_MS[name])
 
 
-def _read(raw, vocab):
+def _read(raw, vocab, prior):
     """As admit.py does, from bytes to crystals."""
     body = packet.verify(packet.open_envelope(raw), KEY.verify_key)
     if not body.crystals:
         return None
-    return crystals.decode(body.crystals, vocab, PACKET_MAX_ENTRIES, max_total=PACKET_MAX_TOTAL)
+    return crystals.decode(body.crystals, vocab, PACKET_MAX_ENTRIES, max_total=PACKET_MAX_TOTAL, prior=prior)
 
 
 # Fuzz
@@ -213,7 +225,8 @@ def _fuzz(minutes, rng) -> None:
     outcomes: Counter[str] = Counter()
     slowest, hungriest = 0.0, 0.0
     until = time.monotonic() + 60 * minutes
-    _outcome(golden[0].raw, golden[0].vocab_size)  # what is made once, at the first packet, is nobody's input
+    for raw in [*(case.raw for case in golden), *(raw for raw, _, _ in packet_vectors.refusals())]:
+        _outcome(raw, export.VOCAB_SIZE)  # what is made once, at the first packet of its kind, is nobody's input
     while time.monotonic() < until:
         raw, vocab = _input(rng, golden)
         tracemalloc.start()
@@ -221,7 +234,7 @@ def _fuzz(minutes, rng) -> None:
         outcome = _outcome(raw, vocab)
         seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        allowed = 10 * len(raw) + ENTRY_BYTES * min(PACKET_MAX_ENTRIES, 4 * len(raw)) + FIXED_BYTES
+        allowed = 10 * len(raw) + ENTRY_BYTES * min(PACKET_MAX_ENTRIES, 4 * len(raw)) + 2 * vocab + FIXED_BYTES
         if seconds > SECONDS_MOST or peak > allowed:
             raise SystemExit(
                 f"{outcome} took {seconds:.3f} s and {peak} B (allowed {allowed}): {raw.hex()} over {vocab}"
@@ -235,7 +248,7 @@ def _fuzz(minutes, rng) -> None:
 
 def _outcome(raw, vocab):
     try:
-        _read(raw, vocab)
+        _read(raw, vocab, PRIOR if vocab == export.VOCAB_SIZE else None)
     except QigError as error:
         return error.code
     return "read"
@@ -257,7 +270,7 @@ def _input(rng, golden):
         blob = body[12] or b"\1" + bytes(20)
         body[12] = _behind_crc(blob[0], vocab, _mutated(rng, blob[7:]))
     elif kind == 4:
-        body[12] = _behind_crc(int(rng.integers(1, 3)), vocab, rng.bytes(int(rng.integers(0, 2900))))
+        body[12] = _behind_crc(int(rng.integers(1, 4)), vocab, rng.bytes(int(rng.integers(0, 2900))))
     elif kind == 5:
         body[12] = _code(rng, vocab)
     else:
@@ -271,7 +284,8 @@ def _signed(fields):
 
 
 def _behind_crc(form, vocab, rest):
-    return crystals._with_header(form, vocab, rest[: 2900 - crystals.HEADER.size])  # noqa: SLF001 -- forging is this
+    name = PRIOR.name if form == adaptive.BASED else b""
+    return crystals._with_header(form, vocab, rest[: 2900 - crystals.HEADER.size], name)  # noqa: SLF001 -- forging
 
 
 def _mutated(rng, data):
@@ -311,7 +325,7 @@ def _code(rng, vocab):
     sizes = [int(2 ** rng.uniform(0, most)) for most in (13.6, 13, 12)]
     length = int(2 ** rng.uniform(0, 11.4))
     data = rng.bytes(length) if rng.random() < 0.5 else bytes([int(rng.choice([0, 255, 127, 1]))]) * length
-    return _behind_crc(adaptive.FORM, vocab, varints.write(sizes) + data)
+    return _behind_crc(int(rng.integers(adaptive.FORM, adaptive.BASED + 1)), vocab, varints.write(sizes) + data)
 
 
 def _show(claim, case, value, unit, peer, peer_value, **more) -> None:

@@ -40,6 +40,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before nu
 import numpy as np
 
 from common.constellation import parts as bundle_parts
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import token_bytes
 from common.kernels import gate, memory
 from common.kernels.kernel import Kernel
@@ -236,12 +237,16 @@ def run(made, rounds, budget, k, mode) -> Fleet:
     counts, known, waiting = Tally({}, {}), NO_HASHES, [NO_HASHES] * EDGES
     for number, own in enumerate(rounds):
         kernel, brought = _kernel(made, fleet.released), []
+        prior = prior_of(kernel.memories, made.coordizer.vocab_size)
         for edge, ids in enumerate(own):
             grown = memory.merge([residues[edge], memory.count(ids, ORDERS)])
             own_decoys = decoys(bytes([edge]) * 32, [number])
             private = Private(SECRET, known, waiting[edge], strict=mode == "strict", decoys=own_decoys)
             private = None if mode == "off" else private
-            told = tell(made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, turn=edge + number, private=private)
+            told = tell(
+                made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, turn=edge + number, prior=prior,
+                private=private,
+            )  # fmt: skip
             sent = implied(told.sent)
             fleet.sent[edge].append(sent)
             fleet.mentioned[edge] = np.union1d(fleet.mentioned[edge], told.mentioned)

@@ -18,6 +18,9 @@ A count is at most that of its parts, so the parts' levels are the contexts of a
 about what it was counted itself, which nearly says the shift. docs/wire/packet.md has every context and every weight.
 """
 
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,25 +29,35 @@ import numpy.typing as npt
 from common.errors import Rejected
 from common.wire import varints
 from common.wire.compiled import compiled
-from common.wire.levels import LEVELS, SHIFTS, Bytes, Depth, rounded
+from common.wire.levels import LEVELS, SHIFTS, VALUES, Bytes, Depth, rounded
 from common.wire.ngrams import ORDERS, SHIFT, TOKEN_MASK, Crystals, Keys
 from common.wire.ranges import CHANCES, STATE, Block, begin, bit, end, number, pick
 
 Places = npt.NDArray[np.uint16]
 
 FORM: Final = 2
+BASED: Final = 3
+NAME_BYTES: Final = 8
+ENCODE, DECODE = 1, 0
+NODES_A_BYTE: Final = 4  # of the code, at most; English text has 1 to 2
 NODES_MOST: Final = 1 << 15  # of a depth; a node is named in 16 bits
 TAIL: Final = np.uint64((1 << 30) - 1)  # of a triple: the pair it ends in
-KIND_SHIFT: Final = 5  # kinds of tokens: 0 to 31, 32 to 63, 64 to 127, ...
-KINDS: Final = 11
+KIND_SHIFT: Final = 5  # kinds of tokens without a base: 0 to 31, 32 to 63, 64 to 127, ...
+KINDS: Final = 32
 LEVELS_TOLD: Final = 16  # levels from 15 on are one context
-VALUES: Final = LEVELS.astype(np.int64)
 EXPECTED_MOST: Final = 14
 UNEXPECTED: Final = 15  # the context of a shift whose own context was not counted
 # Chosen on folds of text (docs/experiments.md). A token follows as often as it was counted, one that was not like one
 # of 8; above 2,048 and 3,072 the sums would not fit.
 FOLLOWER_WEIGHTS: Final = np.array([8, *np.minimum(LEVELS, 2048)], np.int64)
 TAIL_WEIGHTS: Final = np.array([1, *np.minimum(LEVELS[1:], 3072), 3072], np.int64)
+
+# What a base expects, beside that: its follower's level; half of how much higher the token's own level is, and 6 to
+# keep that above 0; for a token that was not counted 3 less.
+RISE: Final = 6
+NOT_COUNTED: Final = -3
+EXPECTED_LEVELS: Final = 40
+EXPECTED_SHARE: Final = 4  # of the weight of all tokens
 
 THERE: Final = Block(0, KINDS, 1)
 LEVEL: Final = Block(THERE.end, KINDS, 16)
@@ -53,6 +66,35 @@ PAIR_LEVEL: Final = Block(KIDS.end, LEVELS_TOLD, 16)
 TRIPLES: Final = Block(PAIR_LEVEL.end, LEVELS_TOLD, 16)
 TRIPLE_LEVEL: Final = Block(TRIPLES.end, LEVELS_TOLD, 16)
 TOTAL: Final = Block(TRIPLE_LEVEL.end, UNEXPECTED + 1, 16)
+
+
+class Expected(NamedTuple):
+    """How often a base heard each token and each pair, in levels. levels: (V,); starts: (V + 1,); followers: (N,), of
+    each token ascending; heard: (N,). All empty: no base.
+    """
+
+    levels: Bytes
+    starts: npt.NDArray[np.uint32]
+    followers: Places
+    heard: Bytes
+
+
+NOTHING: Final = Expected(np.zeros(0, np.uint8), np.zeros(1, np.uint32), np.zeros(0, np.uint16), np.zeros(0, np.uint8))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prior:
+    """What a base expects, under the name that tells it from every other."""
+
+    expected: Expected
+    name: bytes
+
+    @classmethod
+    def of(cls, expected: Expected) -> "Prior":
+        """Named by its content."""
+        levels, starts, followers, heard = expected
+        content = (levels.tobytes(), starts.astype("<u4").tobytes(), followers.astype("<u2").tobytes(), heard.tobytes())
+        return cls(expected, hashlib.sha256(b"".join(content)).digest()[:NAME_BYTES])
 
 
 class Nodes(NamedTuple):
@@ -87,8 +129,12 @@ class Nodes(NamedTuple):
         )  # fmt: skip
 
 
-def encode(found: Crystals, vocab_size: int, *, max_bytes: int) -> bytes | None:
-    """What follows the header, None where it needs more than max_bytes. found: kept to the rules of ngrams.py."""
+def encode(found: Crystals, vocab_size: int, *, max_bytes: int, expected: Expected = NOTHING) -> bytes | None:
+    """What follows the header, None where it needs more than max_bytes.
+
+    found: kept to the rules of ngrams.py; expected: by a base over this vocabulary.
+    """
+    assert len(expected.levels) in (0, vocab_size), "compiled code would read what lies beyond"
     nodes = _closed(found)
     sizes = (len(nodes.tokens), len(nodes.places), len(nodes.tails))
     head = varints.write(sizes)
@@ -96,7 +142,7 @@ def encode(found: Crystals, vocab_size: int, *, max_bytes: int) -> bytes | None:
     if room < 0 or max(sizes) > NODES_MOST:
         return None
     data = np.zeros(room, np.uint8)
-    size = _walk(data, 1, nodes, vocab_size)
+    size = max(_walk(data, ENCODE, nodes, expected, vocab_size), _least_bytes(sizes))
     return head + data[:size].tobytes() if size <= room else None
 
 
@@ -121,19 +167,32 @@ def _kids(paths: Keys, below: Keys) -> Places:
     return np.bincount(np.searchsorted(paths, below >> SHIFT), minlength=len(paths)).astype(np.uint16)
 
 
-def decode(rest: bytes, vocab_size: int, max_entries: int) -> list[Depth]:
-    """The three depths. Raises Rejected: bad_crystals, too_many_entries."""
+def decode(rest: bytes, vocab_size: int, max_entries: int, expected: Expected = NOTHING) -> Iterator[Depth]:
+    """The nodes that are n-grams, one depth after the other. Raises Rejected: bad_crystals, too_many_entries."""
+    assert len(expected.levels) in (0, vocab_size), "compiled code would read what lies beyond"
     sizes, at = varints.read(rest, ORDERS)
     for size, each in zip(sizes, (3, 2, 1), strict=True):  # an n-gram brings at most three tokens and two pairs
         limit = min(each * max_entries, NODES_MOST)
         if size > limit:
             raise Rejected("too_many_entries", f"crystals of {size} nodes of a depth; {limit} are allowed: send fewer")
-    nodes = Nodes.blank(*sizes)
-    data = np.frombuffer(bytearray(rest[at:]), np.uint8)
-    if _walk(data, 0, nodes, vocab_size) != len(data):
+    code, least = rest[at:], _least_bytes(sizes)
+    if len(code) < least:
+        raise Rejected("bad_crystals", f"{sum(sizes)} nodes in {len(code)} bytes; they take at least {least}")
+    if len(code) == least:
+        code = code.rstrip(b"\0")
+    nodes, data = Nodes.blank(*sizes), np.frombuffer(bytearray(code), np.uint8)
+    if _walk(data, DECODE, nodes, expected, vocab_size) != len(data):
         raise Rejected("bad_crystals", f"{len(data)} bytes are not the code of {sizes} nodes over {vocab_size} tokens")
     _check_needed(nodes)
-    return _depths(nodes)
+    entries = np.count_nonzero(nodes.levels) + np.count_nonzero(nodes.pair_levels) + len(nodes.tails)
+    if entries > max_entries:
+        raise Rejected("too_many_entries", f"crystals of {entries} n-grams; {max_entries} are allowed: send fewer")
+    yield from _depths(nodes)
+
+
+def _least_bytes(sizes: Sequence[int]) -> int:
+    """So that few bytes cannot ask for much memory."""
+    return -(-sum(sizes) // NODES_A_BYTE)
 
 
 def _check_needed(nodes: Nodes) -> None:
@@ -148,20 +207,51 @@ def _check_needed(nodes: Nodes) -> None:
             raise Rejected("bad_crystals", f"{np.count_nonzero(~needed)} of {len(needed)} nodes lead nowhere")
 
 
-def _depths(nodes: Nodes) -> list[Depth]:
-    tokens = nodes.tokens.astype(np.uint64)
-    of_pairs = np.repeat(np.arange(len(tokens), dtype=np.uint16), nodes.kids)
-    pairs = tokens[of_pairs] << SHIFT | tokens[nodes.places]
-    of_triples = np.repeat(np.arange(len(pairs), dtype=np.uint16), nodes.pair_kids)
-    triples = pairs[of_triples] << SHIFT | tokens[nodes.places[nodes.tails]]
-    counted = nodes.pair_levels > 0
-    shifts = (
-        nodes.shift[: int(nodes.levels.any())],
-        nodes.shifts[np.unique(of_pairs[counted])],
-        nodes.pair_shifts[np.unique(of_triples)],
-    )
-    levels = (nodes.levels, nodes.pair_levels, nodes.triple_levels)
-    return [Depth(*each) for each in zip((tokens, pairs, triples), levels, shifts, strict=True)]
+def _depths(nodes: Nodes) -> Iterator[Depth]:
+    counted = nodes.levels > 0
+    shifts = nodes.shift[: int(counted.any())]
+    yield Depth(nodes.tokens[counted].astype(np.uint64), nodes.levels[counted], shifts)
+    size = int(np.count_nonzero(nodes.pair_levels))
+    paths, levels, shifts = np.zeros(size, np.uint64), np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    contexts = _pair_paths(nodes, paths, levels, shifts)
+    yield Depth(paths, levels, shifts[:contexts])
+    paths, shifts = np.zeros(len(nodes.tails), np.uint64), np.zeros(len(nodes.tails), np.uint8)
+    contexts = _triple_paths(nodes, paths, shifts)
+    yield Depth(paths, nodes.triple_levels, shifts[:contexts])
+
+
+@compiled
+def _pair_paths(nodes: Any, paths: Any, levels: Any, shifts: Any) -> Any:
+    """The pairs that have a level, and their contexts' shifts; how many contexts."""
+    p, n, contexts = 0, 0, 0
+    for i in range(len(nodes.tokens)):
+        before = n
+        for _ in range(nodes.kids[i]):
+            if nodes.pair_levels[p]:
+                paths[n] = np.uint64(nodes.tokens[i]) << SHIFT | np.uint64(nodes.tokens[nodes.places[p]])
+                levels[n] = nodes.pair_levels[p]
+                n += 1
+            p += 1
+        if n > before:
+            shifts[contexts] = nodes.shifts[i]
+            contexts += 1
+    return contexts
+
+
+@compiled
+def _triple_paths(nodes: Any, paths: Any, shifts: Any) -> Any:
+    p, r, contexts = 0, 0, 0
+    for i in range(len(nodes.tokens)):
+        for _ in range(nodes.kids[i]):
+            pair = np.uint64(nodes.tokens[i]) << SHIFT | np.uint64(nodes.tokens[nodes.places[p]])
+            for _ in range(nodes.pair_kids[p]):
+                paths[r] = pair << SHIFT | np.uint64(nodes.tokens[nodes.places[nodes.tails[r]]])
+                r += 1
+            if nodes.pair_kids[p]:
+                shifts[contexts] = nodes.pair_shifts[p]
+                contexts += 1
+            p += 1
+    return contexts
 
 
 def sections(rest: bytes) -> list[tuple[str, int]]:
@@ -172,28 +262,29 @@ def sections(rest: bytes) -> list[tuple[str, int]]:
 
 
 @compiled
-def _walk(data: Any, encoding: Any, nodes: Any, vocab_size: Any) -> Any:
+def _walk(data: Any, encoding: Any, nodes: Any, expected: Any, vocab_size: Any) -> Any:
     """Through all nodes: writes them into data, or fills them from it. How many bytes they take; -1: none that fit."""
     state = np.zeros(STATE, np.int64)
     begin(state, data, encoding)
     odds = np.zeros((TOTAL.first + TOTAL.width * (TOTAL.contexts + 1), 2), np.uint16)
     odds[:, 0] = CHANCES >> 1
-    if not _tokens(state, data, odds, nodes, vocab_size):
+    if not _tokens(state, data, odds, nodes, expected, vocab_size):
         return -1
-    _pairs(state, data, odds, nodes)
+    _pairs(state, data, odds, nodes, expected)
     if not _triples(state, data, odds, nodes):
         return -1
     return end(state, data)
 
 
 @compiled
-def _tokens(state: Any, data: Any, odds: Any, nodes: Any, vocab_size: int) -> bool:
+def _tokens(state: Any, data: Any, odds: Any, nodes: Any, expected: Any, vocab_size: Any) -> Any:
     """False where not as many tokens, or pairs, are told as were stated."""
     t, tokens, pairs, counted = 0, len(nodes.tokens), len(nodes.places), False
     for token in range(vocab_size):
         if t == tokens:
             break
-        kind = _length(token >> KIND_SHIFT)
+        based = len(expected.levels) > 0
+        kind: Any = min(np.int64(expected.levels[token]), KINDS - 1) if based else _length(token >> KIND_SHIFT)
         if not bit(state, data, odds, THERE.first + kind, THERE.first + KINDS, 1 if nodes.tokens[t] == token else 0):
             continue
         nodes.tokens[t] = token
@@ -209,16 +300,23 @@ def _tokens(state: Any, data: Any, odds: Any, nodes: Any, vocab_size: int) -> bo
 
 
 @compiled
-def _pairs(state: Any, data: Any, odds: Any, nodes: Any) -> None:
+def _pairs(state: Any, data: Any, odds: Any, nodes: Any, expected: Any) -> None:
     size = len(nodes.tokens)
+    where = np.zeros(len(expected.levels), np.uint16)
+    room = size if len(where) else 0
+    near, more = np.zeros(room, np.uint16), np.zeros(room + 1, np.uint32)
+    for i in range(room):
+        where[nodes.tokens[i]] = i + 1
     sums = np.zeros(size + 1, np.uint32)
     for i in range(size):
         sums[i + 1] = np.int64(sums[i]) + FOLLOWER_WEIGHTS[nodes.levels[i]]
     p = 0
     for i in range(size):
-        level, place, summed = np.int64(nodes.levels[i]), 0, 0
+        level, place, summed, extra = np.int64(nodes.levels[i]), 0, 0, 0
+        if len(where) and nodes.kids[i]:
+            extra = _expect(expected, np.int64(nodes.tokens[i]), where, nodes.levels, np.int64(sums[size]), near, more)
         for left in range(np.int64(nodes.kids[i]), 0, -1):
-            place = pick(state, data, sums, place, size, left, np.int64(nodes.places[p]))
+            place = pick(state, data, (sums, near, more, extra), place, size, left, np.int64(nodes.places[p]))
             nodes.places[p] = place
             least = _least(level, np.int64(nodes.levels[place]))
             own = number(state, data, odds, PAIR_LEVEL, least, len(VALUES), np.int64(nodes.pair_levels[p]))
@@ -227,14 +325,37 @@ def _pairs(state: Any, data: Any, odds: Any, nodes: Any) -> None:
             place += 1
             p += 1
         if summed:
-            expected = _expected(level, summed)
-            nodes.shifts[i] = number(state, data, odds, TOTAL, expected, SHIFTS - 1, np.int64(nodes.shifts[i]))
+            likely = _expected(level, summed)
+            nodes.shifts[i] = number(state, data, odds, TOTAL, likely, SHIFTS - 1, np.int64(nodes.shifts[i]))
+
+
+@compiled
+def _expect(expected: Any, token: Any, where: Any, levels: Any, whole: Any, near: Any, more: Any) -> Any:
+    """What the listed followers of a token weigh besides, EXPECTED_SHARE times `whole` in all: their places into near,
+    the sums before each into more; how many. where: (V,) the place of each token in the list, + 1; levels: theirs.
+    """
+    extra: Any = 0
+    total: Any = 0
+    for x in range(np.int64(expected.starts[token]), np.int64(expected.starts[token + 1])):
+        follower = expected.followers[x]
+        if where[follower]:
+            near[extra] = where[follower] - 1
+            level = np.int64(levels[near[extra]])
+            rise: Any = ((level - np.int64(expected.levels[follower])) >> 1) + RISE if level else NOT_COUNTED
+            extra += 1
+            more[extra] = VALUES[min(max(np.int64(expected.heard[x]) + rise, 0), EXPECTED_LEVELS)]
+            total += np.int64(more[extra])
+    scale = ((EXPECTED_SHARE * whole) << 16) // max(total, 1)
+    for x in range(extra):
+        more[x + 1] = np.int64(more[x]) + (np.int64(more[x + 1]) * scale >> 16)
+    return extra
 
 
 @compiled
 def _triples(state: Any, data: Any, odds: Any, nodes: Any) -> bool:
     """False where not as many triples are told as were stated."""
     first, sums = np.zeros(len(nodes.tokens) + 1, np.uint16), np.zeros(len(nodes.places) + 1, np.uint32)
+    none, zero = np.zeros(0, np.uint16), np.zeros(1, np.uint32)
     for i in range(len(nodes.tokens)):
         first[i + 1] = first[i] + nodes.kids[i]
     for p in range(len(nodes.places)):
@@ -247,7 +368,7 @@ def _triples(state: Any, data: Any, odds: Any, nodes: Any) -> bool:
         kids = number(state, data, odds, TRIPLES, min(level, LEVELS_TOLD - 1), most, np.int64(nodes.pair_kids[p]))
         nodes.pair_kids[p] = kids
         for left in range(kids, 0, -1):
-            place = pick(state, data, sums, place, stop, left, np.int64(nodes.tails[r]))
+            place = pick(state, data, (sums, none, zero, 0), place, stop, left, np.int64(nodes.tails[r]))
             nodes.tails[r] = place
             least, own = _least(level, np.int64(nodes.pair_levels[place])), np.int64(nodes.triple_levels[r])
             own = 1 + number(state, data, odds, TRIPLE_LEVEL, least, len(VALUES) - 1, own - 1)
@@ -256,8 +377,8 @@ def _triples(state: Any, data: Any, odds: Any, nodes: Any) -> bool:
             place += 1
             r += 1
         if summed:
-            expected = _expected(level, summed)
-            shift = number(state, data, odds, TOTAL, expected, SHIFTS - 1, np.int64(nodes.pair_shifts[p]))
+            likely = _expected(level, summed)
+            shift = number(state, data, odds, TOTAL, likely, SHIFTS - 1, np.int64(nodes.pair_shifts[p]))
             nodes.pair_shifts[p] = shift
     return r == triples
 

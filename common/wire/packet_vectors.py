@@ -14,6 +14,7 @@ from nacl.signing import SigningKey
 
 from common.constants import CELLS, PACKET_MAX_BYTES
 from common.wire import adaptive, crystals, export, mentions, packet, proposals
+from common.wire.adaptive import Expected, Prior
 from common.wire.codec import canonical, parse
 from common.wire.mentions import PACKET_MAX_MENTIONS
 from common.wire.messages import MAX_COUNT, MAX_U32
@@ -32,6 +33,7 @@ class Case:
     raw: bytes
     vocab_size: int
     what: str
+    prior: Prior | None = None  # what its base expects
 
     @property
     def body(self) -> PacketBody:
@@ -46,6 +48,7 @@ def render() -> dict[str, bytes]:
     key = {"public_key": bytes(KEY.verify_key).hex()}
     return {
         "vectors/packets.json": _json(key | {"packets": taken}),
+        "vectors/prior.json": json.dumps(_expected(golden_prior())).encode() + b"\n",
         "vectors/packets_refused.json": _json(key | {"vocab_size": export.VOCAB_SIZE, "packets": refused}),
     }
 
@@ -61,6 +64,8 @@ def cases() -> dict[str, Case]:
                          "nothing known: nil, zero or empty wherever that may be; new territory, genesis"),
         "dense": Case(_seal({"crystals": _adaptive(grid, 4096)}), 4096, "every pair of 24 tokens"),
         "plain": Case(_seal({"crystals": crystals.encode(grid, 4096)}), 4096, "the same in the plain form"),
+        "based": Case(_seal({"crystals": _adaptive(_spoken(), export.VOCAB_SIZE, golden_prior())}), export.VOCAB_SIZE,
+                      "what its base expects, and two pairs that it does not expect", golden_prior()),
         "sparse": Case(_seal({"crystals": _adaptive(triples, MAX_VOCAB)}), MAX_VOCAB,
                        "triples all over the largest vocabulary"),
         "proposing": Case(_seal({"merges": proposals.encode([(116, 104, 9), (32, 116, 12), (32, 300, COUNT_MAX + 1)])}),
@@ -138,7 +143,9 @@ def _bad_crystals() -> Iterator[tuple[bytes, str, str]]:
     flipped = blob[:-1] + bytes([blob[-1] ^ 128])
     yield _seal({"crystals": flipped}), "bad_crystals", "a flipped bit that the crc32 shows"
     yield _seal({"crystals": blob[:6]}), "bad_crystals", "less than the header"
-    yield _seal({"crystals": _forged(3, blob[5:])}), "bad_crystals", "form 3"
+    yield _seal({"crystals": _forged(4, blob[5:])}), "bad_crystals", "form 4"
+    based = _adaptive(export.golden_crystals(), export.VOCAB_SIZE, golden_prior())
+    yield _seal({"crystals": based}), "unknown_base", "form 3, read without a base"
     other = crystals.encode(export.golden_crystals(), 4096)
     yield _seal({"crystals": other}), "wrong_vocabulary", "n-grams over 4,096 tokens"
     heavy = crystals.crystals([crystals.entry((), 7, count=2, total=1 << 24)])
@@ -194,9 +201,39 @@ def _forged(form: int, rest: bytes) -> bytes:
     return bytes([form]) + crc.to_bytes(4, "little") + rest
 
 
-def _adaptive(found: Crystals, vocab_size: int) -> bytes:
+def _adaptive(found: Crystals, vocab_size: int, prior: Prior | None = None) -> bytes:
     """All of them, as an edge sends them."""
-    return crystals.fit(found, np.arange(found.entries), vocab_size=vocab_size, budget_bytes=CRYSTALS_MOST)[1]
+    ranking = np.arange(found.entries)
+    return crystals.fit(found, ranking, vocab_size=vocab_size, budget_bytes=CRYSTALS_MOST, prior=prior)[1]
+
+
+def golden_prior() -> Prior:
+    """64 tokens that were heard about as often, the last much more often, each with 8 followers."""
+    levels = np.zeros(export.VOCAB_SIZE, np.uint8)
+    levels[:64] = [8 + token % 3 if token < 63 else 60 for token in range(64)]
+    rows = [sorted((3 * token + 7 * k) % 64 for k in range(8)) for token in range(64)]
+    starts = np.minimum(np.arange(export.VOCAB_SIZE + 1), 64).astype(np.uint32) * np.uint32(8)
+    heard = [
+        4 + (token + 11 * follower) % 4 if token < 63 else 50 for token, row in enumerate(rows) for follower in row
+    ]
+    return Prior.of(Expected(levels, starts, np.array(rows, np.uint16).ravel(), np.array(heard, np.uint8)))
+
+
+def _spoken() -> Crystals:
+    """N-grams of the golden prior's tokens: most are what it expects."""
+    pairs = [(a, (3 * a + 7 * k) % 64) for a in range(0, 60, 2) for k in range(a % 5)] + [(1, 2), (2000, 5)]
+    chains = [(a, b, c) for a, b in pairs for first, c in pairs if first == b][:40]
+    counted = [((), a, 3 + a, 9000) for a in range(60)]
+    followed = [((a,), b, 2 + b % 4, 300) for a, b in pairs]
+    chained = [((a, b), c, 2, 20) for a, b, c in chains]
+    return crystals.crystals(
+        crystals.entry(context, token, count=count, total=total)
+        for context, token, count, total in (*counted, *followed, *chained)
+    )
+
+
+def _expected(prior: Prior) -> dict[str, Any]:
+    return {"name": prior.name.hex()} | {name: each.tolist() for name, each in prior.expected._asdict().items()}
 
 
 def _grid(side: int) -> Crystals:
@@ -224,6 +261,7 @@ def _facts(case: Case) -> dict[str, Any]:
         "what": case.what,
         "raw": case.raw.hex(),
         "vocab_size": case.vocab_size,
+        "prior": case.prior.name.hex() if case.prior else None,
         "envelope": envelope.model_dump(mode="json", exclude={"body"}),
         "body": case.body.model_dump(mode="json", exclude={"crystals", "mentions", "merges"}),
         "ngrams": ngrams(case),
@@ -237,7 +275,11 @@ def ngrams(case: Case) -> list[str]:
     if not case.body.crystals:
         return []
     found = crystals.decode(
-        case.body.crystals, case.vocab_size, crystals.PACKET_MAX_ENTRIES, max_total=crystals.PACKET_MAX_TOTAL
+        case.body.crystals,
+        case.vocab_size,
+        crystals.PACKET_MAX_ENTRIES,
+        max_total=crystals.PACKET_MAX_TOTAL,
+        prior=case.prior,
     )
     return [" ".join(map(str, (*each.context, each.token, each.count, each.total))) for each in entries(found)]
 

@@ -18,19 +18,23 @@ Nothing here grows faster than the number of n-grams: this is what batches are i
 adaptive.py.
 """
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from common.errors import Rejected
 from common.wire import varints
-from common.wire.levels import LEVELS, Bytes, Depth, rounded
+from common.wire.compiled import compiled
+from common.wire.levels import LEVELS, SHIFTS, Bytes, Depth, contexts_of, rounded
 from common.wire.ngrams import ORDERS, SHIFT, TOKEN_MASK, Crystals, Keys, context_starts
-from common.wire.rice import Ints, Reader, pack
+from common.wire.rice import Column, Ints, Reader, pack
 
 FORM: Final = 1
 COLUMNS: Final = 4 * ORDERS  # gap, level, kids and total at three depths, less the kids of the last, plus the tokens
-NUMBERS_PER_ENTRY: Final = 12  # 3 tokens, 3 nodes of at most 3 numbers less the kids of the last, 1 total
+
+Places = npt.NDArray[np.uint16]
 
 
 def encode(found: Crystals) -> bytes:
@@ -83,16 +87,15 @@ def _rank(levels: Bytes) -> tuple[Ints, bytes]:
     return ranks[inverse].astype(np.int64), bytes([len(seen), *seen[commonest].tolist()])
 
 
-def decode(rest: bytes, vocab_size: int, max_entries: int) -> list[Depth]:
-    """The three depths. Raises Rejected: bad_crystals, too_many_entries."""
+def decode(rest: bytes, vocab_size: int, max_entries: int) -> Iterator[Depth]:
+    """One depth after the other. Raises Rejected: bad_crystals, too_many_entries."""
     (token_count, heads, unary_bits), at = varints.read(rest, 3)
     ks, tables, at = _tables(rest, at)
     _check_count(token_count, ORDERS * max_entries)
-    reader = Reader.of(rest[at:], unary_bits, max_numbers=NUMBERS_PER_ENTRY * max_entries)
+    reader = Reader.of(rest[at:], unary_bits)
     tokens = _tokens(reader.take(token_count, ks[0]), vocab_size)
-    depths = _depths(reader, tokens, heads, ks[1:], tables, max_entries)
+    yield from _depths(reader, tokens, heads, ks[1:], tables, max_entries)
     reader.close()
-    return depths
 
 
 def _check_count(count: int, limit: int) -> None:
@@ -118,51 +121,77 @@ def _tables(rest: bytes, at: int) -> tuple[list[int], list[Bytes], int]:
     return ks, tables, at
 
 
-def _tokens(gaps: Ints, vocab_size: int) -> Keys:
-    tokens = np.cumsum(gaps + 1) - 1
-    if tokens.max(initial=0) >= vocab_size:
-        raise Rejected("bad_crystals", f"token {tokens.max()} is not below the vocabulary size, {vocab_size}")
-    return tokens.astype(np.uint64)
+def _tokens(gaps: Column, vocab_size: int) -> Places:
+    tokens = np.zeros(len(gaps), np.uint16)
+    last = _ascend(gaps, tokens, vocab_size)
+    if last >= vocab_size:
+        raise Rejected("bad_crystals", f"token {last} is not below the vocabulary size, {vocab_size}")
+    return tokens
 
 
 def _depths(
-    reader: Reader, tokens: Keys, heads: int, ks: list[int], tables: list[Bytes], max_entries: int
-) -> list[Depth]:
-    """Depth by depth: the kids of one depth are the nodes of the next."""
-    above, kids = np.zeros(1, np.uint64), np.array([heads])
-    depths = []
+    reader: Reader, tokens: Places, heads: int, ks: list[int], tables: list[Bytes], max_entries: int
+) -> Iterator[Depth]:
+    """The kids of one depth are the nodes of the next."""
+    above, kids = np.zeros(1, np.uint64), np.array([min(heads, max_entries + 1)], np.uint32)
     for n in range(ORDERS):
         parameters = iter(ks[4 * n :])
-        _check_count(int(kids.sum()), max_entries)  # at every depth, each node leads to an entry of its own
-        paths = _paths(reader.take(int(kids.sum()), next(parameters)), above, kids, tokens)
-        levels = _levels(reader.take(len(paths), next(parameters)), tables[n])
-        kids = reader.take(len(paths), next(parameters)) if n + 1 < ORDERS else np.zeros(len(paths), np.int64)
+        count = int(kids.sum(dtype=np.int64))
+        _check_count(count, max_entries)  # at every depth, each node leads to an entry of its own
+        above = _paths(reader.take(count, next(parameters)), above, kids, tokens)
+        levels = _levels(reader.take(count, next(parameters)), tables[n])
+        kids = reader.take(count, next(parameters)) if n + 1 < ORDERS else np.zeros(count, np.uint32)
         if ((levels == 0) & (kids == 0)).any():
             raise Rejected("bad_crystals", f"a node of depth {n + 1} is neither an entry nor the beginning of one")
-        contexts = len(context_starts(paths[levels > 0]))
-        shifts = np.minimum(reader.take(contexts, next(parameters)), 255).astype(np.uint8)
-        depths.append(Depth(paths, levels, shifts))
-        above = paths
-    return depths
+        yield Depth(above, levels, _shifts(reader.take(contexts_of(above, levels), next(parameters))))
 
 
-def _paths(gaps: Ints, above: Keys, kids: Ints, tokens: Keys) -> Keys:
+def _paths(gaps: Column, above: Keys, kids: Column, tokens: Places) -> Keys:
     """The nodes under `above`, which has kids[i] nodes under its i-th: siblings ascend by gap + 1."""
-    parents = np.repeat(np.arange(len(above)), kids)
-    steps = np.cumsum(gaps + 1)
-    first = np.cumsum(kids) - kids
-    before = np.concatenate([np.zeros(1, np.int64), steps])[first]
-    places = steps - 1 - before[parents]
-    if places.max(initial=-1) >= len(tokens):
-        raise Rejected("bad_crystals", f"place {places.max()} in a list of {len(tokens)} tokens")
-    paths: Keys = (above[parents] << SHIFT) | tokens[places]
+    paths = np.zeros(len(gaps), np.uint64)
+    place = _descend(gaps, above, kids, tokens, paths)
+    if place >= 0:
+        raise Rejected("bad_crystals", f"place {place} in a list of {len(tokens)} tokens")
     return paths
 
 
-def _levels(ranks: Ints, table: Bytes) -> Bytes:
-    if ranks.max(initial=-1) >= len(table):
+def _levels(ranks: Column, table: Bytes) -> Bytes:
+    if ranks.max(initial=0) >= max(len(table), not len(ranks)):
         raise Rejected("bad_crystals", f"rank {ranks.max()} in a table of {len(table)} levels")
     return table[ranks]
+
+
+def _shifts(column: Column) -> Bytes:
+    if column.max(initial=0) >= SHIFTS:
+        raise Rejected("bad_crystals", f"a context seen 2^{column.max()} times as often as its n-grams")
+    return column.astype(np.uint8)
+
+
+@compiled
+def _ascend(gaps: Any, tokens: Any, limit: Any) -> Any:
+    """Ids from their gaps into tokens; the last, or the first that is not below the limit."""
+    last: Any = -1
+    for i in range(len(gaps)):
+        last += 1 + np.int64(gaps[i])
+        if last >= limit:
+            break
+        tokens[i] = last
+    return last
+
+
+@compiled
+def _descend(gaps: Any, above: Any, kids: Any, tokens: Any, paths: Any) -> Any:
+    """Fills the paths; -1, or the first place that is not in the list."""
+    n = 0
+    for i in range(len(above)):
+        place: Any = -1
+        for _ in range(kids[i]):
+            place += 1 + np.int64(gaps[n])
+            if place >= len(tokens):
+                return place
+            paths[n] = above[i] << SHIFT | np.uint64(tokens[place])
+            n += 1
+    return -1
 
 
 def sections(rest: bytes) -> list[tuple[str, int]]:

@@ -119,36 +119,51 @@ def number(state: Any, data: Any, odds: Any, block: Any, context: Any, most: Any
 
 
 @woven
-def _beyond(sums: Any, first: Any, place: Any, stop: Any, left: Any) -> Any:
-    """How many of CHANCES + stop - first parts say that the least member lies at or beyond the place.
+def _before(weights: Any, place: Any) -> Any:
+    """What the weights before a place add up to."""
+    sums, places, more, extra = weights
+    low, high = 0, extra
+    while low < high:
+        middle = (low + high) >> 1
+        if places[middle] < place:
+            low = middle + 1
+        else:
+            high = middle
+    return np.int64(sums[place]) + np.int64(more[low])
 
-    At least one part for each place, because each must be possible.
+
+@woven
+def _beyond(weight: Any, whole: Any, places: Any, left: Any) -> Any:
+    """How many of CHANCES + the number of all places say that the least member lies at or beyond the last `places`,
+    which weigh so much of the whole: at least one part for each place, because each must be possible.
     """
-    last = np.int64(sums[stop])
-    unit = ((last - np.int64(sums[place])) << UNIT_BITS) // (last - np.int64(sums[first]))
+    unit = (weight << UNIT_BITS) // whole
     share, exponent = np.int64(1) << UNIT_BITS, left
     while exponent:
         if exponent & 1:
             share = share * unit >> UNIT_BITS
         unit = unit * unit >> UNIT_BITS
         exponent >>= 1
-    return (share >> (UNIT_BITS - 16)) + stop - place
+    return (share >> (UNIT_BITS - 16)) + places
 
 
 @compiled
-def pick(state: Any, data: Any, sums: Any, first: Any, stop: Any, left: Any, value: Any) -> Any:
+def pick(state: Any, data: Any, weights: Any, first: Any, stop: Any, left: Any, value: Any) -> Any:
     """The place of the least of `left` members that lie in [first, stop), so that there is room for the others.
 
-    sums: (places + 1,), what the weights before each place add up to, below SUMS_MOST; each weight >= 1;
+    weights: sums (places + 1,), what the weights before each place add up to, each >= 1; then what some places weigh
+    besides: places ascending, sums before each and one more, and how many. All below SUMS_MOST.
     1 <= left <= stop - first.
     """
+    last = _before(weights, stop)
+    whole = last - _before(weights, first)
     low, high, parts = first, stop - left + 1, CHANCES + stop - first
-    here, after = np.int64(0), parts - _beyond(sums, first, high, stop, left)
+    here, after = np.int64(0), parts - _beyond(last - _before(weights, high), whole, stop - high, left)
     unit = state[RANGE] // after
     wanted = state[CODE] // unit
     while high - low > 1:
         middle = (low + high) >> 1
-        at = parts - _beyond(sums, first, middle, stop, left)
+        at = parts - _beyond(last - _before(weights, middle), whole, stop - middle, left)
         if (middle <= value) if state[ENCODING] else (at <= wanted):
             low, here = middle, at
         else:

@@ -149,7 +149,8 @@ def read_crystals(body: PacketBody, base: Base) -> Crystals:
     """The crystals of a packet; none when it brings none. Raises Rejected as crystals.decode."""
     if not body.crystals:
         return crystals.crystals(())
-    return crystals.decode(body.crystals, base.vocab_size, PACKET_MAX_ENTRIES, max_total=PACKET_MAX_TOTAL)
+    prior = base.prior(body.domain, body.kernel)
+    return crystals.decode(body.crystals, base.vocab_size, PACKET_MAX_ENTRIES, max_total=PACKET_MAX_TOTAL, prior=prior)
 
 
 def read_gate(body: PacketBody) -> Floats | None:

@@ -30,7 +30,7 @@ from dataclasses import replace
 from typing import Final, cast
 
 from common.constants import ROLES
-from common.constellation.paths import DOMAINS, MERGES, kernel_path
+from common.constellation.paths import DOMAINS, MERGES, kernel_path, memory_path
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
@@ -43,12 +43,13 @@ from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import AggregatorSettings
 from common.runtime.trust import Trust
 from common.wire import packet as packets_
+from common.wire.adaptive import Prior
 from common.wire.codec import pack, unpack
 from common.wire.mentions import encode
 from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Bundle, Common, DeadLetter, PacketRef, Returned
 from common.wire.packet import Envelope
 from services.aggregator.admit import Admitted, Enrolled, admit, open_packet
-from services.aggregator.bases import BASE_WINDOW, Base, Bases, base_of, with_base
+from services.aggregator.bases import BASE_WINDOW, Base, Bases, base_of, expects, with_base
 from services.aggregator.cut import Cut, Limits, Refusal, awaited, chosen, cut, due
 from services.aggregator.proposals import Gathered, gather, left_with, name_of
 from services.aggregator.proposals import from_bytes as votes_of
@@ -82,6 +83,7 @@ class Aggregator:
         self._settings, self._broker, self._trust = settings, broker, trust
         self._enrolled: Enrolled = keys.load_enrolled(settings.home)
         self._bases: Bases = ()
+        self._priors: dict[tuple[str, ...], Prior] = {}  # by the digests of a domain's memories
         self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
 
     @property
@@ -115,9 +117,24 @@ class Aggregator:
             kernel=await self._part(bundle, kernel_path(ROLES[0])),
             merges=await self._part(bundle, MERGES),
         )
+        base = replace(base, priors=await self._expected(bundle, base))
         self._bases = with_base(self._bases, base)
         metrics.BUNDLE_VERSION.set(self._bases[-1].version)
         log.info("bundle %d is a base, with %d domains", bundle.version, len(base.domains))
+
+    async def _expected(self, bundle: Bundle, base: Base) -> dict[str, Prior]:
+        """What the bundle expects of each domain; made anew only where a memory is new."""
+        found = {}
+        for name, domain in base.domains.items():
+            paths = [memory_path(memory) for memory in domain.memories]
+            key = tuple(bundle.parts[path].digest if path in bundle.parts else path for path in paths)
+            if key not in self._priors:
+                parts = [await self._part(bundle, path) for path in paths]
+                self._priors[key] = await asyncio.to_thread(expects, parts, base.vocab_size)
+            found[name] = self._priors[key]
+        used = {id(prior) for other in self._bases for prior in other.priors.values()} | set(map(id, found.values()))
+        self._priors = {key: prior for key, prior in self._priors.items() if id(prior) in used}
+        return found
 
     async def _part(self, bundle: Bundle, path: str) -> bytes:
         part = bundle.parts.get(path)

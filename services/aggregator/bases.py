@@ -4,13 +4,15 @@ An edge learns against the bundle it runs. One that is a little behind is as wel
 describes surprises that the fleet has learned since, so its packets are refused until it has caught up.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from common.constellation.domains import Domain, from_json, heirs
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import FIRST_MERGE, read_merges
-from common.kernels import weights
+from common.kernels import memory_file, weights
+from common.wire.adaptive import Prior
 from common.wire.bundle import digest
 from common.wire.messages import Bundle
 from common.wire.packet import base_prefix
@@ -21,7 +23,7 @@ BASE_WINDOW: Final = 3  # settled: DESIGN.md, section 7
 @dataclass(frozen=True, slots=True)
 class Base:
     """A released bundle: version and digest; vocab_size: its kernels'; merges: those that make their ids, from
-    FIRST_MERGE on; domains: by name.
+    FIRST_MERGE on; domains: by name; priors: what it expects of each domain's packets, by its name.
     """
 
     version: int
@@ -29,6 +31,7 @@ class Base:
     vocab_size: int
     merges: tuple[tuple[int, int], ...]
     domains: Mapping[str, Domain]
+    priors: Mapping[str, Prior] = field(default_factory=dict)
 
     @property
     def prefix(self) -> bytes:
@@ -39,6 +42,10 @@ class Base:
     def heirs(self) -> Mapping[str, str]:
         """Of each domain that has ended and is still named, the one that took it over."""
         return heirs(self.domains.values())
+
+    def prior(self, domain: str | None, role: str) -> Prior | None:
+        """What it expects of a packet: new territory is told by what its role knows. None where it knows neither."""
+        return self.priors.get(domain or role)
 
 
 Bases = tuple[Base, ...]  # oldest first, at most BASE_WINDOW, versions ascend
@@ -54,6 +61,11 @@ def base_of(bundle: Bundle, *, domains: bytes, kernel: bytes, merges: bytes) -> 
     pairs = [(left, right) for left, right in read_merges(merges)[: spec.vocab - FIRST_MERGE].tolist()]
     known = {domain.name: domain for domain in from_json(domains)}
     return Base(bundle.version, digest(bundle), spec.vocab, tuple(pairs), known)
+
+
+def expects(memories: Sequence[bytes], vocab_size: int) -> Prior:
+    """What a domain with these memory parts expects. Raises Rejected("bad_memory")."""
+    return prior_of([memory_file.from_bytes(data, vocab_size) for data in memories], vocab_size)
 
 
 def with_base(bases: Bases, base: Base) -> Bases:

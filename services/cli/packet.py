@@ -4,9 +4,11 @@ An edge's packets lie in its edge.db, which is read as it stands, running or not
 is the edge's own bundle's, and without one the genesis's: ids never change, so a later one reads an earlier packet.
 """
 
+import contextlib
 import json as json_text
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,14 +17,19 @@ from nacl.signing import VerifyKey
 from rich.table import Table
 
 from common.constants import PACKET_MAX_BYTES, PHASES
+from common.constellation.domains import from_json
 from common.constellation.parts import coordizer_of
+from common.constellation.paths import DOMAINS, memory_path
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import token_bytes
 from common.errors import Rejected, Unavailable
+from common.kernels import memory_file
 from common.runtime import keys
 from common.wire import crystals, proposals
+from common.wire.adaptive import Prior
 from common.wire.codec import unpack
 from common.wire.mentions import PACKET_MAX_MENTIONS, decode
-from common.wire.ngrams import MAX_VOCAB, Crystals, Entry, empty, entries
+from common.wire.ngrams import MAX_VOCAB, Crystals, Entry, Order, empty, entries, implied
 from common.wire.packet import Envelope, PacketBody, open_envelope, verify
 from common.wire.proposals import Proposal
 from services.cli import genesis as genesis_parts
@@ -46,6 +53,7 @@ class Seen:
     sequence: int
     at_s: float
     body: PacketBody
+    ngrams: Crystals
     raw: bytes | None
     envelope: Envelope | None
 
@@ -62,15 +70,6 @@ class Seen:
             said = sum(parts.get(name, 0) for name in ("crystals", "gate", "basin", *_LATER))
             parts |= {"figures": len(self.envelope.body) - said}
         return parts
-
-    @property
-    def ngrams(self) -> Crystals:
-        """What the crystals decode to. Raises Rejected as crystals.decode."""
-        blob = self.body.crystals
-        if not blob:
-            return empty()
-        vocab_size = crystals.stated_vocabulary(blob)
-        return crystals.decode(blob, vocab_size, crystals.PACKET_MAX_ENTRIES, max_total=crystals.PACKET_MAX_TOTAL)
 
     @property
     def hashes(self) -> list[int]:
@@ -103,7 +102,7 @@ def show(*, packet: str, node: str | None, genesis: Path | None, home: Path, jso
     if packet.isascii() and packet.isdigit():
         found = _by_sequence(int(packet), edge_files(home, node))
     else:
-        found = [(_of_file(Path(packet), home), None)]
+        found = [(_of_file(Path(packet), home, genesis or genesis_parts.default(home)), None)]
     for seen, folder in found:
         texts = _texts(folder, genesis or genesis_parts.default(home))
         listed = [_ngram(each, texts) for each in entries(seen.ngrams)]
@@ -152,10 +151,19 @@ def _spans(packets: list[Packet]) -> str:
 def _of_record(node: str, packet: Packet) -> Seen:
     body = unpack(PacketBody, packet.body)
     envelope = None if packet.raw is None else open_envelope(packet.raw)
-    return Seen(node, packet.status, packet.sequence, packet.at_s, body, packet.raw, envelope)
+    return Seen(node, packet.status, packet.sequence, packet.at_s, body, _carried(packet), packet.raw, envelope)
 
 
-def _of_file(path: Path, home: Path) -> Seen:
+def _carried(packet: Packet) -> Crystals:
+    """What an edge noted that its packet carries, named and implied: to read it from the bytes would take the bundle
+    that it names.
+    """
+    orders = [Order(each.keys, each.counts, each.contexts, each.totals) for each in packet.counts.tables]
+    one, two, three = (*orders, *empty().orders[len(orders) :])
+    return Crystals((one, two, three))
+
+
+def _of_file(path: Path, home: Path, genesis: Path) -> Seen:
     try:
         with path.open("rb") as file:
             raw = file.read(PACKET_MAX_BYTES + 1)
@@ -165,7 +173,54 @@ def _of_file(path: Path, home: Path) -> Seen:
         ) from None
     envelope = open_envelope(raw)
     node, key = _signer(envelope, home)
-    return Seen(node, "file", envelope.sequence, envelope.at_s, verify(envelope, key), raw, envelope)
+    body = verify(envelope, key)
+    ngrams = _read(envelope, body, home, genesis)
+    return Seen(node, "file", envelope.sequence, envelope.at_s, body, ngrams, raw, envelope)
+
+
+def _read(envelope: Envelope, body: PacketBody, home: Path, genesis: Path) -> Crystals:
+    """A packet's n-grams, by what the bundle expects that it names, or one with the same memories."""
+    blob = body.crystals
+    if not blob:
+        return empty()
+    vocab_size = crystals.stated_vocabulary(blob)
+    if not crystals.is_based(blob):
+        return _decoded(blob, vocab_size, None)
+    for parts in _bundles(home, genesis):
+        prior = _expected(parts, body, vocab_size)
+        if prior is not None and crystals.is_based(blob, prior):
+            return _decoded(blob, vocab_size, prior)
+    raise Rejected(
+        "unknown_base",
+        f"packet {envelope.sequence} is told by what bundle {envelope.base_version} ({envelope.base.hex()}) expects, "
+        f"which no edge of {home} runs: name a folder with its parts with --genesis",
+    )
+
+
+def _decoded(blob: bytes, vocab_size: int, prior: Prior | None) -> Crystals:
+    """What crystals name, and what follows from that: the centre counts both."""
+    limits = crystals.PACKET_MAX_ENTRIES, crystals.PACKET_MAX_TOTAL
+    return implied(crystals.decode(blob, vocab_size, limits[0], max_total=limits[1], prior=prior))
+
+
+def _bundles(home: Path, genesis: Path) -> Iterator[Mapping[str, bytes]]:
+    """The parts of what each edge of a home runs, then of the genesis."""
+    with contextlib.suppress(Rejected):  # a home without edges
+        for file in edge_files(home, None):
+            installed = Slots(file.parent / "bundles").load()
+            if installed is not None:
+                yield installed.parts
+    with contextlib.suppress(Unavailable):  # a home without a genesis
+        yield genesis_parts.parts_of(genesis)
+
+
+def _expected(parts: Mapping[str, bytes], body: PacketBody, vocab_size: int) -> Prior | None:
+    """None where the parts have no such domain, or no memory over this vocabulary."""
+    with contextlib.suppress(Rejected, KeyError):
+        domains = {domain.name: domain for domain in from_json(parts[DOMAINS])}
+        memories = [parts[memory_path(name)] for name in domains[body.domain or body.kernel].memories]
+        return prior_of([memory_file.from_bytes(data, vocab_size) for data in memories], vocab_size)
+    return None
 
 
 def _signer(envelope: Envelope, home: Path) -> tuple[str, VerifyKey]:

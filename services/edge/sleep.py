@@ -19,6 +19,7 @@ import numpy as np
 
 from common.constants import PHASES, ROLES, Role
 from common.constellation.constellation import Constellation
+from common.constellation.priors import prior_of
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import gate as gates
@@ -193,6 +194,8 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     weights = np.array([max(len(ids), 1) for ids in texts], np.float64)
     basin = frechet_mean(np.stack([each.basin for each in interactions]), weights)
     kernel, role = _kernel(constellation, domain, basin)
+    vocab_size = constellation.coordizer.vocab_size
+    prior = prior_of(kernel.memories, vocab_size)
     known = [read(kernel, ids) for ids in texts]
     bits = _bits(known, kernel.gate)
     heard, local_bits = _hear(local or constellation, domain, role, texts, known)
@@ -209,6 +212,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         praised,
         budget_bytes=crystal_bytes,
         turn=turn,
+        prior=prior,
         private=private,
         merges=merges.mentions,
     )

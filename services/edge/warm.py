@@ -9,6 +9,7 @@ import numpy as np
 
 from common.constants import ROLES
 from common.constellation.constellation import Constellation
+from common.constellation.priors import prior_of
 from common.coordizer.growth import propose
 from common.wire import crystals
 from common.wire.messages import Mode, Query
@@ -32,4 +33,5 @@ def warm(constellation: Constellation) -> None:
     list(constellation.speak(prompt, shares, max_tokens=TOKENS, temperature=1.0, rng=rng))
     propose(constellation.coordizer, [TEXT])
     vocab_size = constellation.coordizer.vocab_size
-    crystals.fit(empty(), np.arange(0), vocab_size=vocab_size, budget_bytes=SMALLEST)
+    prior = prior_of(constellation.kernel(ROLES[0]).memories, vocab_size)
+    crystals.fit(empty(), np.arange(0), vocab_size=vocab_size, budget_bytes=SMALLEST, prior=prior)

@@ -5,11 +5,13 @@ import json
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 from centre import NODES, Centre, mentioning, ref_of
 from micro import MICRO
 
 from common.constellation import parts as bundle_parts
+from common.constellation.priors import prior_of
 from common.errors import Unavailable
 from common.runtime import keys, streams
 from common.wire import crystals
@@ -54,6 +56,20 @@ async def test_packets_of_several_edges_become_one_batch(centre, eventually):
     (batch,) = await centre.batches()
     assert (batch.base_version, len(batch.packets), batch.domains[0].packets) == (1, 8, 8)
     assert grams([batch]) == {(node, sequence): 1 for node in range(4) for sequence in (1, 2)}
+
+
+async def test_n_grams_told_by_what_a_bundle_expects_are_counted_while_it_is_in_the_window(centre, eventually, micro):
+    bundle = await centre.release()
+    prior = prior_of(micro.kernel("percept").memories, MICRO.vocab)
+    found = crystals.crystals([crystals.entry((3,), 5, count=2, total=2)])
+    told = crystals.fit(found, np.arange(1), vocab_size=MICRO.vocab, budget_bytes=100, prior=prior)[1]
+    await centre.send(centre.packet(bundle, sequence=1, crystals=told))
+    async with centre.running("aggregator", batch_packets=2):
+        for version in (2, 3):
+            bundle = await centre.release(version, bundle)
+        await centre.send(centre.packet(bundle, sequence=2, crystals=told))
+        await eventually(centre.batches)
+    assert grams(await centre.batches()) == {(3, 5): 4}
 
 
 async def test_what_waits_too_long_is_cut_before_there_are_enough(centre, eventually):

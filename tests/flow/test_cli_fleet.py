@@ -259,10 +259,11 @@ async def test_nobody_who_never_answers_is_waited_for_beyond_the_timeout(alone):
         assert member.pid is None
 
 
-def test_a_process_sees_no_private_key_but_its_own(tmp_path):
+def test_a_process_sees_no_private_key_but_its_own_and_an_edge_the_secret(tmp_path):
     keys.init(tmp_path, ["edge-1", "edge-2"])
+    keys.make_secret(tmp_path)
     edge, centre = home.furnish(tmp_path, "edge", "edge-1"), home.furnish(tmp_path, "aggregator", "aggregator")
-    assert [path.name for path in (edge / "private").iterdir()] == ["edge-1.key"]
+    assert sorted(path.name for path in (edge / "private").iterdir()) == ["edge-1.key", "fleet.secret"]
     assert keys.load_private(edge, "edge-1") == keys.load_private(tmp_path, "edge-1")
     assert list((centre / "private").iterdir()) == []
     assert {node for node, _ in keys.load_enrolled(centre).values()} == {"edge-1", "edge-2"}

@@ -1,5 +1,7 @@
 """kill -9 in the middle of the work: every query is answered once, every packet is counted once."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from live_fleet import answered_once, live, until
@@ -11,10 +13,10 @@ from common.kernels import memory
 from common.kernels.memory import Memory, Table
 from common.runtime import streams
 from common.wire import crystals, packet
-from common.wire.ngrams import capped
+from common.wire.ngrams import capped, implied
 from services.aggregator.admit import read_crystals
 from services.aggregator.app import LEDGER
-from services.aggregator.bases import base_of
+from services.aggregator.bases import base_of, expects
 from services.aggregator.merge import MAX_DOMAIN_ENTRIES, levelled
 from services.aggregator.territories import read_basin
 
@@ -114,7 +116,7 @@ async def expected_memories(lively, bundles, raws):
     bases = {bundle.version: await base(lively, bundle) for bundle in bundles}
     for bundle in bundles:
         for name, group in members(bundle, raws, bases).items():
-            light = [capped(read_crystals(body, at), MASS_CAP) for body, at in group]
+            light = [capped(implied(read_crystals(body, at)), MASS_CAP) for body, at in group]
             update = read_from_batch(levelled(crystals.merge(light)), bases[bundle.version].vocab_size)
             wanted[name] = memory.merge([wanted[name], update] if name in wanted else [update])
     return wanted
@@ -122,12 +124,17 @@ async def expected_memories(lively, bundles, raws):
 
 async def base(lively, bundle):
     parts = await lively.parts(bundle)
-    return base_of(
+    base = base_of(
         bundle,
         domains=parts[bundle_parts.DOMAINS],
         kernel=parts[bundle_parts.kernel_path("vocab")],
         merges=parts["coordizer/merge_rules.json"],
     )
+    priors = {
+        name: expects([parts[bundle_parts.memory_path(each)] for each in domain.memories], base.vocab_size)
+        for name, domain in base.domains.items()
+    }
+    return dataclasses.replace(base, priors=priors)
 
 
 def members(bundle, raws, bases):

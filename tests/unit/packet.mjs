@@ -162,14 +162,16 @@ function crc32(bytes) {
 const LEVELS = [1];
 for (let n = 1; n < 32; n++) LEVELS.push(2 ** n, 3 * 2 ** (n - 1));
 
-function crystals(blob, vocabulary) {
+function crystals(blob, vocabulary, prior) {
   if (blob.length === 0) return [];
   if (blob.length > CRYSTALS_MOST) refuse("oversized", "crystals");
   if (blob.length < 7) bad("less than the header");
-  if (blob[0] !== 1 && blob[0] !== 2) bad("another form");
-  if (crc32(Buffer.concat([blob.subarray(0, 1), blob.subarray(5)])) !== blob.readUInt32LE(1)) bad("crc32");
+  if (![1, 2, 3].includes(blob[0])) bad("another form");
+  if (blob[0] === 3 && !prior) refuse("unknown_base", "no base");
+  const name = blob[0] === 3 ? prior.name : Buffer.alloc(0);
+  if (crc32(Buffer.concat([name, blob.subarray(0, 1), blob.subarray(5)])) !== blob.readUInt32LE(1)) bad("crc32");
   if (blob.readUInt16LE(5) !== vocabulary) refuse("wrong_vocabulary", String(blob.readUInt16LE(5)));
-  return blob[0] === 1 ? plain(blob) : adaptive(blob, vocabulary);
+  return blob[0] === 1 ? plain(blob) : adaptive(blob, vocabulary, blob[0] === 3 ? prior : null);
 }
 
 const few = (count, most = NGRAMS_MOST) => (count > most ? refuse("too_many_entries", String(count)) : count);
@@ -348,10 +350,39 @@ function expected(level, sum) {
   return shift;
 }
 
-function adaptive(blob, vocabulary) {
+// What a base expects: levels of tokens, and the followers of each with theirs; named by the sha256 of all four columns.
+function priorOf({ name, levels, starts, followers, heard }) {
+  const content = [Uint8Array.from(levels), Uint32Array.from(starts), Uint16Array.from(followers), Uint8Array.from(heard)];
+  const hash = createHash("sha256");
+  for (const each of content) hash.update(Buffer.from(each.buffer));
+  const digest = hash.digest().subarray(0, 8);
+  if (digest.toString("hex") !== name) throw new Error("the prior has another name");
+  return { name: digest, levels, of: (id) => followers.slice(starts[id], starts[id + 1]).map((f, n) => [f, heard[starts[id] + n]]) };
+}
+
+// How much more each of the listed tokens weighs after one, because the base expects it there.
+function besides(prior, id, tokens, whole) {
+  const places = new Map(tokens.map((token, place) => [token.id, place])), more = tokens.map(() => 0);
+  let total = 0;
+  for (const [follower, heard] of prior.of(id)) {
+    if (!places.has(follower)) continue;
+    const place = places.get(follower), { level } = tokens[place];
+    const rise = level ? Math.floor((level - prior.levels[follower]) / 2) + 6 : -3;
+    more[place] = LEVELS[Math.min(Math.max(heard + rise, 0), 40)];
+    total += more[place];
+  }
+  const scale = Math.floor((4 * whole * 65536) / Math.max(total, 1));
+  return more.map((weight) => Math.floor((weight * scale) / 65536));
+}
+
+function adaptive(blob, vocabulary, prior) {
   const [[tokenCount, pairCount, tripleCount], at] = sizesOf(blob, 3);
   [tokenCount, pairCount, tripleCount].forEach((count, n) => few(count, (3 - n) * NGRAMS_MOST));
-  const code = new Code(blob.subarray(at)), ngrams = [];
+  let bytes = blob.subarray(at);
+  const least_ = Math.ceil((tokenCount + pairCount + tripleCount) / 4);
+  if (bytes.length < least_) bad("more nodes than so many bytes have");
+  if (bytes.length === least_) while (bytes.length && bytes.at(-1) === 0) bytes = bytes.subarray(0, -1);
+  const code = new Code(bytes), ngrams = [];
   const sumsOf = (weights) => {
     const sums = [0];
     for (const weight of weights) sums.push(sums.at(-1) + weight);
@@ -360,7 +391,7 @@ function adaptive(blob, vocabulary) {
 
   const tokens = [];
   for (let id = 0, left = pairCount; id < vocabulary && tokens.length < tokenCount; id++) {
-    const kind = 32 - Math.clz32(id >> 5);
+    const kind = prior ? Math.min(prior.levels[id], 31) : 32 - Math.clz32(id >> 5);
     if (!code.bit("there", kind, 0)) continue;
     const level = code.number("level", kind >> 1, 63);
     const kids = code.number("kids", Math.min(level, 31), Math.min(left, tokenCount));
@@ -382,9 +413,11 @@ function adaptive(blob, vocabulary) {
   tokens.forEach((token) => { token.path = [token.id]; });
   total(null, tokens);
 
-  const followers = sumsOf(tokens.map(({ level }) => FOLLOWERS[level])), pairs = [];
+  const weights = tokens.map(({ level }) => FOLLOWERS[level]), plainSums = sumsOf(weights), pairs = [];
   for (const first of tokens) {
     first.start = pairs.length;
+    const more = prior && first.kids ? besides(prior, first.id, tokens, plainSums.at(-1)) : null;
+    const followers = more ? sumsOf(weights.map((weight, n) => weight + more[n])) : plainSums;
     for (let left = first.kids, place = -1; left > 0; left--) {
       place = code.pick(followers, place + 1, tokens.length, left);
       const second = tokens[place];
@@ -463,12 +496,12 @@ function merges(blob, vocabulary) {
 
 // ---- a packet, in the order of docs/wire/packet.md
 
-function read(packet, publicKey, vocabulary) {
+function read(packet, publicKey, vocabulary, prior) {
   if (packet.length > PACKET_MOST) refuse("packet_too_large", String(packet.length));
   const envelope = row(packet, ENVELOPE);
   check(packet, envelope, publicKey);
   const body = row(envelope.body, BODY);
-  const ngrams = crystals(body.crystals, vocabulary);
+  const ngrams = crystals(body.crystals, vocabulary, prior);
   const mentions = hashes(body.mentions);
   const proposed = merges(body.merges, vocabulary);
   delete envelope.body;
@@ -493,9 +526,10 @@ function codeOf(work) {
 
 const file = (name) => JSON.parse(readFileSync(`${process.argv[2]}/${name}`, "utf8"));
 const hex = (digits) => Buffer.from(digits, "hex");
+const prior = priorOf(file("prior.json"));
 const taken = file("packets.json"), refused = file("packets_refused.json");
 console.log(JSON.stringify({
   packets: Object.fromEntries(Object.entries(taken.packets).map(([name, each]) =>
-    [name, read(hex(each.raw), hex(taken.public_key), each.vocab_size)])),
+    [name, read(hex(each.raw), hex(taken.public_key), each.vocab_size, each.prior && prior)])),
   refused: refused.packets.map((each) => codeOf(() => read(hex(each.raw), hex(refused.public_key), refused.vocab_size))),
 }));

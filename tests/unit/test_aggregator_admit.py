@@ -3,18 +3,24 @@
 import dataclasses
 
 import msgpack
+import numpy as np
 import pytest
-from aggregator_packets import AT_MS, BASES, ENROLLED, KEYS, VOCAB, base, body, ngrams, packet
+from aggregator_packets import AT_MS, BASES, ENROLLED, KEYS, VOCAB, base, body, ngrams, packet, peak
+from aggregator_packets import domain as domain_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.constellation.priors import prior_of
 from common.errors import Corrupt, QigError, Rejected
-from common.wire.crystals import PACKET_MAX_COUNTED, crystals, encode, entry
+from common.kernels.memory import count
+from common.wire.crystals import PACKET_MAX_COUNTED, crystals, encode, entry, fit
+from common.wire.ngrams import entries
 from common.wire.packet import key_id
-from services.aggregator.admit import CLOCK_WINDOW_S, KAPPA_MAX, admit, open_packet
+from services.aggregator.admit import CLOCK_WINDOW_S, KAPPA_MAX, admit, open_packet, read_crystals
 from services.aggregator.bases import with_base
 from services.aggregator.replay import ReplayWindow
 
+HEARD = {"percept": [7, 9, 7, 9], "heart": [9, 7, 7], "sea": [8, 7, 8]}
 # Counts of one order that add up to exactly 48 more than may have waited (both are levels of the coder).
 HEAVY = [((), token, count, PACKET_MAX_COUNTED + 48) for token, count in ((7, PACKET_MAX_COUNTED), (8, 48))]
 
@@ -137,6 +143,25 @@ def test_what_cannot_be_true_is_refused(change):
 )
 def test_what_may_just_be_true_is_taken(change):
     assert admitted(packet(**change)).body == body(**change)
+
+
+def based(prior):
+    """One n-gram, told by what a base expects."""
+    found = crystals([entry((), 7, count=4, total=64)])
+    return fit(found, np.arange(1), vocab_size=VOCAB, budget_bytes=100, prior=prior)[1]
+
+
+@pytest.mark.parametrize(("domain", "kernel"), [("percept", "percept"), ("sea", "heart"), (None, "percept")])
+def test_n_grams_told_by_what_the_domain_or_for_new_territory_the_role_expects_are_read(domain, kernel):
+    priors = {name: prior_of([count([np.array(ids, np.int32)])], VOCAB) for name, ids in HEARD.items()}
+    newest = dataclasses.replace(base(6, domain_of("sea", peak(50), "heart")), priors=priors)
+    bases, terms = (*BASES[:2], newest), {"domain": domain, "kernel": kernel, "at": peak(50), "on": newest}
+    expected = priors[domain or kernel]
+    one = admitted(packet(crystals=based(expected), **terms), bases=bases)
+    assert entries(read_crystals(one.body, one.base)) == [entry((), 7, count=4, total=64)]
+    other = next(prior for name, prior in priors.items() if name != (domain or kernel))
+    assert refused(packet(crystals=based(other), **terms), bases=bases) == "implausible"
+    assert refused(packet(crystals=based(expected), **{**terms, "on": None})) == "implausible"
 
 
 def test_a_signed_body_of_another_version_is_malformed_not_a_bug():

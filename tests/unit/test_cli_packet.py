@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from micro import MICRO
 
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import token_bytes
 from common.coordizer.growth import propose
 from common.errors import Corrupt, Rejected, Unavailable
@@ -13,6 +14,7 @@ from common.wire.bundle import part_of, sign
 from common.wire.codec import pack
 from common.wire.mentions import NO_HASHES, PACKET_MAX_MENTIONS, decode, mentions
 from common.wire.messages import Candidate, Evidence
+from common.wire.ngrams import implied
 from common.wire.packet import base_prefix, open_envelope, seal
 from services.cli import packet
 from services.edge.answer import Interaction
@@ -90,7 +92,8 @@ def test_the_packets_of_every_edge_are_listed_with_what_became_of_them(sleep, tm
 def test_every_n_gram_that_left_is_shown_as_text_with_its_count(sleep, show, micro):
     raw = sleep()
     (told,) = show(0)
-    found = crystals.decode(open_body(raw).crystals, MICRO.vocab, 4096)
+    prior = prior_of([micro.memories["heart"]], MICRO.vocab)
+    found = implied(crystals.decode(open_body(raw).crystals, MICRO.vocab, 4096, prior=prior))
     assert len(told["ngrams"]) == found.entries > 10
     assert sorted(each["count"] for each in told["ngrams"]) == sorted(np.concatenate([o.counts for o in found.orders]))
     for each in told["ngrams"]:
@@ -197,14 +200,19 @@ def test_for_a_person_blanks_and_line_ends_can_be_seen(sleep, genesis, tmp_path,
     assert "n-grams" in told.splitlines()[-2]
 
 
+def install(parts, folder):
+    """An edge's bundle of these parts."""
+    slots, named = Slots(folder), {}
+    for path, data in parts.items():
+        named[path] = part_of(data)
+        slots.put(named[path], data)
+    candidate = Candidate(id="c", parent=0, parent_digest="", parts=named, evidence=Evidence())
+    slots.activate(sign(candidate, version=1, released_at_s=1.0, signing_key=packet_vectors.KEY))
+
+
 def test_the_edge_s_own_bundle_spells_its_tokens_before_any_genesis(sleep, micro_parts, tmp_path, capsys):
     sleep()
-    slots, parts = Slots(tmp_path / "edges" / "edge-1" / "bundles"), {}
-    for path, data in micro_parts.items():
-        parts[path] = part_of(data)
-        slots.put(parts[path], data)
-    candidate = Candidate(id="c", parent=0, parent_digest="", parts=parts, evidence=Evidence())
-    slots.activate(sign(candidate, version=1, released_at_s=1.0, signing_key=packet_vectors.KEY))
+    install(micro_parts, tmp_path / "edges" / "edge-1" / "bundles")
     packet.show(packet="0", node=None, genesis=tmp_path / "none", home=tmp_path, json=True)
     assert "king" in capsys.readouterr().out
 
@@ -218,6 +226,20 @@ def test_a_file_is_read_once_its_signer_is_known(sleep, show, tmp_path):
     (told,) = show(tmp_path / "packet")
     assert (told["node"], told["status"]) == ("kiosk", "file")
     assert told["ngrams"] == show(0)[0]["ngrams"]
+
+
+def test_a_file_is_read_with_the_bundle_of_any_edge_or_the_genesis_and_refused_without(
+    sleep, show, genesis, micro_parts, tmp_path
+):
+    keys.edges_dir(tmp_path).mkdir(parents=True)
+    (keys.edges_dir(tmp_path) / "kiosk.pub").write_text(bytes(packet_vectors.KEY.verify_key).hex())
+    (tmp_path / "packet").write_bytes(sleep())
+    (told,) = show(tmp_path / "packet")
+    (genesis / "memories" / "heart.bin").unlink()
+    with pytest.raises(Rejected, match=r"unknown_base.*told by what bundle 3 \(abab.*--genesis"):
+        show(tmp_path / "packet")
+    install(micro_parts, tmp_path / "edges" / "edge-1" / "bundles")
+    assert show(tmp_path / "packet") == [told]
 
 
 def test_a_forged_file_is_corrupt_and_a_missing_one_is_said(sleep, show, tmp_path):

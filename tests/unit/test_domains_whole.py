@@ -2,6 +2,8 @@
 once.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from aggregator_packets import KEYS
@@ -15,7 +17,7 @@ from common.wire.bundle import digest, part_of, sign
 from common.wire.codec import unpack
 from common.wire.messages import Candidate, Evidence
 from common.wire.packet import PacketBody, key_id, open_envelope, seal
-from services.aggregator.bases import base_of
+from services.aggregator.bases import base_of, expects
 from services.aggregator.cut import Limits, cut
 from services.edge.answer import Interaction, Serving
 from services.edge.learning import fold_domain, rehome, settle_bundle
@@ -67,6 +69,8 @@ def test_two_edges_that_open_one_kind_of_text_at_once_end_in_one_domain(micro, m
     raws = [slept(record, serving, KEYS[n], n) for n, record in enumerate(records)]
     domains, merges = micro_parts["domains.json"], micro_parts["coordizer/merge_rules.json"]
     base = base_of(first, domains=domains, kernel=micro_parts["kernels/heart.safetensors"], merges=merges)
+    priors = {role: expects([micro_parts[f"memories/{role}.bin"]], base.vocab_size) for role in base.domains}
+    base = replace(base, priors=priors)
     ledger = {open_envelope(raw).ref.packed: raw for raw in raws}
     batch = cut(ledger, bases=(base,), pending={}, limits=Limits(2, 60.0, 100_000)).batch
     assert [update.opened for update in batch.domains] == [True, True]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.constants import PACKET_MAX_BYTES, ROLES
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import token_bytes
 from common.coordizer.growth import propose
 from common.kernels import gate
@@ -66,6 +67,12 @@ def test_whatever_n_grams_wait_the_centre_takes_what_fits(seed, vocab, reach, si
     done = admit(open_packet(raw), enrolled=ENROLLED, replay=None, entry_ms=AT_MS, bases=(base,))
     assert done.body.crystals == blob
     assert all(np.isin(a.keys, b.keys).all() for a, b in zip(sent.orders, waiting.orders, strict=True))
+
+
+def base_of(micro):
+    """The newest base, with what its memories expect of a packet."""
+    priors = {role: prior_of(micro.kernel(role).memories, micro.coordizer.vocab_size) for role in ROLES}
+    return replace(BASES[-1], vocab_size=micro.coordizer.vocab_size, priors=priors)
 
 
 def sealed(told, **terms):
@@ -134,7 +141,7 @@ def test_whatever_is_common_a_private_packet_fits_and_the_centre_takes_it(
     assert len(done.body.crystals) + len(done.body.mentions) <= budget_bytes
     raw = sealed(done.body)
     assert len(raw) <= PACKET_MAX_BYTES
-    base = replace(BASES[-1], vocab_size=micro.coordizer.vocab_size)
+    base = base_of(micro)
     admitted = admit(open_packet(raw), enrolled=ENROLLED, replay=None, entry_ms=AT_MS, bases=(base,))
     assert read_mentions(admitted.body).tolist() == done.mentioned.tolist()
 
@@ -159,7 +166,7 @@ def test_whatever_merges_are_proposed_the_packet_fits_and_the_centre_takes_it(
     raw = sealed(done.body)
     assert len(raw) <= PACKET_MAX_BYTES
     assert len(done.body.crystals) <= budget_bytes
-    base = replace(BASES[-1], vocab_size=micro.coordizer.vocab_size)
+    base = base_of(micro)
     admitted = admit(open_packet(raw), enrolled=ENROLLED, replay=None, entry_ms=AT_MS, bases=(base,))
     rows = read_merges(admitted.body, base)
     assert np.isin(mentions(bytes(32), "merge", strings_of(micro, rows)), growing.common).all()

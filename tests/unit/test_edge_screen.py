@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.constellation.priors import prior_of
 from common.coordizer.artifacts import token_bytes
 from common.kernels.memory import count, merge
 from common.wire import crystals
@@ -40,7 +41,7 @@ def sent(micro, texts, residue=EMPTY):
     """The texts of the n-grams of the packet that a sleep over these texts makes."""
     read = [interaction(micro, text, number) for number, text in enumerate(texts)]
     body = fold(micro, "heart", read, residue, crystal_bytes=2900, phi={}).body
-    found = crystals.decode(body.crystals, 320, 4096)
+    found = crystals.decode(body.crystals, 320, 4096, prior=prior_of([micro.memories["heart"]], 320))
     keys = [key for order in found.orders for key in order.keys.tolist()]
     ids = [[key >> 15 * n & 32767 for n in (2, 1, 0) if key >> 15 * n or n == 0] for key in keys]
     # A leading byte token 0 would be dropped here: no text of these tests has a NUL.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from common.constants import ROLES
+from common.constellation.priors import prior_of
 from common.geometry.simplex import distance
 from common.kernels import gate
 from common.kernels.memory import count, merge, subtract
@@ -195,10 +196,11 @@ def test_the_basin_is_the_mean_of_the_texts(micro):
 
 
 def test_crystals_keep_the_budget_and_what_they_carry_is_what_a_reader_decodes(micro):
+    prior = prior_of([micro.memories["heart"]], 320)
     for budget in (60, 200, 400):
         done = folded(micro, crystal_bytes=budget)
         assert len(done.body.crystals) <= budget
-        assert same(done.carried, as_memory(implied(codec.decode(done.body.crystals, 320, 10_000))))
+        assert same(done.carried, as_memory(implied(codec.decode(done.body.crystals, 320, 4096, prior=prior))))
     assert done.carried.entries > 10
 
 

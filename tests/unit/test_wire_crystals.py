@@ -1,6 +1,7 @@
 import re
 import tracemalloc
 import zlib
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -186,7 +187,7 @@ def test_crystals_above_the_limit_are_not_encoded_but_the_best_of_them_fit(monke
     assert whole - 20 < len(fit(TEXT, ranking_of(TEXT), vocab_size=2048, budget_bytes=10**6)[1]) < whole
 
 
-@pytest.mark.parametrize("form", [0, 3, 255])
+@pytest.mark.parametrize("form", [0, 4, 255])
 def test_another_form_is_refused_even_with_the_right_crc(form):
     crc = zlib.crc32(BLOB[5:], zlib.crc32(bytes([form])))
     with pytest.raises(Rejected, match=f"crystals in form {form}"):
@@ -288,8 +289,12 @@ def test_the_smallest_blob_by_hand_is_read():
             {"tables": (b"\x41" + bytes([1] * 65), b"\0", b"\0")},
             "65 levels",
         ),
-        ({"totals": (31,)}, {"totals": (32,)}, "more than 4294967295 times"),
-        ({"totals": (31,)}, {"totals": (64,)}, "more than 4294967295 times"),
+        ({"totals": (31,)}, {"totals": (32,)}, "times as often as its n-grams"),
+        (
+            {"tables": (b"\1\3", b"\0", b"\0"), "totals": (30,)},
+            {"tables": (b"\1\3", b"\0", b"\0"), "totals": (31,)},
+            "at most 4294967295 are allowed",
+        ),
         ({}, {"tables": (b"\1\0", b"\0", b"\0"), "totals": ()}, "neither an entry nor the beginning"),
         ({}, {"kids": (1,)}, "goes beyond"),
         ({}, {"tokens": (3, 4, 5, 6)}, "4 n-grams or nodes; 3 are allowed"),
@@ -305,35 +310,76 @@ HUGE = b"\xff\xff\xff\x7f"  # the largest size of four bytes
 TABLES = bytes([2, 1, 0]) * 3
 
 
+def check_memory(blob, vocab=2048, limit=4096):
+    """Ten times the input, ENTRY_BYTES for each n-gram that it may hold, and what an empty one and an error take."""
+    read_or_rejected(blob, vocab, limit)  # compiles, and fills what is made once
+    tracemalloc.start()
+    with suppress(Rejected):
+        decode(blob, vocab, limit)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 10 * len(blob) + ENTRY_BYTES * min(limit, 4 * len(blob)) + 8_000
+
+
 @pytest.mark.parametrize("fill", [b"\xff", b"\x00", b"\xaa", b"\x01"])
 @pytest.mark.parametrize("ks", [bytes(6), b"\xff" * 6, b"\x01" * 6])
 @pytest.mark.parametrize(
     "sizes", [b"\x80\x10\x80\x10\x80\x80\x08", HUGE * 3, b"\x01\x01\x80\x80\x08", b"\x01\x01" + HUGE]
 )
-def test_memory_for_a_forged_blob_is_at_most_10_times_the_input_plus_256_bytes_for_each_allowed_entry(fill, ks, sizes):
+def test_a_forged_plain_blob_takes_no_more_memory_than_it_may(fill, ks, sizes):
     for length, limit in ((100_000, 4096), (CRYSTALS_MAX_BYTES - 50, 100), (2900, 1 << 17)):
-        blob = _with_header(PLAIN, 2048, sizes + ks + TABLES + fill * length)
-        tracemalloc.start()
-        read_or_rejected(blob, limit=limit)
-        assert tracemalloc.get_traced_memory()[1] <= 10 * len(blob) + ENTRY_BYTES * min(limit, 4 * len(blob)) + 100_000
-        tracemalloc.stop()
+        check_memory(_with_header(PLAIN, 2048, sizes + ks + TABLES + fill * length), limit=limit)
 
 
-def test_memory_for_the_deepest_trie_is_at_most_10_times_the_input_plus_256_bytes_an_entry():
-    blob = encode(crystals(entry((n, 0), 0, count=1, total=1) for n in range(4096)), 32_768)
-    tracemalloc.start()
-    assert decode(blob, 32_768, 4096).entries == 4096
-    assert tracemalloc.get_traced_memory()[1] <= 10 * len(blob) + ENTRY_BYTES * 4096
-    tracemalloc.stop()
+@pytest.mark.parametrize("fill", [b"\xff", b"\x00", b"\xaa", b"\x01"])
+@pytest.mark.parametrize(
+    "sizes", [(12_288, 8192, 4096), (11_588, 0, 0), (1, 8192, 3000), (3000, 3000, 4096), (1, 1, 1)]
+)
+@pytest.mark.parametrize("length", [0, 20, 2890, 6144, CRYSTALS_MAX_BYTES - 50])
+def test_a_forged_adaptive_blob_takes_no_more_memory_than_it_may(fill, sizes, length):
+    check_memory(_with_header(ADAPTIVE, 32_768, varints.write(sizes) + fill * length), 32_768)
 
 
-def test_memory_for_more_entries_than_allowed_is_that_of_the_allowed_ones():
-    blob = encode(crystals(entry((n % 100,), n // 100, count=1, total=120) for n in range(12_000)), 2048)
-    tracemalloc.start()
+SHAPES = {
+    "triples that share no token": lambda n: ((3 * n, 3 * n + 1), 3 * n + 2),
+    "triples that share their end": lambda n: ((n, 0), 0),
+    "pairs that share no token": lambda n: ((2 * n,), 2 * n + 1),
+    "tokens": lambda n: ((), n),
+    "a square": lambda n: ((n // 64,), n % 64),
+    "a cube": lambda n: ((n // 256, n // 16 % 16), n % 16),
+}
+
+
+@in_both_forms
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_as_many_n_grams_as_a_packet_may_bring_take_no_more_memory_than_they_may(write, shape):
+    found = crystals(entry(*shape(n), count=1, total=5000) for n in range(4096))
+    assert decode(write(found, 32_768), 32_768, 4096).entries == 4096
+    check_memory(write(found, 32_768), 32_768)
+
+
+@in_both_forms
+def test_more_n_grams_than_are_allowed_take_no_more_memory_than_those_that_are(write):
+    found = crystals(entry((n % 100,), n // 100, count=1, total=120) for n in range(12_000))
     with pytest.raises(Rejected, match="too_many_entries"):
-        decode(blob, 2048, 4096)
-    assert tracemalloc.get_traced_memory()[1] <= 10 * len(blob) + ENTRY_BYTES * 4096
-    tracemalloc.stop()
+        decode(write(found, 2048), 2048, 4096)
+    check_memory(write(found, 2048))
+
+
+@pytest.mark.parametrize(("nodes", "fits"), [(4 * 20, True), (4 * 20 + 1, False)])
+def test_an_adaptive_code_has_at_most_4_nodes_a_byte(nodes, fits):
+    found = crystals(entry((), n, count=1, total=nodes) for n in range(nodes))
+    blob = adaptively(found, 2048)
+    assert len(blob) == 10 + -(-nodes // 4)
+    assert blob.endswith(b"\0")
+    short = _with_header(ADAPTIVE, 2048, blob[7:30])
+    if fits:
+        assert decode(short, 2048, nodes).entries == nodes
+    else:
+        with pytest.raises(Rejected, match="they take at least 21"):
+            decode(short, 2048, nodes)
+    with pytest.raises(Rejected, match="are not the code of"):
+        decode(_with_header(ADAPTIVE, 2048, blob[7:] + b"\0"), 2048, nodes)
 
 
 def fitted(found):

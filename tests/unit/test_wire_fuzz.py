@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import QigError
-from common.wire import adaptive, crystals, packet, packet_vectors, plain, varints
+from common.wire import adaptive, crystals, mentions, packet, packet_vectors, plain, proposals, varints
 from common.wire.codec import canonical, parse
 from common.wire.crystals import ENTRY_BYTES, LEVELS, PACKET_MAX_ENTRIES, PACKET_MAX_TOTAL, _with_header
 from common.wire.packet import DOMAIN_SEPARATION
@@ -20,32 +20,44 @@ from common.wire.rice import pack
 
 KEY = packet_vectors.KEY
 GOLDEN = list(packet_vectors.cases().values())
-FIXED_BYTES = 50_000  # of any input: validators, exceptions, buffers, arrays of no length
+FIXED_BYTES = 50_000  # of any input: an array as long as its header announces, validators, exceptions, buffers
 CODES = {
     "packet_too_large", "garbage", "bad_field", "wrong_version", "not_canonical", "bad_signature", "bad_crystals",
-    "wrong_vocabulary", "too_many_entries",
+    "wrong_vocabulary", "too_many_entries", "unknown_base", "bad_mentions", "bad_merges",
 }  # fmt: skip
 
 
-def outcome(raw, vocab):
+def outcome(raw, vocab, prior=None):
     """As admit.py reads it: "read", or the code of the refusal; anything else that is raised fails the test."""
     try:
         body = packet.verify(packet.open_envelope(raw), KEY.verify_key)
         if body.crystals:
-            crystals.decode(body.crystals, vocab, PACKET_MAX_ENTRIES, max_total=PACKET_MAX_TOTAL)
+            crystals.decode(body.crystals, vocab, PACKET_MAX_ENTRIES, max_total=PACKET_MAX_TOTAL, prior=prior)
+        mentions.decode(body.mentions, mentions.PACKET_MAX_MENTIONS)
+        proposals.decode(body.merges, vocab)
     except QigError as error:
         return error.code
     return "read"
 
 
-def check(raw, vocab):
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    """What is made once, at the first packet of its kind, is nobody's input."""
+    for case in GOLDEN:
+        assert outcome(case.raw, case.vocab_size, case.prior) == "read"
+    for raw, _, _ in packet_vectors.refusals():
+        outcome(raw, 2048)
+
+
+def check(raw, vocab, prior=None):
     tracemalloc.start()
     try:
-        assert outcome(raw, vocab) in {"read", *CODES}
+        assert outcome(raw, vocab, prior) in {"read", *CODES}
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak <= 10 * len(raw) + ENTRY_BYTES * min(PACKET_MAX_ENTRIES, 4 * len(raw)) + FIXED_BYTES
+    prior_bytes = 0 if prior is None else 2 * vocab
+    assert peak <= 10 * len(raw) + ENTRY_BYTES * min(PACKET_MAX_ENTRIES, 4 * len(raw)) + prior_bytes + FIXED_BYTES
 
 
 def signed(fields):
@@ -86,6 +98,10 @@ def columns(rng):
     return b"".join([varints.write(sizes), nibbles, *tables, data, rng.bytes(int(rng.integers(0, 2)))])
 
 
+def test_an_array_header_that_announces_more_than_there_is():
+    check(bytes.fromhex("dc0bbe") + bytes(40), 2048)
+
+
 @given(raw=st.binary(max_size=5000))
 def test_random_bytes(raw):
     check(raw, 2048)
@@ -95,7 +111,7 @@ def test_random_bytes(raw):
 @given(data=st.data())
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.what[:12])
 def test_a_mutated_packet(case, data):
-    check(data.draw(mutated(case.raw)), case.vocab_size)
+    check(data.draw(mutated(case.raw)), case.vocab_size, case.prior)
 
 
 @settings(max_examples=60)
@@ -103,7 +119,7 @@ def test_a_mutated_packet(case, data):
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.what[:12])
 def test_a_mutated_body_rightly_signed(case, data):
     fields = parse("packet", case.raw)
-    check(signed((*fields[:7], data.draw(mutated(fields[7])) or b"\0")), case.vocab_size)
+    check(signed((*fields[:7], data.draw(mutated(fields[7])) or b"\0")), case.vocab_size, case.prior)
 
 
 @settings(max_examples=60)
@@ -111,7 +127,8 @@ def test_a_mutated_body_rightly_signed(case, data):
 @pytest.mark.parametrize("case", [case for case in GOLDEN if case.body.crystals], ids=lambda case: case.what[:12])
 def test_mutated_crystals_behind_a_right_crc32_and_signature(case, data):
     rest, form = data.draw(mutated(case.body.crystals[7:])), case.body.crystals[0]
-    check(with_crystals(case, _with_header(form, case.vocab_size, rest[:2800])), case.vocab_size)
+    name = b"" if case.prior is None else case.prior.name
+    check(with_crystals(case, _with_header(form, case.vocab_size, rest[:2800], name)), case.vocab_size, case.prior)
 
 
 @settings(max_examples=200)

@@ -24,6 +24,15 @@ def some_steps(draw):
     return steps
 
 
+def split(weights):
+    """The weights as `pick` takes them: of each place up to 50, and of every third what it weighs besides."""
+    own = [min(weight, 50) if n % 3 == 0 else weight for n, weight in enumerate(weights)]
+    places = np.arange(0, len(weights), 3, dtype=np.uint16)
+    more = [weights[n] - own[n] for n in places]
+    sums = [np.array([0, *np.cumsum(each)], np.uint32) for each in (own, more)]
+    return sums[0], places, sums[1], len(places)
+
+
 def walk(data, steps, encoding):
     """What the steps say, and how many bytes they take."""
     state, odds, told = np.zeros(STATE, np.int64), np.zeros((NUMBERS.end, 2), np.uint16), []
@@ -33,10 +42,10 @@ def walk(data, steps, encoding):
         if len(step) == 3:
             told.append((*step[:2], number(state, data, odds, NUMBERS, step[0], step[1], step[2] * encoding)))
         else:
-            sums, place, members = np.array([0, *np.cumsum(step[0])], np.uint32), 0, []
+            place, members = 0, []
             for n, member in enumerate(sorted(step[1])):
                 left = len(step[1]) - n
-                place = pick(state, data, sums, place, len(step[0]), left, member * encoding) + 1
+                place = pick(state, data, split(step[0]), place, len(step[0]), left, member * encoding) + 1
                 members.append(place - 1)
             told.append((step[0], set(members)))
     return told, end(state, data)

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 from edge_death import Killed, killed, raise_killed
@@ -22,7 +23,7 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import Bundle, Query, Returned
 from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
-from services.aggregator.bases import base_of
+from services.aggregator.bases import base_of, expects
 from services.aggregator.cut import Limits, cut
 from services.edge.sleep import AGAIN_AFTER_S, LOST_AFTER_S
 
@@ -45,14 +46,14 @@ async def test_the_aggregator_counts_what_an_edge_sends(edge, redis, home, clock
     monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: domain)
     (_, fields), *_ = await redis.xrange(streams.BUNDLES)
     bundle = unpack(Bundle, body_of(fields))
-    bases = (
-        base_of(
-            bundle,
-            domains=micro_parts["domains.json"],
-            kernel=micro_parts["kernels/heart.safetensors"],
-            merges=micro_parts["coordizer/merge_rules.json"],
-        ),
+    base = base_of(
+        bundle,
+        domains=micro_parts["domains.json"],
+        kernel=micro_parts["kernels/heart.safetensors"],
+        merges=micro_parts["coordizer/merge_rules.json"],
     )
+    priors = {role: expects([micro_parts[f"memories/{role}.bin"]], base.vocab_size) for role in base.domains}
+    bases = (replace(base, priors=priors),)
     await read(edge, 8)
     await edge.sleep.round()
     (raw,) = await packets(redis)

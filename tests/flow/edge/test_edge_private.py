@@ -8,6 +8,7 @@ from centre import Centre
 from edge_death import Killed, killed_at
 from edge_fleet import NODE, Publisher, both_settings_of, bundles_to, commons_to, packets, read
 
+from common.constellation.priors import prior_of
 from common.errors import Rejected, Unavailable
 from common.runtime import keys, streams
 from common.runtime.broker import Broker
@@ -82,8 +83,9 @@ def said(body, micro):
     """The texts of the n-grams that a packet says."""
     if not body.crystals:
         return set()
-    found = entries(crystals.decode(body.crystals, micro.coordizer.vocab_size, 10_000))
-    return {micro.encoder.decode((*each.context, each.token)) for each in found}
+    size = micro.coordizer.vocab_size
+    found = crystals.decode(body.crystals, size, 4096, prior=prior_of([micro.memories["heart"]], size))
+    return {micro.encoder.decode((*each.context, each.token)) for each in entries(found)}
 
 
 def said_of(texts, micro):
