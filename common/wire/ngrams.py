@@ -186,6 +186,9 @@ def implied(found: Crystals) -> Crystals:
     A context was seen as often as its total, and what ends an n-gram at least as often as the n-grams that it ends: the
     count of (a, b) is at least the total of context (a, b) and the sum of the counts of all (x, a, b). What is counted
     by itself counts as the highest of the three says. A context that only implied n-grams have gets their sum as total.
+    A total that was coded is right within a factor of sqrt 2 (levels.py), and so is what it implies: unlike a named
+    count it may overstate, as often as it understates.
+
     Raises Rejected("count_overflow") above MAX_TOTAL.
     """
     one, two, three = found.orders

@@ -1,7 +1,7 @@
 """An edge: the shell around the pure rooms beside it. `python -m services.edge.app` starts one.
 
     queries.py       qig:queries ──▶ schedule, record ──▶ pieces, answer ───▶ qig:answers:CLIENT, as it is acknowledged
-                     qig:cancel  ──▶ leave it between two tokens
+                     qig:cancel  ──▶ leave it after the slice that is being said
     bundles.py       qig:bundles ──▶ verify, fetch, try, swap, settle ──────▶ qig:applied
                      tick bundles ──▶ the same, for what was passed over while its list was withheld
     common.py        qig:common  ──▶ what may be said from now on
