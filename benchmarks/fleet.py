@@ -38,6 +38,7 @@ import numpy as np
 from nacl.signing import SigningKey
 
 from common.constellation import parts as bundle_parts
+from common.constellation.priors import prior_of
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import gate as gates
@@ -205,7 +206,10 @@ class Fleet:
         self.bundle = sign(candidate, version=self.version, released_at_s=self.clock, signing_key=SigningKey(bytes(32)))
         self.constellation = bundle_parts.load(self.parts)
         made, sealed = self.constellation, digest(self.bundle)
-        self.bases = with_base(self.bases, Base(self.version, sealed, made.coordizer.vocab_size, made.domains))
+        vocab = made.coordizer.vocab_size
+        merges = tuple((left, right) for left, right in made.coordizer.merges.tolist())
+        priors = {name: prior_of(made.kernel(name).memories, vocab) for name in made.domains}
+        self.bases = with_base(self.bases, Base(self.version, sealed, vocab, merges, made.domains, priors))
         self.serving = {e.node: Serving(made, self.version, sealed, e.node) for e in self.edges}
 
     def round(self, texts, budget):
