@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Unavailable
-from common.runtime import metrics, overview, scripts, store
+from common.runtime import metrics, overview, scripts, store, streams
 from common.runtime.effects import Effect
 from common.runtime.entries import Entry
 from common.runtime.overview import M, StreamRow
@@ -44,6 +44,10 @@ class Broker:
         if entry is None:
             metrics.DUPLICATES.labels(metrics.stream_label(stream)).inc()
         return entry is not None
+
+    async def was_published(self, stream: str, message_id: str) -> bool:
+        """Whether `message_id` was published on `stream`, as long as that is remembered (scripts.py)."""
+        return await self.redis.zscore(streams.seen(stream), message_id) is not None
 
     def tell(self, stream: str, message: bytes) -> asyncio.Future[object]:
         """Publish something small that nobody depends on: one XADD, no id, trimmed to the stream's retention. It goes

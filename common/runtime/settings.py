@@ -128,7 +128,7 @@ class AggregatorSettings(CommonSettings):
         60.0, ge=0, description="Age of the oldest waiting packet that makes a batch due, seconds"
     )
     mass_cap: float = Field(100_000.0, gt=0, description="The most counts one packet brings into a merge")
-    common_edges: int = Field(3, ge=2, le=64, description="Edges that have to mention the same before it may be said")
+    common_edges: int = Field(3, ge=3, le=8, description="Edges that have to mention the same before it may be said")
 
 
 class TrainerSettings(CommonSettings):

@@ -348,9 +348,12 @@ class Bundle(Message):
         return self
 
 
+TAKEN_BACK: Final = "taken_back"  # of Returned: a release had them, and is no more
+
+
 class Returned(Message):
     """Packets that the centre has dropped for good: it will never count them, so their edges may send what they carried
-    again, under other names.
+    again, under other names. code "taken_back": also those that a release had counted.
     """
 
     packets: Annotated[

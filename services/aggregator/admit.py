@@ -34,6 +34,7 @@ from services.aggregator.replay import ReplayWindow, advance
 CLOCK_WINDOW_S: Final = 300.0  # settled: DESIGN.md, section 7
 KAPPA_MAX: Final = 1e9  # chosen: a pure loop reads in the thousands; this is float noise around R = 1
 FRESH_MAX_BYTES: Final = 1 << 28  # chosen: more than an edge reads in a day; keeps the sums of a batch exact
+GATE_ROUNDING: Final = 1.05
 BITS_PER_BYTE_MAX: Final = 64.0  # what a domain may state (common/constellation/domains.py); uniform bytes take 8
 
 Floats = npt.NDArray[np.float64]
@@ -135,7 +136,7 @@ def _check_body(body: PacketBody, base: Base) -> None:
         )
     try:
         basin.from_bytes8(body.basin)
-        read_gate(body)
+        _check_gate(read_gate(body), body.tokens)
         found = read_crystals(body, base)
         read_mentions(body)
         read_merges(body, base)
@@ -143,6 +144,13 @@ def _check_body(body: PacketBody, base: Base) -> None:
     except Rejected as error:
         raise Rejected("implausible", f"{error.code}: {error.message}") from None
     _check_counts(found, body.tokens)
+
+
+def _check_gate(sums: Floats | None, tokens: int) -> None:
+    """Each token is heard in one bucket. The wire rounds a bucket's tokens by 4.5 % (gate.py)."""
+    heard = 0.0 if sums is None else float(sums.sum())
+    if heard > GATE_ROUNDING * tokens + gate.BUCKETS:
+        raise Rejected("bad_gate", f"a gate that heard {heard:.0f} tokens where {tokens} were read")
 
 
 def read_crystals(body: PacketBody, base: Base) -> Crystals:

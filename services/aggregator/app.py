@@ -83,7 +83,7 @@ class Aggregator:
         self._settings, self._broker, self._trust = settings, broker, trust
         self._enrolled: Enrolled = keys.load_enrolled(settings.home)
         self._bases: Bases = ()
-        self._priors: dict[tuple[str, ...], Prior] = {}  # by the digests of a domain's memories
+        self._priors: dict[tuple[str, ...], Prior] = {}  # by vocabulary size and the digests of a domain's memories
         self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
 
     @property
@@ -127,7 +127,8 @@ class Aggregator:
         found = {}
         for name, domain in base.domains.items():
             paths = [memory_path(memory) for memory in domain.memories]
-            key = tuple(bundle.parts[path].digest if path in bundle.parts else path for path in paths)
+            digests = (bundle.parts[path].digest if path in bundle.parts else path for path in paths)
+            key = (str(base.vocab_size), *digests)
             if key not in self._priors:
                 parts = [await self._part(bundle, path) for path in paths]
                 self._priors[key] = await asyncio.to_thread(expects, parts, base.vocab_size)

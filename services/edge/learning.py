@@ -13,7 +13,7 @@ import numpy as np
 from common.constants import ROLES, Role
 from common.constellation.domains import heirs
 from common.geometry.means import frechet_mean
-from common.kernels.memory import merge
+from common.kernels.memory import Memory, merge
 from common.wire import basin as basins
 from common.wire.codec import pack
 from common.wire.mentions import MAX_MENTIONS, decode
@@ -200,15 +200,23 @@ def settle_bundle(
 
 
 def take_back(
-    record: Record, refs: Iterable[PacketRef], *, key: bytes, entry_id: str | None, now_s: float
+    record: Record, refs: Iterable[PacketRef], *, key: bytes, entry_id: str | None, now_s: float, undone: bool = False
 ) -> tuple[int, ...]:
     """Waits no longer for the packets among `refs` that are this edge's; their sequences. The residue has their counts
-    still. entry_id: of the entry that named them, from which the next start reads on.
+    still. undone: a release that had them is taken back; those that it settled are in the residue again. entry_id: of
+    the entry that named them, from which the next start reads on.
     """
-    away = {packet.sequence for packet in record.packets("pending", "sent") if packet.raw is not None}
-    own = sorted(ref.sequence for ref in refs if (ref.key, ref.epoch) == (key, record.epoch) and ref.sequence in away)
-    record.lose(own, cursor=entry_id, at_s=now_s)
-    return tuple(own)
+    own = {ref.sequence for ref in refs if (ref.key, ref.epoch) == (key, record.epoch)}
+    away = [packet for packet in record.packets("pending", "sent") if packet.raw is not None]
+    settled = record.packets("acknowledged") if undone else []
+    back = [packet for packet in settled if packet.sequence in own]
+    residues: dict[Domain, Memory] = {}
+    for packet in back:
+        before = residues.get(packet.domain, record.residue(packet.domain))
+        residues[packet.domain] = merge([before, packet.counts])
+    lost = sorted(packet.sequence for packet in [*away, *back] if packet.sequence in own)
+    record.lose(lost, residues=residues, cursor=entry_id, at_s=now_s)
+    return tuple(lost)
 
 
 def hear_common(

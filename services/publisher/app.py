@@ -46,7 +46,7 @@ from common.trust.rings import EVERYBODY
 from common.trust.roles import Offline
 from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
-from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Candidate, Part, Returned
+from common.wire.messages import REASON_MAX_CHARS, TAKEN_BACK, Applied, Bundle, Candidate, Part, Returned
 from services.publisher import metadata, refusals, rings
 from services.publisher.fleet import Fleet, fold
 from services.publisher.policy import BITS_PER_BYTE, Limits, judge, missing_memories, without_heir
@@ -136,8 +136,16 @@ class Publisher:
         if reasons:
             await self._refuse(candidate, reasons)
             raise Rejected("candidate_refused", "; ".join(reasons)[:REASON_MAX_CHARS])
+        if past.current is not None and past.open_version != past.current.version:
+            message = f"bundle {past.current.version} is not for everybody yet: the next one waits for that"
+            raise Unavailable("ring_pending", message)
+        try:
+            effects = await self._release(candidate, past)
+        except Rejected as error:
+            await self._refuse(candidate, (str(error),))
+            raise
         metrics.CANDIDATES.labels("released").inc()
-        return await self._release(candidate, past)
+        return effects
 
     async def _release(self, candidate: Candidate, past: "Past") -> list[Effect]:
         bundle = release(candidate, after=past.last, released_at_s=time.time(), signing_key=self._key)
@@ -197,7 +205,8 @@ class Publisher:
             listed = ", ".join(map(str, older)) or "none"
             raise Rejected("not_listed", f"there is no release {wanted} to go back to; older ones there are: {listed}")
         candidate = taken_back(past.current, unpack(Bundle, past.releases[wanted]), last=past.last)
-        if not await self._broker.commit(streams.CANDIDATES, await self._release(candidate, past)):
+        effects = [*await self._release(candidate, past), *_undone(past, wanted)]
+        if not await self._broker.commit(streams.CANDIDATES, effects):
             raise Unavailable("overtaken", "something was released meanwhile: look at it, then run this again")
         return past.last + 1, wanted
 
@@ -346,6 +355,17 @@ def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -
         HashDelete(REFUSED, bundle.id),
         Send(streams.BUNDLES, message, f"{bundle.version}-{bundles.digest(bundle)}"),
     ]
+
+
+def _undone(past: "Past", wanted: int) -> list[Effect]:
+    """What tells edges that the releases after `wanted` are no more: what they brought goes out again."""
+    effects: list[Effect] = []
+    for version in sorted(each for each in past.releases if each > wanted):
+        bundle = unpack(Bundle, past.releases[version])
+        if bundle.packets:
+            told = Returned(packets=bundle.packets, code=TAKEN_BACK, reason=f"bundle {version} was taken back")
+            effects.append(Send(streams.RETURNED, pack(told), f"taken-back-{past.last + 1}-{version}"))
+    return effects
 
 
 def _told(held: Mapping[str, bytes], files: metadata.Files) -> list[Effect]:

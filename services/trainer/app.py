@@ -18,7 +18,7 @@ from typing import Final, cast
 
 from common.constants import ROLES
 from common.constellation import parts as bundle_parts
-from common.errors import Rejected, Unavailable
+from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 SEED: Final = 0
 SMALLEST: Final = "tiny"  # what is trained where nothing is shipped and no size is set
+MAX_DELIVERIES: Final = 5
 GENESIS_EVERY_S: Final = 2.0
 BRANCH_WORKERS: Final = 2
 CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
@@ -91,14 +92,20 @@ class Trainer:
         if await self._broker.produce(streams.CANDIDATES, pack(candidate), candidate.id):
             log.info("genesis %s sent to the publisher", candidate.id)
 
-    async def take(self, _delivery: Delivery, batch: Batch) -> Sequence[Effect]:
-        """A batch becomes a candidate. One that is wrong in itself does not, and its packets go back to their edges.
+    async def take(self, delivery: Delivery, batch: Batch) -> Sequence[Effect]:
+        """A batch becomes a candidate. One that is wrong in itself, or that no try came to an end with, does not, and
+        its packets go back to their edges.
 
-        That is said before the dead letter is written: a kill between the two says it again, and it counts once.
+        That is said before the dead letter is written, and once. What went back is no batch any more, whoever replays
+        it: its edges have sent it again.
         """
+        if await self._broker.was_published(streams.RETURNED, batch.id):
+            raise Rejected("batch_returned", f"the packets of batch {batch.id[:12]} went back to their edges before")
         try:
+            if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
+                raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
             return await self._consolidate(batch)
-        except Rejected as error:
+        except (Rejected, Corrupt) as error:
             told = Returned(packets=batch.packets, code=error.code, reason=error.message[:REASON_MAX_CHARS])
             await self._broker.produce(streams.RETURNED, pack(told), batch.id)
             raise
@@ -197,6 +204,7 @@ async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
         decode=partial(unpack, Batch),
         handle=trainer.take,
         max_records=1,
+        max_deliveries=MAX_DELIVERIES,
     )
     return Wiring(
         consumers=[batches],

@@ -179,10 +179,12 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
         await centre.offer(await centre.candidate())
         await decided(centre, eventually)
         (good,) = await centre.bundles()
-        await centre.offer(await centre.candidate(good, change={"notes.bin": b"bad"}))
+        carried = (PacketRef(key=b"edge-key", epoch=1, sequence=7),)
+        await centre.offer(await centre.candidate(good, change={"notes.bin": b"bad"}, packets=carried))
         await decided(centre, eventually)
         operator = app.Publisher(centre.settings("publisher"), centre.broker)
         assert await operator.take_back(None) == (3, 1)
+        assert await centre.returned() == [(carried[0].packed, "taken_back")]
         await decided(centre, eventually)
         _, bad, back = await centre.bundles()
         assert (back.parts, back.parent, back.parent_digest) == (good.parts, 2, bundles.digest(bad))
@@ -271,6 +273,10 @@ async def test_a_release_goes_to_a_tenth_first_and_to_everybody_once_they_applie
         two = await released_to(centre, eventually, one)
         first, _ = await first_and_rest(centre, two)
         assert len(first) == 4
+        next_one = await centre.candidate(two)
+        waiting = app.Publisher(centre.settings("publisher"), centre.broker)
+        with pytest.raises(Unavailable, match="ring_pending"):
+            await waiting.take(Delivery(streams.CANDIDATES, "1-0", 0, 1, pack(next_one)), next_one)
         await say(centre, 2, first)
         await eventually(lambda: entries(centre, 3))
     assert await first_and_rest(centre, two) == (FLEET, [])

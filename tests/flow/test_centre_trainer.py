@@ -9,7 +9,7 @@ from common.runtime.entries import Delivery
 from common.runtime.settings import TrainerSettings
 from common.runtime.trust import Trust
 from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
-from services.trainer.app import Trainer
+from services.trainer.app import MAX_DELIVERIES, Trainer
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +47,18 @@ async def test_the_packets_of_a_batch_that_is_wrong_in_itself_go_back_once(centr
             await trainer.take(delivery(), wrong)
     ((ref, _),) = await centre.returned()
     assert ref == ref_of(centre, 0, 1)
+
+
+async def test_a_batch_that_no_try_came_to_an_end_with_goes_back_and_is_none_when_it_is_replayed(centre, trainer):
+    await centre.release()
+    sound = batch(centre, b"no crystals")
+    last = Delivery(streams.BATCHES, "1-0", 1, MAX_DELIVERIES, b"")
+    with pytest.raises(Rejected, match="never_finished"):
+        await trainer.take(last, sound)
+    assert [code for _, code in await centre.returned()] == ["never_finished"]
+    with pytest.raises(Rejected, match="batch_returned"):
+        await trainer.take(delivery(), sound)
+    assert len(await centre.returned()) == 1
 
 
 async def test_a_batch_that_waits_gives_nothing_back(centre, trainer):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from common.constellation.priors import prior_of
 from common.errors import Corrupt, QigError, Rejected
+from common.kernels import gate
 from common.kernels.memory import count
 from common.wire.crystals import PACKET_MAX_COUNTED, crystals, encode, entry, fit
 from common.wire.ngrams import entries
@@ -118,6 +119,7 @@ def test_a_clock_may_be_off_by_300_s_and_no_more(sign):
         {"tokens": 1 << 24},
         {"basin": bytes(64)},
         {"gate": b"\1" * 32},
+        {"gate": gate.to_bytes(np.full((gate.BUCKETS, 2), 1e6)), "tokens": 1000},
         {"crystals": b"no crystals"},
         {"crystals": encode(crystals([entry((), 7, count=1, total=1)]), VOCAB * 2)},
         {"crystals": ngrams(*HEAVY), "tokens": 47},

@@ -176,6 +176,20 @@ def test_what_a_bundle_named_is_not_taken_back(record, serving, micro):
     assert [packet.status for packet in record.packets("acknowledged", "lost")] == ["acknowledged"]
 
 
+def test_what_a_release_had_that_is_taken_back_goes_again(record, serving, micro):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    record.leaving(0, b"raw")
+    whole = record.residue("heart")
+    settled(record, serving, bundle_naming(0))
+    for _ in range(2):
+        take_back(record, refs(0), key=KEY, entry_id="7-0", now_s=300.0, undone=True)
+        assert [packet.status for packet in record.packets("acknowledged", "lost")] == ["lost"]
+        assert [table.counts.tolist() for table in record.residue("heart").tables] == [
+            table.counts.tolist() for table in whole.tables
+        ]
+
+
 @pytest.mark.parametrize(("number", "gone"), [(3, 3), (4, 0)])
 def test_a_handful_of_strange_texts_goes_home(record, serving, micro, number, gone):
     read(record, micro, None, number)

@@ -7,7 +7,7 @@ from common.runtime import metrics, streams
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
 from common.wire.codec import unpack
-from common.wire.messages import Returned
+from common.wire.messages import TAKEN_BACK, Returned
 from common.wire.packet import PacketBody, key_id, seal
 from services.edge.answer import Serving
 from services.edge.app.node import Node
@@ -70,8 +70,16 @@ class Sleep:
         record, key = self._node.record, key_id(self._node.key.verify_key)
         async with self._node.learning:
             back = await asyncio.to_thread(
-                take_back, record, told.packets, key=key, entry_id=delivery.entry_id, now_s=self._node.now()
+                take_back,
+                record,
+                told.packets,
+                key=key,
+                entry_id=delivery.entry_id,
+                now_s=self._node.now(),
+                undone=(undone := told.code == TAKEN_BACK),
             )
+            if undone:
+                await self._node.relearn(None)
         if back:
             metrics.PACKETS.labels("returned", "").inc(len(back))
             log.warning("packets %s will not count, their counts go again: %s: %s", list(back), told.code, told.reason)

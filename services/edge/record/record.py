@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -273,17 +274,27 @@ class Record:
                 (raw, at_s, sequence),
             )
 
-    def lose(self, sequences: Iterable[int], *, cursor: str | None = None, at_s: float) -> None:
+    def lose(
+        self,
+        sequences: Iterable[int],
+        *,
+        residues: Mapping[Domain, Memory] = MappingProxyType({}),
+        cursor: str | None = None,
+        at_s: float,
+    ) -> None:
         """These packets are waited for no longer, where they may have left. What they mentioned goes out again.
 
-        cursor: the entry id of what said so, from which the next start reads on; None: it does not move.
+        residues: as they are with the counts of those that had been settled; cursor: the entry id of what said so, from
+        which the next start reads on; None: it does not move.
         """
         with self._file.write() as db:
             db.executemany(
                 "UPDATE packets SET status = 'lost', at_s = ?"
-                " WHERE sequence = ? AND status IN ('pending', 'sent') AND raw IS NOT NULL",
+                " WHERE sequence = ? AND status IN ('pending', 'sent', 'acknowledged') AND raw IS NOT NULL",
                 [(at_s, sequence) for sequence in sequences],
             )
+            for domain, residue in residues.items():
+                _put_residue(db, domain, residue)
             db.execute("DELETE FROM mentions WHERE packet IN (SELECT sequence FROM packets WHERE status = 'lost')")
             if cursor is not None:
                 set_meta(db, "returned", cursor)
