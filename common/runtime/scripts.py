@@ -99,15 +99,12 @@ return 1
 
 # KEYS as in commit. ARGV: group, keep, then six to an entry: its id and the one operation that goes with it.
 _FINISH: Final = f"""{_PUBLISHING}
-for i = 3, #ARGV, 6 do
-  local key = KEYS[tonumber(ARGV[i + 2])]
-  local kind = redis.call('TYPE', key)['ok']
-  if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
-end
 local done = 0
 for i = 3, #ARGV, 6 do
   local key, a, b, c = KEYS[tonumber(ARGV[i + 2])], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
+  local kind = redis.call('TYPE', key)['ok']
+  -- where its message cannot go an entry stays pending, and whoever takes it alone is told why
+  if (kind == 'stream' or kind == 'none') and redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
     if ARGV[2] == '' then redis.call('XDEL', KEYS[1], ARGV[i]) end
     if ARGV[i + 1] == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
     else

@@ -68,7 +68,7 @@ class PacketBody(Message):
     kappa: Amount | None
     phases: tuple[Count, Count, Count, Count]  # windows spent in FOAM, TACKING, CRYSTAL, FRACTURE
     gate: Annotated[bytes, Blob(0, PACKET_GATE_MAX_BYTES)] = b""
-    crystals: Annotated[bytes, Blob(0, PACKET_MAX_BYTES)] = b""  # crystals.py, plain form
+    crystals: Annotated[bytes, Blob(0, PACKET_MAX_BYTES)] = b""  # crystals.py
     mentions: Annotated[bytes, Blob(0, PACKET_MAX_BYTES)] = b""  # mentions.py
     merges: Annotated[bytes, Blob(0, PACKET_MERGES_MAX_BYTES)] = b""  # proposals.py
 
