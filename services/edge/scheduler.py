@@ -235,14 +235,16 @@ class Scheduler:
         if taken is None:
             return False
         client, turn = taken
-        more = self._advance(turn)
+        last_word = self._advance(turn)
         with self._change:
-            if more:
+            if last_word is None:
                 self._turns.give_back(client, turn)
                 self._change.notify()
             else:
                 self._turns.drop(client)
                 self._learn(turn)
+        if last_word is not None:  # only now: whoever has an answer finds its place free
+            self._call(*last_word)
         return True
 
     def _learn(self, turn: Turn) -> None:
@@ -260,18 +262,15 @@ class Scheduler:
                 self._change.wait()
             return None
 
-    def _advance(self, turn: Turn) -> bool:
-        """One slice; whether there is more to do."""
+    def _advance(self, turn: Turn) -> tuple[Callable[..., None], object] | None:
+        """One slice; None while there is more to do, else what its asker is told at the end."""
         began_s = self.clock()
         try:
             more = self._say(turn, began_s)
             turn.worked_s += self.clock() - began_s
-            if not more:
-                self._end(turn)
+            return None if more else (turn.end, self._concluded(turn))
         except BaseException as error:  # noqa: BLE001 -- the border of a thread: its asker gets whatever went wrong
-            self._call(turn.fail, error)
-            return False
-        return more
+            return turn.fail, error
 
     def _say(self, turn: Turn, began_s: float) -> bool:
         if turn.making is None:
@@ -309,10 +308,10 @@ class Scheduler:
             self._call(turn.tell, Said(text, tokens - turn.told_tokens))
             turn.told_s, turn.told_tokens = now_s, tokens
 
-    def _end(self, turn: Turn) -> None:
+    def _concluded(self, turn: Turn) -> Answered:
         assert turn.making is not None
         problem = turn.left if isinstance(turn.left, Problem) else None
-        self._call(turn.end, turn.making.conclude(self.clock() - turn.began_s, problem))
+        return turn.making.conclude(self.clock() - turn.began_s, problem)
 
     def _call(self, what: Callable[..., None], *args: object) -> None:
         """Has the loop do this. It is woken once for all that comes before it looks: waking costs two system calls, and
