@@ -189,6 +189,8 @@ async def _trip(
     redis: Redis, calls: Sequence[tuple[str, list[str], list[str | bytes | int]]], known: set[str]
 ) -> list[Any]:
     """What each call answered, or its error; raises when the trip failed as a whole. known: is kept up to date."""
+    if len(calls) == 1:
+        return [await _told(redis, *calls[0])]
     pipeline = redis.pipeline(transaction=False)
     for script, keys, args in calls:
         if script in known:
@@ -201,14 +203,23 @@ async def _trip(
     except Exception:
         known.clear()
         raise
-    for place, (script, keys, args) in enumerate(calls):
+    for place, call in enumerate(calls):
         if isinstance(found[place], NoScriptError):
             known.clear()
-            try:
-                found[place] = await redis.eval(script, len(keys), *keys, *args)
-            except ResponseError as error:  # this call's alone
-                found[place] = error
+            found[place] = await _told(redis, *call)
     return found
+
+
+async def _told(redis: Redis, script: str, keys: list[str], args: list[str | bytes | int]) -> Any:
+    """What one call answered, or its error; a server that does not know the script is told it."""
+    given: list[Any] = [len(keys), *keys, *args]
+    try:
+        try:
+            return await redis.evalsha(_digest(script), *given)
+        except NoScriptError:
+            return await redis.eval(script, *given)
+    except ResponseError as error:  # this call's alone
+        return error
 
 
 @functools.cache
