@@ -55,6 +55,32 @@ async def life(home, broker, broker_url, clock):
 
 
 @pytest.fixture
+async def each_life(home, broker, broker_url, redis, clock):
+    """Starts any node, with the bundles there are; the same node's life before is over as if it was killed."""
+    records, edges = {}, []
+
+    async def begin(node, **fields):
+        if node in records:
+            records[node].close()
+        settings, privacy = both_settings_of(home, broker_url, **fields)
+        settings = settings.model_copy(update={"node": node})
+        records[node] = Record(state_dir(home, node) / "edge.db", now_s=clock[0])
+        slots = Slots(state_dir(home, node) / "bundles")
+        trust = Trust(broker.redis, keys.load_root(home), state_dir(home, node) / "trust")
+        edges.append(Edge(settings, broker, records[node], slots, trust, privacy=privacy, now=lambda: clock[0]))
+        await edges[-1].start()
+        await bundles_to(edges[-1], redis)
+        return edges[-1]
+
+    with contextlib.ExitStack() as undo:
+        yield begin
+        for edge in edges:
+            await edge.queries.scheduler.stop()
+        for record in records.values():
+            undo.callback(record.close)
+
+
+@pytest.fixture
 async def publisher(life, broker, home):
     await life()  # makes the keys
     return Publisher(broker, home)

@@ -1,24 +1,18 @@
 """The vocabulary grows by what three edges read: mentioned, said, appended, and followed by every edge."""
 
-import contextlib
-
 import numpy as np
 import pytest
 from centre import Centre
-from edge_fleet import Publisher, both_settings_of, bundles_to, commons_to, packets, read
+from edge_fleet import Publisher, bundles_to, commons_to, packets, read
 from micro import MICRO, SENTENCES
 
 from common.constellation.parts import load
 from common.kernels import memory_file
 from common.kernels.memory import count
 from common.runtime import keys, streams
-from common.runtime.trust import Trust
 from common.wire import proposals
 from common.wire.packet import open_envelope, verify
 from services.aggregator.app import ACCEPTED
-from services.edge.app import Edge, state_dir
-from services.edge.record import Record
-from services.edge.slots import Slots
 from services.trainer import growth
 from services.trainer.consolidate import consolidate
 
@@ -48,28 +42,9 @@ async def publisher(home, broker, micro_parts):
 
 
 @pytest.fixture
-async def start(publisher, home, broker, broker_url, redis, clock):
-    """Starts an edge with the bundle; the same node's life before is over as if it was killed."""
-    records, edges = {}, []
-
-    async def begin(node, **fields):
-        if node in records:
-            records[node].close()
-        settings, privacy = both_settings_of(home, broker_url, **fields)
-        settings = settings.model_copy(update={"node": node})
-        records[node] = Record(state_dir(home, node) / "edge.db", now_s=clock[0])
-        slots = Slots(state_dir(home, node) / "bundles")
-        trust = Trust(broker.redis, keys.load_root(home), state_dir(home, node) / "trust")
-        edges.append(Edge(settings, broker, records[node], slots, trust, privacy=privacy, now=lambda: clock[0]))
-        await edges[-1].start()
-        return edges[-1]
-
-    with contextlib.ExitStack() as undo:
-        yield begin
-        for edge in edges:
-            await edge.queries.scheduler.stop()
-        for record in records.values():
-            undo.callback(record.close)
+def start(publisher, each_life):
+    """Starts an edge with the bundle."""
+    return each_life
 
 
 @pytest.fixture

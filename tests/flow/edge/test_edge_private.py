@@ -1,18 +1,15 @@
 """Private mode through a real broker: what leaves an edge, round after round, and what a kill changes of it."""
 
-import contextlib
-
 import numpy as np
 import pytest
 from centre import Centre
 from edge_death import Killed, killed_at
-from edge_fleet import NODE, Publisher, both_settings_of, bundles_to, commons_to, packets, read
+from edge_fleet import NODE, Publisher, commons_to, packets, read
 
 from common.constellation.priors import prior_of
 from common.errors import Rejected, Unavailable
 from common.runtime import keys, streams
 from common.runtime.broker import Broker
-from common.runtime.trust import Trust
 from common.wire import crystals
 from common.wire.codec import pack
 from common.wire.mentions import PACKET_MAX_MENTIONS, decode, encode
@@ -20,10 +17,9 @@ from common.wire.messages import Common
 from common.wire.ngrams import entries
 from common.wire.packet import open_envelope, verify
 from services.aggregator.app import ACCEPTED
-from services.edge.app import Edge, common, sleep, state_dir
+from services.edge.app import common, sleep, state_dir
 from services.edge.mentions import decoys
 from services.edge.record import Record
-from services.edge.slots import Slots
 
 pytestmark = pytest.mark.anyio
 
@@ -47,31 +43,9 @@ async def centre(home, broker, broker_url, micro_parts):
 
 
 @pytest.fixture
-async def start(centre, home, broker, broker_url, redis, clock):
-    """Starts an edge, private and strict unless told otherwise, with the bundle; the same node's life before is over as
-    if it was killed.
-    """
-    records, edges = {}, []
-
-    async def begin(node, **fields):
-        if node in records:
-            records[node].close()
-        settings, privacy = both_settings_of(home, broker_url, **({"private": "strict"} | fields))
-        settings = settings.model_copy(update={"node": node})
-        records[node] = Record(state_dir(home, node) / "edge.db", now_s=clock[0])
-        slots = Slots(state_dir(home, node) / "bundles")
-        trust = Trust(broker.redis, keys.load_root(home), state_dir(home, node) / "trust")
-        edges.append(Edge(settings, broker, records[node], slots, trust, privacy=privacy, now=lambda: clock[0]))
-        await edges[-1].start()
-        await bundles_to(edges[-1], redis)
-        return edges[-1]
-
-    with contextlib.ExitStack() as undo:
-        yield begin
-        for edge in edges:
-            await edge.queries.scheduler.stop()
-        for record in records.values():
-            undo.callback(record.close)
+def start(centre, each_life):
+    """Starts an edge with the bundle, private and strict unless told otherwise."""
+    return lambda node, **fields: each_life(node, **({"private": "strict"} | fields))
 
 
 def body_of(raw, home):
