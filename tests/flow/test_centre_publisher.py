@@ -184,8 +184,8 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
         await decided(centre, eventually)
         operator = app.Publisher(centre.settings("publisher"), centre.broker)
         assert await operator.take_back(None) == (3, 1)
-        assert await centre.returned() == [(carried[0].packed, "taken_back")]
         await decided(centre, eventually)
+        assert await centre.returned() == [(carried[0].packed, "taken_back")]
         _, bad, back = await centre.bundles()
         assert (back.parts, back.parent, back.parent_digest) == (good.parts, 2, bundles.digest(bad))
         trust = Trust(centre.broker.redis, keys.load_root(centre.home))
