@@ -46,7 +46,7 @@ GENESIS_EVERY_S: Final = 2.0
 BRANCH_WORKERS: Final = 2
 CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
 LAST: Final = "last"  # its field: the id of the candidate sent last
-# The publisher's words (services/publisher/app.py): candidate id to version, and to reasons.
+# The publisher's words (services/publisher/app/state.py): candidate id to version, and to reasons.
 RELEASED: Final = streams.side_key(streams.CANDIDATES, "released")
 REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 

@@ -16,6 +16,7 @@ from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.messages import Applied, Bundle, Figure, PacketRef
 from services.publisher import app, metadata
+from services.publisher.app import candidates, state
 
 pytestmark = pytest.mark.anyio
 WORSE = Figure(name="bits_per_byte", domain="heart", before=2.0, after=2.1, unit="bit/B")
@@ -41,7 +42,7 @@ async def carried(centre):
 
 
 async def refusal(centre, candidate):
-    return json.loads((await centre.broker.read_hash(app.REFUSED))[candidate.id])["reasons"]
+    return json.loads((await centre.broker.read_hash(state.REFUSED))[candidate.id])["reasons"]
 
 
 async def test_a_genesis_and_its_child_become_versions_one_and_two(centre, eventually):
@@ -97,7 +98,7 @@ async def test_of_two_candidates_on_one_parent_the_second_is_out_of_date(centre,
         await centre.offer(two)
         await decided(centre, eventually)
     assert [bundle.version for bundle in await centre.bundles()] == [1, 2]
-    (loser,) = await centre.broker.read_hash(app.REFUSED)
+    (loser,) = await centre.broker.read_hash(state.REFUSED)
     assert "train on that one" in (await refusal(centre, {"one": one, "two": two}[loser]))[0]
 
 
@@ -109,14 +110,14 @@ async def test_a_candidate_that_comes_again_after_its_release_is_neither_release
         await decided(centre, eventually)
     assert [bundle.version for bundle in await centre.bundles()] == [1]
     assert await centre.letters(streams.CANDIDATES) == []
-    assert await centre.broker.read_hash(app.REFUSED) == {}
+    assert await centre.broker.read_hash(state.REFUSED) == {}
 
 
 async def test_after_a_restart_versions_go_on_even_when_the_notes_are_lost(centre, eventually):
     async with centre.running("publisher"):
         await centre.offer(await centre.candidate())
         await decided(centre, eventually)
-    await centre.broker.redis.delete(app.CURRENT, app.RELEASED)
+    await centre.broker.redis.delete(state.CURRENT, state.RELEASED)
     (first,) = await centre.bundles()
     async with centre.running("publisher"):
         await centre.offer(await centre.candidate(first))
@@ -164,7 +165,8 @@ async def test_after_a_theft_the_fleet_goes_on_from_the_last_good_release(centre
         operator = app.Publisher(centre.settings("publisher"), centre.broker)
         trust = Trust(centre.broker.redis, keys.load_root(centre.home))
         assert await newest_release(centre.broker.redis, trust) == good
-        assert await operator.take_back(1) == (evil.version + 1, 1)  # at once, for the edges that serve the thief's
+        # at once, for the edges that serve the thief's
+        assert await operator.releases.take_back(1) == (evil.version + 1, 1)
         await decided(centre, eventually)
         back = await newest_release(centre.broker.redis, trust)
         assert (back.parts, back.parent_digest) == (good.parts, bundles.digest(good))
@@ -183,7 +185,7 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
         await centre.offer(await centre.candidate(good, change={"notes.bin": b"bad"}, packets=carried))
         await decided(centre, eventually)
         operator = app.Publisher(centre.settings("publisher"), centre.broker)
-        assert await operator.take_back(None) == (3, 1)
+        assert await operator.releases.take_back(None) == (3, 1)
         await decided(centre, eventually)
         assert await centre.returned() == [(carried[0].packed, "taken_back")]
         _, bad, back = await centre.bundles()
@@ -192,7 +194,7 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
         assert await newest_release(centre.broker.redis, trust) == back
         for nowhere in (3, 7):
             with pytest.raises(Rejected, match=r"not_older|not_listed"):
-                await operator.take_back(nowhere)
+                await operator.releases.take_back(nowhere)
         await centre.offer(await centre.candidate(back))
         await decided(centre, eventually)
     assert [each.version for each in await centre.bundles()] == [1, 2, 3, 4]
@@ -201,10 +203,10 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
 async def test_before_two_releases_there_is_nothing_to_go_back_to(centre):
     operator = app.Publisher(centre.settings("publisher"), centre.broker)
     with pytest.raises(Rejected, match=r"not_listed.*none"):
-        await operator.take_back(None)
+        await operator.releases.take_back(None)
     await centre.release()
     with pytest.raises(Rejected, match=r"not_listed.*none"):
-        await operator.take_back(None)
+        await operator.releases.take_back(None)
 
 
 async def test_a_candidate_cannot_take_a_release_back(centre, eventually):
@@ -220,17 +222,17 @@ async def test_a_key_that_no_root_names_signs_nothing_and_says_so(centre, eventu
     keys.private_path(centre.home, keys.PUBLISHER).write_text("07" * 32)
     publisher = app.Publisher(centre.settings("publisher"), centre.broker)
     with pytest.raises(Unavailable, match=r"key_not_trusted.*qig keys rotate"):
-        await publisher.renew()
+        await publisher.releases.renew()
     assert await centre.broker.read_hash(streams.METADATA) == {}
 
 
 async def test_of_two_publishers_that_sign_at_once_one_signs_again(centre, eventually):
     one, two = (app.Publisher(centre.settings("publisher"), centre.broker) for _ in range(2))
     genesis = await centre.candidate(id="genesis")
-    late = await one.take(Delivery(streams.CANDIDATES, "1-0", 0, 1, pack(genesis)), genesis)
-    await two.renew()
+    late = await one.candidates.take(Delivery(streams.CANDIDATES, "1-0", 0, 1, pack(genesis)), genesis)
+    await two.releases.renew()
     assert not await centre.broker.commit(streams.CANDIDATES, late)
-    again = await one.take(Delivery(streams.CANDIDATES, "1-0", 0, 2, pack(genesis)), genesis)
+    again = await one.candidates.take(Delivery(streams.CANDIDATES, "1-0", 0, 2, pack(genesis)), genesis)
     assert await centre.broker.commit(streams.CANDIDATES, again)
 
 
@@ -238,8 +240,8 @@ async def test_of_two_publishers_that_sign_at_once_one_signs_again(centre, event
 async def test_the_end_of_what_the_offline_keys_signed_is_told_in_time(centre, monkeypatch, caplog, age_days, warned):
     publisher = app.Publisher(centre.settings("publisher"), centre.broker)
     later = time.time() + age_days * metadata.DAY_S
-    monkeypatch.setattr(app.time, "time", lambda: later)
-    await publisher.renew()
+    monkeypatch.setattr(time, "time", lambda: later)
+    await publisher.releases.renew()
     assert ("qig keys rotate targets" in caplog.text) == warned
 
 
@@ -276,7 +278,7 @@ async def test_a_release_goes_to_a_tenth_first_and_to_everybody_once_they_applie
         next_one = await centre.candidate(two)
         waiting = app.Publisher(centre.settings("publisher"), centre.broker)
         with pytest.raises(Unavailable, match="ring_pending"):
-            await waiting.take(Delivery(streams.CANDIDATES, "1-0", 0, 1, pack(next_one)), next_one)
+            await waiting.candidates.take(Delivery(streams.CANDIDATES, "1-0", 0, 1, pack(next_one)), next_one)
         await say(centre, 2, first)
         await eventually(lambda: entries(centre, 3))
     assert await first_and_rest(centre, two) == (FLEET, [])
@@ -320,7 +322,7 @@ async def test_a_release_that_the_first_refuse_or_read_worse_is_taken_back(centr
 
 
 async def noted(centre, bundle):
-    return bundle.id in await centre.broker.read_hash(app.REFUSED)
+    return bundle.id in await centre.broker.read_hash(state.REFUSED)
 
 
 async def test_a_ring_stays_while_lists_are_renewed_and_publishers_restart(centre, eventually):
@@ -331,14 +333,14 @@ async def test_a_ring_stays_while_lists_are_renewed_and_publishers_restart(centr
         first, _ = await first_and_rest(centre, two)
     await centre.broker.redis.hset(streams.METADATA, "1.root.json", b"changed by hand")
     again = app.Publisher(centre.settings("publisher"), centre.broker)
-    await again.catch_up()
-    await again.renew()
+    await again.verdicts.catch_up()
+    await again.releases.renew()
     assert (await centre.broker.read_hash(streams.METADATA))["1.root.json"] != b"changed by hand"
     assert (await first_and_rest(centre, two))[0] == first
     keys.replace(centre.home, ["publisher"], offline=keys.offline_dir(centre.home))
     again = app.Publisher(centre.settings("publisher"), centre.broker)
-    await again.catch_up()
-    await again.renew()
+    await again.verdicts.catch_up()
+    await again.releases.renew()
     assert (await first_and_rest(centre, two))[0] == first
 
 
@@ -347,8 +349,8 @@ async def test_old_lists_are_cleared_away(centre):
     for _ in range(10):
         await centre.broker.redis.hset(streams.METADATA, "targets.json", b"changed by hand")
         held = await centre.broker.read_hash(streams.METADATA)
-        files = metadata.signed(publisher._offline, {}, held, publisher._key, now_s=time.time())
-        assert await centre.broker.commit(streams.CANDIDATES, app._told(held, files))
+        files = metadata.signed(publisher.releases._offline, {}, held, publisher.releases._key, now_s=time.time())
+        assert await centre.broker.commit(streams.CANDIDATES, state.listed(held, files))
     left = await centre.broker.read_hash(streams.METADATA)
     assert sum(name.endswith("bundles.json") for name in left) == metadata.KEPT
     assert sum(name.endswith("snapshot.json") for name in left) == metadata.KEPT
@@ -385,7 +387,7 @@ async def tried(centre):
 
 
 async def test_a_part_that_never_comes_is_a_refusal_after_a_while(centre, eventually, monkeypatch):
-    monkeypatch.setattr(app, "PARTS_WAIT_S", 0.1)
+    monkeypatch.setattr(candidates, "PARTS_WAIT_S", 0.1)
     candidate = await centre.candidate()
     await centre.broker.redis.delete(f"qig:blob:{candidate.parts['homes.npy'].digest}:0")
     async with centre.running("publisher"):
@@ -430,8 +432,9 @@ async def test_a_bug_met_again_and_again_is_a_refusal_too_so_that_the_trainer_go
     def broken(*_args, **_given):
         raise ZeroDivisionError("judge is broken")
 
-    monkeypatch.setattr(app, "judge", broken)
-    monkeypatch.setattr(app, "MAX_DELIVERIES", 2)
+    monkeypatch.setattr(candidates, "judge", broken)
+    for each in (app, candidates):
+        monkeypatch.setattr(each, "MAX_DELIVERIES", 2)
     candidate = await centre.candidate()
     async with centre.running("publisher"):
         await centre.offer(candidate)

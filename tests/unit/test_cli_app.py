@@ -48,7 +48,9 @@ COMMANDS = {
 def asked(monkeypatch):
     """What a command would have called: module, function, arguments."""
     calls = []
-    monkeypatch.setattr(cli, "_do", lambda module, function="run", **given: calls.append((module, function, given)))
+    monkeypatch.setattr(
+        cli.command, "do", lambda module, function="run", **given: calls.append((module, function, given))
+    )
     return calls
 
 
