@@ -18,6 +18,7 @@ from common.wire import crystals
 from common.wire.messages import Heartbeat
 from common.wire.proposals import encode
 from services.aggregator import app
+from services.aggregator.app.hashes import OPENED
 from services.aggregator.proposals import MERGES_LEAST
 
 pytestmark = pytest.mark.anyio
@@ -221,7 +222,7 @@ async def test_what_was_said_of_a_domain_that_ended_meanwhile_is_its_heir_s(cent
     async with centre.running("aggregator", batch_packets=1):
         await centre.send(centre.packet(first, 0, domain=None))
         await eventually(lambda: batches_to(centre, 1))
-        (noted,) = await centre.broker.read_hash(app.OPENED)
+        (noted,) = await centre.broker.read_hash(OPENED)
         heir = micro.domains["percept"].model_copy(update={"formerly": ("d-1", noted)})
         await centre.release(2, first, change=bundle_parts.domains_part({**micro.domains, "percept": heir}))
         await eventually(lambda: bundle_is_base(centre, 2))
@@ -229,7 +230,7 @@ async def test_what_was_said_of_a_domain_that_ended_meanwhile_is_its_heir_s(cent
         await eventually(lambda: batches_to(centre, 2))
     update = (await centre.batches())[1].domains[0]
     assert (update.name, update.kernel, update.opened, update.packets) == ("percept", "percept", False, 1)
-    assert await centre.broker.read_hash(app.OPENED) == {}
+    assert await centre.broker.read_hash(OPENED) == {}
 
 
 async def bundle_is_base(centre, version):

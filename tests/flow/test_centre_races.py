@@ -12,6 +12,7 @@ from common.runtime.entries import Delivery
 from common.runtime.trust import Trust
 from services.aggregator import app
 from services.aggregator.admit import open_packet
+from services.aggregator.app.hashes import ACCEPTED, LEDGER
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +44,9 @@ async def accept(centre, who, raw):
     """The packet as the consumer hands it over, committed."""
     now_ms = int((await centre.broker.redis.time())[0]) * 1000
     delivery = Delivery(streams.PACKETS, f"{now_ms}-0", now_ms, 1, raw)
-    return await scripts.commit(centre.broker.redis, streams.PACKETS, await who.take(delivery, open_packet(raw)))
+    return await scripts.commit(
+        centre.broker.redis, streams.PACKETS, await who.packets.take(delivery, open_packet(raw))
+    )
 
 
 async def sent(centre):
@@ -59,13 +62,13 @@ async def test_a_cut_that_was_overtaken_takes_nothing(centre):
 
     async def overtake():
         assert await accept(centre, two, centre.packet(bundle, 1)) == "done"
-        await two.cut_due()
+        await two.batches.cut_due()
 
     assert await accept(centre, one, centre.packet(bundle, 0)) == "done"
     late.others.append(overtake)
-    await one.cut_due()
+    await one.batches.cut_due()
     assert len(await sent(centre)) == 1
-    assert await centre.broker.read_hash(app.ACCEPTED) == await centre.broker.read_hash(app.LEDGER) == {}
+    assert await centre.broker.read_hash(ACCEPTED) == await centre.broker.read_hash(LEDGER) == {}
 
 
 async def test_two_acceptances_decided_on_one_window_are_not_both_made(centre):
@@ -73,10 +76,10 @@ async def test_two_acceptances_decided_on_one_window_are_not_both_made(centre):
     who = aggregator(centre)
     raw = centre.packet(bundle)
     delivery = Delivery(streams.PACKETS, "1-0", int((await centre.broker.redis.time())[0]) * 1000, 1, raw)
-    twice = [await who.take(delivery, open_packet(raw)) for _ in range(2)]
+    twice = [await who.packets.take(delivery, open_packet(raw)) for _ in range(2)]
     outcomes = [await scripts.commit(centre.broker.redis, streams.PACKETS, effects) for effects in twice]
     assert outcomes == ["done", "conflict"]
-    assert list(await centre.broker.read_hash(app.LEDGER)) == [ref_of(centre, 0, 1).hex()]
+    assert list(await centre.broker.read_hash(LEDGER)) == [ref_of(centre, 0, 1).hex()]
 
 
 async def test_a_bundle_that_the_follower_has_not_seen_is_looked_up(centre):
@@ -107,14 +110,14 @@ async def test_a_packet_whose_base_left_the_window_while_it_waited_is_a_dead_let
     for version in (2, 3, 4):
         bundles.append(await centre.release(version, bundles[-1]))
     await accept(centre, who, centre.packet(bundles[-1], 1))
-    await who.cut_due()
+    await who.batches.cut_due()
     rows = await centre.broker.redis.xrange(streams.outbox(streams.PACKETS))
     assert [fields[b"stream"].decode() for _, fields in rows] == [
         streams.dead(streams.PACKETS),
         streams.RETURNED,
         streams.BATCHES,
     ]
-    assert await centre.broker.read_hash(app.LEDGER) == {}
+    assert await centre.broker.read_hash(LEDGER) == {}
 
 
 async def test_a_packet_that_somebody_deleted_by_hand_does_not_stop_the_next_cut(centre):
@@ -122,20 +125,20 @@ async def test_a_packet_that_somebody_deleted_by_hand_does_not_stop_the_next_cut
     who = aggregator(centre, batch_packets=2)
     for node in range(2):
         await accept(centre, who, centre.packet(bundle, node))
-    await centre.broker.redis.hdel(app.LEDGER, ref_of(centre, 0, 1).hex())
-    await who.cut_due()
+    await centre.broker.redis.hdel(LEDGER, ref_of(centre, 0, 1).hex())
+    await who.batches.cut_due()
     assert len(await sent(centre)) == 1
-    assert await centre.broker.read_hash(app.ACCEPTED) == {}
+    assert await centre.broker.read_hash(ACCEPTED) == {}
 
 
 async def test_a_ledger_of_nothing_but_deleted_packets_is_cleared(centre):
     bundle = await centre.release()
     who = aggregator(centre, batch_packets=1)
     await accept(centre, who, centre.packet(bundle))
-    await centre.broker.redis.delete(app.LEDGER)
-    await who.cut_due()
+    await centre.broker.redis.delete(LEDGER)
+    await who.batches.cut_due()
     assert await sent(centre) == []
-    assert await centre.broker.read_hash(app.ACCEPTED) == {}
+    assert await centre.broker.read_hash(ACCEPTED) == {}
 
 
 async def test_a_full_ledger_goes_out_in_several_batches(centre):
@@ -144,6 +147,6 @@ async def test_a_full_ledger_goes_out_in_several_batches(centre):
     for sequence in range(1, 76):
         for node in range(4):
             await accept(centre, who, centre.packet(bundle, node, sequence))
-    who._limits = dataclasses.replace(who._limits, packets=1)
-    await who.cut_due()
+    who.batches._limits = dataclasses.replace(who.batches._limits, packets=1)
+    await who.batches.cut_due()
     assert len(await sent(centre)) == 2

@@ -17,7 +17,7 @@ from common.runtime.follower import kept, newest
 from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.messages import Answer, Bundle, DeadLetter
-from services.aggregator.app import LEDGER
+from services.aggregator.app.hashes import LEDGER
 from services.cli import home as places
 from services.cli import probe
 from services.cli.desk import Desk

@@ -20,7 +20,7 @@ from common.wire import bundle as bundles
 from common.wire.codec import pack
 from common.wire.messages import Applied, Candidate
 from common.wire.packet import PacketBody, base_prefix, seal
-from services.aggregator.app import LEDGER, SEQUENCE
+from services.aggregator.app.hashes import LEDGER, SEQUENCE
 from services.aggregator.replay import ReplayWindow
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(180)]

@@ -15,7 +15,7 @@ from common.runtime import streams
 from common.wire import crystals, packet
 from common.wire.ngrams import capped, implied
 from services.aggregator.admit import read_crystals
-from services.aggregator.app import LEDGER
+from services.aggregator.app.hashes import LEDGER
 from services.aggregator.bases import base_of, expects
 from services.aggregator.merge import MAX_DOMAIN_ENTRIES, levelled
 from services.aggregator.territories import read_basin

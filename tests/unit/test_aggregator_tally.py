@@ -9,7 +9,7 @@ from common.wire.codec import unpack
 from common.wire.mentions import SPACE, decode
 from common.wire.messages import COMMON_MAX_HASHES, Common
 from services.aggregator import tally as room
-from services.aggregator.app import tally_effects
+from services.aggregator.app.batches import tally_effects
 from services.aggregator.tally import Counted, Tally, from_bytes, tally, to_bytes
 
 KEYS = [bytes([n]) * 8 for n in range(5)]

@@ -12,7 +12,7 @@ from common.kernels.memory import count
 from common.runtime import keys, streams
 from common.wire import proposals
 from common.wire.packet import open_envelope, verify
-from services.aggregator.app import ACCEPTED
+from services.aggregator.app.hashes import ACCEPTED
 from services.trainer import growth
 from services.trainer.consolidate import consolidate
 

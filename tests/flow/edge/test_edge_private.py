@@ -16,7 +16,7 @@ from common.wire.mentions import PACKET_MAX_MENTIONS, decode, encode
 from common.wire.messages import Common
 from common.wire.ngrams import entries
 from common.wire.packet import open_envelope, verify
-from services.aggregator.app import ACCEPTED
+from services.aggregator.app.hashes import ACCEPTED
 from services.edge.app import common, sleep, state_dir
 from services.edge.mentions import decoys
 from services.edge.record import Record

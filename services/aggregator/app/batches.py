@@ -1,0 +1,193 @@
+"""Batches: what is due is cut from the ledger, and what the cut changes happens whole or not at all.
+
+    each second:  due? ─▶ cut ─▶ {ledger, accepted − taken, opened, cuts + 1} + Batch to the outbox   one transaction
+                            └─▶ tally ─▶ {mentioned, common} + Common to the outbox                   in the same one
+                            └─▶ gather ─▶ {proposed}, and the batch's merges                          in the same one
+    a packet that no batch can take any more ─▶ dead letter, and Returned: its edge may send what it carried again
+
+Two aggregators are safe: a cut needs the count of cuts that it began with. Whoever comes second decides anew.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, cast
+
+from common.runtime import metrics, streams
+from common.runtime.broker import Broker
+from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
+from common.runtime.settings import AggregatorSettings
+from common.wire import packet as packets_
+from common.wire.codec import pack
+from common.wire.mentions import encode
+from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Common, DeadLetter, PacketRef, Returned
+from services.aggregator.app.enrolment import Enrolment
+from services.aggregator.app.hashes import ACCEPTED, COMMON, COUNT, CUTS, LEDGER, MENTIONED, OPENED, PROPOSED
+from services.aggregator.app.window import Window
+from services.aggregator.bases import Base
+from services.aggregator.cut import Cut, Limits, Refusal, awaited, chosen, cut, due
+from services.aggregator.proposals import Gathered, gather, left_with, name_of
+from services.aggregator.proposals import from_bytes as votes_of
+from services.aggregator.proposals import to_bytes as packed
+from services.aggregator.tally import Counted, Tally, tally, to_bytes
+from services.aggregator.tally import from_bytes as hashes_of
+from services.aggregator.territories import unpack_place
+
+log = logging.getLogger(__name__)
+
+CUTS_PER_TICK: Final = 8  # of 256 packets; a longer backlog goes on after the pause
+
+
+class Batches:
+    """What is cut, when, by the bundles in the window and who is enrolled."""
+
+    def __init__(self, settings: AggregatorSettings, broker: Broker, window: Window, enrolment: Enrolment) -> None:
+        self._settings, self._broker, self._window, self._enrolment = settings, broker, window, enrolment
+        self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
+
+    async def cut_due(self) -> None:
+        """Cut what is due; a long backlog in several batches."""
+        for _ in range(CUTS_PER_TICK):
+            if not (self._window.bases and await self._cut_once()):
+                return
+
+    async def _cut_once(self) -> bool:
+        """One batch, if one is due and nobody else cut meanwhile."""
+        # The count is read first: whatever is read after it is there still, or the count has changed.
+        count = await cast("Awaitable[bytes | None]", self._broker.redis.hget(CUTS, COUNT))
+        waiting = {bytes.fromhex(ref): int(at) for ref, at in (await self._broker.read_hash(ACCEPTED)).items()}
+        seconds, micros = await self._broker.redis.time()
+        if not due(waiting, seconds * 1000 + micros // 1000, self._limits):
+            return False
+        ledger, lost = await self._ledger(chosen(waiting))
+        current = self._window.bases[-1]
+        noted = await self._broker.read_hash(OPENED)
+        cuts = 0 if count is None else int(count)
+        pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
+        done = sorted(noted.keys() - pending.keys())
+        found = await asyncio.to_thread(cut, ledger, bases=self._window.bases, pending=pending, limits=self._limits)
+        gathered = await self._gathered(found, current) if found.proposals or found.batch else None
+        if gathered is not None and found.batch is not None:
+            gathered = left_with(gathered)
+            found = replace(found, batch=found.batch.model_copy(update={"merges": gathered.merges}))
+        effects = [
+            *_counted(count),
+            *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
+            *_forgotten(lost),
+        ]
+        if found.mentions or found.silent:
+            heard = await asyncio.to_thread(self._tally, await self._tallied(), found)
+            effects += tally_effects(heard, found.silent, cuts)
+            log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))
+        if gathered is not None:
+            effects += [HashSet(PROPOSED, name_of(pair), packed(said)) for pair, said in gathered.noted.items()]
+            effects += [HashDelete(PROPOSED, name_of(pair)) for pair in gathered.gone]
+        if not await self._broker.commit(streams.PACKETS, effects):
+            log.info("another aggregator cut first: nothing was taken")
+            return False
+        _show(found)
+        return True
+
+    async def _tallied(self) -> Tally:
+        """What was mentioned, by every edge: 64 KiB each at most."""
+        mentioned, common = await self._broker.read_hash(MENTIONED), await self._broker.read_hash(COMMON)
+        return Tally(
+            {bytes.fromhex(key): hashes_of(data) for key, data in mentioned.items()},
+            {int(number): hashes_of(data) for number, data in common.items()},
+        )
+
+    async def _gathered(self, found: Cut, current: Base) -> Gathered:
+        """The tally of merges with those of a cut in it."""
+        held = await self._broker.read_hash(PROPOSED)
+        before = dict(votes_of(name, data) for name, data in held.items())
+        return gather(
+            before,
+            found.proposals,
+            known=frozenset(current.merges),
+            enrolled=self._enrolment.edges,
+            edges=self._settings.common_edges,
+        )
+
+    def _tally(self, before: Tally, found: Cut) -> Counted:
+        return tally(before, found.mentions, enrolled=self._enrolment.edges, edges=self._settings.common_edges)
+
+    async def _ledger(self, refs: Sequence[bytes]) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """The packets, in the order of `refs`, and the refs that have none: somebody deleted it by hand."""
+        raws = await cast(
+            "Awaitable[list[bytes | None]]", self._broker.redis.hmget(LEDGER, [ref.hex() for ref in refs])
+        )
+        found = dict(zip(refs, raws, strict=True))
+        return {ref: raw for ref, raw in found.items() if raw is not None}, [r for r in refs if found[r] is None]
+
+
+def cut_effects(
+    found: Cut, ledger: Mapping[bytes, bytes], done: Sequence[str], *, cuts: int, at_s: float
+) -> list[Effect]:
+    """The ledger without what was cut or refused, and what leaves. done: noted domains that no bundle has to bring any
+    more; cuts: how many there were before.
+    """
+    effects: list[Effect] = [HashDelete(OPENED, name) for name in done]
+    effects += [HashSet(OPENED, place.name, place.packed(cuts)) for place in found.opened]
+    effects += _forgotten([*found.taken, *(ref.packed for ref in found.silent), *(one.ref for one in found.refused)])
+    for one in found.refused:
+        effects += _buried(one, ledger[one.ref], at_s)
+    if found.batch is not None:
+        effects.append(Send(streams.BATCHES, pack(found.batch), found.batch.id))
+    return effects
+
+
+def tally_effects(heard: Counted, silent: Sequence[PacketRef], number: int) -> list[Effect]:
+    """The tally once the cut of this number is in it, and what every edge is told of it, in as many messages as it
+    takes. silent: packets that no bundle will name.
+    """
+    effects: list[Effect] = [HashSet(MENTIONED, key.hex(), to_bytes(own)) for key, own in heard.mentioned.items()]
+    effects += [HashDelete(COMMON, str(old)) for old in heard.forgotten]
+    if len(heard.common):
+        effects.append(HashSet(COMMON, str(number), to_bytes(heard.common)))
+    for first in range(0, max(len(heard.told), 1), COMMON_MAX_HASHES):
+        hashes = heard.told[first : first + COMMON_MAX_HASHES]
+        message = Common(hashes=encode(hashes), packets=tuple(silent) if first == 0 else ())
+        if message.hashes or message.packets:
+            body = pack(message)
+            effects.append(Send(streams.COMMON, body, f"{number}-{hashlib.sha256(body).hexdigest()[:32]}"))
+    return effects
+
+
+def _counted(count: bytes | None) -> list[Effect]:
+    before = 0 if count is None else int(count)
+    held = Absent(CUTS, COUNT) if count is None else Equals(CUTS, COUNT, count)
+    return [held, HashSet(CUTS, COUNT, str(before + 1).encode())]
+
+
+def _forgotten(refs: Sequence[bytes]) -> list[Effect]:
+    return [HashDelete(key, ref.hex()) for ref in refs for key in (LEDGER, ACCEPTED)]
+
+
+def _buried(refusal: Refusal, raw: bytes, at_s: float) -> list[Effect]:
+    """A packet that waited in vain goes back to its edge, and ends where every refused packet ends."""
+    ref, reason = packets_.open_envelope(raw).ref, refusal.reason[:REASON_MAX_CHARS]
+    letter = DeadLetter(
+        stream=streams.PACKETS,
+        entry=refusal.ref.hex(),
+        code=refusal.code,
+        reason=reason,
+        deliveries=1,
+        body=raw,
+        at_s=at_s,
+    )
+    told = Returned(packets=(ref,), code=refusal.code, reason=reason)
+    return [
+        Send(streams.dead(streams.PACKETS), pack(letter), f"cut-{refusal.ref.hex()}"),
+        Send(streams.RETURNED, pack(told), refusal.ref.hex()),
+    ]
+
+
+def _show(found: Cut) -> None:
+    for refusal in found.refused:
+        metrics.PACKETS.labels("refused", refusal.code).inc()
+        metrics.DEAD_LETTERS.labels(streams.PACKETS, refusal.code).inc()
+    if found.batch is not None:
+        metrics.BATCH_PACKETS.observe(len(found.batch.packets))
+        log.info("batch %s: %d packets, %d domains", found.batch.id[:12], len(found.taken), len(found.batch.domains))
