@@ -1,7 +1,7 @@
 """A batch that is wrong in itself: its packets go back to their edges."""
 
 import pytest
-from centre import NODES, Centre, ref_of
+from centre import ref_of
 
 from common.errors import Rejected, Unavailable
 from common.runtime import keys, streams
@@ -12,12 +12,6 @@ from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
 from services.trainer.app import MAX_DELIVERIES, Trainer
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def centre(tmp_path, broker_url, broker, micro_parts):
-    keys.init(tmp_path, NODES)
-    return Centre(tmp_path, broker_url, broker, micro_parts)
 
 
 @pytest.fixture
