@@ -77,6 +77,7 @@ def _fleet(start, owned, passages, fleet, steps, *, grows):
     parts, remaining, residues = start, iter(passages), [EMPTY] * edges
     heard, mentioned, noted = Tally({}, {}), [NO_HASHES] * edges, {}
     keys = [bytes([edge] * 8) for edge in range(edges)]
+    nodes = {key: key.hex() for key in keys}
     few = {role: passages_[:4] for role, passages_ in owned.held_out.items()}  # what a growth is dropped by: read often
     first = bundle_parts.load(start).coordizer.vocab_size
     for number in range(rounds):
@@ -92,13 +93,13 @@ def _fleet(start, owned, passages, fleet, steps, *, grows):
         told = tally(
             heard,
             [(key, np.unique(each.mentions)) for key, each in zip(keys, said, strict=True)],
-            enrolled=keys,
+            nodes=nodes,
             edges=3,
         )
         heard = Tally({**heard.mentioned, **told.mentioned}, {**heard.common, number: told.common})
         brought = [(key, each.said) for key, each in zip(keys, said, strict=True)]
         merges = frozenset(map(tuple, current.coordizer.merges.tolist()))
-        gathered = left_with(gather(noted, brought, known=merges, enrolled=keys, edges=3))
+        gathered = left_with(gather(noted, brought, known=merges, nodes=nodes, edges=3))
         noted = {pair: votes for pair, votes in {**noted, **gathered.noted}.items() if pair not in gathered.gone}
         sent = _crystals(current, ids, residues)
         batch = batch_of(number, current, ids, texts, sent)

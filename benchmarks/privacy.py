@@ -90,6 +90,7 @@ ENDINGS = ["ane", "ick", "ory", "ell", "ung", "ard", "ista", "ow", "eth", "ond"]
 MODES = ("off", "on", "strict")
 SECRET = bytes(range(32))
 KEYS = [bytes([edge]) * 8 for edge in range(EDGES)]
+NODES = {key: key.hex() for key in KEYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ def run(made, rounds, budget, k, mode) -> Fleet:
             waiting[edge] = np.union1d(waiting[edge], told.mentioned)
             brought.append((KEYS[edge], told.mentioned))
             residues[edge] = memory.subtract(grown, as_memory(sent))
-        heard = tally(counts, brought, enrolled=KEYS, edges=K)
+        heard = tally(counts, brought, nodes=NODES, edges=K)
         counts = Tally({**counts.mentioned, **heard.mentioned}, {**counts.common, number: heard.common})
         known = np.union1d(known, heard.told)
         waiting = [np.setdiff1d(each, known) for each in waiting]

@@ -8,6 +8,7 @@
     HOME/trust/root.json                the first root: where everybody's belief in bundles begins
     HOME/trust/metadata/                every N.root.json with its N.targets.json: the publisher hands them out
     HOME/trust/edges/NODE.pub           hex public key of an enrolled edge; the aggregator believes its packets
+    HOME/trust/edges/NODE@ANY.pub       one more key of the same node: of a machine that runs several edges
 
 A centre needs no private key of an edge and an edge none of the publisher: copy only what each needs. The offline keys
 are needed by nobody who runs: keep HOME/offline elsewhere. A new key is written beside its place as NAME.key.next, then
@@ -192,11 +193,13 @@ def load_offline(home: Path) -> Offline:
 
 
 def load_enrolled(home: Path) -> dict[bytes, tuple[str, VerifyKey]]:
-    """Enrolled edges by key id: what an envelope names. Empty when nobody is enrolled; read again to see new ones."""
+    """Enrolled edges by key id, as an envelope names them: their node and key. Empty when nobody is enrolled; read
+    again to see new ones.
+    """
     enrolled: dict[bytes, tuple[str, VerifyKey]] = {}
     for path in sorted(edges_dir(home).glob("*.pub")):
         public = load_public(path)
-        enrolled[key_id(public)] = (path.stem, public)
+        enrolled[key_id(public)] = (path.stem.partition("@")[0], public)
     return enrolled
 
 

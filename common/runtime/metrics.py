@@ -1,7 +1,8 @@
 """Every metric of the system, declared once. docs/metrics.md is made from this list.
 
 Names: prefix qig_, base units, _total for counters, _ratio for 0..1; kappa has no unit. Labels are bounded: kernels,
-phases, streams, codes, outcomes, domains, routes. Never a node, a client, an id or a text.
+phases, streams, codes, outcomes, domains, routes, and at the centre the nodes that are enrolled there. Never a client,
+an id or a text.
 
 A stream label is one of streams.GROUPS or a broadcast's name, and an answers stream is "qig:answers".
 """
@@ -92,6 +93,14 @@ PACKET_BYTES = _histogram(
     (256.0, 512.0, 1024.0, 1536.0, 2048.0, 3072.0, float(PACKET_MAX_BYTES)),
 )  # fmt: skip
 PACKETS = _counter("qig_packets_total", "Sleep packets by what became of them", "outcome", "code")
+NODE_PACKETS = _counter(
+    "qig_node_packets_total", "Sleep packets of each enrolled node by what became of them", "node", "outcome"
+)
+NODE_DISTANCE = _gauge(
+    "qig_node_distance_rad",
+    "Of an enrolled node's packets in the last batch that had some, the farthest from the centre of its domain",
+    "node",
+)
 BATCH_PACKETS = _histogram(
     "qig_batch_packets", "Packets in a batch", (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 )

@@ -128,6 +128,9 @@ class AggregatorSettings(CommonSettings):
         60.0, ge=0, description="Age of the oldest waiting packet that makes a batch due, seconds"
     )
     mass_cap: float = Field(100_000.0, gt=0, description="The most counts one packet brings into a merge")
+    node_packets: int = Field(
+        64, ge=1, description="Packets of one node that may wait for a batch; an edge has one a domain on its way"
+    )
     common_edges: int = Field(3, ge=3, le=8, description="Edges that have to mention the same before it may be said")
 
 

@@ -15,16 +15,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.errors import Rejected
+from common.geometry.simplex import distance
+from common.wire import basin
 from common.wire import packet as packets_
 from common.wire.mentions import Hashes
-from common.wire.messages import MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, PacketRef, batch_id
+from common.wire.messages import KEY_ID_BYTES, MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, PacketRef, batch_id
 from common.wire.proposals import Proposal
 from services.aggregator.admit import read_mentions, read_merges
 from services.aggregator.bases import Base, Bases, find
 from services.aggregator.merge import Merged, check_vocabulary, merged
-from services.aggregator.territories import PENDING_CUTS, Place, Waiting, read_basin, settle
+from services.aggregator.quota import NODE_TERRITORIES, Nodes, counting
+from services.aggregator.territories import PENDING_CUTS, Place, Settled, Waiting, founders, read_basin, settle
 
 FRAME_BYTES: Final = 64 * 1024  # of a batch beside its crystals: 256 references, 64 domains with basins and gates
+CROWDED: Final = "new territory, but no more domains can be opened"
+GREEDY: Final = (
+    f"new territory, but its node has opened {NODE_TERRITORIES} domains alone: one that another node brings text of, "
+    "or that has ended, makes room"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,19 @@ class Limits:
     packets: int
     age_s: float
     mass_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Who brings packets. nodes: of each enrolled key its node; founded: of each domain of which one node alone has
+    brought text so far, that node.
+    """
+
+    nodes: Nodes
+    founded: Mapping[str, str]
+
+
+STRANGERS: Final = Fleet({}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +68,9 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """batch: None when no packet is in it; taken: the refs in it; opened: its places that no bundle knows.
+    """batch: None when no packet is in it; taken: the refs in it; opened: its places that no bundle knows; founded: as
+    of Fleet, from now on; distances: by key id, of its packets in the batch the farthest from the robust centre of its
+    domain, rad.
 
     silent: packets that are dealt with and in no batch; mentions, proposals: of the taken and the silent, by key id,
     the oldest packet first.
@@ -57,16 +80,20 @@ class Cut:
     taken: tuple[bytes, ...]
     refused: tuple[Refusal, ...]
     opened: tuple[Place, ...]
+    founded: Mapping[str, str]
+    distances: Mapping[bytes, float]
     silent: tuple[PacketRef, ...] = ()
     mentions: tuple[tuple[bytes, Hashes], ...] = ()
     proposals: tuple[tuple[bytes, tuple[Proposal, ...]], ...] = ()
 
 
-def due(accepted: Mapping[bytes, int], now_ms: int, limits: Limits) -> bool:
+def due(accepted: Mapping[bytes, int], now_ms: int, limits: Limits, nodes: Nodes = STRANGERS.nodes) -> bool:
     """Whether a batch is due. accepted: packets by ref, with when the broker took them."""
     if not accepted:
         return False
-    return len(accepted) >= limits.packets or now_ms - min(accepted.values()) >= 1000 * limits.age_s
+    if now_ms - min(accepted.values()) >= 1000 * limits.age_s:
+        return True
+    return counting((ref[:KEY_ID_BYTES] for ref in accepted), limits.packets, nodes) >= limits.packets
 
 
 def chosen(accepted: Mapping[bytes, int]) -> tuple[bytes, ...]:
@@ -74,29 +101,41 @@ def chosen(accepted: Mapping[bytes, int]) -> tuple[bytes, ...]:
     return tuple(sorted(accepted, key=lambda ref: (accepted[ref], ref))[:MAX_BATCH_PACKETS])
 
 
-def cut(ledger: Mapping[bytes, bytes], *, bases: Bases, pending: Mapping[str, Place], limits: Limits) -> Cut:
+def cut(
+    ledger: Mapping[bytes, bytes],
+    *,
+    bases: Bases,
+    pending: Mapping[str, Place],
+    limits: Limits,
+    fleet: Fleet | None = None,
+) -> Cut:
     """What becomes of these packets.
 
     ledger: ref to raw packet, oldest first (`chosen`), 1 to MAX_BATCH_PACKETS; admitted once, and not verified again.
-    bases: not empty, the newest is what the batch is for. pending: what earlier batches opened, see `awaited`.
+    bases: not empty, the newest is what the batch is for. pending: what earlier batches opened, see `awaited`. fleet:
+    None: whoever sends may, and each key is a node.
     """
     current = bases[-1]
-    read, refused = _read(ledger, bases)
+    read, refused = _read(ledger, bases, fleet)
+    fleet = fleet or STRANGERS
     silent = [one for one in read if (one.body.mentions or one.body.merges) and not one.body.crystals]
     waiting = [one for one in read if one not in silent]
     age = {ref: place for place, ref in enumerate(ledger)}
-    places, members, crowded = settle(sorted(waiting, key=lambda one: one.ref), current, pending)
-    refused += [
-        Refusal(one.ref, "too_many_domains", "new territory, but no more domains can be opened") for one in crowded
-    ]
-    updates = tuple(_updates(places, members, age, current, limits.mass_cap))
+    by_ref = sorted(waiting, key=lambda one: one.ref)
+    settled = settle(by_ref, current, pending, founded=fleet.founded, nodes=fleet.nodes)
+    refused += [Refusal(one.ref, "too_many_domains", CROWDED) for one in settled.crowded]
+    refused += [Refusal(one.ref, "too_many_territories", GREEDY) for one in settled.greedy]
+    updates = tuple(_updates(settled, age, current, limits.mass_cap))
+    brought = {update.update.name: update.taken for update in updates}
     taken = tuple(sorted(one.ref for update in updates for one in update.taken))
     heard = [one for one in read if one in silent or one.ref in taken]
     return Cut(
         batch=_batch(updates, current) if updates else None,
         taken=taken,
         refused=tuple(refused),
-        opened=tuple(places[u.update.name] for u in updates if u.update.opened),
+        opened=tuple(settled.places[u.update.name] for u in updates if u.update.opened),
+        founded=founders(settled, brought, fleet.founded, fleet.nodes),
+        distances=_distances(updates),
         silent=tuple(one.packet for one in silent),
         mentions=tuple((one.packet.key, read_mentions(one.body)) for one in heard if one.body.mentions),
         proposals=tuple((one.packet.key, read_merges(one.body, one.base)) for one in heard if one.body.merges),
@@ -112,10 +151,14 @@ def awaited(noted: Mapping[str, tuple[Place, int]], current: Base, cuts: int) ->
     return {name: place for name, (place, at) in noted.items() if name not in known and cuts - at < PENDING_CUTS}
 
 
-def _read(ledger: Mapping[bytes, bytes], bases: Bases) -> tuple[list[Waiting], list[Refusal]]:
+def _read(
+    ledger: Mapping[bytes, bytes], bases: Bases, fleet: Fleet | None = None
+) -> tuple[list[Waiting], list[Refusal]]:
     waiting, refused = [], []
     for ref, raw in ledger.items():
         try:
+            if fleet is not None and ref[:KEY_ID_BYTES] not in fleet.nodes:
+                raise Rejected("unknown_key", "its key was enrolled when it came, and is no more")  # noqa: TRY301
             waiting.append(_waiting(ref, raw, bases))
         except Rejected as error:
             refused.append(Refusal(ref, error.code, error.message))
@@ -137,20 +180,28 @@ def _waiting(ref: bytes, raw: bytes, bases: Bases) -> Waiting:
 
 
 def _updates(
-    places: Mapping[str, Place],
-    members: Mapping[str, Sequence[Waiting]],
+    settled: Settled,
     age: Mapping[bytes, int],
     current: Base,
     mass_cap: int,
 ) -> Iterable[Merged]:
     """Domain by domain in the order of their names, while the batch has room."""
     room = MESSAGE_MAX_BYTES - FRAME_BYTES
-    for name in sorted(members):
-        oldest_first = sorted(members[name], key=lambda one: age[one.ref])
-        found = merged(places[name], oldest_first, mass_cap=mass_cap, current=current, room_bytes=room)
+    for name in sorted(settled.members):
+        oldest_first = sorted(settled.members[name], key=lambda one: age[one.ref])
+        found = merged(settled.places[name], oldest_first, mass_cap=mass_cap, current=current, room_bytes=room)
         if found is not None:
             room -= len(found.update.crystals)
             yield found
+
+
+def _distances(updates: Sequence[Merged]) -> dict[bytes, float]:
+    found: dict[bytes, float] = {}
+    for update in updates:
+        centre = basin.from_bytes16(update.update.basin)
+        for one in update.taken:
+            found[one.packet.key] = max(found.get(one.packet.key, 0.0), float(distance(one.basin, centre)))
+    return found
 
 
 def _batch(updates: Sequence[Merged], current: Base) -> Batch:

@@ -3,10 +3,12 @@
     proposed   left and right id ─▶ the edges that said it, and how often each saw it
 
 An edge that says a merge again says it anew, and is one edge. What enough edges have said leaves with a batch, once
-MERGES_LEAST are ready: a larger vocabulary changes every part of a bundle, so it is worth a handful. Bounded: of
-PROPOSED_MAX merges those that most edges said stay. The same packets on the same tally, in their order, leave the same.
+MERGES_LEAST are ready: a larger vocabulary changes every part of a bundle, so it is worth a handful. Bounded: of each
+node the NODE_MERGES that most others said too, of all PROPOSED_MAX, those that most edges said. The same packets on the
+same tally, in their order, leave the same.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +16,7 @@ from typing import Final
 from common.errors import Corrupt
 from common.wire.messages import KEY_ID_BYTES, MAX_MERGE_EDGES, MAX_MERGES, Merge
 from common.wire.proposals import Proposal
+from services.aggregator.quota import NODE_MERGES, Nodes
 
 PROPOSED_MAX: Final = 4096  # merges that wait; 400 KB in the broker
 MERGES_LEAST: Final = 8  # chosen: see above
@@ -38,31 +41,56 @@ def gather(
     brought: Sequence[tuple[bytes, Sequence[Proposal]]],
     *,
     known: Collection[Pair],
-    enrolled: Collection[bytes],
+    nodes: Nodes,
     edges: int,
 ) -> Gathered:
     """The tally once these proposals are in it, and what is ready.
 
-    brought: key id and proposals, by packet, the oldest first; known: the merges that the vocabulary has; edges: that
-    many enrolled ones must have said a merge. Merges are ready for a batch; where there is none, the caller keeps all.
+    brought: key id and proposals, by packet, the oldest first; known: the merges that the vocabulary has; nodes: of
+    each enrolled key its node; edges: that many nodes must have said a merge. Merges are ready for a batch; where there
+    is none, the caller keeps all.
     """
-    votes: dict[Pair, dict[bytes, int]] = {pair: {**said} for pair, said in before.items() if pair not in known}
+    votes = {
+        pair: {key: n for key, n in said.items() if key in nodes} for pair, said in before.items() if pair not in known
+    }
     for key, proposals in brought:
         for left, right, count in proposals:
-            said = votes.setdefault((left, right), {})
-            if (left, right) not in known and (key in said or len(said) < MAX_MERGE_EDGES):
-                said[key] = count
-    believed = {pair: {key: n for key, n in said.items() if key in enrolled} for pair, said in votes.items()}
-    ranked = sorted((pair for pair in believed if pair not in known), key=lambda pair: (-len(believed[pair]), pair))
-    ready = [pair for pair in ranked if len(believed[pair]) >= edges]
+            if (left, right) not in known and key in nodes:
+                _vote(votes.setdefault((left, right), {}), key, count, nodes)
+    ranked = sorted(votes, key=lambda pair: (-len(_voters(votes[pair], nodes)), pair))
+    believed = _shared_out(ranked, votes, nodes)
+    ready = [pair for pair in ranked if len(_voters(believed[pair], nodes)) >= edges]
     ready.sort(key=lambda pair: (-sum(believed[pair].values()), pair))
     leaving = ready[:MAX_MERGES] if len(ready) >= MERGES_LEAST else []
-    kept = {pair: believed[pair] for pair in ranked[:PROPOSED_MAX] if believed[pair]}
+    kept = {pair: believed[pair] for pair in [pair for pair in ranked if believed[pair]][:PROPOSED_MAX]}
     return Gathered(
         noted={pair: said for pair, said in kept.items() if said != before.get(pair)},
         gone=tuple(pair for pair in before if pair not in kept),
         merges=tuple(_merge(pair, believed[pair]) for pair in leaving),
     )
+
+
+def _voters(said: Votes, nodes: Nodes) -> set[str]:
+    return {nodes[key] for key in said}
+
+
+def _vote(said: dict[bytes, int], key: bytes, count: int, nodes: Nodes) -> None:
+    """A node has one vote, whichever of its keys says it."""
+    for other in [other for other in said if nodes[other] == nodes[key]]:
+        del said[other]
+    if len(said) < MAX_MERGE_EDGES:
+        said[key] = count
+
+
+def _shared_out(ranked: Sequence[Pair], believed: Mapping[Pair, Votes], nodes: Nodes) -> dict[Pair, Votes]:
+    """The votes, of each node those for NODE_MERGES merges: what most nodes say first."""
+    said: Counter[str] = Counter()
+    left: dict[Pair, Votes] = {}
+    for pair in ranked:
+        heard = {node for node in _voters(believed[pair], nodes) if said[node] < NODE_MERGES}
+        said.update(heard)
+        left[pair] = {key: count for key, count in believed[pair].items() if nodes[key] in heard}
+    return left
 
 
 def _merge(pair: Pair, said: Votes) -> Merge:

@@ -3,21 +3,24 @@
     mentioned   key ─▶ the hashes that this edge mentioned and that were not common yet, the oldest first
     common      number of a cut ─▶ the hashes that became common by it
 
-An edge that mentions a hash twice, in two packets or in one that comes again, has mentioned it. One that mentions what
+An edge that mentions a hash twice, in two packets or in one that comes again, has mentioned it; one that holds several
+keys is one edge. One that mentions what
 is common already has missed that, or lost what it knew: it is told again. Bounded, and the oldest goes first: of an
 edge's mentions MENTIONED_MAX are kept (it does the same, and mentions again what fell out), of what is common
 COMMON_MAX (it is counted anew). A cut takes packets oldest first, so that the same packets on the same tally leave the
 same tally. Whoever holds the hashes cannot tell what was hashed (common/wire/mentions.py).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from common.errors import Corrupt
 from common.wire.mentions import Hashes
+from services.aggregator.quota import Nodes
 
 MENTIONED_MAX: Final = 1 << 14  # of an edge: 64 KiB in the broker; a month of sleeps
 COMMON_MAX: Final = 1 << 15  # of the fleet: 128 KiB; then one hash in 512 of what nobody shares seems common
@@ -36,22 +39,21 @@ class Tally:
 @dataclass(frozen=True, slots=True, eq=False)
 class Counted:
     """What a cut changes. mentioned: of the edges that brought some, whole; common: new by this cut; forgotten: cuts
-    whose common hashes are dropped; told: `common`, and what is told again.
+    whose common hashes are dropped; told: `common`, and what is told again; gone: keys that are enrolled no more.
     """
 
     mentioned: dict[bytes, Hashes]
     common: Hashes
     forgotten: tuple[int, ...]
     told: Hashes
+    gone: tuple[bytes, ...] = ()
 
 
-def tally(
-    before: Tally, brought: Sequence[tuple[bytes, Hashes]], *, enrolled: Collection[bytes], edges: int
-) -> Counted:
+def tally(before: Tally, brought: Sequence[tuple[bytes, Hashes]], *, nodes: Nodes, edges: int) -> Counted:
     """The tally once these mentions are counted.
 
-    brought: key id and hashes, by packet, the oldest first; edges: that many must have mentioned a hash, of those whose
-    keys are enrolled.
+    brought: key id and hashes, by packet, the oldest first; nodes: of each enrolled key its node; edges: that many
+    nodes must have mentioned a hash.
     """
     common = np.unique(np.concatenate([*before.common.values(), _EMPTY]))
     changed: dict[bytes, Hashes] = {}
@@ -60,13 +62,32 @@ def tally(
         new = hashes[~np.isin(hashes, own)]
         changed[key] = np.concatenate([own, new])
     asked = np.unique(np.concatenate([*(hashes for _, hashes in brought), _EMPTY]))
-    held = [own for key, own in {**before.mentioned, **changed}.items() if key in enrolled]
-    one, count = np.unique(np.concatenate([*held, _EMPTY]), return_counts=True)
-    fresh = np.setdiff1d(np.intersect1d(one[count >= edges], asked), common)
+    holders = _holders(asked, {**before.mentioned, **changed}, nodes)
+    fresh = np.setdiff1d(asked[holders >= edges], common)
     known = np.union1d(common, fresh)
-    mentioned = {key: own[~np.isin(own, known)][-MENTIONED_MAX:] for key, own in changed.items()}
+    mentioned = {key: own[~np.isin(own, known)][-MENTIONED_MAX:] for key, own in changed.items() if key in nodes}
     told = np.union1d(fresh, np.intersect1d(asked, common))
-    return Counted(mentioned, fresh, _overfull(before.common, len(fresh)), told)
+    gone = tuple(sorted(before.mentioned.keys() - nodes.keys()))
+    return Counted(mentioned, fresh, _overfull(before.common, len(fresh)), told, gone)
+
+
+def counted_in(before: Tally, found: Counted, number: int) -> Tally:
+    """The tally once the cut of this number, which changed this, is in it."""
+    mentioned = {key: own for key, own in {**before.mentioned, **found.mentioned}.items() if key not in found.gone}
+    common = {cut: old for cut, old in before.common.items() if cut not in found.forgotten}
+    return Tally(mentioned, common | ({number: found.common} if len(found.common) else {}))
+
+
+def _holders(asked: Hashes, mentioned: Mapping[bytes, Hashes], nodes: Nodes) -> npt.NDArray[np.int64]:
+    """How many nodes have mentioned each of these hashes, which ascend: only they can have become common."""
+    held: dict[str, npt.NDArray[np.bool_]] = {}
+    for key, own in mentioned.items():
+        if key in nodes and len(asked):
+            at = np.minimum(np.searchsorted(asked, own), len(asked) - 1)
+            mine = held.setdefault(nodes[key], np.zeros(len(asked), np.bool_))
+            mine[at[asked[at] == own]] = True
+    holders: npt.NDArray[np.int64] = np.sum([*held.values(), np.zeros(len(asked), np.int64)], axis=0)
+    return holders
 
 
 def _overfull(common: Mapping[int, Hashes], fresh: int) -> tuple[int, ...]:

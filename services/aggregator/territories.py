@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from common.wire import basin
 from common.wire.messages import BASIN_BYTES, MAX_DOMAINS, PacketRef
 from common.wire.packet import PacketBody
 from services.aggregator.bases import Base
+from services.aggregator.quota import Nodes, may_open, node_of
 
 # Chosen. Measured on the seed corpora: two sleeps (20 KB) of one domain lie 0.03-0.15 rad apart, a domain's radius is
 # 0.15-0.19 rad, role domains lie 0.25-0.45 rad apart, scripture 0.12 rad from the nearest prose.
@@ -39,6 +40,8 @@ PENDING_CUTS: Final = (
     64  # chosen: batches after which a place that none of them named, nor a bundle brought, is given up
 )
 _NOTE: Final = re.compile(rf"(?P<role>[a-z]+) (?P<basin>[0-9a-f]{{{2 * BASIN_BYTES}}})(?: (?P<cuts>[0-9]{{1,15}}))?")
+
+NOBODY: Final[Mapping[Any, str]] = {}
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,12 +102,31 @@ def known_places(current: Base) -> dict[str, Place]:
     }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Settled:
+    """places: every one by name; begun: those opened now; members: the packets of each that has some; crowded: packets
+    for which no domain can be opened any more; greedy: those whose node has opened enough of them alone.
+    """
+
+    places: dict[str, Place]
+    begun: frozenset[str]
+    members: dict[str, list[Waiting]]
+    crowded: tuple[Waiting, ...]
+    greedy: tuple[Waiting, ...]
+
+
 def settle(
-    packets: Sequence[Waiting], current: Base, pending: Mapping[str, Place]
-) -> tuple[dict[str, Place], dict[str, list[Waiting]], list[Waiting]]:
-    """Every place by name, the packets of each that has some, and those for which no domain can be opened any more.
+    packets: Sequence[Waiting],
+    current: Base,
+    pending: Mapping[str, Place],
+    *,
+    founded: Mapping[str, str] = NOBODY,
+    nodes: Nodes = NOBODY,
+) -> Settled:
+    """Where each packet belongs.
 
     packets: in the order of their refs. pending: places that earlier batches opened and `current` does not know.
+    founded: of each domain of which one node alone has brought text, that node.
     """
     places = {**known_places(current), **pending}
     members: dict[str, list[Waiting]] = {}
@@ -115,15 +137,41 @@ def settle(
             homeless.append(packet)
         else:
             members.setdefault(name, []).append(packet)
-    refused: list[Waiting] = []
+    crowded: list[Waiting] = []
+    greedy: list[Waiting] = []
+    alone = dict(founded)
     for group in linked(homeless):
+        who = {node_of(nodes, packet.packet.key) for packet in group}
         if len(places) >= MAX_DOMAINS:
-            refused += group
+            crowded += group
+            continue
+        if len(who) == 1 and not may_open(min(who), alone, nodes):
+            greedy += group
             continue
         place = _open(group, current, places)
         places[place.name] = place
         members[place.name] = group
-    return places, members, refused
+        if len(who) == 1:
+            alone[place.name] = who.pop()
+    begun = places.keys() - pending.keys() - current.domains.keys()
+    return Settled(places, frozenset(begun), members, tuple(crowded), tuple(greedy))
+
+
+def founders(
+    settled: Settled, brought: Mapping[str, Sequence[Waiting]], founded: Mapping[str, str], nodes: Nodes
+) -> dict[str, str]:
+    """Of each domain of which one node alone has brought text, that node, once what was brought is merged.
+
+    brought: packets by domain, of those that are in the batch.
+    """
+    of_each = {name: {node_of(nodes, one.packet.key) for one in packets} for name, packets in brought.items()}
+    found = {name: node for name, node in founded.items() if name in settled.places}
+    for name, who in of_each.items():
+        if name in settled.begun and len(who) == 1:
+            found[name] = next(iter(who))
+        elif name in found and who != {found[name]}:
+            del found[name]
+    return found
 
 
 def _home(packet: Waiting, current: Base, places: Mapping[str, Place]) -> str | None:

@@ -137,7 +137,7 @@ async def test_a_ledger_of_nothing_but_deleted_packets_is_cleared(centre):
 
 async def test_a_full_ledger_goes_out_in_several_batches(centre):
     bundle = await centre.release()
-    who = aggregator(centre, batch_packets=256)
+    who = aggregator(centre, batch_packets=256, node_packets=75)
     for sequence in range(1, 76):
         for node in range(4):
             await accept(centre, who, centre.packet(bundle, node, sequence))

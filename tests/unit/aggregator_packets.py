@@ -17,6 +17,7 @@ MERGES = tuple((n // 16, n % 16) for n in range(VOCAB - FIRST_MERGE))
 AT_MS = 1_700_000_000_000
 KEYS = [SigningKey(bytes([n]) * 32) for n in range(8)]
 ENROLLED = {key_id(key.verify_key): (f"edge-{n}", key.verify_key) for n, key in enumerate(KEYS)}
+NODES = {key: node for key, (node, _) in ENROLLED.items()}
 
 
 def peak(cell, share=0.5):

@@ -6,15 +6,17 @@ from common.errors import Corrupt
 from common.wire.messages import MAX_MERGE_EDGES, MAX_MERGES, Merge
 from services.aggregator import proposals as room
 from services.aggregator.proposals import MERGES_LEAST, PROPOSED_MAX, from_bytes, gather, left_with, name_of, to_bytes
+from services.aggregator.quota import NODE_MERGES
 
 KEYS = [bytes([n]) * 8 for n in range(12)]
+NODES = {key: f"edge-{n}" for n, key in enumerate(KEYS)}
 MANY = [(n, n + 1) for n in range(MERGES_LEAST)]
 
 
-def said(*brought, before=None, known=(), enrolled=KEYS, edges=3):
+def said(*brought, before=None, known=(), nodes=NODES, edges=3):
     """brought: number of the edge and the merges that it says, packet after packet."""
     told = [(KEYS[edge], [(*pair, 20 + edge) for pair in pairs]) for edge, pairs in brought]
-    return gather(before or {}, told, known=known, enrolled=enrolled, edges=edges)
+    return gather(before or {}, told, known=known, nodes=nodes, edges=edges)
 
 
 def pairs(found):
@@ -45,7 +47,30 @@ def test_an_edge_counts_once_however_often_it_says_a_merge():
 
 
 def test_an_edge_that_is_enrolled_no_more_does_not_count():
-    assert said((0, MANY), (1, MANY), (2, MANY), enrolled=KEYS[1:]).merges == ()
+    others = {key: node for key, node in NODES.items() if key != KEYS[0]}
+    assert said((0, MANY), (1, MANY), (2, MANY), nodes=others).merges == ()
+
+
+def test_a_node_of_several_keys_has_one_vote():
+    of_two = NODES | {KEYS[1]: NODES[KEYS[0]]}
+    assert said((0, MANY), (1, MANY), (2, MANY), nodes=of_two).merges == ()
+    found = said((0, MANY), (1, MANY), (2, MANY), (3, MANY), nodes=of_two)
+    assert [key for key, _ in found.merges[0].edges] == KEYS[1:4]
+
+
+@pytest.mark.parametrize(("most", "left"), [(2, 2), (3, 3), (4, 3)])
+def test_of_a_node_s_proposals_those_that_most_others_said_stay(monkeypatch, most, left):
+    monkeypatch.setattr(room, "NODE_MERGES", most)
+    found = said((0, [(1, 2), (3, 4), (5, 6)]), (1, [(5, 6)]))
+    assert sum(KEYS[0] in votes for votes in found.noted.values()) == left
+    assert sorted(found.noted[(5, 6)]) == KEYS[:2]
+
+
+def test_one_node_leaves_room_for_the_proposals_of_others():
+    flood = [(n, n + 1) for n in range(PROPOSED_MAX)]
+    found = said((0, flood), (1, [(9000, 9001)]))
+    assert (9000, 9001) in found.noted
+    assert len(found.noted) == NODE_MERGES + 1
 
 
 def test_a_merge_that_the_vocabulary_has_is_noted_no_more():

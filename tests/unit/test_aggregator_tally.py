@@ -10,9 +10,10 @@ from common.wire.mentions import SPACE, decode
 from common.wire.messages import COMMON_MAX_HASHES, Common
 from services.aggregator import tally as room
 from services.aggregator.app.batches import tally_effects
-from services.aggregator.tally import Counted, Tally, from_bytes, tally, to_bytes
+from services.aggregator.tally import Counted, Tally, counted_in, from_bytes, tally, to_bytes
 
 KEYS = [bytes([n]) * 8 for n in range(5)]
+NODES = {key: f"edge-{n}" for n, key in enumerate(KEYS)}
 NOTHING = Tally({}, {})
 
 
@@ -20,18 +21,10 @@ def hashes(*values):
     return np.array(values, np.uint32)
 
 
-def counted(*brought, before=NOTHING, enrolled=KEYS, edges=3):
+def counted(*brought, before=NOTHING, nodes=NODES, edges=3):
     """brought: number of the edge and what it mentions, packet after packet."""
     told = [(KEYS[edge], hashes(*values)) for edge, values in brought]
-    return tally(before, told, enrolled=enrolled, edges=edges)
-
-
-def after(before, found, number):
-    """The tally that the broker holds then."""
-    common = {n: old for n, old in before.common.items() if n not in found.forgotten}
-    return Tally(
-        {**before.mentioned, **found.mentioned}, common | ({number: found.common} if len(found.common) else {})
-    )
+    return tally(before, told, nodes=nodes, edges=edges)
 
 
 @pytest.mark.parametrize(("edges", "common"), [(2, [7]), (3, [7]), (4, [])])
@@ -43,24 +36,38 @@ def test_a_hash_is_common_once_as_many_edges_have_mentioned_it(edges, common):
 def test_an_edge_counts_once_however_often_it_mentions():
     found = counted((0, [7]), (0, [7]), (1, [7]), (0, [7]))
     assert found.common.tolist() == []
-    again = counted((0, [7]), before=after(NOTHING, found, 0))
+    again = counted((0, [7]), before=counted_in(NOTHING, found, 0))
     assert again.common.tolist() == []
     assert again.mentioned[KEYS[0]].tolist() == [7]
 
 
 def test_edges_may_mention_in_different_cuts():
-    held = after(NOTHING, counted((0, [7]), (1, [7, 8])), 0)
+    held = counted_in(NOTHING, counted((0, [7]), (1, [7, 8])), 0)
     found = counted((2, [7]), before=held)
     assert found.common.tolist() == [7]
 
 
 def test_an_edge_that_is_enrolled_no_more_does_not_count():
-    found = counted((0, [7]), (1, [7]), (2, [7]), enrolled=KEYS[1:])
-    assert found.common.tolist() == []
+    others = {key: node for key, node in NODES.items() if key != KEYS[0]}
+    assert counted((0, [7]), (1, [7]), (2, [7]), nodes=others).common.tolist() == []
+
+
+def test_what_an_edge_mentioned_that_is_enrolled_no_more_is_dropped():
+    held = counted_in(NOTHING, counted((0, [7]), (1, [7])), 0)
+    others = {key: node for key, node in NODES.items() if key != KEYS[0]}
+    found = counted((2, [8]), before=held, nodes=others)
+    assert found.gone == (KEYS[0],)
+    assert sorted(counted_in(held, found, 1).mentioned) == KEYS[1:3]
+
+
+def test_an_edge_of_several_keys_is_one_edge():
+    of_two = NODES | {KEYS[1]: NODES[KEYS[0]]}
+    assert counted((0, [7]), (1, [7]), (2, [7]), nodes=of_two).common.tolist() == []
+    assert counted((0, [7]), (1, [7]), (2, [7]), (3, [7]), nodes=of_two).common.tolist() == [7]
 
 
 def test_who_mentions_what_is_common_already_is_told_again_and_nothing_is_counted_anew():
-    held = after(NOTHING, counted((0, [7]), (1, [7]), (2, [7])), 0)
+    held = counted_in(NOTHING, counted((0, [7]), (1, [7]), (2, [7])), 0)
     found = counted((3, [7, 9]), before=held)
     assert (found.common.tolist(), found.told.tolist()) == ([], [7])
     assert found.mentioned[KEYS[3]].tolist() == [9]
@@ -92,7 +99,7 @@ packets = st.lists(st.tuples(st.integers(0, 4), st.lists(st.integers(0, 9), uniq
 def test_one_cut_or_two_find_the_same_to_be_common(brought, cut_at):
     whole = counted(*brought)
     first = counted(*brought[:cut_at])
-    second = counted(*brought[cut_at:], before=after(NOTHING, first, 0))
+    second = counted(*brought[cut_at:], before=counted_in(NOTHING, first, 0))
     assert sorted([*first.common.tolist(), *second.common.tolist()]) == whole.common.tolist()
 
 

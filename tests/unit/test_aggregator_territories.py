@@ -35,7 +35,7 @@ def waiting(*raws, bases=BASES):
 
 
 def homes(packets, current=BASES[-1], pending=None):
-    _, members, _ = settle(packets, current, pending or {})
+    members = settle(packets, current, pending or {}).members
     return {name: len(some) for name, some in members.items()}
 
 
@@ -104,8 +104,8 @@ def test_groups_are_chains_of_near_neighbours_in_any_order_of_packets():
 def test_a_domain_is_opened_in_the_middle_of_its_group_with_the_role_most_packets_name():
     roles = ["heart", "vocab", "heart", "vocab", "strategy"]
     raws = [packet(key=n, domain=None, kernel=role, at=FAR) for n, role in enumerate(roles)]
-    places, members, _ = settle(waiting(*raws), BASES[-1], {})
-    (name,) = members
+    settled = settle(waiting(*raws), BASES[-1], {})
+    (name,), places = settled.members, settled.places
     assert places[name].role == "vocab"  # as often as heart, and before it among the roles
     assert float(distance(places[name].basin, FAR)) < 0.02
     assert (places[name].opened, places[name].experts) == (True, 3)
@@ -116,9 +116,9 @@ def test_when_no_more_domains_can_be_opened_new_territory_is_refused(known, refu
     many = [domain(f"d-{n:08x}", peak(5, 0.9)) for n in range(known - 4)]
     current = base(6, *many)
     raws = [packet(on=current, key=0, domain=None, at=FAR), packet(on=current, key=1, domain=None, at=peak(33))]
-    places, _, crowded = settle(waiting(*raws, bases=(current,)), current, {})
-    assert len(crowded) == refused
-    assert len(places) == MAX_DOMAINS
+    settled = settle(waiting(*raws, bases=(current,)), current, {})
+    assert len(settled.crowded) == refused
+    assert len(settled.places) == MAX_DOMAINS
 
 
 def test_an_opened_place_survives_its_note_in_the_broker():

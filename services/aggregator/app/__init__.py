@@ -20,6 +20,7 @@ from common.runtime.trust import Trust
 from services.aggregator.app.batches import Batches
 from services.aggregator.app.enrolment import Enrolment
 from services.aggregator.app.packets import Packets
+from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
 
 CUT_EVERY_S: Final = 1.0
@@ -31,9 +32,10 @@ class Aggregator:
     def __init__(self, settings: AggregatorSettings, broker: Broker, trust: Trust) -> None:
         """Raises Unavailable("missing_key"), Rejected("bad_key")."""
         enrolment = Enrolment(settings.home)
+        standings = Standings(broker, enrolment)
         self.window = Window(broker, trust)
-        self.packets = Packets(broker, self.window, enrolment)
-        self.batches = Batches(settings, broker, self.window, enrolment)
+        self.packets = Packets(broker, self.window, enrolment, standings, most=settings.node_packets)
+        self.batches = Batches(settings, broker, self.window, enrolment, standings)
 
 
 async def build(settings: AggregatorSettings, broker: Broker) -> Wiring:

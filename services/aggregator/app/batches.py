@@ -11,27 +11,50 @@ Two aggregators are safe: a cut needs the count of cuts that it began with. Whoe
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, cast
 
 from common.runtime import metrics, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
+from common.runtime.effects import Absent, Effect, Equals, HashAdd, HashDelete, HashSet, Send
 from common.runtime.settings import AggregatorSettings
 from common.wire import packet as packets_
 from common.wire.codec import pack
 from common.wire.mentions import encode
-from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Common, DeadLetter, PacketRef, Returned
+from common.wire.messages import (
+    COMMON_MAX_HASHES,
+    KEY_ID_BYTES,
+    REASON_MAX_CHARS,
+    Common,
+    DeadLetter,
+    PacketRef,
+    Returned,
+)
 from services.aggregator.app.enrolment import Enrolment
-from services.aggregator.app.hashes import ACCEPTED, COMMON, COUNT, CUTS, LEDGER, MENTIONED, OPENED, PROPOSED
+from services.aggregator.app.hashes import (
+    ACCEPTED,
+    COMMON,
+    COUNT,
+    CUTS,
+    FOUNDED,
+    HELD,
+    LEDGER,
+    MENTIONED,
+    OPENED,
+    PROPOSED,
+)
+from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
 from services.aggregator.bases import Base
-from services.aggregator.cut import Cut, Limits, Refusal, awaited, chosen, cut, due
+from services.aggregator.cut import Cut, Fleet, Limits, Refusal, awaited, chosen, cut, due
 from services.aggregator.proposals import Gathered, gather, left_with, name_of
 from services.aggregator.proposals import from_bytes as votes_of
 from services.aggregator.proposals import to_bytes as packed
-from services.aggregator.tally import Counted, Tally, tally, to_bytes
+from services.aggregator.standing import turned_away
+from services.aggregator.tally import Counted, Tally, counted_in, tally, to_bytes
 from services.aggregator.tally import from_bytes as hashes_of
 from services.aggregator.territories import unpack_place
 
@@ -43,9 +66,18 @@ CUTS_PER_TICK: Final = 8  # of 256 packets; a longer backlog goes on after the p
 class Batches:
     """What is cut, when, by the bundles in the window and who is enrolled."""
 
-    def __init__(self, settings: AggregatorSettings, broker: Broker, window: Window, enrolment: Enrolment) -> None:
-        self._settings, self._broker, self._window, self._enrolment = settings, broker, window, enrolment
+    def __init__(
+        self,
+        settings: AggregatorSettings,
+        broker: Broker,
+        window: Window,
+        enrolment: Enrolment,
+        standings: Standings,
+    ) -> None:
+        self._settings, self._broker, self._window = settings, broker, window
+        self._enrolment, self._standings = enrolment, standings
         self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
+        self._tally: tuple[bytes | None, Tally] | None = None  # what the broker has, and the count of cuts it is of
 
     async def cut_due(self) -> None:
         """Cut what is due; a long backlog in several batches."""
@@ -59,15 +91,18 @@ class Batches:
         count = await cast("Awaitable[bytes | None]", self._broker.redis.hget(CUTS, COUNT))
         waiting = {bytes.fromhex(ref): int(at) for ref, at in (await self._broker.read_hash(ACCEPTED)).items()}
         seconds, micros = await self._broker.redis.time()
-        if not due(waiting, seconds * 1000 + micros // 1000, self._limits):
+        if not due(waiting, seconds * 1000 + micros // 1000, self._limits, self._enrolment.nodes):
             return False
+        await self._enrolment.read()
         ledger, lost = await self._ledger(chosen(waiting))
-        current = self._window.bases[-1]
-        noted = await self._broker.read_hash(OPENED)
-        cuts = 0 if count is None else int(count)
+        current, cuts = self._window.bases[-1], int(count or 0)
+        noted, founded = await self._broker.read_hash(OPENED), await self._broker.read_hash(FOUNDED)
+        fleet = Fleet(self._enrolment.nodes, {name: node.decode() for name, node in founded.items()})
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
         done = sorted(noted.keys() - pending.keys())
-        found = await asyncio.to_thread(cut, ledger, bases=self._window.bases, pending=pending, limits=self._limits)
+        found = await asyncio.to_thread(
+            cut, ledger, bases=self._window.bases, pending=pending, limits=self._limits, fleet=fleet
+        )
         gathered = await self._gathered(found, current) if found.proposals or found.batch else None
         if gathered is not None and found.batch is not None:
             gathered = left_with(gathered)
@@ -75,10 +110,14 @@ class Batches:
         effects = [
             *_counted(count),
             *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
+            *founded_effects(fleet.founded, found.founded),
             *_forgotten(lost),
         ]
+        tallied = None
         if found.mentions or found.silent:
-            heard = await asyncio.to_thread(self._tally, await self._tallied(), found)
+            before = await self._tallied(count)
+            heard = await asyncio.to_thread(self._count, before, found)
+            tallied = counted_in(before, heard, cuts)
             effects += tally_effects(heard, found.silent, cuts)
             log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))
         if gathered is not None:
@@ -87,16 +126,39 @@ class Batches:
         if not await self._broker.commit(streams.PACKETS, effects):
             log.info("another aggregator cut first: nothing was taken")
             return False
+        if tallied is None and self._tally is not None and self._tally[0] == count:
+            tallied = self._tally[1]
+        self._tally = None if tallied is None else (str(cuts + 1).encode(), tallied)
         _show(found)
+        await self._note(found, waiting)
         return True
 
-    async def _tallied(self) -> Tally:
-        """What was mentioned, by every edge: 64 KiB each at most."""
-        mentioned, common = await self._broker.read_hash(MENTIONED), await self._broker.read_hash(COMMON)
-        return Tally(
-            {bytes.fromhex(key): hashes_of(data) for key, data in mentioned.items()},
-            {int(number): hashes_of(data) for number, data in common.items()},
-        )
+    async def _note(self, found: Cut, waiting: Mapping[bytes, int]) -> None:
+        """The standings once a batch was cut."""
+        for one in found.refused:
+            self._standings.show(one.ref[:KEY_ID_BYTES], "refused")
+        for key, distance_rad in found.distances.items():
+            self._standings.show_distance(key, distance_rad)
+        refused = [
+            self._standings.note(one.ref[:KEY_ID_BYTES], partial(turned_away, code=one.code, at_ms=waiting[one.ref]))
+            for one in found.refused
+        ]
+        far = [
+            self._standings.note(key, partial(replace, distance_rad=distance_rad))
+            for key, distance_rad in found.distances.items()
+        ]
+        await asyncio.gather(*refused, *far)
+
+    async def _tallied(self, count: bytes | None) -> Tally:
+        """What was mentioned, by every edge, 64 KiB each at most: read again only where somebody else has cut."""
+        if self._tally is None or self._tally[0] != count:
+            mentioned, common = await self._broker.read_hash(MENTIONED), await self._broker.read_hash(COMMON)
+            held = Tally(
+                {bytes.fromhex(key): hashes_of(data) for key, data in mentioned.items()},
+                {int(number): hashes_of(data) for number, data in common.items()},
+            )
+            self._tally = (count, held)
+        return self._tally[1]
 
     async def _gathered(self, found: Cut, current: Base) -> Gathered:
         """The tally of merges with those of a cut in it."""
@@ -106,12 +168,12 @@ class Batches:
             before,
             found.proposals,
             known=frozenset(current.merges),
-            enrolled=self._enrolment.edges,
+            nodes=self._enrolment.nodes,
             edges=self._settings.common_edges,
         )
 
-    def _tally(self, before: Tally, found: Cut) -> Counted:
-        return tally(before, found.mentions, enrolled=self._enrolment.edges, edges=self._settings.common_edges)
+    def _count(self, before: Tally, found: Cut) -> Counted:
+        return tally(before, found.mentions, nodes=self._enrolment.nodes, edges=self._settings.common_edges)
 
     async def _ledger(self, refs: Sequence[bytes]) -> tuple[dict[bytes, bytes], list[bytes]]:
         """The packets, in the order of `refs`, and the refs that have none: somebody deleted it by hand."""
@@ -138,11 +200,18 @@ def cut_effects(
     return effects
 
 
+def founded_effects(before: Mapping[str, str], after: Mapping[str, str]) -> list[Effect]:
+    """The domains of which one node alone has brought text, as they are now."""
+    effects: list[Effect] = [HashDelete(FOUNDED, name) for name in sorted(before.keys() - after.keys())]
+    return effects + [HashSet(FOUNDED, n, node.encode()) for n, node in after.items() if before.get(n) != node]
+
+
 def tally_effects(heard: Counted, silent: Sequence[PacketRef], number: int) -> list[Effect]:
     """The tally once the cut of this number is in it, and what every edge is told of it, in as many messages as it
     takes. silent: packets that no bundle will name.
     """
     effects: list[Effect] = [HashSet(MENTIONED, key.hex(), to_bytes(own)) for key, own in heard.mentioned.items()]
+    effects += [HashDelete(MENTIONED, key.hex()) for key in heard.gone]
     effects += [HashDelete(COMMON, str(old)) for old in heard.forgotten]
     if len(heard.common):
         effects.append(HashSet(COMMON, str(number), to_bytes(heard.common)))
@@ -162,7 +231,9 @@ def _counted(count: bytes | None) -> list[Effect]:
 
 
 def _forgotten(refs: Sequence[bytes]) -> list[Effect]:
-    return [HashDelete(key, ref.hex()) for ref in refs for key in (LEDGER, ACCEPTED)]
+    gone = [HashDelete(key, ref.hex()) for ref in refs for key in (LEDGER, ACCEPTED)]
+    each = Counter(ref[:KEY_ID_BYTES] for ref in refs)
+    return [*gone, *(HashAdd(HELD, key.hex(), -count) for key, count in sorted(each.items()))]
 
 
 def _buried(refusal: Refusal, raw: bytes, at_s: float) -> list[Effect]:

@@ -1,40 +1,48 @@
 """Packets: each becomes an entry of the ledger, or is refused with its reason.
 
-    take       open_packet ─▶ admit ─▶ {ledger, accepted, sequence} + acknowledgement             one transaction
-    refused    where nobody else may have said it: {sequence} + Returned, then the dead letter
+    take       open_packet ─▶ admit, quota ─▶ {ledger, accepted, held, sequence, standing} + acknowledgement
+    refused    where nobody else may have said it: {sequence, standing} + Returned, then the dead letter
 
 Two aggregators are safe: an acceptance needs the replay window that it was decided on to be still there. Whoever comes
 second decides anew on what is there then.
 """
 
 import logging
-from collections.abc import Awaitable, Sequence
-from typing import Final, cast
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
 from common.errors import QigError, Unavailable
 from common.runtime import metrics, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import Absent, Effect, Equals, HashSet, Send
+from common.runtime.effects import Absent, Effect, Equals, HashAdd, HashSet, Send
 from common.runtime.entries import Delivery
 from common.wire.codec import pack
 from common.wire.messages import REASON_MAX_CHARS, PacketRef, Returned
 from common.wire.packet import Envelope
 from services.aggregator.admit import Admitted, admit, open_packet
 from services.aggregator.app.enrolment import Enrolment
-from services.aggregator.app.hashes import ACCEPTED, LEDGER, SEQUENCE
+from services.aggregator.app.hashes import ACCEPTED, HELD, LEDGER, SEQUENCE, STANDING
+from services.aggregator.app.standings import Standings, changed, standing_of
 from services.aggregator.app.window import Window
+from services.aggregator.quota import check_waiting
 from services.aggregator.replay import ReplayWindow, advance
+from services.aggregator.standing import taken, turned_away
 
 log = logging.getLogger(__name__)
 
-FINAL: Final = frozenset({"base_window", "clock", "implausible"})  # said of a packet that its edge sealed, once
+FINAL: Final = frozenset({"base_window", "clock", "implausible", "too_many_packets"})
+"""Said of a packet that its edge sealed, and once: it is told."""
 
 
 class Packets:
-    """What becomes of each packet, by the bundles in the window and who is enrolled."""
+    """What becomes of each packet, by the bundles in the window and who is enrolled. most: that wait of one node."""
 
-    def __init__(self, broker: Broker, window: Window, enrolment: Enrolment) -> None:
-        self._broker, self._window, self._enrolment = broker, window, enrolment
+    def __init__(
+        self, broker: Broker, window: Window, enrolment: Enrolment, standings: Standings, *, most: int
+    ) -> None:
+        self._broker, self._window, self._enrolment, self._standings = broker, window, enrolment, standings
+        self._most = most
 
     def open(self, raw: bytes) -> Envelope:
         """The consumer's decoder."""
@@ -48,26 +56,38 @@ class Packets:
     async def take(self, delivery: Delivery, envelope: Envelope) -> Sequence[Effect]:
         """One packet into the ledger, or its refusal."""
         await self._prepare(envelope)
-        key = envelope.key.hex()
-        packed = await cast("Awaitable[bytes | None]", self._broker.redis.hget(SEQUENCE, key))
+        known = await self._known(envelope.key)
         try:
             found = admit(
                 envelope,
                 enrolled=self._enrolment.edges,
-                replay=None if packed is None else ReplayWindow.unpack(packed),
+                replay=None if known.window is None else ReplayWindow.unpack(known.window),
                 entry_ms=delivery.at_ms,
                 bases=self._window.bases,
             )
+            check_waiting(found.node, known.waiting, self._most)
         except QigError as error:
-            metrics.PACKETS.labels("refused", error.code).inc()
-            if error.code in FINAL:
-                await self._give_back(envelope, packed, error)
+            await self._refuse(delivery, envelope, known, error)
             raise
         metrics.PACKETS.labels("accepted", "").inc()
+        self._standings.show(envelope.key, "accepted")
         log.info("packet %s of %s counts", found.ref.packed.hex()[16:], found.node)
-        return accepted(found, delivery, packed)
+        return accepted(found, delivery, known)
 
-    async def _give_back(self, envelope: Envelope, packed: bytes | None, error: QigError) -> None:
+    async def _refuse(self, delivery: Delivery, envelope: Envelope, known: "Known", error: QigError) -> None:
+        """What is noted and told of a packet before its dead letter is written."""
+        metrics.PACKETS.labels("refused", error.code).inc()
+        self._standings.show(envelope.key, "refused")
+        change = partial(turned_away, code=error.code, at_ms=delivery.at_ms)
+        if error.code not in FINAL:
+            await self._standings.note(envelope.key, change)
+            return
+        noted = changed(envelope.key, known.standing, change(standing_of(known.standing)))
+        await self._give_back(envelope, known.window, error, noted)
+
+    async def _give_back(
+        self, envelope: Envelope, packed: bytes | None, error: QigError, noted: Sequence[Effect]
+    ) -> None:
         """Tells the edge, and sees to it that this packet can't count later by another way; then comes the dead letter.
 
         Raises Unavailable("replay_window") where the window has moved meanwhile: the packet is looked at again.
@@ -76,7 +96,7 @@ class Packets:
         closed = advance(window, epoch=envelope.epoch, sequence=envelope.sequence)
         told = Returned(packets=(envelope.ref,), code=error.code, reason=error.message[:REASON_MAX_CHARS])
         name = envelope.ref.packed.hex()
-        effects = [*_windowed(envelope.ref, packed, closed), Send(streams.RETURNED, pack(told), name)]
+        effects = [*_windowed(envelope.ref, packed, closed), *noted, Send(streams.RETURNED, pack(told), name)]
         if not await self._broker.commit(streams.PACKETS, effects):
             raise Unavailable("replay_window", f"other packets of key {envelope.key.hex()} came between: tried again")
 
@@ -89,14 +109,33 @@ class Packets:
         if envelope.key not in self._enrolment.edges:
             await self._enrolment.read()
 
+    async def _known(self, key: bytes) -> "Known":
+        """What the broker has of a key, in one round trip."""
+        reading = self._broker.redis.pipeline(transaction=False)
+        reading.hget(SEQUENCE, key.hex())
+        reading.hget(STANDING, key.hex())
+        reading.hmget(HELD, [one.hex() for one in self._enrolment.keys_beside(key)])
+        window, standing, held = await reading.execute()
+        return Known(window, standing, sum(max(int(count or 0), 0) for count in held))
 
-def accepted(found: Admitted, delivery: Delivery, packed: bytes | None) -> list[Effect]:
+
+class Known(NamedTuple):
+    """Of a key: its replay window and its standing, as the broker has them; waiting: how many packets of its node."""
+
+    window: bytes | None
+    standing: bytes | None
+    waiting: int
+
+
+def accepted(found: Admitted, delivery: Delivery, known: Known) -> list[Effect]:
     """The packet and the window in which it is counted, together; only while the window is the one decided on."""
-    ref = found.ref.packed.hex()
+    ref, key = found.ref.packed.hex(), found.ref.key
     return [
-        *_windowed(found.ref, packed, found.window),
+        *_windowed(found.ref, known.window, found.window),
+        *changed(key, known.standing, taken(standing_of(known.standing), delivery.at_ms)),
         HashSet(LEDGER, ref, delivery.body),
         HashSet(ACCEPTED, ref, str(delivery.at_ms).encode()),
+        HashAdd(HELD, key.hex(), 1),
     ]
 
 
