@@ -14,7 +14,7 @@ FIRST = [node for node in NODES if is_open(RING, node)]
 VERSION = 5
 
 
-def told(node, verdict="applied", before=None, after=None):
+def told(node, verdict="good", before=None, after=None):
     return Applied(
         node=node, version=VERSION, verdict=verdict, reason="why", probe_before=before, probe_after=after, at_s=1.0
     )
@@ -43,9 +43,10 @@ def test_the_nodes_that_come_first_are_always_the_same_whatever_the_order():
     assert len(FIRST) == 4
 
 
-@pytest.mark.parametrize(("applied", "word"), [(0, "wait"), (2, "wait"), (3, "open"), (4, "open")])
-def test_it_goes_to_everybody_when_three_quarters_applied_it(applied, word):
-    assert judged(*(told(node) for node in FIRST[:applied])).word == word
+@pytest.mark.parametrize(("good", "word"), [(0, "wait"), (2, "wait"), (3, "open"), (4, "open")])
+def test_it_goes_to_everybody_when_three_quarters_found_it_good(good, word):
+    reports = [*(told(node) for node in FIRST[:good]), *(told(node, "applied") for node in FIRST[good:])]
+    assert judged(*reports).word == word
 
 
 @pytest.mark.parametrize("verdict", ["refused", "reverted"])
@@ -66,7 +67,7 @@ def test_one_in_five_that_refuses_halts_nobody():
 
 
 @pytest.mark.parametrize(("after", "word"), [(1.99, "open"), (2.0099, "open"), (2.0101, "halt")])
-def test_it_goes_back_when_those_who_applied_it_read_worse_by_more_than_the_limit(after, word):
+def test_it_goes_back_when_those_who_found_it_good_read_worse_by_more_than_the_limit(after, word):
     assert judged(*(told(node, before=2.0, after=after) for node in FIRST)).word == word
 
 
@@ -76,11 +77,11 @@ def test_the_mean_counts_and_who_has_no_probe_text_says_nothing_about_it():
 
 
 @pytest.mark.parametrize(("waited_s", "word"), [(PATIENCE_S, "wait"), (PATIENCE_S + 1, "halt")])
-def test_silence_is_bad_news_after_a_while(waited_s, word):
-    found = judged(*map(told, FIRST[:2]), waited_s=waited_s)
+def test_silence_is_bad_news_after_a_while_and_so_is_a_trial_without_end(waited_s, word):
+    found = judged(*map(told, FIRST[:2]), told(FIRST[2], "applied"), waited_s=waited_s)
     assert found.word == word
     if word == "halt":
-        assert found.reason == "2 of 4 that got it first said nothing for 601 s"
+        assert found.reason == "2 of 4 that got it first did not say for 601 s whether it is good"
 
 
 def test_what_others_say_does_not_count():
