@@ -30,6 +30,11 @@ class Fleet:
         said = Counter(report.verdict for report in self.reports.get(version, {}).values())
         return {word: said[word] for word in WORDS}
 
+    def nodes(self, version: int) -> frozenset[str]:
+        """Who reported on a version, or on the one before it that is known."""
+        before = max((each for each in self.reports if each < version), default=version)
+        return frozenset(self.reports.get(version, {})) | frozenset(self.reports.get(before, {}))
+
 
 def fold(fleet: Fleet, report: Applied) -> Fleet:
     """The fleet after one more report. A version too old to be kept, or a node too many, changes nothing."""

@@ -2,6 +2,7 @@
 
     nodes ─▶ ring(nodes)      a tenth of them, by their places; everybody where they are few
     reports of that tenth ─▶ judge ─▶ wait | open it to everybody | take it back
+    reports of everybody ─▶ judge_open ─▶ wait | take it back
 
 An edge that applied a release watches it for a while, and then finds it good or goes back: only then it counts. The
 nodes are those that reported on the last release that everybody got. Reports are not signed: this guards against a
@@ -22,6 +23,7 @@ FEWEST_NODES: Final = 8  # chosen: below it one canary would be an eighth of the
 CANARY_SHARE: Final = 0.1
 OPEN_SHARE: Final = 0.75  # of the canaries: so many must have found it good
 HALT_SHARE: Final = 0.25  # so many that refused or reverted it are too many
+HALT_FEWEST: Final = 2  # of everybody: one edge may be broken itself, unless it is the only one
 WORSE_LIMIT: Final = 0.005  # mean growth of their bits per byte; each refuses by itself from .01 on
 PATIENCE_S: Final = 600.0  # chosen, twice what an edge may watch: what a canary does not say by then is bad news
 BAD: Final = ("refused", "reverted")
@@ -33,6 +35,9 @@ class Verdict:
 
     word: Literal["wait", "open", "halt"]
     reason: str
+
+
+NOTHING: Final = Verdict("wait", "nothing to be judged")
 
 
 def ring(nodes: Collection[str]) -> int:
@@ -69,3 +74,15 @@ def judge(fleet: Fleet, version: int, *, ring: int, nodes: Collection[str], wait
         silent = len(canaries) - len(good) - len(bad)
         return Verdict("halt", f"{silent} {of} did not say for {waited_s:.0f} s whether it is good")
     return Verdict("wait", f"{len(good)} {of} found it good")
+
+
+def judge_open(fleet: Fleet, version: int) -> Verdict:
+    """Whether a release that is for everybody is to be taken back: what reverts it was well when it was tried. Of the
+    nodes that reported on it or on the one before. Refusals are not counted: an edge refuses what is forged, too.
+    """
+    nodes = fleet.nodes(version)
+    left = [told for told in fleet.reports.get(version, {}).values() if told.verdict == "reverted"]
+    if left and (len(left) >= max(HALT_FEWEST, HALT_SHARE * len(nodes)) or len(left) == len(nodes)):
+        why = f"{len(left)} of {len(nodes)} went back from it, {left[0].node} because: {left[0].reason}"
+        return Verdict("halt", why)
+    return Verdict("wait", f"{len(left)} of {len(nodes)} went back from it")

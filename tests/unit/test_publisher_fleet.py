@@ -39,6 +39,11 @@ def test_what_was_found_good_and_then_left_is_left_and_what_was_only_applied_is_
     assert fleet.counts(1) == {"applied": 1, "good": 0, "refused": 0, "reverted": 1}
 
 
+def test_the_nodes_of_a_version_are_those_of_the_one_before_it_too():
+    fleet = folded(report("old", version=1), report("b", version=3), report("c", version=5), report("d", version=6))
+    assert [fleet.nodes(version) for version in (1, 3, 5, 9)] == [{"old"}, {"old", "b"}, {"b", "c"}, {"d"}]
+
+
 @given(st.lists(REPORTS, max_size=12), st.randoms())
 @settings(max_examples=100)
 def test_order_and_repetition_change_nothing(reports, rng):

@@ -6,7 +6,7 @@ from common.trust.rings import EVERYBODY, is_open
 from common.wire.messages import Applied
 from services.publisher import rings
 from services.publisher.fleet import Fleet, fold
-from services.publisher.rings import FEWEST_NODES, PATIENCE_S, judge, ring
+from services.publisher.rings import FEWEST_NODES, PATIENCE_S, judge, judge_open, ring
 
 NODES = [f"edge-{number}" for number in range(40)]
 RING = ring(NODES)
@@ -89,6 +89,42 @@ def test_what_others_say_does_not_count():
     assert (
         judged(*(told(node, "refused") for node in others), *(told("stranger", "refused") for _ in "x")).word == "wait"
     )
+
+
+def judged_open(of, left, verdict="reverted"):
+    reports = [told(node, verdict) for node in NODES[:left]] + [told(node, "good") for node in NODES[left:of]]
+    fleet = Fleet()
+    for report in reports:
+        fleet = fold(fleet, report)
+    return judge_open(fleet, VERSION)
+
+
+@pytest.mark.parametrize(
+    ("of", "left", "word"),
+    [
+        (1, 0, "wait"), (1, 1, "halt"), (2, 1, "wait"), (2, 2, "halt"), (4, 1, "wait"), (4, 2, "halt"),
+        (8, 1, "wait"), (8, 2, "halt"), (12, 2, "wait"), (12, 3, "halt"), (40, 9, "wait"), (40, 10, "halt"),
+    ],
+)  # fmt: skip
+def test_what_everybody_has_goes_back_when_a_quarter_and_two_or_all_went_back_from_it(of, left, word):
+    found = judged_open(of, left)
+    assert found.word == word
+    if word == "halt":
+        assert found.reason == f"{left} of {of} went back from it, {NODES[0]} because: why"
+
+
+def test_what_everybody_has_does_not_go_back_for_those_who_refuse_it():
+    assert judged_open(4, 4, "refused").word == "wait"
+
+
+def test_those_who_are_still_to_report_count_as_nodes_that_did_not_go_back():
+    fleet = Fleet()
+    for node in NODES:
+        fleet = fold(fleet, told(node).model_copy(update={"version": VERSION - 1}))
+    for node in NODES[:9]:
+        fleet = fold(fleet, told(node, "reverted"))
+    assert judge_open(fleet, VERSION).word == "wait"
+    assert judge_open(fold(fleet, told(NODES[9], "reverted")), VERSION).word == "halt"
 
 
 def test_where_nobody_is_known_nothing_is_opened_and_nothing_taken_back():
