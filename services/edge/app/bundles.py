@@ -181,6 +181,7 @@ class Bundles:
         await self._install(known)
         self._untold = (*self._untold, left)
         log.error("bundle %d is bad, bundle %d serves again: %s", bundle.version, good.bundle.version, reason)
+        await asyncio.to_thread(_give_back)
 
     async def _adopt(self, bundle: Bundle) -> Trial:
         trial = await self._tried(bundle)
