@@ -363,13 +363,18 @@ class Returned(Message):
     reason: Reason = ""
 
 
+Verdict = Literal["applied", "good", "refused", "reverted"]
+
+
 class Applied(Message):
-    """An edge's verdict on a bundle, tried on the edge's own probe text."""
+    """An edge's verdict on a bundle: tried on its own probe text and applied or refused; once applied, watched while it
+    serves, and found good, or gone back from ("reverted").
+    """
 
     max_bytes: ClassVar[int] = NOTE_MAX_BYTES
     node: Name
     version: Annotated[int, Field(ge=1, le=MAX_COUNT)]
-    verdict: Literal["applied", "refused", "reverted"]
+    verdict: Verdict
     reason: Reason = ""
     probe_before: Amount | None = None  # bits per byte
     probe_after: Amount | None = None

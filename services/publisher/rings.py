@@ -2,8 +2,10 @@
 
     nodes ─▶ ring(nodes)      a tenth of them, by their places; everybody where they are few
     reports of that tenth ─▶ judge ─▶ wait | open it to everybody | take it back
+    reports of everybody ─▶ judge_open ─▶ wait | take it back
 
-The nodes are those that reported on the last release that everybody got. Reports are not signed: this guards against a
+An edge that applied a release watches it for a while, and then finds it good or goes back: only then it counts. The
+nodes are those that reported on the last release that everybody got. Reports are not signed: this guards against a
 bundle that is bad, not against somebody who can write into the broker.
 """
 
@@ -19,10 +21,12 @@ from services.publisher.fleet import Fleet
 
 FEWEST_NODES: Final = 8  # chosen: below it one canary would be an eighth of the fleet or more
 CANARY_SHARE: Final = 0.1
-OPEN_SHARE: Final = 0.75  # of the canaries: so many must have applied it
+OPEN_SHARE: Final = 0.75  # of the canaries: so many must have found it good
 HALT_SHARE: Final = 0.25  # so many that refused or reverted it are too many
+HALT_FEWEST: Final = 2  # of everybody: one edge may be broken itself, unless it is the only one
 WORSE_LIMIT: Final = 0.005  # mean growth of their bits per byte; each refuses by itself from .01 on
-PATIENCE_S: Final = 600.0  # chosen: what a canary does not say by then is bad news
+PATIENCE_S: Final = 600.0  # chosen, twice what an edge may watch: what a canary does not say by then is bad news
+BAD: Final = ("refused", "reverted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,9 @@ class Verdict:
 
     word: Literal["wait", "open", "halt"]
     reason: str
+
+
+NOTHING: Final = Verdict("wait", "nothing to be judged")
 
 
 def ring(nodes: Collection[str]) -> int:
@@ -47,8 +54,8 @@ def judge(fleet: Fleet, version: int, *, ring: int, nodes: Collection[str], wait
     said = {node: told for node, told in fleet.reports.get(version, {}).items() if node in canaries}
     if not canaries:
         return Verdict("wait", "nobody is known that got it first: the next release goes to everybody")
-    bad = [told for told in said.values() if told.verdict != "applied"]
-    good = [told for told in said.values() if told.verdict == "applied"]
+    bad = [told for told in said.values() if told.verdict in BAD]
+    good = [told for told in said.values() if told.verdict == "good"]
     of = f"of {len(canaries)} that got it first"
     if bad and len(bad) >= HALT_SHARE * len(canaries):
         return Verdict("halt", f"{len(bad)} {of} did not keep it, {bad[0].node} because: {bad[0].reason}")
@@ -62,7 +69,20 @@ def judge(fleet: Fleet, version: int, *, ring: int, nodes: Collection[str], wait
             return Verdict(
                 "halt", f"it reads {fmean(grown):.2%} worse to {len(grown)} {of}; the limit is {WORSE_LIMIT:.1%}"
             )
-        return Verdict("open", f"{len(good)} {of} applied it")
+        return Verdict("open", f"{len(good)} {of} found it good")
     if waited_s > PATIENCE_S:
-        return Verdict("halt", f"{len(canaries) - len(said)} {of} said nothing for {waited_s:.0f} s")
-    return Verdict("wait", f"{len(said)} {of} said something")
+        silent = len(canaries) - len(good) - len(bad)
+        return Verdict("halt", f"{silent} {of} did not say for {waited_s:.0f} s whether it is good")
+    return Verdict("wait", f"{len(good)} {of} found it good")
+
+
+def judge_open(fleet: Fleet, version: int) -> Verdict:
+    """Whether a release that is for everybody is to be taken back: what reverts it was well when it was tried. Of the
+    nodes that reported on it or on the one before. Refusals are not counted: an edge refuses what is forged, too.
+    """
+    nodes = fleet.nodes(version)
+    left = [told for told in fleet.reports.get(version, {}).values() if told.verdict == "reverted"]
+    if left and (len(left) >= max(HALT_FEWEST, HALT_SHARE * len(nodes)) or len(left) == len(nodes)):
+        why = f"{len(left)} of {len(nodes)} went back from it, {left[0].node} because: {left[0].reason}"
+        return Verdict("halt", why)
+    return Verdict("wait", f"{len(left)} of {len(nodes)} went back from it")

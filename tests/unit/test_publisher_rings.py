@@ -6,7 +6,7 @@ from common.trust.rings import EVERYBODY, is_open
 from common.wire.messages import Applied
 from services.publisher import rings
 from services.publisher.fleet import Fleet, fold
-from services.publisher.rings import FEWEST_NODES, PATIENCE_S, judge, ring
+from services.publisher.rings import FEWEST_NODES, PATIENCE_S, judge, judge_open, ring
 
 NODES = [f"edge-{number}" for number in range(40)]
 RING = ring(NODES)
@@ -14,7 +14,7 @@ FIRST = [node for node in NODES if is_open(RING, node)]
 VERSION = 5
 
 
-def told(node, verdict="applied", before=None, after=None):
+def told(node, verdict="good", before=None, after=None):
     return Applied(
         node=node, version=VERSION, verdict=verdict, reason="why", probe_before=before, probe_after=after, at_s=1.0
     )
@@ -43,9 +43,10 @@ def test_the_nodes_that_come_first_are_always_the_same_whatever_the_order():
     assert len(FIRST) == 4
 
 
-@pytest.mark.parametrize(("applied", "word"), [(0, "wait"), (2, "wait"), (3, "open"), (4, "open")])
-def test_it_goes_to_everybody_when_three_quarters_applied_it(applied, word):
-    assert judged(*(told(node) for node in FIRST[:applied])).word == word
+@pytest.mark.parametrize(("good", "word"), [(0, "wait"), (2, "wait"), (3, "open"), (4, "open")])
+def test_it_goes_to_everybody_when_three_quarters_found_it_good(good, word):
+    reports = [*(told(node) for node in FIRST[:good]), *(told(node, "applied") for node in FIRST[good:])]
+    assert judged(*reports).word == word
 
 
 @pytest.mark.parametrize("verdict", ["refused", "reverted"])
@@ -66,7 +67,7 @@ def test_one_in_five_that_refuses_halts_nobody():
 
 
 @pytest.mark.parametrize(("after", "word"), [(1.99, "open"), (2.0099, "open"), (2.0101, "halt")])
-def test_it_goes_back_when_those_who_applied_it_read_worse_by_more_than_the_limit(after, word):
+def test_it_goes_back_when_those_who_found_it_good_read_worse_by_more_than_the_limit(after, word):
     assert judged(*(told(node, before=2.0, after=after) for node in FIRST)).word == word
 
 
@@ -76,11 +77,11 @@ def test_the_mean_counts_and_who_has_no_probe_text_says_nothing_about_it():
 
 
 @pytest.mark.parametrize(("waited_s", "word"), [(PATIENCE_S, "wait"), (PATIENCE_S + 1, "halt")])
-def test_silence_is_bad_news_after_a_while(waited_s, word):
-    found = judged(*map(told, FIRST[:2]), waited_s=waited_s)
+def test_silence_is_bad_news_after_a_while_and_so_is_a_trial_without_end(waited_s, word):
+    found = judged(*map(told, FIRST[:2]), told(FIRST[2], "applied"), waited_s=waited_s)
     assert found.word == word
     if word == "halt":
-        assert found.reason == "2 of 4 that got it first said nothing for 601 s"
+        assert found.reason == "2 of 4 that got it first did not say for 601 s whether it is good"
 
 
 def test_what_others_say_does_not_count():
@@ -88,6 +89,42 @@ def test_what_others_say_does_not_count():
     assert (
         judged(*(told(node, "refused") for node in others), *(told("stranger", "refused") for _ in "x")).word == "wait"
     )
+
+
+def judged_open(of, left, verdict="reverted"):
+    reports = [told(node, verdict) for node in NODES[:left]] + [told(node, "good") for node in NODES[left:of]]
+    fleet = Fleet()
+    for report in reports:
+        fleet = fold(fleet, report)
+    return judge_open(fleet, VERSION)
+
+
+@pytest.mark.parametrize(
+    ("of", "left", "word"),
+    [
+        (1, 0, "wait"), (1, 1, "halt"), (2, 1, "wait"), (2, 2, "halt"), (4, 1, "wait"), (4, 2, "halt"),
+        (8, 1, "wait"), (8, 2, "halt"), (12, 2, "wait"), (12, 3, "halt"), (40, 9, "wait"), (40, 10, "halt"),
+    ],
+)  # fmt: skip
+def test_what_everybody_has_goes_back_when_a_quarter_and_two_or_all_went_back_from_it(of, left, word):
+    found = judged_open(of, left)
+    assert found.word == word
+    if word == "halt":
+        assert found.reason == f"{left} of {of} went back from it, {NODES[0]} because: why"
+
+
+def test_what_everybody_has_does_not_go_back_for_those_who_refuse_it():
+    assert judged_open(4, 4, "refused").word == "wait"
+
+
+def test_those_who_are_still_to_report_count_as_nodes_that_did_not_go_back():
+    fleet = Fleet()
+    for node in NODES:
+        fleet = fold(fleet, told(node).model_copy(update={"version": VERSION - 1}))
+    for node in NODES[:9]:
+        fleet = fold(fleet, told(node, "reverted"))
+    assert judge_open(fleet, VERSION).word == "wait"
+    assert judge_open(fold(fleet, told(NODES[9], "reverted")), VERSION).word == "halt"
 
 
 def test_where_nobody_is_known_nothing_is_opened_and_nothing_taken_back():

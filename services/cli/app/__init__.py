@@ -120,6 +120,12 @@ def top(
 
 
 @app.command()
+def nodes(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List the edges: what became of their packets, when each was seen, what it serves and said of it."""
+    command.do("nodes", home=home, json=as_json)
+
+
+@app.command()
 def route(
     text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
     genesis: Genesis = None,

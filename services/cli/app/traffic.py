@@ -41,6 +41,18 @@ def bundle_revoke(
     command.do("bundle", "revoke", to=to, home=home)
 
 
+@bundle.command("why")
+def bundle_why(
+    name: Annotated[
+        str | None, typer.Argument(help="A version, or a candidate's id or its beginning; the newest when not given.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Show why a candidate was refused or taken back; of a release its figures, and what edges said of it."""
+    command.do("why", name=name, home=home, json=as_json)
+
+
 _STREAM: Final = "queries, packets, batches or candidates."
 Stream = Annotated[str | None, typer.Option(help=_STREAM)]
 
