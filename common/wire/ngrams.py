@@ -18,12 +18,13 @@ array([10], dtype=uint32)
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import Rejected
+from common.wire.compiled import compiled, woven
 
 Keys = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]
@@ -35,6 +36,7 @@ ORDERS: Final = 3
 MAX_TOTAL: Final = (1 << 32) - 1
 SHIFT: Final = np.uint64(TOKEN_BITS)
 TOKEN_MASK: Final = np.uint64(MAX_VOCAB - 1)
+END: Final = np.uint64((1 << 64) - 1)  # beyond every key
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,25 +200,59 @@ def implied(found: Crystals) -> Crystals:
 
 def _implied(lower: Order, higher: Order, order: int) -> Order:
     ends = higher.keys & np.uint64((1 << TOKEN_BITS * order) - 1)
-    ascending = np.argsort(ends, kind="stable")
-    starts = np.flatnonzero(np.diff(ends[ascending], prepend=~ends[ascending][:1]) != 0)
-    told = (
-        (lower.keys, lower.counts.astype(np.uint64)),
-        (higher.contexts, higher.totals.astype(np.uint64)),
-        (ends[ascending][starts], group_sums(higher.counts[ascending], starts)),
+    ascending = np.argsort(ends)
+    size = len(lower.keys) + len(higher.contexts) + len(ends)
+    keys, contexts = np.zeros((2, size), np.uint64)
+    counts, totals = np.zeros((2, size), np.uint32)
+    n, c, highest = _gathered(
+        (lower.keys, lower.counts, lower.contexts, lower.totals),
+        (higher.contexts, higher.totals),
+        (ends[ascending], higher.counts[ascending]),
+        (keys, counts, contexts, totals),
     )
-    keys = np.unique(np.concatenate([found for found, _ in told]))
-    counts = np.zeros(len(keys), np.uint64)
-    for found, times in told:
-        at = np.searchsorted(keys, found)
-        counts[at] = np.maximum(counts[at], times)
-    starts = context_starts(keys)
-    contexts, sums = keys[starts] >> SHIFT, np.add.reduceat(counts, starts) if len(starts) else counts[:0]
-    totals = np.zeros(len(contexts), np.uint64)
-    totals[np.searchsorted(contexts, lower.contexts)] = lower.totals
-    totals = np.maximum(totals, sums)
-    _check_fit(totals)
-    return Order(keys, counts.astype(np.uint32), contexts, totals.astype(np.uint32))
+    _check_fit(int(highest))
+    return Order(keys[:n].copy(), counts[:n].copy(), contexts[:c].copy(), totals[:c].copy())
+
+
+@compiled
+def _gathered(own: Any, heads: Any, ends: Any, found: Any) -> Any:
+    """Fills the columns of an order with what its own, the contexts and the ends of the higher one say; how many keys,
+    how many contexts, and the highest total, with which it ends above MAX_TOTAL. Keys ascend; of the ends some twice.
+    """
+    keys, counts, contexts, totals = found
+    i, j, k, n, c, at = 0, 0, 0, 0, -1, 0
+    summed, highest = np.int64(0), np.int64(0)
+    while i < len(own[0]) or j < len(heads[0]) or k < len(ends[0]):
+        key = min(_key(own[0], i), _key(heads[0], j), _key(ends[0], k))
+        count, ending = np.int64(0), np.int64(0)
+        if _key(own[0], i) == key:
+            count = np.int64(own[1][i])
+            i += 1
+        if _key(heads[0], j) == key:
+            count = max(count, np.int64(heads[1][j]))
+            j += 1
+        while _key(ends[0], k) == key:
+            ending += np.int64(ends[1][k])
+            k += 1
+        count = max(count, ending)
+        if c < 0 or contexts[c] != key >> SHIFT:
+            c += 1
+            contexts[c], summed = key >> SHIFT, np.int64(0)
+            if _key(own[2], at) == contexts[c]:
+                totals[c] = own[3][at]
+                at += 1
+        summed += count
+        highest = max(highest, summed)
+        if highest > MAX_TOTAL:
+            break
+        keys[n], counts[n], totals[c] = key, count, max(np.int64(totals[c]), summed)
+        n += 1
+    return n, c + 1, highest
+
+
+@woven
+def _key(keys: Any, at: Any) -> Any:
+    return keys[at] if at < len(keys) else END
 
 
 def capped(found: Crystals, mass_cap: int) -> Crystals:
@@ -264,12 +300,10 @@ def _add(keys: Sequence[Keys], values: Sequence[Counts]) -> tuple[Keys, Counts]:
     every = every[ascending]
     starts = np.flatnonzero(np.diff(every, prepend=~every[:1]) != 0)
     sums = group_sums(np.concatenate(values)[ascending], starts)
-    _check_fit(sums)
+    _check_fit(int(sums.max(initial=0)))
     return every[starts], sums.astype(np.uint32)
 
 
-def _check_fit(sums: Wide) -> None:
-    if sums.max(initial=0) > MAX_TOTAL:
-        raise Rejected(
-            "count_overflow", f"counts add up to {sums.max()}; the limit is {MAX_TOTAL}: cap their mass first"
-        )
+def _check_fit(highest: int) -> None:
+    if highest > MAX_TOTAL:
+        raise Rejected("count_overflow", f"counts add up to {highest}; the limit is {MAX_TOTAL}: cap their mass first")

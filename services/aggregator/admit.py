@@ -43,12 +43,15 @@ Enrolled = Mapping[bytes, tuple[str, VerifyKey]]
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A packet that counts. node: who sent it; window: its key's replay window once it is counted."""
+    """A packet that counts. node: who sent it; told: its n-grams, with the shorter ones that they imply; window: its
+    key's replay window once it is counted.
+    """
 
     ref: PacketRef
     node: str
     base: Base
     body: PacketBody
+    told: Crystals
     window: ReplayWindow
 
 
@@ -74,8 +77,8 @@ def admit(
     window = advance(replay, epoch=envelope.epoch, sequence=envelope.sequence)
     base = _base(envelope, bases)
     _check_clock(envelope, entry_ms)
-    _check_body(body, base)
-    return Admitted(envelope.ref, node, base, body, window)
+    told = _check_body(body, base)
+    return Admitted(envelope.ref, node, base, body, told, window)
 
 
 def _signer(envelope: Envelope, enrolled: Enrolled) -> tuple[str, VerifyKey]:
@@ -117,7 +120,8 @@ def _check_clock(envelope: Envelope, entry_ms: int) -> None:
         )
 
 
-def _check_body(body: PacketBody, base: Base) -> None:
+def _check_body(body: PacketBody, base: Base) -> Crystals:
+    """The n-grams of a body that can be true, with those that they imply: what a merge will add."""
     if body.domain is not None and body.domain not in base.domains:
         raise Rejected("implausible", f"domain {body.domain} is not in bundle {base.version}: send it as new territory")
     if body.kappa is not None and body.kappa > KAPPA_MAX:
@@ -140,10 +144,11 @@ def _check_body(body: PacketBody, base: Base) -> None:
         found = read_crystals(body, base)
         read_mentions(body)
         read_merges(body, base)
-        implied(found)  # what the merge will add: it must not overflow there
+        told = implied(found)
     except Rejected as error:
         raise Rejected("implausible", f"{error.code}: {error.message}") from None
     _check_counts(found, body.tokens)
+    return told
 
 
 def _check_gate(sums: Floats | None, tokens: int) -> None:

@@ -20,8 +20,9 @@ from common.wire import basin
 from common.wire import packet as packets_
 from common.wire.mentions import Hashes
 from common.wire.messages import KEY_ID_BYTES, MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, PacketRef, batch_id
+from common.wire.ngrams import implied
 from common.wire.proposals import Proposal
-from services.aggregator.admit import read_mentions, read_merges
+from services.aggregator.admit import Admitted, read_crystals, read_mentions, read_merges
 from services.aggregator.bases import Base, Bases, find
 from services.aggregator.merge import Merged, check_vocabulary, merged
 from services.aggregator.quota import NODE_TERRITORIES, Nodes, counting
@@ -55,6 +56,7 @@ class Fleet:
 
 
 STRANGERS: Final = Fleet({}, {})
+NOT_READ: Final[Mapping[bytes, Admitted]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,17 @@ def cut(
     pending: Mapping[str, Place],
     limits: Limits,
     fleet: Fleet | None = None,
+    admitted: Mapping[bytes, Admitted] = NOT_READ,
 ) -> Cut:
     """What becomes of these packets.
 
     ledger: ref to raw packet, oldest first (`chosen`), 1 to MAX_BATCH_PACKETS; admitted once, and not verified again.
     bases: not empty, the newest is what the batch is for. pending: what earlier batches opened, see `awaited`. fleet:
-    None: whoever sends may, and each key is a node.
+    None: whoever sends may, and each key is a node. admitted: by a
+    packet's bytes, what need not be read again.
     """
     current = bases[-1]
-    read, refused = _read(ledger, bases, fleet)
+    read, refused = _read(ledger, bases, fleet, admitted)
     fleet = fleet or STRANGERS
     silent = [one for one in read if (one.body.mentions or one.body.merges) and not one.body.crystals]
     waiting = [one for one in read if one not in silent]
@@ -152,29 +156,40 @@ def awaited(noted: Mapping[str, tuple[Place, int]], current: Base, cuts: int) ->
 
 
 def _read(
-    ledger: Mapping[bytes, bytes], bases: Bases, fleet: Fleet | None = None
+    ledger: Mapping[bytes, bytes],
+    bases: Bases,
+    fleet: Fleet | None = None,
+    admitted: Mapping[bytes, Admitted] = NOT_READ,
 ) -> tuple[list[Waiting], list[Refusal]]:
     waiting, refused = [], []
     for ref, raw in ledger.items():
         try:
             if fleet is not None and ref[:KEY_ID_BYTES] not in fleet.nodes:
                 raise Rejected("unknown_key", "its key was enrolled when it came, and is no more")  # noqa: TRY301
-            waiting.append(_waiting(ref, raw, bases))
+            waiting.append(_waiting(ref, raw, bases, admitted.get(raw)))
         except Rejected as error:
             refused.append(Refusal(ref, error.code, error.message))
     return waiting, refused
 
 
-def _waiting(ref: bytes, raw: bytes, bases: Bases) -> Waiting:
-    envelope = packets_.open_envelope(raw)
-    base = find(bases, envelope.base_version, envelope.base)
+def _waiting(ref: bytes, raw: bytes, bases: Bases, known: Admitted | None) -> Waiting:
+    if known is None:
+        envelope = packets_.open_envelope(raw)
+        packet, version, prefix = envelope.ref, envelope.base_version, envelope.base
+    else:
+        packet, version, prefix = known.ref, known.base.version, known.base.prefix
+    base = find(bases, version, prefix)
     if base is None:
         raise Rejected(
             "base_window",
-            f"based on bundle {envelope.base_version}, which left the window of {len(bases)} while the packet waited",
+            f"based on bundle {version}, which left the window of {len(bases)} while the packet waited",
         )
-    body = packets_.admitted_body(envelope)
-    found = Waiting(ref, envelope.ref, base, body, read_basin(body))
+    if known is None:
+        body = packets_.admitted_body(envelope)
+        told = implied(read_crystals(body, base))
+    else:
+        body, told = known.body, known.told
+    found = Waiting(ref, packet, base, body, told, read_basin(body))
     check_vocabulary(found, bases[-1])
     return found
 

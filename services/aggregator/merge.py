@@ -30,8 +30,8 @@ from common.kernels.recount import recount
 from common.wire import crystals
 from common.wire.crystals import LEVELS
 from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
-from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums, implied
-from services.aggregator.admit import read_crystals, read_gate
+from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums
+from services.aggregator.admit import read_gate
 from services.aggregator.bases import Base
 from services.aggregator.territories import Place, Waiting
 
@@ -68,10 +68,7 @@ def merged(place: Place, packets: Sequence[Waiting], *, mass_cap: int, current: 
     packets: oldest first; they are halved until they fit, the rest waits for the next batch. None when not one fits.
     current: the bundle that the batch is for; a packet over a smaller vocabulary is counted anew in its.
     """
-    light = [
-        capped(_anew(implied(read_crystals(packet.body, packet.base)), packet.base, current), mass_cap)
-        for packet in packets
-    ]
+    light = [capped(_anew(packet.told, packet.base, current), mass_cap) for packet in packets]
     size = len(packets)
     while size:
         found = levelled(crystals.merge(light[:size]))

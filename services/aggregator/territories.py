@@ -27,6 +27,7 @@ from common.errors import Corrupt
 from common.geometry.means import geodesic_median
 from common.geometry.simplex import distance, from_float16, to_float16
 from common.wire import basin
+from common.wire.crystals import Crystals
 from common.wire.messages import BASIN_BYTES, MAX_DOMAINS, PacketRef
 from common.wire.packet import PacketBody
 from services.aggregator.bases import Base
@@ -48,12 +49,15 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
-    """A packet of the ledger, read. ref: the 16 bytes of `packet`; basin: (64,)."""
+    """A packet of the ledger, read. ref: the 16 bytes of `packet`; told: its n-grams, with the shorter ones that they
+    imply; basin: (64,).
+    """
 
     ref: bytes
     packet: PacketRef
     base: Base
     body: PacketBody
+    told: Crystals
     basin: Floats
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from aggregator_packets import BASES, KEYS, MERGES, VOCAB, base, domain, ledger, ngrams, packet, peak
+from aggregator_packets import AT_MS, BASES, ENROLLED, KEYS, MERGES, VOCAB, base, domain, ledger, ngrams, packet, peak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +17,7 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
 from common.wire.packet import key_id
 from services.aggregator import cut as module
+from services.aggregator.admit import admit, open_packet
 from services.aggregator.cut import Limits, awaited, chosen, cut, due
 from services.aggregator.merge import levelled
 from services.aggregator.territories import PENDING_CUTS
@@ -48,6 +49,15 @@ MIXED = [
 @settings(max_examples=25, deadline=None)
 def test_the_same_packets_in_any_order_make_the_same_batch_byte_for_byte(order):
     assert pack(cut_of(*order).batch) == pack(cut_of(*MIXED).batch)
+
+
+def test_what_was_read_when_it_was_admitted_makes_the_same_batch_and_is_not_read_again(monkeypatch):
+    terms = {"enrolled": ENROLLED, "replay": None, "entry_ms": AT_MS, "bases": BASES}
+    admitted = {raw: admit(open_packet(raw), **terms) for raw in MIXED}
+    expected = pack(cut_of(*MIXED).batch)
+    monkeypatch.setattr(module, "read_crystals", None)
+    found = cut(ledger(*MIXED), bases=BASES, pending={}, limits=LIMITS, admitted=admitted)
+    assert pack(found.batch) == expected
 
 
 def test_a_batch_names_its_base_its_packets_and_crosses_the_wire():

@@ -35,7 +35,7 @@ class Aggregator:
         standings = Standings(broker, enrolment)
         self.window = Window(broker, trust)
         self.packets = Packets(broker, self.window, enrolment, standings, most=settings.node_packets)
-        self.batches = Batches(settings, broker, self.window, enrolment, standings)
+        self.batches = Batches(settings, broker, self.window, enrolment, standings, self.packets.read)
 
 
 async def build(settings: AggregatorSettings, broker: Broker) -> Wiring:

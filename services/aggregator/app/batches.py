@@ -33,6 +33,7 @@ from common.wire.messages import (
     PacketRef,
     Returned,
 )
+from services.aggregator.admit import Admitted
 from services.aggregator.app.enrolment import Enrolment
 from services.aggregator.app.hashes import (
     ACCEPTED,
@@ -64,7 +65,7 @@ CUTS_PER_TICK: Final = 8  # of 256 packets; a longer backlog goes on after the p
 
 
 class Batches:
-    """What is cut, when, by the bundles in the window and who is enrolled."""
+    """What is cut, when, by the bundles in the window and who is enrolled. read: packets that were read already."""
 
     def __init__(
         self,
@@ -73,9 +74,10 @@ class Batches:
         window: Window,
         enrolment: Enrolment,
         standings: Standings,
+        read: dict[bytes, Admitted],
     ) -> None:
         self._settings, self._broker, self._window = settings, broker, window
-        self._enrolment, self._standings = enrolment, standings
+        self._enrolment, self._standings, self._read = enrolment, standings, read
         self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
         self._tally: tuple[bytes | None, Tally] | None = None  # what the broker has, and the count of cuts it is of
 
@@ -101,7 +103,13 @@ class Batches:
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
         done = sorted(noted.keys() - pending.keys())
         found = await asyncio.to_thread(
-            cut, ledger, bases=self._window.bases, pending=pending, limits=self._limits, fleet=fleet
+            cut,
+            ledger,
+            bases=self._window.bases,
+            pending=pending,
+            limits=self._limits,
+            fleet=fleet,
+            admitted={raw: self._read[raw] for raw in ledger.values() if raw in self._read},
         )
         gathered = await self._gathered(found, current) if found.proposals or found.batch else None
         if gathered is not None and found.batch is not None:
@@ -129,6 +137,8 @@ class Batches:
         if tallied is None and self._tally is not None and self._tally[0] == count:
             tallied = self._tally[1]
         self._tally = None if tallied is None else (str(cuts + 1).encode(), tallied)
+        for ref in (*found.taken, *(one.packed for one in found.silent), *(one.ref for one in found.refused)):
+            self._read.pop(ledger[ref], None)
         _show(found)
         await self._note(found, waiting)
         return True

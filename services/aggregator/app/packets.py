@@ -35,14 +35,20 @@ FINAL: Final = frozenset({"base_window", "clock", "implausible", "too_many_packe
 """Said of a packet that its edge sealed, and once: it is told."""
 
 
+READ_MAX: Final = 512  # packets, 20 MB at most; one that is not among them is read again when it is cut
+
+
 class Packets:
-    """What becomes of each packet, by the bundles in the window and who is enrolled. most: that wait of one node."""
+    """What becomes of each packet, by the bundles in the window and who is enrolled. most: that wait of one node; read:
+    by its bytes, what was admitted lately.
+    """
 
     def __init__(
         self, broker: Broker, window: Window, enrolment: Enrolment, standings: Standings, *, most: int
     ) -> None:
         self._broker, self._window, self._enrolment, self._standings = broker, window, enrolment, standings
         self._most = most
+        self.read: dict[bytes, Admitted] = {}
 
     def open(self, raw: bytes) -> Envelope:
         """The consumer's decoder."""
@@ -69,6 +75,9 @@ class Packets:
         except QigError as error:
             await self._refuse(delivery, envelope, known, error)
             raise
+        self.read[delivery.body] = found
+        while len(self.read) > READ_MAX:
+            del self.read[next(iter(self.read))]
         metrics.PACKETS.labels("accepted", "").inc()
         self._standings.show(envelope.key, "accepted")
         log.info("packet %s of %s counts", found.ref.packed.hex()[16:], found.node)
