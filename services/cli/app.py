@@ -55,8 +55,10 @@ keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bu
 api = typer.Typer(no_args_is_help=True, help="Who may use the edges' HTTP API.")
 corpus = typer.Typer(no_args_is_help=True, help="The text that kernels learn from.")
 bundle = typer.Typer(no_args_is_help=True, help="What the publisher has released.")
+batch = typer.Typer(no_args_is_help=True, help="Packets merged, that wait for a trainer.")
 packet = typer.Typer(no_args_is_help=True, help="What leaves an edge: sleep packets, readable.")
 app.add_typer(packet, name="packet")
+app.add_typer(batch, name="batch")
 app.add_typer(bundle, name="bundle")
 app.add_typer(dead, name="dead")
 app.add_typer(keys, name="keys")
@@ -150,20 +152,39 @@ def route(
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     size: Annotated[str, typer.Option(help="The kernels' size: tiny, small, base.")] = "tiny",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Directory for the parts; HOME/genesis when not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the parts; HOME/genesis or HOME/candidate when not given.")
+    ] = None,
     data: Data = Path("data"),
     coordizer: Annotated[
         Path | None, typer.Option(help="Directory of a coordizer whose first ids to use; else one is trained.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=4, help="Processes for the four branches.")] = 2,
+    batch: Annotated[
+        Path | None,
+        typer.Option(help="A batch (`qig batch save`): make of it the candidate that a trainer makes, and show it."),
+    ] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="With --batch: what it is trained on; `parent` beside it when not given.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="With --batch: training steps; as a trainer takes when not given.")
+    ] = None,
     home: Home = DEFAULT_HOME,
+    as_json: Json = False,
 ) -> None:
-    """Train the first constellation from text alone; go on with one that was killed. Needs torch."""
-    out = out or home / "genesis"
-    _do("train", size=size, seed=seed, out=out, data=data, coordizer=coordizer, workers=workers)
+    """Train the first constellation from text alone, or the next one from a batch; go on with what was killed. Needs
+    torch.
+    """
+    if batch is not None:
+        given = {"batch": batch, "parent": parent, "steps": steps, "json": as_json}
+        _do("train", "consolidate", out=out or home / "candidate", data=data, seed=seed, **given)
+    else:
+        out = out or home / "genesis"
+        _do("train", size=size, seed=seed, out=out, data=data, coordizer=coordizer, workers=workers)
 
 
 @app.command()
@@ -226,6 +247,22 @@ def packet_show(
 ) -> None:
     """Show all that a packet says: its figures, its size by section, and every n-gram as text with its count."""
     _do("packet", "show", packet=packet, node=node, genesis=genesis, home=home, json=as_json)
+
+
+@batch.command("list")
+def batch_list(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List the batches that wait for a trainer, and the dead ones."""
+    _do("batch", "show", home=home, json=as_json)
+
+
+@batch.command("save")
+def batch_save(
+    out: Annotated[Path, typer.Option(help="Directory for the batch and the constellation that it is for.")],
+    batch: Annotated[str | None, typer.Argument(help="The beginning of its id; the oldest when not given.")] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write a batch as files that `qig train --batch` takes: the message, and the parts of the newest release."""
+    _do("batch", "save", batch=batch, out=out, home=home)
 
 
 @bundle.command("revoke")
