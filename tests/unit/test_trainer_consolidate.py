@@ -10,7 +10,6 @@ from trainer_runs import one_thread  # noqa: F401 - a fixture
 
 from common.constants import ROLES
 from common.constellation.parts import load
-from common.coordizer.artifacts import EOS
 from common.errors import Rejected
 from common.geometry.means import drift
 from common.geometry.simplex import to_float16, uniform
@@ -19,7 +18,8 @@ from common.wire import crystals as codec
 from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
 from common.wire.ngrams import Crystals, Order
 from services.trainer import consolidate as room
-from services.trainer.consolidate import STATE_TOLERANCE, consolidate, crystals_of, dream
+from services.trainer import dreams
+from services.trainer.consolidate import STATE_TOLERANCE, consolidate, crystals_of
 
 FRESH = "And it came to pass that the people went up unto the mountain, and the people saw the light. "
 HELD_OUT = {role: [SENTENCES[role] * 2] for role in ROLES}
@@ -53,9 +53,9 @@ def batch(*updates, merges=()):
     return Batch(id=batch_id(refs), base_version=1, base_digest="", domains=updates, packets=refs, merges=merges)
 
 
-def run(parts, *updates, steps=0, seed=1, held_out=HELD_OUT, merges=()):
+def run(parts, *updates, steps=0, seed=1, held_out=HELD_OUT, merges=(), **more):
     made = batch(*updates, merges=merges)
-    return consolidate(parts, made, replay=REPLAY, held_out=held_out, steps=steps, seed=seed)
+    return consolidate(parts, made, replay=REPLAY, held_out=held_out, steps=steps, seed=seed, **more)
 
 
 def figures(made, name):
@@ -168,12 +168,12 @@ def test_another_seed_dreams_and_trains_another_state(micro, micro_parts, traine
 def harmful(monkeypatch):
     """State training that teaches a state to say nothing but byte 0."""
 
-    def ruin(model, *_):
+    def ruin(model, *_, **__):
         with torch.no_grad():
             model.tensors["bias"][0] = 60.0
         return iter(())
 
-    monkeypatch.setattr(room, "train", ruin)
+    monkeypatch.setattr(dreams, "train", ruin)
 
 
 def test_a_state_that_harms_a_domain_is_dropped(micro, micro_parts, harmful):
@@ -209,14 +209,14 @@ class Scripted:
 def test_all_states_of_a_batch_together_stay_in_the_tolerance(micro, micro_parts, monkeypatch, first, second, dropped):
     monkeypatch.setattr(Scripted, "figures", (1.0, 1.0, first, second))
     monkeypatch.setattr(room, "Examiner", Scripted)
-    monkeypatch.setattr(room, "_train", lambda merged, one, *_: (merged.states[one.kernel], []))
+    monkeypatch.setattr(dreams, "learned", lambda state, *_: (state, []))
     made = run(micro_parts, update(micro), update(micro, "heart", "heart"), steps=1)
     assert sum(word.startswith("state-dropped") for word in made.guards) == dropped
     assert figures(made, "bits_per_byte")["heart"][1] <= STATE_TOLERANCE
 
 
 def test_a_state_that_a_guard_put_back_is_dropped(micro, micro_parts, monkeypatch):
-    monkeypatch.setattr(room, "_train", lambda merged, one, *_: (merged.states[one.kernel], ["restore-percept"]))
+    monkeypatch.setattr(dreams, "learned", lambda state, *_: (state, ["restore"]))
     made = run(micro_parts, update(micro), steps=1)
     assert made.guards == ("restore-percept", "state-dropped-percept")
     assert made.parts["kernels/percept.safetensors"] == micro_parts["kernels/percept.safetensors"]
@@ -251,16 +251,6 @@ def test_a_domain_opened_without_a_crystal_has_nothing_to_dream_of(micro, micro_
     made = run(micro_parts, update(micro, crystals=crystals_from(np.empty(0, np.int32))), steps=1)
     assert made.parts["kernels/percept.safetensors"] == micro_parts["kernels/percept.safetensors"]
     assert load(made.parts).memories["d-new"].entries == 0
-
-
-def test_dreams_begin_with_the_domain_s_own_crystals(micro, micro_parts):
-    made = load(run(micro_parts, update(micro)).parts)
-    dreams = dream(made, "d-new", np.random.default_rng(1))
-    starts = np.concatenate([[-1], np.flatnonzero(dreams == EOS)[:-1]]) + 1
-    known = set(made.memories["d-new"].tables[2].keys.tolist())
-    assert {int(memory.pack(dreams[s : s + 3], 2)[0]) for s in starts} <= known
-    assert (len(starts), dreams[-1]) == (room.DREAMS, EOS)
-    assert np.array_equal(dreams, dream(made, "d-new", np.random.default_rng(1)))
 
 
 def test_a_domain_far_from_all_text_changes_no_old_figure(micro, micro_parts):

@@ -1,7 +1,7 @@
 """`qig`: every command with its options, and nothing else. The work is in the module of the command's name.
 
-    command.py   what the declarations share        keys.py    keys, API keys
-    traffic.py   packets, bundles, dead letters     text.py    corpora and coordizers
+    command.py   what the declarations share                 keys.py    keys, API keys
+    traffic.py   packets, batches, bundles, dead letters     text.py    corpora and coordizers
 
 A command's module is imported when the command runs, and never for help: numpy, numba, torch and FastStream together
 take seconds, `qig --help` takes a fifth of one. Each has a function `run` whose parameters are the command's.
@@ -44,6 +44,7 @@ app = typer.Typer(
     epilog="First steps: `qig demo`, or `qig up` here and `qig ask` in another terminal. Exit codes: docs/cli.md.",
 )
 app.add_typer(traffic.packet, name="packet")
+app.add_typer(traffic.batch, name="batch")
 app.add_typer(traffic.bundle, name="bundle")
 app.add_typer(traffic.dead, name="dead")
 app.add_typer(keys.keys, name="keys")
@@ -141,20 +142,39 @@ def route(
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     size: Annotated[str, typer.Option(help="The kernels' size: tiny, small, base.")] = "tiny",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Directory for the parts; HOME/genesis when not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the parts; HOME/genesis or HOME/candidate when not given.")
+    ] = None,
     data: Data = Path("data"),
     coordizer: Annotated[
         Path | None, typer.Option(help="Directory of a coordizer whose first ids to use; else one is trained.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, max=4, help="Processes for the four branches.")] = 2,
+    batch: Annotated[
+        Path | None,
+        typer.Option(help="A batch (`qig batch save`): make of it the candidate that a trainer makes, and show it."),
+    ] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="With --batch: what it is trained on; `parent` beside it when not given.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="With --batch: training steps; as a trainer takes when not given.")
+    ] = None,
     home: Home = DEFAULT_HOME,
+    as_json: Json = False,
 ) -> None:
-    """Train the first constellation from text alone; go on with one that was killed. Needs torch."""
-    out = out or home / "genesis"
-    command.do("train", size=size, seed=seed, out=out, data=data, coordizer=coordizer, workers=workers)
+    """Train the first constellation from text alone, or the next one from a batch; go on with what was killed. Needs
+    torch.
+    """
+    if batch is not None:
+        given = {"batch": batch, "parent": parent, "steps": steps, "json": as_json}
+        command.do("train", "consolidate", out=out or home / "candidate", data=data, seed=seed, **given)
+    else:
+        out = out or home / "genesis"
+        command.do("train", size=size, seed=seed, out=out, data=data, coordizer=coordizer, workers=workers)
 
 
 @app.command()

@@ -1,5 +1,6 @@
-"""Commands about what goes over the wire: packets, bundles, dead letters."""
+"""Commands about what goes over the wire: packets, batches, bundles, dead letters."""
 
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -8,6 +9,7 @@ from services.cli.app import command
 from services.cli.app.command import DEFAULT_HOME, Genesis, Home, Json, Node
 
 dead = typer.Typer(no_args_is_help=True, help="Messages that could not be handled, with the reason.")
+batch = typer.Typer(no_args_is_help=True, help="Packets merged, that wait for a trainer.")
 bundle = typer.Typer(no_args_is_help=True, help="What the publisher has released.")
 packet = typer.Typer(no_args_is_help=True, help="What leaves an edge: sleep packets, readable.")
 
@@ -28,6 +30,22 @@ def packet_show(
 ) -> None:
     """Show all that a packet says: its figures, its size by section, and every n-gram as text with its count."""
     command.do("packet", "show", packet=packet, node=node, genesis=genesis, home=home, json=as_json)
+
+
+@batch.command("list")
+def batch_list(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List the batches that wait for a trainer, and the dead ones."""
+    command.do("batch", "show", home=home, json=as_json)
+
+
+@batch.command("save")
+def batch_save(
+    out: Annotated[Path, typer.Option(help="Directory for the batch and the constellation that it is for.")],
+    batch: Annotated[str | None, typer.Argument(help="The beginning of its id; the oldest when not given.")] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write a batch as files that `qig train --batch` takes: the message, and the parts of the newest release."""
+    command.do("batch", "save", batch=batch, out=out, home=home)
 
 
 @bundle.command("revoke")
