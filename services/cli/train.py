@@ -80,7 +80,14 @@ def consolidate(
     taken = TrainerSettings.model_fields["steps"].default if steps is None else steps
     kept = out.with_name(f"{out.name}-run")
     made = consolidated(
-        parts, message, replay=owned.replay, held_out=owned.held_out, steps=taken, seed=seed, folder=kept
+        parts,
+        message,
+        replay=owned.replay,
+        held_out=owned.held_out,
+        parents=owned.parents,
+        steps=taken,
+        seed=seed,
+        folder=kept,
     )
     folder.write(made.parts, out)
     shutil.rmtree(kept, ignore_errors=True)
@@ -107,10 +114,11 @@ def _tell(made: "Consolidated", parent: Mapping[str, bytes], out: Path, *, json:
         told = {"out": str(out), "changed": changed, "guards": list(made.guards)}
         sys.stdout.write(json_text.dumps(told) + "\n")
         return
-    table = Table("figure", "domain", "before", "after", "unit", box=None, pad_edge=False)
+    table = Table("figure", "domain", "before", "after", "unit", "change, 95 %", box=None, pad_edge=False)
     for figure in made.figures:
         before = "" if figure.before is None else f"{figure.before:.4f}"
-        table.add_row(figure.name, plain(figure.domain or ""), before, f"{figure.after:.4f}", figure.unit)
+        sure = "" if figure.low is None else f"{figure.low:+.4f} to {figure.high:+.4f}"
+        table.add_row(figure.name, plain(figure.domain or ""), before, f"{figure.after:.4f}", figure.unit, sure)
     console().print(table)
     said = f"; guards: {', '.join(made.guards)}" if made.guards else ""
     console().print(f"{len(made.parts)} parts in {plain(str(out))}, {len(changed)} of them new{said}")

@@ -130,6 +130,7 @@ class Trainer:
             batch,
             replay=self._text.replay,
             held_out=self._text.held_out,
+            parents=self._text.parents,
             steps=self._settings.steps,
             seed=SEED,
             folder=runs / batch.id,

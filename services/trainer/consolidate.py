@@ -7,7 +7,7 @@ merged kernel ──dreams──▶ its state trains on them beside replayed tex
 domain gets worse
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,9 @@ from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, DomainUpdate, Figure, Merge
 from services.trainer import dreams, growth
 from services.trainer.endings import ended
-from services.trainer.evaluate import Examiner, Score, gram_bits
+from services.trainer.evaluate import Changed, Examiner, Score, gram_bits, gram_interval, moved
+from services.trainer.intervals import Interval
+from services.trainer.whole import whole_changed
 
 Parts = Mapping[str, bytes]
 
@@ -60,9 +62,11 @@ def consolidate(
     held_out: Mapping[str, Sequence[str]],
     steps: int,
     seed: int,
+    parents: Mapping[str, Sequence[str]] | None = None,
     folder: Path | None = None,
 ) -> Consolidated:
-    """parts: the current bundle's. replay, held_out: texts by role and by domain. steps: of state training; 0 merges
+    """parts: the current bundle's. replay, held_out: texts by role and by domain; parents: of each held-out text, the
+    document that it is a part of, for the intervals; each is its own when not given. steps: of state training; 0 merges
     memories alone. folder: where training keeps what a killed one goes on from; None keeps nothing.
 
     The same arguments make the same bytes, whatever is in the folder. Raises Rejected for a batch that is wrong in
@@ -71,7 +75,7 @@ def consolidate(
     current = bundle_parts.load(parts)
     updates = _at_home(batch.domains, current.domains)
     merged = _merge(current, updates)
-    examiner = Examiner(held_out)
+    examiner = Examiner(held_out, parents)
     before, after = examiner.scores(current), examiner.scores(merged)
     allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
     merged, after, endings = ended(merged, examiner, after, allowed)
@@ -106,7 +110,9 @@ def consolidate(
         changed |= bundle_parts.kernel_part(role, state.spec, state.weights)
         changed |= bundle_parts.homes_part(merged.homes)
     return Consolidated(
-        {**parts, **changed}, (*_figures(current, merged, before, after), *told), tuple(dict.fromkeys(said))
+        {**parts, **changed},
+        (*_figures(current, merged, {d: (before[d], after[d]) for d in after}, examiner, held_out), *told),
+        tuple(dict.fromkeys(said)),
     )
 
 
@@ -214,59 +220,73 @@ def crystals_of(update: DomainUpdate, current: Constellation) -> Memory:
 def _figures(
     current: Constellation,
     merged: Constellation,
-    before: Mapping[str, Score],
-    after: Mapping[str, Score],
+    scores: Mapping[str, tuple[Score, Score]],
+    examiner: Examiner,
+    held_out: Mapping[str, Sequence[str]],
 ) -> tuple[Figure, ...]:
-    """Bits and tokens per byte of every domain with text, how far each state's home moved, and the vocabulary where it
-    grew.
+    """How every domain with text is read and routed to, how far each state's home moved, what became of its gauges, and
+    the vocabulary where it grew. scores: before and after.
     """
-    figures = [
-        Figure(
-            name="bits_per_byte", domain=d, before=before[d].bits_per_byte, after=after[d].bits_per_byte, unit="bit/B"
+    grown = merged.coordizer.vocab_size != current.coordizer.vocab_size
+    figures = []
+    for domain, (before, after) in scores.items():
+        sure = examiner.intervals(domain, before, after)
+        figures.append(
+            _figure("bits_per_byte", domain, before.bits_per_byte, after.bits_per_byte, "bit/B", sure.bits_per_byte)
         )
-        for d in after
-    ]
-    figures += [
-        Figure(
-            name="drift_rad",
-            domain=role,
-            before=None,
-            after=drift(current.homes[role], merged.homes[role]),
-            unit="rad",
-        )
-        for role in ROLES
-    ]
-    if merged.coordizer.vocab_size != current.coordizer.vocab_size:
-        old, new = (float(each.coordizer.vocab_size) for each in (current, merged))
-        figures.append(Figure(name="vocabulary", before=old, after=new, unit="token"))
-        figures += [
-            Figure(
-                name="tokens_per_byte",
-                domain=d,
-                before=before[d].tokens_per_byte,
-                after=after[d].tokens_per_byte,
-                unit="token/B",
+        figures.append(_figure("routed", domain, before.routed, after.routed, "1", sure.routed))
+        if grown:
+            figures.append(
+                _figure(
+                    "tokens_per_byte",
+                    domain,
+                    before.tokens_per_byte,
+                    after.tokens_per_byte,
+                    "token/B",
+                    sure.tokens_per_byte,
+                )
             )
-            for d in after
-        ]
+    figures += _gauges(current, merged, held_out)
+    if grown:
+        old, new = (float(each.coordizer.vocab_size) for each in (current, merged))
+        figures.append(_figure("vocabulary", None, old, new, "token", None))
     return tuple(figures)
+
+
+def _gauges(current: Constellation, merged: Constellation, held_out: Mapping[str, Sequence[str]]) -> Iterator[Figure]:
+    """The gates of DESIGN.md section 10 that another state may change; the parent's own has moved by nothing."""
+    trained = [role for role in ROLES if merged.states[role] is not current.states[role]]
+    for role in ROLES:
+        seen = moved(current, merged, role, held_out.get(role, ())) if role in trained else None
+        away = drift(current.homes[role], merged.homes[role])
+        sure = Interval(0.0, 0.0) if role not in trained else seen.drift if seen else None
+        yield _figure("drift_rad", role, None, away, "rad", sure)
+        if seen is not None:
+            yield from _changed("phi_ratio", role, seen.phi)
+            yield from _changed("kappa", role, seen.kappa)
+    if trained and (together := whole_changed(current, merged, held_out)) is not None:
+        yield from _changed("phi_ratio", None, together)
+
+
+def _changed(name: str, domain: str | None, seen: Changed) -> Iterator[Figure]:
+    if seen.after is not None:
+        yield _figure(name, domain, seen.before, seen.after, "1", seen.interval)
 
 
 def _crystal_figures(
     current: Constellation, merged: Constellation, updates: Sequence[DomainUpdate]
-) -> tuple[Figure, ...]:
+) -> Iterator[Figure]:
     """How well the batch's crystals themselves are known once they are merged."""
-    figures = []
     for update in updates:
         known = crystals_of(update, current)
-        old = update.name if update.name in current.domains else update.kernel
-        figures.append(
-            Figure(
-                name="crystal_bits",
-                domain=update.name,
-                before=gram_bits(current.kernel(old), known),
-                after=gram_bits(merged.kernel(update.name), known),
-                unit="bit/token",
-            )
-        )
-    return tuple(figures)
+        before = current.kernel(update.name if update.name in current.domains else update.kernel)
+        after = merged.kernel(update.name)
+        sure = gram_interval(before, after, known)
+        yield _figure("crystal_bits", update.name, gram_bits(before, known), gram_bits(after, known), "bit/token", sure)
+
+
+def _figure(
+    name: str, domain: str | None, before: float | None, after: float, unit: str, sure: Interval | None
+) -> Figure:
+    low, high = (None, None) if sure is None else (sure.low, sure.high)
+    return Figure(name=name, domain=domain, before=before, after=after, unit=unit, low=low, high=high)

@@ -20,6 +20,7 @@ from common.wire.ngrams import Crystals, Order
 from services.trainer import consolidate as room
 from services.trainer import dreams
 from services.trainer.consolidate import STATE_TOLERANCE, consolidate, crystals_of
+from services.trainer.evaluate import Examiner
 
 FRESH = "And it came to pass that the people went up unto the mountain, and the people saw the light. "
 HELD_OUT = {role: [SENTENCES[role] * 2] for role in ROLES}
@@ -159,6 +160,47 @@ def test_the_figures_are_those_of_the_parts_that_are_released(trained):
     assert {domain: after for domain, (_, after) in told.items()} == {d: s.bits_per_byte for d, s in found.items()}
 
 
+def told(made, name, domain):
+    (found,) = [f for f in made.figures if (f.name, f.domain) == (name, domain)]
+    return found
+
+
+LONG = {role: [SENTENCES[role][7 * number :] * 4 for number in range(8)] for role in ROLES}
+
+
+def test_every_figure_tells_how_sure_its_change_is(micro_parts, micro):
+    one = update(micro)
+    made = run(micro_parts, one, steps=3, held_out=LONG)
+    sure = {(f.name, f.domain): (f.low, f.after - (f.before or 0.0), f.high) for f in made.figures}
+    for domain in ROLES:
+        for name in ("bits_per_byte", "routed", "drift_rad"):
+            low, change, high = sure[name, domain]
+            assert low <= change + 1e-9, (name, domain)
+            assert (
+                change - 1e-9 <= high or name == "drift_rad"
+            )  # a home moves as replayed text moves, not held-out text
+    assert sure["crystal_bits", "d-new"][2] < 0
+    assert (sure["kappa", "percept"][0] is None) is (sure["kappa", "percept"][2] is None)
+    assert {domain for name, domain in sure if name == "kappa"} == {"percept"}
+
+
+def test_what_no_training_touched_has_moved_by_nothing_for_sure(micro, micro_parts):
+    made = run(micro_parts, update(micro), held_out=LONG)
+    assert {(told(made, "drift_rad", role).low, told(made, "drift_rad", role).high) for role in ROLES} == {(0.0, 0.0)}
+    assert not [f for f in made.figures if f.name in {"phi_ratio", "kappa"}]
+
+
+def test_passages_of_few_documents_make_a_change_less_sure(micro, micro_parts):
+    given = batch(update(micro, "heart", "heart"))
+    common = {"replay": REPLAY, "held_out": LONG, "steps": 0, "seed": 1}
+    alone = consolidate(micro_parts, given, **common)
+    halves = {role: [str(number // 2) for number in range(8)] for role in ROLES}
+    twos = consolidate(micro_parts, given, **common, parents={**halves})
+    threes = consolidate(micro_parts, given, **common, parents={role: ["a"] * 8 for role in ROLES})
+    assert told(alone, "bits_per_byte", "heart").low != told(twos, "bits_per_byte", "heart").low
+    assert told(threes, "bits_per_byte", "heart").low is None
+
+
 def test_another_seed_dreams_and_trains_another_state(micro, micro_parts, trained):
     path = "kernels/percept.safetensors"
     assert run(micro_parts, update(micro), steps=3, seed=2).parts[path] != trained[0].parts[path]
@@ -189,8 +231,9 @@ class Scripted:
 
     figures = ()
 
-    def __init__(self, _passages):
+    def __init__(self, _passages, _parents):
         self._calls = iter(self.figures)
+        self.intervals = Examiner({"heart": []}).intervals
 
     def scores(self, _constellation):
         return {"heart": room.Score(next(self._calls), 1.0, 0.3)}
