@@ -166,7 +166,7 @@ async def test_after_a_theft_the_fleet_goes_on_from_the_last_good_release(centre
         trust = Trust(centre.broker.redis, keys.load_root(centre.home))
         assert await newest_release(centre.broker.redis, trust) == good
         # at once, for the edges that serve the thief's
-        assert await operator.releases.take_back(1) == (evil.version + 1, 1)
+        assert await operator.releases.take_back(1, "why") == (evil.version + 1, 1)
         await decided(centre, eventually)
         back = await newest_release(centre.broker.redis, trust)
         assert (back.parts, back.parent_digest) == (good.parts, bundles.digest(good))
@@ -185,7 +185,7 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
         await centre.offer(await centre.candidate(good, change={"notes.bin": b"bad"}, packets=carried))
         await decided(centre, eventually)
         operator = app.Publisher(centre.settings("publisher"), centre.broker)
-        assert await operator.releases.take_back(None) == (3, 1)
+        assert await operator.releases.take_back(None, "why") == (3, 1)
         assert await centre.returned() == [(carried[0].packed, "taken_back")]
         await decided(centre, eventually)
         _, bad, back = await centre.bundles()
@@ -194,7 +194,7 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
         assert await newest_release(centre.broker.redis, trust) == back
         for nowhere in (3, 7):
             with pytest.raises(Rejected, match=r"not_older|not_listed"):
-                await operator.releases.take_back(nowhere)
+                await operator.releases.take_back(nowhere, "why")
         await centre.offer(await centre.candidate(back))
         await decided(centre, eventually)
     assert [each.version for each in await centre.bundles()] == [1, 2, 3, 4]
@@ -203,10 +203,10 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
 async def test_before_two_releases_there_is_nothing_to_go_back_to(centre):
     operator = app.Publisher(centre.settings("publisher"), centre.broker)
     with pytest.raises(Rejected, match=r"not_listed.*none"):
-        await operator.releases.take_back(None)
+        await operator.releases.take_back(None, "why")
     await centre.release()
     with pytest.raises(Rejected, match=r"not_listed.*none"):
-        await operator.releases.take_back(None)
+        await operator.releases.take_back(None, "why")
 
 
 async def test_a_candidate_cannot_take_a_release_back(centre, eventually):
