@@ -197,7 +197,9 @@ async def test_a_slower_bundle_is_gone_back_from(edge, publisher, micro_parts, r
     await read(edge, 16)
     await edge.bundles.watch()
     assert edge.node.serving.bundle == 1
-    assert "a token takes 1.30 times as long" in (await messages(redis, streams.APPLIED, Applied))[-1].reason
+    assert (
+        "a token takes 1.30 times (error 0.00) as long" in (await messages(redis, streams.APPLIED, Applied))[-1].reason
+    )
 
 
 def gauge_of(phi):
