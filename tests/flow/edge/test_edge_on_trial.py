@@ -16,7 +16,7 @@ from common.errors import Unavailable
 from common.geometry.integration import NO_MOMENTS, Integration
 from common.kernels import memory_file
 from common.kernels.memory import count, merge
-from common.runtime import streams
+from common.runtime import metrics, streams
 from common.runtime.broker import Broker
 from common.trust.rings import EVERYBODY
 from common.wire.bundle import TAKES_BACK
@@ -61,6 +61,7 @@ async def test_a_bundle_that_serves_well_is_good_once_its_window_ends(edge, publ
     await read(edge, TEXTS)
     await edge.bundles.watch()
     assert await verdicts(redis) == [(1, "applied"), (2, "applied")]
+    assert metrics.REGISTRY.get_sample_value("qig_bundle_on_trial") == 1.0
     clock[0] += edge.node.settings.health_s
     await edge.bundles.watch()
     await edge.bundles.watch()
@@ -68,6 +69,7 @@ async def test_a_bundle_that_serves_well_is_good_once_its_window_ends(edge, publ
     assert (told.version, told.verdict, told.probe_before == told.probe_after) == (2, "good", True)
     assert f"{TEXTS} answers in 60 s; reads" in told.reason
     assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "good")]
+    assert metrics.REGISTRY.get_sample_value("qig_bundle_on_trial") == 0.0
 
 
 async def test_fresh_text_is_read_once_the_oldest_first_and_so_much_at_a_look(edge):
