@@ -1,4 +1,5 @@
-"""Claims: to believe a bundle costs kilobytes and milliseconds, and 10 MB are believed, applied and serve in a second.
+"""Claims: to believe a bundle costs kilobytes and milliseconds; 10 MB are believed, applied and serve in a second, and
+are gone back from in less.
 
     python benchmarks/trust.py [bytes] [look] [apply] [import]
 
@@ -6,7 +7,9 @@ On an embedded broker. bytes: what a release writes there, with one release list
 the list, to read and verify it with nothing remembered and as an edge that was there at the release before, and to
 refuse a forged bundle while the list is what it was; the peer is one ed25519 signature over the same message. apply: an
 edge with the shipped genesis is given a bundle with 10 MB that it lacks: verify, fetch, try, write the slot, swap; and
-how much of the time it used a processor. import: what the room adds to an edge's start and memory.
+how much of the time it used a processor; then what it costs to watch it, a look at 4 KB of fresh text read and said by
+both, and to go back: the look that finds it bad, with what was learned meanwhile. import: what the room adds to an
+edge's start and memory.
 """
 
 import argparse
@@ -32,17 +35,20 @@ from common.runtime.settings import EdgeSettings
 from common.runtime.trust import Trust
 from common.wire.bundle import part_of, sign, verify
 from common.wire.codec import pack, unpack
-from common.wire.messages import Bundle, Candidate, Evidence
+from common.wire.messages import Bundle, Candidate, Evidence, Query
 from services.edge.app import Edge, state_dir
+from services.edge.app.health import READ_MAX_BYTES
+from services.edge.health import FAILED_MIN
 from services.edge.record import Record
 from services.edge.slots import Slots
 from services.publisher import metadata
-from services.trainer import folder
+from services.trainer import folder, text
 
 NODE = "edge-1"
 REPEATS = 25
 BIG_BYTES = 10_000_000
 APPLY_LIMIT_S = 1.0
+TEXT_CHARS, TEXTS = 1000, 20
 
 
 def main() -> None:
@@ -158,11 +164,35 @@ async def _apply(home, url):
             with timed(took), timed(used, time.process_time):
                 await edge.bundles.on_bundle(Delivery(streams.BUNDLES, entry.decode(), 0, 1, releases[version]))
             assert edge.node.serving.bundle == version
+        looked, back = await _watched(edge)
         await edge.stop()
     size = sum(map(len, given.values())) / 1e6
     for what, each in (("time", took), ("processor time", used)):
         say(f"verify and apply, {what}: 10 MB new of {size:.1f}, median of 5", statistics.median(each[1:]), "s",
             peer="limit", peer_value=APPLY_LIMIT_S)  # fmt: skip
+
+    say("go back, time", back[0], "s", peer="limit", peer_value=APPLY_LIMIT_S)
+    say("go back, processor time", back[1], "s", peer="limit", peer_value=APPLY_LIMIT_S)
+    say("watch: a look at 4 KB of fresh text, processor time", statistics.median(looked), "s")
+
+
+async def _watched(edge):
+    """Processor seconds of each look at 4 KB of fresh text, and what going back takes: seconds, and of a processor."""
+    texts = [each for each in text.load(Path("data")).held_out["strategy"] if len(each) > TEXT_CHARS][:TEXTS]
+    for number, each in enumerate(texts):
+        query = Query(id=f"q{number}", text=each[:TEXT_CHARS], max_tokens=0)
+        await edge.queries.on_query(Delivery(streams.QUERIES, f"{number + 1}-0", 0, 1, b""), query)
+    await edge.sleep.round()
+    looked, took, used = [], [], []
+    for _ in range(len(texts) * TEXT_CHARS // READ_MAX_BYTES):
+        with timed(looked, time.process_time):
+            await edge.bundles.watch()
+    for number in range(FAILED_MIN + len(texts)):
+        edge.health.failed(f"failed {number}")
+    with timed(took), timed(used, time.process_time):
+        await edge.bundles.watch()
+    assert edge.node.serving.bundle == 1  # none of the others served for long enough to prove good
+    return looked, (took[0], used[0])
 
 
 def imports(_scratch):

@@ -26,6 +26,7 @@ PHI_COUPLINGS: Final = 56  # off-diagonal terms among 8 faculties: the degrees o
 PHI_WINDOW: Final = (0.75, 0.85)  # a kernel's healthy range; above it: FRACTURE
 PHI_TARGET: Final = 0.79
 PHI_COLLAPSE: Final = 0.65
+PHI_COLLAPSE_MEASUREMENTS: Final = 10  # in a row below it
 CONSTELLATION_PHI_TARGET: Final = 0.89
 
 # Foresight (settled): what a state's basin is trained and held to predict is the mean basin of so many tokens ahead.

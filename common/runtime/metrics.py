@@ -107,6 +107,10 @@ BATCH_PACKETS = _histogram(
 CANDIDATES = _counter("qig_candidates_total", "Candidates by the gate's verdict", "verdict")
 BUNDLE_VERSION = _gauge("qig_bundle_version", "Version of the bundle in use")
 BUNDLE_APPLIED = _counter("qig_bundle_applied_total", "Bundles tried, by verdict", "verdict")
+BUNDLE_ON_TRIAL = _gauge("qig_bundle_on_trial", "1 while the bundle in use has not proved good here, else 0")
+TAKEN_BACK = _counter(
+    "qig_releases_taken_back_total", "Releases taken back for what edges said, by who had them", "had"
+)
 HELD_OUT = _gauge("qig_held_out_bits_per_byte", "Bits per byte on a domain's held-out text", "domain")
 GUARD_EVENTS = _counter("qig_guard_events_total", "Guards that acted", "guard")
 TRAIN_STEPS = _counter("qig_train_steps_total", "Training steps made")

@@ -71,6 +71,12 @@ class EdgeSettings(CommonSettings):
         1024, ge=0, le=2900, description="Crystals in a packet, in private mode with mentions, bytes; 0: figures alone"
     )
     probe_share: int = Field(8, ge=2, description="One in this many interactions is kept for trying bundles on")
+    health_answers: int = Field(
+        64,
+        ge=1,
+        description="Answers after which a new bundle that serves well is good; until then it is gone back from",
+    )
+    health_s: float = Field(60.0, ge=0, le=300, description="Seconds after which it is good, whatever was asked")
 
 
 class ApiSettings(BaseModel):

@@ -19,9 +19,18 @@ import hashlib
 import itertools
 import struct
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from common.constants import CELLS, Phase, Role
 from common.wire.blob import Blob
@@ -295,13 +304,33 @@ class Part(Value):
 
 
 class Figure(Value):
-    """One measured number, before (None: there was none) and after."""
+    """One measured number, before (None: there was none) and after.
+
+    low, high: the 95 % confidence interval of after - before, where it is known; both or neither.
+    """
 
     name: Name
     domain: Name | None = None
     before: float | None
     after: float
     unit: Unit
+    low: float | None = None
+    high: float | None = None
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """An interval has two ends, in their order."""
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"{self.name} has one end of an interval: give both or neither")
+        if self.low is not None and self.high is not None and not self.low <= self.high:
+            raise ValueError(f"{self.name} has an interval from {self.low} to {self.high}: its ends are exchanged")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an interval that is not known: what was signed before there were intervals keeps its bytes."""
+        fields: dict[str, Any] = dump(self)
+        return fields if self.low is not None else {k: v for k, v in fields.items() if k not in {"low", "high"}}
 
 
 class Evidence(Value):
@@ -363,13 +392,18 @@ class Returned(Message):
     reason: Reason = ""
 
 
+Verdict = Literal["applied", "good", "refused", "reverted"]
+
+
 class Applied(Message):
-    """An edge's verdict on a bundle, tried on the edge's own probe text."""
+    """An edge's verdict on a bundle: tried on its own probe text and applied or refused; once applied, watched while it
+    serves, and found good, or gone back from ("reverted").
+    """
 
     max_bytes: ClassVar[int] = NOTE_MAX_BYTES
     node: Name
     version: Annotated[int, Field(ge=1, le=MAX_COUNT)]
-    verdict: Literal["applied", "refused", "reverted"]
+    verdict: Verdict
     reason: Reason = ""
     probe_before: Amount | None = None  # bits per byte
     probe_after: Amount | None = None

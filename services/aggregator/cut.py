@@ -129,7 +129,7 @@ def cut(
     settled = settle(by_ref, current, pending, founded=fleet.founded, nodes=fleet.nodes)
     refused += [Refusal(one.ref, "too_many_domains", CROWDED) for one in settled.crowded]
     refused += [Refusal(one.ref, "too_many_territories", GREEDY) for one in settled.greedy]
-    updates = tuple(_updates(settled, age, current, limits.mass_cap))
+    updates = tuple(_updates(settled, age, current, limits.mass_cap, fleet.nodes))
     brought = {update.update.name: update.taken for update in updates}
     taken = tuple(sorted(one.ref for update in updates for one in update.taken))
     heard = [one for one in read if one in silent or one.ref in taken]
@@ -199,12 +199,14 @@ def _updates(
     age: Mapping[bytes, int],
     current: Base,
     mass_cap: int,
+    nodes: Nodes,
 ) -> Iterable[Merged]:
     """Domain by domain in the order of their names, while the batch has room."""
     room = MESSAGE_MAX_BYTES - FRAME_BYTES
     for name in sorted(settled.members):
         oldest_first = sorted(settled.members[name], key=lambda one: age[one.ref])
-        found = merged(settled.places[name], oldest_first, mass_cap=mass_cap, current=current, room_bytes=room)
+        place = settled.places[name]
+        found = merged(place, oldest_first, mass_cap=mass_cap, current=current, room_bytes=room, nodes=nodes)
         if found is not None:
             room -= len(found.update.crystals)
             yield found

@@ -1,13 +1,14 @@
 """The merge: what several packets say of one domain, as one update.
 
-    crystals   with the shorter n-grams that they imply, under the mass cap each, then counts and totals add
-                                                                            commutative, exact
-    basin      geodesic median of the packets' basins                       half of them may lie
-    gate       statistics add, bucket by bucket
-    score      interactions' fresh bytes and bits add: the domain's prequential bits per byte
+    crystals   with the shorter n-grams that they imply, under the mass cap each and the bound of its node, then counts
+               and totals add                                               commutative, exact
+    basin      geodesic median of the nodes' basins                         half of them may lie
+    gate       the nodes' agreement, bucket by bucket (robust.py)           half of them may lie
+    score      the nodes' median of the prequential bits per byte, of the bytes that count
 
-Mass cap: a packet heavier than `mass_cap` is scaled down to it (ngrams.capped), so that it says the same of every
-context with less weight; no n-gram of it can then count more than the cap either.
+Mass cap: a packet heavier than `mass_cap`, or than its node may be in this batch (robust.py), is scaled down to it
+(ngrams.capped), so that it says the same of every context with less weight; no n-gram of it can then count more than
+the cap either.
 
 The coder knows counts 1 2 3 4 6 8 12 ... and rounds down, which is right for an edge (what was not sent waits there)
 and would lose 9-16 % of the mass of a merge, where nothing waits. So merged counts go to the nearest level first; one
@@ -31,9 +32,11 @@ from common.wire import crystals
 from common.wire.crystals import LEVELS
 from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
 from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums
+from services.aggregator import robust
 from services.aggregator.admit import read_gate
 from services.aggregator.bases import Base
-from services.aggregator.territories import Place, Waiting
+from services.aggregator.quota import Nodes, node_of
+from services.aggregator.territories import NOBODY, Place, Waiting
 
 MAX_DOMAIN_ENTRIES: Final = 1 << 16  # n-grams of one domain in a batch: what the trainer decodes
 
@@ -62,19 +65,23 @@ def _levelled(order: Order) -> Order:
     return Order(order.keys, rounded, order.contexts, np.maximum(order.totals, sums).astype(np.uint32))
 
 
-def merged(place: Place, packets: Sequence[Waiting], *, mass_cap: int, current: Base, room_bytes: int) -> Merged | None:
+def merged(
+    place: Place, packets: Sequence[Waiting], *, mass_cap: int, current: Base, room_bytes: int, nodes: Nodes = NOBODY
+) -> Merged | None:
     """As many of the packets, from the first, as fit into one update of at most `room_bytes` of crystals.
 
     packets: oldest first; they are halved until they fit, the rest waits for the next batch. None when not one fits.
-    current: the bundle that the batch is for; a packet over a smaller vocabulary is counted anew in its.
+    current: the bundle that the batch is for; a packet over a smaller vocabulary is counted anew in its. nodes: who
+    holds which key.
     """
     light = [capped(_anew(packet.told, packet.base, current), mass_cap) for packet in packets]
     size = len(packets)
     while size:
-        found = levelled(crystals.merge(light[:size]))
+        own = [node_of(nodes, packet.packet.key) for packet in packets[:size]]
+        found = levelled(crystals.merge(robust.bounded(light[:size], own)))
         blob = crystals.encode(found, current.vocab_size)
         if len(blob) <= min(room_bytes, CRYSTALS_MAX_BYTES) and found.entries <= MAX_DOMAIN_ENTRIES:
-            return Merged(_update(place, packets[:size], blob), tuple(packets[:size]))
+            return Merged(_update(place, packets[:size], blob, nodes), tuple(packets[:size]))
         size //= 2
     return None
 
@@ -95,29 +102,33 @@ def _order(table: Table) -> Order:
     return Order(table.keys, table.counts, table.contexts[there], table.totals[there])
 
 
-def _update(place: Place, packets: Sequence[Waiting], blob: bytes) -> DomainUpdate:
+def _update(place: Place, packets: Sequence[Waiting], blob: bytes, nodes: Nodes) -> DomainUpdate:
     ordered = sorted(packets, key=lambda packet: packet.ref)  # float sums and medians see one order, whoever came first
-    centre = geodesic_median(np.stack([packet.basin for packet in ordered]))
+    own = [node_of(nodes, packet.packet.key) for packet in ordered]
+    weights = np.array([1.0 / own.count(node) for node in own])
+    centre = geodesic_median(np.stack([packet.basin for packet in ordered]), weights)
     bodies = [packet.body for packet in ordered]
+    fresh_bytes = sum(robust.allowed([body.fresh_bytes for body in bodies], own))
+    told = robust.score([body.fresh_bits for body in bodies], [body.fresh_bytes for body in bodies], own)
     return DomainUpdate(
         name=place.name,
         kernel=place.role,
         opened=place.opened,
         basin=to_float16(centre).astype("<f2").tobytes(),
         crystals=blob,
-        gate=_gate(ordered, place.experts),
+        gate=_gate(ordered, own, place.experts),
         packets=len(bodies),
-        tokens=sum(body.tokens for body in bodies),
-        fresh_bytes=sum(body.fresh_bytes for body in bodies),
-        fresh_bits=float(sum(body.fresh_bits for body in bodies)),
+        tokens=sum(robust.allowed([body.tokens for body in bodies], own)),
+        fresh_bytes=fresh_bytes,
+        fresh_bits=told * fresh_bytes,
     )
 
 
-def _gate(packets: Sequence[Waiting], experts: int) -> bytes:
-    """The sum of what the packets' gates saw; a gate over other experts (an older form of the domain) cannot add."""
-    read = [read_gate(packet.body) for packet in packets]
-    fitting = [sums for sums in read if sums is not None and sums.shape[1] == experts]
-    return gate.to_bytes(np.sum(fitting, axis=0)) if fitting else b""
+def _gate(packets: Sequence[Waiting], nodes: Sequence[str], experts: int) -> bytes:
+    """What the packets' gates agree on; a gate over other experts (an older form of the domain) says nothing of it."""
+    read = [(read_gate(packet.body), node) for packet, node in zip(packets, nodes, strict=True)]
+    fitting = [(sums, node) for sums, node in read if sums is not None and sums.shape[1] == experts]
+    return gate.to_bytes(robust.agreed(*zip(*fitting, strict=True))) if fitting else b""
 
 
 def check_vocabulary(packet: Waiting, current: Base) -> None:

@@ -20,4 +20,4 @@ def revoke(to: int | None, home: Path) -> int:
 async def _revoke(to: int | None, home: Path, url: str) -> tuple[int, int]:
     async with client(url) as redis:
         await check_there(redis, url)
-        return await Publisher(PublisherSettings(broker_url=url, home=home), Broker(redis)).take_back(to)
+        return await Publisher(PublisherSettings(broker_url=url, home=home), Broker(redis)).releases.take_back(to)

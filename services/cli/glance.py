@@ -100,7 +100,8 @@ def bundles_table(glance: Glance) -> Table:
         justify: JustifyMethod = "left" if said or column == "verdict" else "right"
         table.add_column(column, no_wrap=not said, overflow="fold" if said else "ellipsis", justify=justify)
     for told in reversed(glance.verdicts):
-        verdict = f"[green]{told.verdict}[/]" if told.verdict == "applied" else f"[red]{told.verdict}[/]"
+        well = told.verdict in {"applied", "good"}
+        verdict = f"[green]{told.verdict}[/]" if well else f"[red]{told.verdict}[/]"
         figures = ("" if value is None else f"{value:.3f}" for value in (told.probe_before, told.probe_after))
         age = f"{max(0.0, glance.seen.at_s - told.at_s) / 60:.0f} min"
         table.add_row(
@@ -109,7 +110,7 @@ def bundles_table(glance: Glance) -> Table:
             verdict,
             *figures,
             age,
-            "" if told.verdict == "applied" else plain(told.reason),
+            "" if well else plain(told.reason),
         )
     if not table.row_count:
         table.add_row("", "no bundle was tried yet")

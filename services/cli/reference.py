@@ -1,4 +1,4 @@
-"""docs/cli.md, made from the declarations in app.py."""
+"""docs/cli.md, made from the declarations in app/."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -9,7 +9,7 @@ from services.cli.app import EXIT_CODES, app
 
 _HEAD: Final = """# Command line
 
-Every command of `qig`. Made from `services/cli/app.py`; `qig COMMAND --help` says the same.
+Every command of `qig`. Made from `services/cli/app/`; `qig COMMAND --help` says the same.
 
 A failure is one line on standard error: what is wrong, where, the value, what to do next, and a stable code in
 parentheses. `qig --debug COMMAND` shows the traceback as well. Colours and live tables are for terminals: elsewhere the

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from services.cli.app import DEFAULT_HOME
+from services.cli.app.command import DEFAULT_HOME
 
 MISSING: Final = "not known"
 P_SHOWN_MIN: Final = 0.001  # how far below it lies says nothing: the estimate of Φ is not that exact

@@ -1,18 +1,31 @@
-"""`qig train`: the first constellation, from text alone."""
+"""`qig train`: the first constellation, from text alone; with --batch, what a trainer makes of a batch."""
 
 import importlib.util
+import json as json_text
 import os
+import shutil
+import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from rich.table import Table
 
 from common.errors import Rejected, Unavailable
 from common.kernels.spec import SIZES
+from common.runtime.settings import TrainerSettings
+from common.wire.codec import unpack
+from common.wire.messages import MESSAGE_MAX_BYTES, Batch
+from services.cli.batch import PARENT
 from services.cli.home import unwritable
 from services.cli.show import console, plain, progress
 from services.trainer import coordizers, folder, text
+
+if TYPE_CHECKING:
+    from services.trainer.consolidate import Consolidated
 
 STAGES: Final = ("seed state", "branches", "memories", "gates", "integrator")
 
@@ -45,6 +58,70 @@ def run(*, size: str, seed: int, out: Path, data: Path, coordizer: Path | None, 
     picture = f", drawn in {curves.PICTURE}" if drawn else " (pip install matplotlib draws them)"
     console().print(f"{len(parts)} parts, {told}; curves in {plain(str(kept))}{picture}\n`qig validate` measures them")
     return 0
+
+
+def consolidate(
+    *, batch: Path, parent: Path | None, out: Path, data: Path, steps: int | None, seed: int, json: bool
+) -> int:
+    """`qig train --batch`: the parts of the candidate, whole or not at all, and its figures.
+
+    parent: a folder of parts; the one beside the file when not given. steps: as many as a trainer takes when not given.
+    """
+    message = unpack(Batch, _contents(batch))
+    parts = folder.read(parent or batch.with_name(PARENT))
+    if parts is None:
+        where = parent or batch.with_name(PARENT)
+        raise Unavailable("no_parent", f"no constellation at {where}: name what the batch is for with --parent")
+    owned = text.load(data)
+    check_torch()
+    check_writable(out)
+    from services.trainer.consolidate import consolidate as consolidated  # noqa: PLC0415 -- torch, as above
+
+    taken = TrainerSettings.model_fields["steps"].default if steps is None else steps
+    kept = out.with_name(f"{out.name}-run")
+    made = consolidated(
+        parts,
+        message,
+        replay=owned.replay,
+        held_out=owned.held_out,
+        parents=owned.parents,
+        steps=taken,
+        seed=seed,
+        folder=kept,
+    )
+    folder.write(made.parts, out)
+    shutil.rmtree(kept, ignore_errors=True)
+    _tell(made, parts, out, json=json)
+    return 0
+
+
+def _contents(file: Path) -> bytes:
+    """Raises Unavailable("unreadable"), Rejected("oversized")."""
+    try:
+        if file.stat().st_size > MESSAGE_MAX_BYTES:
+            raise Rejected("oversized", f"{file} has {file.stat().st_size} bytes; a batch has {MESSAGE_MAX_BYTES}")
+        return file.read_bytes()
+    except OSError as error:
+        message = f"can't read {file}: {error.strerror}; `qig batch save` writes such a file"
+        raise Unavailable("unreadable", message) from error
+
+
+def _tell(made: "Consolidated", parent: Mapping[str, bytes], out: Path, *, json: bool) -> None:
+    changed = sorted(path for path, data in made.parts.items() if parent.get(path) != data)
+    if json:
+        for figure in made.figures:
+            sys.stdout.write(json_text.dumps(figure.model_dump(mode="json")) + "\n")
+        told = {"out": str(out), "changed": changed, "guards": list(made.guards)}
+        sys.stdout.write(json_text.dumps(told) + "\n")
+        return
+    table = Table("figure", "domain", "before", "after", "unit", "change, 95 %", box=None, pad_edge=False)
+    for figure in made.figures:
+        before = "" if figure.before is None else f"{figure.before:.4f}"
+        sure = "" if figure.low is None else f"{figure.low:+.4f} to {figure.high:+.4f}"
+        table.add_row(figure.name, plain(figure.domain or ""), before, f"{figure.after:.4f}", figure.unit, sure)
+    console().print(table)
+    said = f"; guards: {', '.join(made.guards)}" if made.guards else ""
+    console().print(f"{len(made.parts)} parts in {plain(str(out))}, {len(changed)} of them new{said}")
 
 
 def _silent(_stage: str, _done: float) -> None:

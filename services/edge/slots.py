@@ -4,11 +4,13 @@
       parts/<sha256>     every part once, by content: a bundle that changes one memory writes one file
       a   b              a slot each: 32 bytes sha256 of the rest, then the bundle's packed message
       current            "a" or "b"
+      standing           32 bytes sha256 of the rest, then which bundle has proved good, and which are bad (standing.py)
 
-A new bundle is written to the slot that is not current, then `current` is renamed over. Each file is written beside its
+A new bundle is written to the slot that does not hold the last good one, then `current` is renamed over. Going back is
+`standing`, in which the bundle is bad from then on, and then `current`. Each file is written beside its
 place, flushed to the disk and renamed, so that at any moment a name holds its old bytes or its new ones, whole. What is
 read is checked against its digest; a slot that fails is passed over for the other one. Parts that no slot names are
-deleted once a new slot stands.
+deleted once a new slot stands. A `standing` that fails is begun anew: then all that serves has proved nothing.
 
 Knows nothing of signatures (who signed is checked before a bundle comes here), constellations or brokers.
 """
@@ -22,25 +24,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.wire.bundle import check_part
+from common.wire.bundle import digest as digest_of
 from common.wire.codec import pack, unpack
 from common.wire.messages import MESSAGE_MAX_BYTES, Bundle, Part
+from services.edge.standing import Left, Standing
 
 NAMES: Final = ("a", "b")
 CURRENT: Final = "current"
+STANDING: Final = "standing"
 DIGEST_BYTES: Final = 32
 PENDING_SUFFIX: Final = ".part"
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A bundle whose every part was read and matched its digest. passed_over: why the current slot was not used."""
+    """A bundle whose every part was read and matched its digest. passed_over: what was damaged before it was found."""
 
     slot: str
     bundle: Bundle
     parts: dict[str, bytes]
     passed_over: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The bundle's."""
+        return digest_of(self.bundle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,38 +85,89 @@ class Slots:
         _replace(self._part(part.digest), data)
 
     def activate(self, bundle: Bundle) -> str:
-        """Make `bundle`, whose parts are all here, the current one; returns the slot. The other stays as the last good.
+        """Make `bundle`, whose parts are all here, the current one; returns the slot. It is on trial until `approve`;
+        the other slot keeps the last good one, to go back to.
 
         A kill before the last rename leaves the old bundle current, after it the new one. Raises Corrupt, Unavailable.
         """
         for part in bundle.parts.values():
             self.read(part)
-        slot = self._spare()
-        body = pack(bundle)
-        _replace(self.root / slot, hashlib.sha256(body).digest() + body)
+        good = self.last_good()
+        if good is None and (good := self.load()) is not None:
+            self.approve(good.digest)  # it was not watched to its end, but there is nothing better
+        slot = NAMES[0] if good is None else NAMES[1 - NAMES.index(good.slot)]
+        self._keep(self.root / slot, pack(bundle))
         _replace(self.root / CURRENT, slot.encode())
         self.collect()
         return slot
 
     def load(self) -> Installed | None:
-        """The current bundle; the other slot's when the current one is damaged; None when no slot holds anything whole.
+        """The current bundle; the other slot's when the current one is damaged or was gone back from; None when no slot
+        holds anything whole.
 
         Raises Unavailable when the disk does not answer, which is not the same as damage.
         """
         reasons: list[str] = []
         for slot in self._order():
-            try:
-                bundle = self._bundle(slot)
-                if bundle is not None:
-                    parts = {path: self.read(part) for path, part in sorted(bundle.parts.items())}
-                    return Installed(slot, bundle, parts, tuple(reasons))
-            except (Corrupt, Rejected) as error:
-                reasons.append(f"slot {slot}: {error}")
-            except Unavailable as error:
-                if error.code != "part_missing":
-                    raise
-                reasons.append(f"slot {slot}: {error}")
+            found = self._whole(slot, reasons)
+            if found is not None:
+                return found
         return None
+
+    def last_good(self) -> Installed | None:
+        """The bundle to go back to; None while none has proved good, or it is damaged."""
+        good = self.standing.good
+        slot = next((each for each in NAMES if good and self._digest(each) == good), None)
+        return None if slot is None else self._whole(slot, [])
+
+    @property
+    def standing(self) -> Standing:
+        """How this edge stands to its bundles."""
+        with contextlib.suppress(Corrupt, ValidationError):
+            body = self._sealed(self.root / STANDING)
+            return Standing() if body is None else Standing.model_validate_json(body)
+        return Standing()
+
+    def approve(self, digest: str) -> None:
+        """The bundle that serves has proved good."""
+        self._stand(self.standing.approved(digest))
+
+    def boot(self, *, now_s: float) -> Installed | None:
+        """`load` for a process that begins. A bundle on trial that has ended too many is gone back from first."""
+        installed = self.load()
+        if installed is None or installed.digest == self.standing.good or self.last_good() is None:
+            return installed
+        standing = self.standing.booted(installed.digest)
+        if not standing.died_too_often:
+            self._stand(standing)
+            return installed
+        reason = f"{standing.boots} processes in a row began with it and ended before it had proved good"
+        why = Left(digest=installed.digest, version=installed.bundle.version, reason=reason, at_s=now_s)
+        return self.go_back(why)
+
+    def rest(self) -> None:
+        """This process ends in good order."""
+        if self.standing.boots:
+            self._stand(self.standing.rested())
+
+    def go_back(self, left: Left) -> Installed:
+        """Make the last good bundle the current one again, and the bundle that is `left` one that is never taken again.
+
+        A kill before both is none of it, between them as if both were done. Raises Unavailable("no_last_good").
+        """
+        good = self.last_good()
+        if good is None:
+            message = (
+                f"bundle {left.version} is bad, and no other one here has proved good: the next release replaces it"
+            )
+            raise Unavailable("no_last_good", message)
+        self._stand(self.standing.without(left))
+        _replace(self.root / CURRENT, good.slot.encode())
+        return good
+
+    def told(self, digest: str) -> None:
+        """The publisher has heard that this bundle was gone back from."""
+        self._stand(self.standing.told(digest))
 
     def collect(self) -> int:
         """Delete the parts that no slot names and what an interrupted write left; returns how many files."""
@@ -125,8 +188,28 @@ class Slots:
             return ()
         return bundle.parts.values() if bundle else ()
 
+    def _whole(self, slot: str, reasons: list[str]) -> Installed | None:
+        """What a slot holds, if all of it is whole; else why not is among the reasons."""
+        try:
+            bundle = self._bundle(slot)
+            if bundle is None:
+                return None
+            parts = {path: self.read(part) for path, part in sorted(bundle.parts.items())}
+            return Installed(slot, bundle, parts, tuple(reasons))
+        except (Corrupt, Rejected) as error:
+            reasons.append(f"slot {slot}: {error}")
+        except Unavailable as error:
+            if error.code != "part_missing":
+                raise
+            reasons.append(f"slot {slot}: {error}")
+        return None
+
     def _bundle(self, slot: str) -> Bundle | None:
-        path = self.root / slot
+        body = self._sealed(self.root / slot)
+        return None if body is None else unpack(Bundle, body)
+
+    def _sealed(self, path: Path) -> bytes | None:
+        """What lies behind a file's own digest; None where there is no file."""
         with _disk(path):
             if not path.exists():
                 return None
@@ -135,21 +218,31 @@ class Slots:
         digest, body = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
         if hashlib.sha256(body).digest() != digest:
             raise Corrupt("slot_digest", f"{path} does not match its own digest: it was torn or changed")
-        return unpack(Bundle, body)
+        return body
 
-    def _spare(self) -> str:
-        """The slot that may be written: not the one that would be loaded now."""
-        for slot in self._order():
-            if self._version(slot):
-                return NAMES[1 - NAMES.index(slot)]
-        return NAMES[0]
+    def _keep(self, path: Path, body: bytes) -> None:
+        _replace(path, hashlib.sha256(body).digest() + body)
+
+    def _stand(self, standing: Standing) -> None:
+        self._keep(self.root / STANDING, standing.model_dump_json().encode())
 
     def _order(self) -> tuple[str, ...]:
-        """The current slot first. A pointer that is damaged says nothing: then the higher version goes first."""
-        current = self._pointer()
-        if current is not None:
-            return (current, NAMES[1 - NAMES.index(current)])
-        return tuple(sorted(NAMES, key=self._version, reverse=True))
+        """The current slot first, a bundle that was gone back from last. A pointer that is damaged says nothing: then
+        the higher version goes first.
+        """
+        current, standing = self._pointer(), self.standing
+
+        def rank(slot: str) -> tuple[bool, bool, int]:
+            return standing.has_left(self._digest(slot)), slot != current, -self._version(slot)
+
+        return tuple(sorted(NAMES, key=rank))
+
+    def _digest(self, slot: str) -> str:
+        """Of a slot's bundle; "" for none that can be read."""
+        with contextlib.suppress(Corrupt, Rejected):
+            bundle = self._bundle(slot)
+            return digest_of(bundle) if bundle else ""
+        return ""
 
     def _version(self, slot: str) -> int:
         with contextlib.suppress(Corrupt, Rejected):

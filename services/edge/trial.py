@@ -68,13 +68,13 @@ def enough(probes: Sequence[str]) -> list[str]:
 
 def bits_per_byte(constellation: Constellation, texts: Sequence[str]) -> float:
     """Code length of texts, each under the kernel of its nearest domain, as an edge would read them."""
-    bits, size_bytes = 0.0, 0
-    for text in texts:
-        ids = constellation.encoder.encode(text)
-        nearest = constellation.route(constellation.basin(ids)).steps[0].name
-        bits += constellation.bits(ids, nearest)
-        size_bytes += len(text.encode())
-    return bits / size_bytes
+    return sum(bits(constellation, text) for text in texts) / sum(len(text.encode()) for text in texts)
+
+
+def bits(constellation: Constellation, text: str) -> float:
+    """Code length of one text in bits, likewise."""
+    ids = constellation.encoder.encode(text)
+    return constellation.bits(ids, constellation.route(constellation.basin(ids)).steps[0].name)
 
 
 def _smoke(candidate: Constellation) -> None:

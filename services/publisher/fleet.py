@@ -1,18 +1,18 @@
 """What the edges say of each bundle: a fold of their verdicts into counts, version by version.
 
-An edge's latest verdict is the one that counts: a bundle that was applied and then reverted is reverted. Reports may
-come twice and in any order; time decides, then the graver verdict, so that the same reports give the same counts.
+An edge's latest verdict is the one that counts: a bundle that was applied and then found good, or reverted, is that.
+Reports may come twice and in any order; time decides, then the graver verdict, so that the same reports give the same
+counts.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
-from common.wire.messages import Applied
+from common.wire.messages import Applied, Verdict
 
-Word = Literal["applied", "refused", "reverted"]
-WORDS: Final[tuple[Word, ...]] = ("applied", "refused", "reverted")  # from the mildest to the gravest
+WORDS: Final[tuple[Verdict, ...]] = ("applied", "good", "refused", "reverted")  # from the mildest to the gravest
 VERSIONS_KEPT: Final = 16  # chosen: a fleet that is further behind is a matter for `qig doctor`
 NODES_KEPT: Final = 10_000  # a version's reports; as many as the stream keeps
 
@@ -25,10 +25,15 @@ class Fleet:
 
     reports: Reports = field(default_factory=dict)
 
-    def counts(self, version: int) -> dict[Word, int]:
+    def counts(self, version: int) -> dict[Verdict, int]:
         """How many nodes say what of a version."""
         said = Counter(report.verdict for report in self.reports.get(version, {}).values())
         return {word: said[word] for word in WORDS}
+
+    def nodes(self, version: int) -> frozenset[str]:
+        """Who reported on a version, or on the one before it that is known."""
+        before = max((each for each in self.reports if each < version), default=version)
+        return frozenset(self.reports.get(version, {})) | frozenset(self.reports.get(before, {}))
 
 
 def fold(fleet: Fleet, report: Applied) -> Fleet:

@@ -3,8 +3,9 @@
     parent      the current bundle, by version and digest; parent 0 only while there is none
     parts       a whole constellation: coordizer, four kernels, homes, integrator, domains, a memory; a domain that is
                 gone has an heir
-    figures     finite; no domain's held-out bits per byte worse by more than regress_limit; no role's home drifted;
-                something better than before, unless there was no before
+    figures     finite; no domain's held-out bits per byte worse by more than regress_limit, nor the crystals of one
+                that learned; no role's home drifted; no gate of Phi lost that the parent kept; something better than
+                before by more than chance (its interval lies below 0), unless there was no before
     guards      a kernel that was RESTOREd in training carries its parent's weights
 
 Guards that merely spoke (a renewal, a dropped state) refuse nothing: they did their work, and the figures show the
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from common.constants import DRIFT_LIMIT_RAD, ROLES, Role
+from common.constants import DRIFT_LIMIT_RAD, PHI_WINDOW, ROLES, Role
 from common.constellation.domains import from_json, heirs
 from common.constellation.paths import COORDIZER, DOMAINS, HOMES, INTEGRATOR, kernel_path, memory_path
 from common.wire.bundle import digest, takes_back
@@ -25,7 +26,8 @@ from common.wire.messages import Bundle, Candidate, Figure
 
 BITS_PER_BYTE: Final = "bits_per_byte"  # on held-out text, a figure a domain
 DRIFT: Final = "drift_rad"
-BETTER_WHEN_LOWER: Final = frozenset({BITS_PER_BYTE, "crystal_bits"})
+PHI: Final = "phi_ratio"  # of a role's state on held-out text; without a domain, of the constellation
+BETTER_WHEN_LOWER: Final = frozenset({BITS_PER_BYTE, "crystal_bits"})  # the second: of what a domain was brought
 RESTORED: Final = "restore"  # the guard's name, alone or with the kernel's role: restore-heart
 ROUNDING: Final = 1e-9  # of a figure, relative: a limit met exactly in decimals is met
 COORDIZER_FILES: Final = ("basin_coords.npy", "manifest.json", "merge_rules.json", "vocab.json")
@@ -65,6 +67,7 @@ def judge(candidate: Candidate, *, current: Bundle | None, limits: Limits) -> Ve
         *_not_finite(figures),
         *_regressed(figures, limits.regress_limit),
         *_drifted(figures, limits.drift_limit_rad),
+        *_lost(figures),
         *(_nothing_gained(figures) if current is not None else ()),
         *(_restored(candidate, current) if current is not None else ()),
     )
@@ -128,7 +131,7 @@ def _not_finite(figures: tuple[Figure, ...]) -> Iterator[str]:
 
 def _regressed(figures: tuple[Figure, ...], limit: float) -> Iterator[str]:
     for figure in figures:
-        if figure.name == BITS_PER_BYTE and figure.before is not None:
+        if figure.name in BETTER_WHEN_LOWER and figure.before is not None:
             allowed = figure.before * (1.0 + limit)
             if figure.after > allowed * (1.0 + ROUNDING):
                 worse = figure.after / figure.before - 1.0 if figure.before else math.inf
@@ -144,10 +147,28 @@ def _drifted(figures: tuple[Figure, ...], limit_rad: float) -> Iterator[str]:
             yield f"{_named(figure)} is {figure.after:.4f}; it must stay below {limit_rad:.2f}"
 
 
+def _lost(figures: tuple[Figure, ...]) -> Iterator[str]:
+    """A role's Phi has left the window that it was in, or the constellation's has fallen to a member's."""
+    low, high = PHI_WINDOW
+    for figure in figures:
+        if figure.name != PHI or figure.before is None:
+            continue
+        if figure.domain is None and figure.before > high >= figure.after:
+            yield f"phi_ratio of the constellation fell from {figure.before:.4f} to {figure.after:.4f}; above {high}"
+        if figure.domain in ROLES and low <= figure.before <= high and not low <= figure.after <= high:
+            yield f"{_named(figure)} left {low} to {high}: {figure.before:.4f} -> {figure.after:.4f}"
+
+
 def _nothing_gained(figures: tuple[Figure, ...]) -> Iterator[str]:
     comparable = [f for f in figures if f.name in BETTER_WHEN_LOWER and f.before is not None]
-    if not any(f.before is not None and f.after < f.before for f in comparable):
-        yield f"nothing got better: none of {len(comparable)} figures with a before is lower now"
+    if not any(_better(figure) for figure in comparable):
+        yield f"nothing got better: none of {len(comparable)} figures with a before is lower now by more than chance"
+
+
+def _better(figure: Figure) -> bool:
+    """Lower, and surely so where it is known how sure."""
+    lower = figure.before is not None and figure.after < figure.before
+    return lower and (figure.high is None or figure.high < 0.0)
 
 
 def _restored(candidate: Candidate, current: Bundle) -> Iterator[str]:

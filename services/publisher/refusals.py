@@ -7,9 +7,9 @@ from typing import Final
 KEPT: Final = 1_000  # chosen: years of nights; the oldest go
 
 
-def note(reasons: Sequence[str], at_s: float) -> bytes:
+def note(why: Sequence[str], at_s: float) -> bytes:
     """One refusal as JSON: when, and every reason."""
-    return json.dumps({"at_s": at_s, "reasons": list(reasons)}, sort_keys=True).encode()
+    return json.dumps({"at_s": at_s, "reasons": list(why)}, sort_keys=True).encode()
 
 
 def when(note_: bytes) -> float:
@@ -18,6 +18,14 @@ def when(note_: bytes) -> float:
         return float(json.loads(note_)["at_s"])
     except (ValueError, KeyError, TypeError):
         return 0.0
+
+
+def reasons(note_: bytes) -> tuple[str, ...]:
+    """Why, in the order in which it was found; of a note that cannot be read, that."""
+    try:
+        return tuple(map(str, json.loads(note_)["reasons"]))
+    except (ValueError, KeyError, TypeError):
+        return ("its note in the broker cannot be read",)
 
 
 def outdated(notes: Mapping[str, bytes]) -> list[str]:

@@ -3,17 +3,20 @@
     batches ──▶ consolidate (in a thread, under its lease) ──▶ parts to the store ──▶ candidates
                 └▶ a batch that is wrong in itself: its packets are Returned, then a dead letter
 
-One candidate at a time: while the publisher has not decided on the last one, the next batch waits, for its parent would
-be out of date. A batch that is redelivered after a kill is consolidated again to the same bytes; the candidate's id is
-the batch's, so it counts once.
+One candidate at a time, however many trainers there are: the oldest batch of the stream is worked on, and only when the
+publisher has decided on the candidate before, for its parent would be out of date. A batch that is redelivered after a
+kill goes on from its last checkpoint to the same bytes; the candidate's id is the batch's, so it counts
+once.
 """
 
 import asyncio
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final, cast
 
 from common.constants import ROLES
@@ -44,9 +47,10 @@ SMALLEST: Final = "tiny"  # what is trained where nothing is shipped and no size
 MAX_DELIVERIES: Final = 5
 GENESIS_EVERY_S: Final = 2.0
 BRANCH_WORKERS: Final = 2
+RUNS: Final = "training"  # beside the genesis: a folder of the batch that is worked on, for what a kill leaves of it
 CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
 LAST: Final = "last"  # its field: the id of the candidate sent last
-# The publisher's words (services/publisher/app.py): candidate id to version, and to reasons.
+# The publisher's words (services/publisher/app/state.py): candidate id to version, and to reasons.
 RELEASED: Final = streams.side_key(streams.CANDIDATES, "released")
 REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 
@@ -101,6 +105,8 @@ class Trainer:
         """
         if await self._broker.was_published(streams.RETURNED, batch.id):
             raise Rejected("batch_returned", f"the packets of batch {batch.id[:12]} went back to their edges before")
+        if await self._broker.redis.xrange(streams.BATCHES, max=f"({delivery.entry_id}", count=1):
+            raise Unavailable("batch_before", "an older batch comes first, here or with another trainer")
         try:
             if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
                 raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
@@ -116,14 +122,18 @@ class Trainer:
         parts = {
             path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
         }
+        runs = self._settings.genesis.with_name(RUNS)
+        await asyncio.to_thread(_forget_others, runs, batch.id)
         made = await asyncio.to_thread(
             consolidate,
             parts,
             batch,
             replay=self._text.replay,
             held_out=self._text.held_out,
+            parents=self._text.parents,
             steps=self._settings.steps,
             seed=SEED,
+            folder=runs / batch.id,
         )
         evidence = Evidence(figures=made.figures, guards=made.guards, seconds=time.monotonic() - started)
         candidate = Candidate(
@@ -179,6 +189,13 @@ class Trainer:
                 figures.append(Figure(name="phi_ratio", domain=role, before=None, after=seen.phi.phi, unit="1"))
             figures.append(Figure(name="kappa", domain=role, before=None, after=seen.kappa, unit="1"))
         return Evidence(figures=tuple(figures))
+
+
+def _forget_others(runs: Path, batch_id: str) -> None:
+    """What is left of other batches goes: they are done, or were given up."""
+    for other in runs.glob("*"):
+        if other.name != batch_id:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _show(evidence: Evidence, steps: int) -> None:

@@ -1,22 +1,19 @@
 """Consolidation: a batch becomes a candidate.
 
-    crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
-    domains that have become one, or are not used any more, end (endings.py)
-    proposed merges ──▶ a larger vocabulary, kept only if no old domain gets worse by GROWTH_TOLERANCE
-    merged kernel ──dreams──▶ its state trains on them beside replayed text; kept only if no guard undid it and no old
-    domain gets worse
-
-Dreams are samples of the merged kernel, seeded by its crystals: the only text of a new domain that the centre ever
-sees.
+crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
+domains that have become one, or are not used any more, end (endings.py)
+proposed merges ──▶ a larger vocabulary, kept only if no old domain gets worse by GROWTH_TOLERANCE
+merged kernel ──dreams──▶ its state trains on them beside replayed text; kept only if no guard undid it and no old
+domain gets worse
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import ValidationError
 
 from common.constants import ROLES, Role
@@ -24,34 +21,28 @@ from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.constellation.domains import Domain, heirs
 from common.constellation.paths import memory_path
-from common.coordizer.artifacts import EOS, FIRST_MERGE, pairs_from
+from common.coordizer.artifacts import FIRST_MERGE, pairs_from
 from common.coordizer.growth import Proposal, grow
 from common.errors import Rejected
-from common.geometry.means import carry, drift, frechet_mean
+from common.geometry.means import drift, frechet_mean
 from common.geometry.simplex import from_float16
-from common.kernels import gate, memory, weights
-from common.kernels.engine import State
+from common.kernels import gate, memory
 from common.kernels.memory import Memory, Table
 from common.kernels.recount import recount
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, DomainUpdate, Figure, Merge
-from services.trainer import growth
+from services.trainer import dreams, growth
 from services.trainer.endings import ended
-from services.trainer.evaluate import Examiner, Score, gram_bits, home
-from services.trainer.loop import Plan, train
-from services.trainer.model import StateModel, export, restore
+from services.trainer.evaluate import Changed, Examiner, Score, gram_bits, gram_interval, moved
+from services.trainer.intervals import Interval
+from services.trainer.whole import whole_changed
 
-Ids = npt.NDArray[np.int32]
 Parts = Mapping[str, bytes]
 
-DREAMS: Final = 8
-DREAM_SEED_TOKENS: Final = 3
-REPLAY_SHARE: Final = 4  # replayed tokens for one dreamt: an old domain must not be forgotten for a new one's sake
 STATE_TOLERANCE: Final = (
     1.001  # an old domain's bits per byte may grow by a thousandth, by all trained states of a batch together
 )
 GROWTH_TOLERANCE: Final = 0.01  # bits per byte that an old domain may lose to a larger vocabulary
-CONSOLIDATION_RATE: Final = 0.01  # of the genesis rate: 0.02 already costs the old domain (docs/experiments.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +62,20 @@ def consolidate(
     held_out: Mapping[str, Sequence[str]],
     steps: int,
     seed: int,
+    parents: Mapping[str, Sequence[str]] | None = None,
+    folder: Path | None = None,
 ) -> Consolidated:
-    """parts: the current bundle's. replay, held_out: texts by role and by domain. steps: of state training; 0 merges
-    memories alone.
+    """parts: the current bundle's. replay, held_out: texts by role and by domain; parents: of each held-out text, the
+    document that it is a part of, for the intervals; each is its own when not given. steps: of state training; 0 merges
+    memories alone. folder: where training keeps what a killed one goes on from; None keeps nothing.
+
+    The same arguments make the same bytes, whatever is in the folder. Raises Rejected for a batch that is wrong in
+    itself, Unavailable("checkpoint", "curve") for a folder that can't be used.
     """
     current = bundle_parts.load(parts)
     updates = _at_home(batch.domains, current.domains)
     merged = _merge(current, updates)
-    examiner = Examiner(held_out)
+    examiner = Examiner(held_out, parents)
     before, after = examiner.scores(current), examiner.scores(merged)
     allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
     merged, after, endings = ended(merged, examiner, after, allowed)
@@ -99,18 +96,23 @@ def consolidate(
     for update in updates if steps else ():
         if not merged.memories[merged.domains[update.name].memories[-1]].entries:
             continue  # opened without a crystal: nothing to dream of
-        state, words = _train(merged, update, replay, steps, seed)
-        said += words
-        trial = _with_state(merged, update.kernel, state, replay)
+        role = update.kernel
+        rng = np.random.default_rng([seed, update.packets, update.tokens])
+        given = dreams.lesson(merged, update.name, replay, steps, rng)
+        state, words = dreams.learned(merged.states[role], given, steps, seed, folder)
+        said += [f"{word}-{role}" for word in words]
+        trial = dreams.with_state(merged, role, state, replay)
         figures = examiner.scores(trial)
-        if f"restore-{update.kernel}" in words or any(figures[d].bits_per_byte > allowed[d] for d in figures):
-            said.append(f"state-dropped-{update.kernel}")
+        if "restore" in words or any(figures[d].bits_per_byte > allowed[d] for d in figures):
+            said.append(f"state-dropped-{role}")
             continue
         merged, after = trial, figures
-        changed |= bundle_parts.kernel_part(update.kernel, state.spec, state.weights)
+        changed |= bundle_parts.kernel_part(role, state.spec, state.weights)
         changed |= bundle_parts.homes_part(merged.homes)
     return Consolidated(
-        {**parts, **changed}, (*_figures(current, merged, before, after), *told), tuple(dict.fromkeys(said))
+        {**parts, **changed},
+        (*_figures(current, merged, {d: (before[d], after[d]) for d in after}, examiner, held_out), *told),
+        tuple(dict.fromkeys(said)),
     )
 
 
@@ -215,116 +217,76 @@ def crystals_of(update: DomainUpdate, current: Constellation) -> Memory:
     return recount(Memory(tables), pairs_from(current.coordizer.merges, size), size)
 
 
-def _train(
-    merged: Constellation,
-    update: DomainUpdate,
-    replay: Mapping[Role, Sequence[str]],
-    steps: int,
-    seed: int,
-) -> tuple[State, list[str]]:
-    """The domain's state after `steps` guarded steps on replay and dreams, as its part will hold it, and what the
-    guards said.
-    """
-    state = merged.states[update.kernel]
-    dreams = dream(merged, update.name, np.random.default_rng([seed, update.packets, update.tokens]))
-    replayed = np.concatenate([merged.encoder.encode(text) for text in replay[update.kernel]])
-    dreams = np.tile(dreams, max(1, len(replayed) // (REPLAY_SHARE * len(dreams))))
-    model = StateModel(state.spec, state.sqrt_basins, torch.Generator().manual_seed(seed))
-    restore(model, state.weights)
-    text = np.concatenate([replayed, dreams])
-    plan = Plan(steps, 8, seed, warmup=5, decay=1.0, rate=CONSOLIDATION_RATE, phi_from=0)
-    points = list(train(model, text, np.square(state.sqrt_basins), plan))
-    _, rounded = weights.from_bytes(weights.to_bytes(state.spec, export(model)))
-    words = sorted({f"{point.verdict.lower()}-{update.kernel}" for point in points if point.verdict != "GO"})
-    return State(state.spec, rounded, state.sqrt_basins), words
-
-
-def _with_state(merged: Constellation, role: Role, state: State, replay: Mapping[Role, Sequence[str]]) -> Constellation:
-    """The constellation with another state in a role, and its home moved as the replayed text's mean basin moved.
-
-    Not that mean itself: the home may have been measured on text that this trainer does not own.
-    """
-    documents = [np.append(merged.encoder.encode(text), np.int32(EOS)) for text in replay[role]]
-    before, after = home(merged.states[role], documents), home(state, documents)
-    return replace(
-        merged,
-        states={**merged.states, role: state},
-        homes={**merged.homes, role: carry(merged.homes[role], before, after)},
-    )
-
-
-def dream(constellation: Constellation, domain: str, rng: np.random.Generator) -> Ids:
-    """DREAMS texts of a window each, sampled from a domain's kernel, each begun with an n-gram of its most specific
-    memory.
-    """
-    known = constellation.memories[constellation.domains[domain].memories[-1]].tables[:DREAM_SEED_TOKENS]
-    order, table = next((n, known[n]) for n in reversed(range(len(known))) if len(known[n].keys))
-    starts = rng.choice(table.keys, DREAMS, p=table.counts / table.counts.sum())
-    length = constellation.states[constellation.domains[domain].role].spec.context
-    dreams = []
-    for start in starts:
-        prompt = np.array([int(start) >> 15 * n & int(memory.TOKEN_MASK) for n in range(order, -1, -1)], np.int32)
-        said = constellation.speak(prompt, {domain: 1.0}, max_tokens=length - len(prompt), temperature=1.0, rng=rng)
-        dreams += [prompt, np.array([step.token for step in said], np.int32), np.array([EOS], np.int32)]
-    return np.concatenate(dreams)
-
-
 def _figures(
     current: Constellation,
     merged: Constellation,
-    before: Mapping[str, Score],
-    after: Mapping[str, Score],
+    scores: Mapping[str, tuple[Score, Score]],
+    examiner: Examiner,
+    held_out: Mapping[str, Sequence[str]],
 ) -> tuple[Figure, ...]:
-    """Bits and tokens per byte of every domain with text, how far each state's home moved, and the vocabulary where it
-    grew.
+    """How every domain with text is read and routed to, how far each state's home moved, what became of its gauges, and
+    the vocabulary where it grew. scores: before and after.
     """
-    figures = [
-        Figure(
-            name="bits_per_byte", domain=d, before=before[d].bits_per_byte, after=after[d].bits_per_byte, unit="bit/B"
+    grown = merged.coordizer.vocab_size != current.coordizer.vocab_size
+    figures = []
+    for domain, (before, after) in scores.items():
+        sure = examiner.intervals(domain, before, after)
+        figures.append(
+            _figure("bits_per_byte", domain, before.bits_per_byte, after.bits_per_byte, "bit/B", sure.bits_per_byte)
         )
-        for d in after
-    ]
-    figures += [
-        Figure(
-            name="drift_rad",
-            domain=role,
-            before=None,
-            after=drift(current.homes[role], merged.homes[role]),
-            unit="rad",
-        )
-        for role in ROLES
-    ]
-    if merged.coordizer.vocab_size != current.coordizer.vocab_size:
-        old, new = (float(each.coordizer.vocab_size) for each in (current, merged))
-        figures.append(Figure(name="vocabulary", before=old, after=new, unit="token"))
-        figures += [
-            Figure(
-                name="tokens_per_byte",
-                domain=d,
-                before=before[d].tokens_per_byte,
-                after=after[d].tokens_per_byte,
-                unit="token/B",
+        figures.append(_figure("routed", domain, before.routed, after.routed, "1", sure.routed))
+        if grown:
+            figures.append(
+                _figure(
+                    "tokens_per_byte",
+                    domain,
+                    before.tokens_per_byte,
+                    after.tokens_per_byte,
+                    "token/B",
+                    sure.tokens_per_byte,
+                )
             )
-            for d in after
-        ]
+    figures += _gauges(current, merged, held_out)
+    if grown:
+        old, new = (float(each.coordizer.vocab_size) for each in (current, merged))
+        figures.append(_figure("vocabulary", None, old, new, "token", None))
     return tuple(figures)
+
+
+def _gauges(current: Constellation, merged: Constellation, held_out: Mapping[str, Sequence[str]]) -> Iterator[Figure]:
+    """The gates of DESIGN.md section 10 that another state may change; the parent's own has moved by nothing."""
+    trained = [role for role in ROLES if merged.states[role] is not current.states[role]]
+    for role in ROLES:
+        seen = moved(current, merged, role, held_out.get(role, ())) if role in trained else None
+        away = drift(current.homes[role], merged.homes[role])
+        sure = Interval(0.0, 0.0) if role not in trained else seen.drift if seen else None
+        yield _figure("drift_rad", role, None, away, "rad", sure)
+        if seen is not None:
+            yield from _changed("phi_ratio", role, seen.phi)
+            yield from _changed("kappa", role, seen.kappa)
+    if trained and (together := whole_changed(current, merged, held_out)) is not None:
+        yield from _changed("phi_ratio", None, together)
+
+
+def _changed(name: str, domain: str | None, seen: Changed) -> Iterator[Figure]:
+    if seen.after is not None:
+        yield _figure(name, domain, seen.before, seen.after, "1", seen.interval)
 
 
 def _crystal_figures(
     current: Constellation, merged: Constellation, updates: Sequence[DomainUpdate]
-) -> tuple[Figure, ...]:
+) -> Iterator[Figure]:
     """How well the batch's crystals themselves are known once they are merged."""
-    figures = []
     for update in updates:
         known = crystals_of(update, current)
-        old = update.name if update.name in current.domains else update.kernel
-        figures.append(
-            Figure(
-                name="crystal_bits",
-                domain=update.name,
-                before=gram_bits(current.kernel(old), known),
-                after=gram_bits(merged.kernel(update.name), known),
-                unit="bit/token",
-            )
-        )
-    return tuple(figures)
+        before = current.kernel(update.name if update.name in current.domains else update.kernel)
+        after = merged.kernel(update.name)
+        sure = gram_interval(before, after, known)
+        yield _figure("crystal_bits", update.name, gram_bits(before, known), gram_bits(after, known), "bit/token", sure)
+
+
+def _figure(
+    name: str, domain: str | None, before: float | None, after: float, unit: str, sure: Interval | None
+) -> Figure:
+    low, high = (None, None) if sure is None else (sure.low, sure.high)
+    return Figure(name=name, domain=domain, before=before, after=after, unit=unit, low=low, high=high)

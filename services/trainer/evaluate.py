@@ -6,9 +6,9 @@ where it abstains, as an edge answers; so a new domain which draws queries away 
 figure.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from common.constellation.constellation import Constellation
 from common.errors import Rejected
 from common.geometry.concentration import directions, kappa
 from common.geometry.integration import (
+    JACKKNIFE_BLOCKS,
     Integration,
     faculties,
     integration,
@@ -27,12 +28,13 @@ from common.geometry.integration import (
     standard_error,
 )
 from common.geometry.means import frechet_mean
-from common.geometry.simplex import normalise
+from common.geometry.simplex import distance, normalise
 from common.kernels import gate, memory
 from common.kernels.engine import State
 from common.kernels.kernel import Kernel, read
 from common.kernels.memory import Memory
 from services.trainer import controls
+from services.trainer.intervals import Interval, of_ratio, of_windows
 
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
@@ -44,12 +46,13 @@ HOME_WINDOWS: Final = 64  # of a source's text: 8,192 basins at size tiny, enoug
 @dataclass(frozen=True, slots=True)
 class Score:
     """bits_per_byte over all passages of a domain; routed: the share of passages that the router sent to it;
-    tokens_per_byte: of their encoding.
+    tokens_per_byte: of their encoding. passages (N, 4): bits, bytes, tokens of each, and 1 where it was routed there.
     """
 
     bits_per_byte: float
     routed: float
     tokens_per_byte: float
+    passages: Floats = field(default_factory=lambda: np.zeros((0, 4)), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +74,25 @@ class Instruments:
     participation: float | None
 
 
+class Intervals(NamedTuple):
+    """Of the differences of two scores; None where there is too little text to tell."""
+
+    bits_per_byte: Interval | None
+    routed: Interval | None
+    tokens_per_byte: Interval | None
+
+
 class Examiner:
     """Scores constellations on the same passages, and reads none twice by the same kernel.
 
-    Candidates share most kernels with their parent; those passages cost nothing the second time.
+    Candidates share most kernels with their parent; those passages cost nothing the second time. parents: by domain,
+    the document that each passage is a part of; each is its own when not given.
     """
 
-    def __init__(self, passages: Mapping[str, Sequence[str]]) -> None:
-        self._passages = passages
+    def __init__(
+        self, passages: Mapping[str, Sequence[str]], parents: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self._passages, self._parents = passages, parents or passages
         self._bits: dict[tuple[Kernel, str], Floats] = {}
 
     def scores(self, constellation: Constellation) -> dict[str, Score]:
@@ -87,17 +101,29 @@ class Examiner:
         return {domain: self._score(constellation, kernels, domain) for domain in self._passages}
 
     def _score(self, constellation: Constellation, kernels: Mapping[str, Kernel], domain: str) -> Score:
-        bits, size, tokens, hits = 0.0, 0, 0, 0
+        seen = []
         for text in self._passages[domain]:
             ids = constellation.encoder.encode(text)
             route = constellation.route(constellation.basin(ids))
             heard = route.steps[: 2 if route.abstained else 1]
             told = np.stack([self._read(kernels[step.name], text, ids) for step in heard])
-            bits += float(_fused(told, np.array([step.weight for step in heard])).sum())
-            size += len(text.encode())
-            tokens += len(ids)
-            hits += route.steps[0].name == domain
-        return Score(bits / size, hits / len(self._passages[domain]), tokens / size)
+            bits = float(_fused(told, np.array([step.weight for step in heard])).sum())
+            seen.append((bits, len(text.encode()), len(ids), route.steps[0].name == domain))
+        passages = np.array(seen, np.float64)
+        bits, size, tokens, hits = passages.sum(0).tolist()
+        return Score(bits / size, hits / len(seen), tokens / size, passages)
+
+    def intervals(self, domain: str, before: Score, after: Score) -> Intervals:
+        """How sure each difference of two scores of a domain is, over its documents."""
+        change, blocks = after.passages - before.passages, self._parents[domain]
+        if not len(change):
+            return Intervals(None, None, None)
+        size = after.passages[:, 1]
+        return Intervals(
+            of_ratio(change[:, 0], size, blocks),
+            of_ratio(change[:, 3], np.ones(len(size)), blocks),
+            of_ratio(change[:, 2], size, blocks),
+        )
 
     def _read(self, kernel: Kernel, text: str, ids: Ids) -> Floats:
         """Code length of each token, in bits."""
@@ -111,7 +137,21 @@ def gram_bits(kernel: Kernel, grams: Memory) -> float:
 
     The state cannot be asked without a text. 0.0 for a memory of none.
     """
-    bits, places = 0.0, 0
+    bits, counts, _ = _gram_costs(kernel, grams)
+    return float(bits.sum() / max(counts.sum(), 1))
+
+
+def gram_interval(before: Kernel, after: Kernel, grams: Memory) -> Interval | None:
+    """How sure the difference of `gram_bits` is, over n-grams that begin alike. It is told on what was just counted in,
+    and from crystals that were chosen because they were read badly: of text it says less than held-out text does.
+    """
+    (old, counts, first), (new, _, _) = _gram_costs(before, grams), _gram_costs(after, grams)
+    return of_ratio(new - old, counts, first.tolist())
+
+
+def _gram_costs(kernel: Kernel, grams: Memory) -> tuple[Floats, Floats, npt.NDArray[np.uint64]]:
+    """Of each n-gram: bits of all its occurrences, their number, and its first token."""
+    costs, counts, firsts = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, np.uint64)]
     for order, table in enumerate(grams.tables):
         if not len(table.keys):
             continue
@@ -121,9 +161,10 @@ def gram_bits(kernel: Kernel, grams: Memory) -> float:
         ]
         shares = kernel.gate[gate.bucket(experts[-1].order, experts[-1].total)][:, 1:]
         mixed = (shares * np.stack([e.probability for e in experts], 1)).sum(1) / shares.sum(1)
-        bits -= float((table.counts * np.log2(mixed)).sum())
-        places += int(table.counts.sum())
-    return bits / max(places, 1)
+        costs.append(-(table.counts * np.log2(mixed)))
+        counts.append(table.counts.astype(np.float64))
+        firsts.append(table.keys >> memory.TOKEN_BITS * np.uint64(order))
+    return np.concatenate(costs), np.concatenate(counts), np.concatenate(firsts)
 
 
 def _fused(bits_KN: Floats, weights_K: Floats) -> Floats:
@@ -175,9 +216,73 @@ def instruments(constellation: Constellation, role: Role, texts: Sequence[str]) 
         noise=integration(moments(faculties(_basins(state, noise), home_s))),
         untrained=_about_itself(State(state.spec, blank, state.sqrt_basins), windows),
         random=_about_itself(State(state.spec, reservoir, state.sqrt_basins), windows),
-        kappa=float(np.median([kappa(directions(b[-KAPPA_WINDOW_TOKENS:], home_s)) for b in basins])),
+        kappa=float(np.median(_kappas(basins, home_s))),
         participation=participation(moments(x)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A gauge before and after on the same windows, and how sure the difference is; None where it is not known."""
+
+    before: float | None
+    after: float | None
+    interval: Interval | None
+
+
+class Moved(NamedTuple):
+    """What became of a role whose state is another one. drift: how sure the move of its home is."""
+
+    phi: Changed
+    kappa: Changed
+    drift: Interval | None
+
+
+def moved(before: Constellation, after: Constellation, role: Role, texts: Sequence[str]) -> Moved | None:
+    """Phi and kappa of a role's state on held-out texts, each about its own home. None where they fill no window.
+
+    Intervals are over JACKKNIFE_BLOCKS blocks of windows, also of kappa, which is a median: leaving out many windows at
+    once is what makes the jackknife hold for one (Shao & Wu 1989). They are not known across two vocabularies.
+    """
+    old, new = _held(before, role, texts), _held(after, role, texts)
+    if old is None or new is None:
+        return None
+    old_s, new_s = np.sqrt(before.homes[role]), np.sqrt(after.homes[role])
+    paired = len(old) == len(new) and before.coordizer.vocab_size == after.coordizer.vocab_size
+    return Moved(
+        changed(faculties(old, old_s), faculties(new, new_s), lambda x: integration(moments(x)).phi, paired=paired),
+        changed(_kappas(old, old_s), _kappas(new, new_s), lambda k: float(np.median(k)), paired=paired),
+        of_windows(lambda some: _apart(old[some], new[some]), len(old), JACKKNIFE_BLOCKS) if paired else None,
+    )
+
+
+def _kappas(basins: Floats, home_s: Floats) -> Floats:
+    """Of each window's last tokens, (W,)."""
+    return np.array([kappa(directions(b[-KAPPA_WINDOW_TOKENS:], home_s)) for b in basins])
+
+
+def changed(before: Floats, after: Floats, reading: Callable[[Floats], float | None], *, paired: bool) -> Changed:
+    """A reading of windows, (W, ...), before and after. paired: whether they are the same windows."""
+
+    def difference(some: npt.NDArray[np.int64]) -> float | None:
+        one, other = reading(before[some]), reading(after[some])
+        return None if one is None or other is None else other - one
+
+    sure = of_windows(difference, len(before), JACKKNIFE_BLOCKS) if paired else None
+    return Changed(reading(before), reading(after), sure)
+
+
+def _held(constellation: Constellation, role: Role, texts: Sequence[str]) -> Floats | None:
+    """Basins of the whole windows of texts, (W, T, 64); None where there is not one."""
+    state, ids = constellation.states[role], [constellation.encoder.encode(text) for text in texts]
+    if sum(map(len, ids)) < state.spec.context:
+        return None
+    return _basins(state, whole_windows(ids, state.spec.context))
+
+
+def _apart(before: Floats, after: Floats) -> float:
+    one, other = (frechet_mean(basins.reshape(-1, CELLS)) for basins in (before, after))
+    return float(distance(one, other))
 
 
 def _about_itself(state: State, windows: Ids) -> Integration:

@@ -12,9 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from common.constants import PHASE_BOUNDS, PHI_COLLAPSE, PHI_WINDOW
+from common.constants import PHASE_BOUNDS, PHI_COLLAPSE, PHI_COLLAPSE_MEASUREMENTS, PHI_WINDOW
 
-COLLAPSE_MEASUREMENTS: Final = 10
 DIVERGENCE_FACTOR: Final = 2.0  # chosen: a loss of twice its running mean does not come back by itself
 LOSS_DECAY: Final = 0.95
 
@@ -64,7 +63,7 @@ def _unsafe(guard: Guard, seen: Measurement, low: int) -> str:
         return f"the loss {seen.loss:.3f} is over {DIVERGENCE_FACTOR:g} times its running mean {guard.loss:.3f}"
     if seen.phi is None or not math.isfinite(seen.phi):
         return "phi is not known: a degenerate state"
-    if low >= COLLAPSE_MEASUREMENTS:
+    if low >= PHI_COLLAPSE_MEASUREMENTS:
         return f"phi was below {PHI_COLLAPSE} for {low} measurements, last {seen.phi:.3f}"
     return ""
 

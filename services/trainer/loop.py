@@ -73,6 +73,7 @@ def train(
     token_basins: npt.NDArray[np.floating],
     plan: Plan,
     *,
+    following: npt.NDArray[np.int32] | None = None,
     team: Team = ALONE,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -81,7 +82,8 @@ def train(
     back the last good weights and says why in its point.
 
     ids: one text of the run's domain(s), longer than a window and its 17 tokens of foresight, else
-    Rejected("text_too_short"). checkpoint: a file to resume from when it exists, and to keep; Unavailable("checkpoint")
+    Rejected("text_too_short"). following: as many ids, what is to be said after each; None: what the text goes on with.
+    checkpoint: a file to resume from when it exists, and to keep; Unavailable("checkpoint")
     when it can't be written or read, Corrupt("checkpoint") when it is damaged or of another model. team: every process
     of it runs this on a model of its own, on its device, from equal weights; the first one writes the checkpoint.
     """
@@ -97,9 +99,10 @@ def train(
     together = team.together(model)
     basins = torch.from_numpy(np.array(token_basins, np.float32)).to(team.device)
     text = torch.from_numpy(ids.astype(np.int64))
+    told = text[1:] if following is None else torch.from_numpy(following.astype(np.int64))
     good = checkpoints.snapshot(run)
     while run.step < plan.steps:
-        point = _step(run, together, text, basins, plan, team)
+        point = _step(run, together, (text, told), basins, plan, team)
         if point.verdict == "RESTORE":
             checkpoints.restore(run, *good)
         yield point
@@ -113,13 +116,19 @@ def train(
             progress(run.step / plan.steps)
 
 
-def _step(run: Run, together: nn.Module, text: Tensor, token_basins: Tensor, plan: Plan, team: Team) -> Point:
+def _step(
+    run: Run, together: nn.Module, read: tuple[Tensor, Tensor], token_basins: Tensor, plan: Plan, team: Team
+) -> Point:
+    """read: the text, and what is to be said after each of its places."""
     for optimiser, peak in run.optimisers:
         for group in optimiser.param_groups:
             group["lr"] = peak * plan.rate * rate_at(run.step, plan)
     context = run.model.spec.context
-    ids = draw(text, plan, run.step, context)[team.share(plan.windows)].to(team.device)
-    nats, basins = together(ids[:, :context], ids[:, 1 : context + 1])
+    starts = draw(len(read[0]), plan, run.step, context)[team.share(plan.windows)]
+    length = context + AHEAD_TOKENS + 1
+    ids = torch.stack([read[0][start : start + length] for start in starts]).to(team.device)
+    told = torch.stack([read[1][start : start + context] for start in starts]).to(team.device)
+    nats, basins = together(ids[:, :context], told)
     run.reference = follow(run.reference, basins, team)
     wanted = plan.phi_target if run.step >= plan.phi_from else None
     found = losses(nats, basins, ids, token_basins, run.reference, wanted, team)
@@ -144,19 +153,20 @@ def rate_at(step: int, plan: Plan) -> float:
     return min(1.0, (step + 1) / plan.warmup) * max(FINAL_RATE, min(1.0, left))
 
 
-def draw(text: Tensor, plan: Plan, step: int, context: int) -> Tensor:
-    """Windows from anywhere in even steps, from one stretch of the text in odd ones.
+def draw(tokens: int, plan: Plan, step: int, context: int) -> npt.NDArray[np.int64]:
+    """Where a step's windows begin in a text of so many tokens, (windows,): anywhere in even steps, in one stretch of
+    the text in odd ones.
 
     Integration is asked of a batch: from batches of all sources at once it may come from what tells them apart, and be
     missing in each (docs/experiments.md).
     """
     length = context + AHEAD_TOKENS + 1
     rng = np.random.default_rng([plan.seed, step])
-    first, last = 0, len(text) - length
+    first, last = 0, tokens - length
     if step % 2:
         first = int(rng.integers(0, max(1, last - STRETCH_WINDOWS * length)))
         last = min(last, first + STRETCH_WINDOWS * length)
-    return torch.stack([text[start : start + length] for start in rng.integers(first, last, plan.windows)])
+    return rng.integers(first, last, plan.windows)
 
 
 def _optimisers(model: StateModel) -> list[tuple[torch.optim.Optimizer, float]]:

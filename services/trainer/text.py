@@ -30,6 +30,12 @@ class Text:
         return {role: [document.text for document in owned[role]] for role in ROLES}
 
     @property
+    def parents(self) -> dict[str, list[str]]:
+        """Of each held-out text, the document that it is a part of."""
+        owned = {role: even(self.corpora[role].held_out, HELD_OUT_BYTES) for role in ROLES}
+        return {role: [document.parent for document in owned[role]] for role in ROLES}
+
+    @property
     def replay(self) -> dict[Role, list[str]]:
         """Texts that the kernels were trained on, by role."""
         owned = {role: even(self.corpora[role].train, REPLAY_BYTES) for role in ROLES}

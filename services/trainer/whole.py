@@ -29,7 +29,7 @@ from common.geometry.simplex import from_float16, normalise
 from common.kernels.engine import State
 from common.kernels.memory import Ids
 from services.trainer import controls
-from services.trainer.evaluate import CONTROL_SEED, whole_windows
+from services.trainer.evaluate import CONTROL_SEED, Changed, changed, whole_windows
 
 Floats = npt.NDArray[np.float64]
 
@@ -110,6 +110,24 @@ def whole(
         foresight=_foresight(constellation, windows, heard),
         participation=participation(moments(x)),
     )
+
+
+def whole_changed(before: Constellation, after: Constellation, texts: Mapping[str, Sequence[str]]) -> Changed | None:
+    """The constellation's Phi on the same mixed stream, before and after; see `evaluate.moved`. None where some role's
+    texts fill no window.
+    """
+    for each in (before, after):
+        least = min(sum(len(each.encoder.encode(text)) for text in texts.get(role, ())) for role in ROLES)
+        if least < window_tokens(each.states):
+            return None
+    paired = before.coordizer.vocab_size == after.coordizer.vocab_size
+    old, new = _held_together(before, texts), _held_together(after, texts)
+    return changed(old, new, lambda x: integration(moments(x)).phi, paired=paired)
+
+
+def _held_together(constellation: Constellation, texts: Mapping[str, Sequence[str]]) -> Floats:
+    basins = constellation.integrator.basin(members(constellation.states, mixed(constellation, texts)))
+    return faculties(basins, np.sqrt(constellation.integrator.home))
 
 
 def mixed(constellation: Constellation, texts: Mapping[str, Sequence[str]]) -> Ids:

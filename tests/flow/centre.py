@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from common.wire.messages import Batch, Bundle, Candidate, Common, DeadLetter, E
 from common.wire.packet import PacketBody, base_prefix, seal
 from services.aggregator import app as aggregator
 from services.publisher import app as publisher
+from services.publisher.app import state
 
 NODES = [f"edge-{n}" for n in range(4)]
 APPS = {"aggregator": (aggregator.build, AggregatorSettings), "publisher": (publisher.build, PublisherSettings)}
@@ -170,3 +172,22 @@ def ref_of(centre, node, sequence, epoch=1):
     """How a batch names a packet."""
     key = keys.key_id(keys.load_private(centre.home, NODES[node]).verify_key)
     return key + epoch.to_bytes(4, "big") + sequence.to_bytes(4, "big")
+
+
+async def decided(centre, eventually):
+    """Every candidate has its end, and what the publisher has to say is where it goes."""
+    await eventually(lambda: drained(centre))
+    await eventually(lambda: carried(centre))
+
+
+async def drained(centre):
+    return await centre.broker.redis.xlen(streams.CANDIDATES) == 0
+
+
+async def carried(centre):
+    return await centre.broker.redis.xlen(streams.outbox(streams.CANDIDATES)) == 0
+
+
+async def refusal(centre, candidate):
+    """The reasons that are kept."""
+    return json.loads((await centre.broker.read_hash(state.REFUSED))[candidate.id])["reasons"]

@@ -1,10 +1,14 @@
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from broker_node import Node
+from centre import NODES, Centre
 from redis.asyncio import Redis
 
+from common.runtime import keys
+from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 
 
@@ -21,3 +25,9 @@ async def start_node(redis: Redis, broker_url: str) -> AsyncIterator[Callable[[C
     yield begin
     for node in nodes:
         await node.stop()
+
+
+@pytest.fixture
+def centre(tmp_path: Path, broker_url: str, broker: Broker, micro_parts: dict[str, bytes]) -> Centre:
+    keys.init(tmp_path, NODES)
+    return Centre(tmp_path, broker_url, broker, micro_parts)

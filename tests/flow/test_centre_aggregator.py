@@ -7,7 +7,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from centre import NODES, Centre, mentioning, ref_of
+from centre import NODES, mentioning, ref_of
 from micro import MICRO
 
 from common.constellation import parts as bundle_parts
@@ -25,10 +25,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def centre(tmp_path, broker_url, broker, micro_parts, monkeypatch):
+def centre(centre, monkeypatch):
     monkeypatch.setattr("services.aggregator.app.CUT_EVERY_S", 0.02)
-    keys.init(tmp_path, NODES)
-    return Centre(tmp_path, broker_url, broker, micro_parts)
+    return centre
 
 
 def grams(batches):

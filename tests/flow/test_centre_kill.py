@@ -9,10 +9,10 @@ import sys
 from dataclasses import replace
 
 import pytest
-from centre import APPS, NODES, Centre, mentioning, ref_of
+from centre import APPS, mentioning, ref_of
 from centre_death import Death, dies, install
 
-from common.runtime import embedded, keys, streams
+from common.runtime import embedded, streams
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
 from common.runtime.service import serve
@@ -24,10 +24,9 @@ WRITES_MAX = 60  # more than any run below makes: the loop ends when a run is no
 
 
 @pytest.fixture
-def centre(tmp_path, broker_url, broker, micro_parts, monkeypatch):
+def centre(centre, monkeypatch):
     monkeypatch.setattr("services.aggregator.app.CUT_EVERY_S", 0.02)
-    keys.init(tmp_path, NODES)
-    return Centre(tmp_path, broker_url, broker, micro_parts)
+    return centre
 
 
 def served(centre, service, **given):

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from centre import NODES, Centre, ref_of
+from centre import NODES, ref_of
 
 from common.errors import Unavailable
 from common.runtime import keys, scripts, streams
@@ -27,12 +27,6 @@ class Late(Broker):
         if self.others:
             await self.others.pop()()
         return await Broker.commit(self, stream, effects)
-
-
-@pytest.fixture
-def centre(tmp_path, broker_url, broker, micro_parts):
-    keys.init(tmp_path, NODES)
-    return Centre(tmp_path, broker_url, broker, micro_parts)
 
 
 def aggregator(centre, broker=None, **given):

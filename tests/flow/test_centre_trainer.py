@@ -1,23 +1,29 @@
-"""A batch that is wrong in itself: its packets go back to their edges."""
+"""Batches: one after the other however many trainers there are, each once; what is wrong goes back to its edges."""
+
+import asyncio
+import dataclasses
+import time
+from contextlib import asynccontextmanager
 
 import pytest
-from centre import NODES, Centre, ref_of
+from centre import ref_of
+from corpora import small_corpora
+from micro import MICRO
 
 from common.errors import Rejected, Unavailable
 from common.runtime import keys, streams
 from common.runtime.entries import Delivery
+from common.runtime.service import serve
 from common.runtime.settings import TrainerSettings
 from common.runtime.trust import Trust
+from common.wire.codec import pack
+from common.wire.crystals import crystals, encode, entry
 from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
+from services.trainer import app as room
+from services.trainer import text
 from services.trainer.app import MAX_DELIVERIES, Trainer
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def centre(tmp_path, broker_url, broker, micro_parts):
-    keys.init(tmp_path, NODES)
-    return Centre(tmp_path, broker_url, broker, micro_parts)
 
 
 @pytest.fixture
@@ -65,3 +71,116 @@ async def test_a_batch_that_waits_gives_nothing_back(centre, trainer):
     with pytest.raises(Unavailable, match="no bundle"):
         await trainer.take(delivery(), batch(centre, b"no crystals"))
     assert await centre.returned() == []
+
+
+# One batch at a time
+
+CLAIM_S = 0.6
+SOUND = encode(crystals([entry((), 40, count=9, total=9), entry((40,), 41, count=9, total=9)]), MICRO.vocab)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return small_corpora(tmp_path_factory.mktemp("text") / "corpora")
+
+
+@asynccontextmanager
+async def running(centre, few, node, steps=0):
+    """A trainer as its process runs it, but impatient: what a dead one held is claimed after 0.6 s."""
+    settings = TrainerSettings(
+        broker_url=centre.url, home=centre.home, http_port=0, node=node, data=few, steps=steps,
+        genesis=centre.home / node / "genesis",
+    )  # fmt: skip
+
+    async def build(broker):
+        wiring = await room.build(settings, broker)
+        consumers = [dataclasses.replace(each, claim_after_s=CLAIM_S) for each in wiring.consumers]
+        return dataclasses.replace(wiring, consumers=consumers, ticks=[])
+
+    stop = asyncio.Event()
+    life = asyncio.create_task(serve(settings, service="trainer", build=build, check_every_s=0.02, stop=stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await life
+
+
+@dataclasses.dataclass
+class Watched:
+    """What trainers consolidate: every try, and how many were at work at once. Each takes two claim times at least."""
+
+    tries: list = dataclasses.field(default_factory=list)
+    here: int = 0
+    most: int = 0
+
+
+@pytest.fixture
+def watched(monkeypatch, centre, few):
+    seen, real = Watched(), room.consolidate
+    owned = text.load(few)  # once before: what is compiled is read from disk then, and lets no lease be renewed
+    real(centre.parts, numbered(centre, 9), replay=owned.replay, held_out=owned.held_out, steps=1, seed=0)
+
+    def consolidate(parts, batch, **given):
+        seen.tries.append(batch.id)
+        seen.here += 1
+        seen.most = max(seen.most, seen.here)
+        began = time.monotonic()
+        try:
+            made = real(parts, batch, **given)
+            while time.monotonic() - began < 2 * CLAIM_S:  # the same work, until a claim would have been due twice
+                made = real(parts, batch, **given)
+            return made
+        finally:
+            seen.here -= 1
+
+    monkeypatch.setattr(room, "consolidate", consolidate)
+    return seen
+
+
+def numbered(centre, number):
+    ref = PacketRef(key=ref_of(centre, 0, 1)[:8], epoch=1, sequence=number)
+    (update,) = batch(centre, SOUND).domains
+    return Batch(id=batch_id([ref]), base_version=1, base_digest="", domains=(update,), packets=(ref,))
+
+
+async def test_two_trainers_take_one_batch_at_a_time_in_order_and_each_once_though_it_takes_longer_than_a_claim(
+    centre, few, watched, eventually
+):
+    await centre.release()
+    batches = [numbered(centre, number) for number in (1, 2)]
+    for each in batches:
+        await centre.broker.produce(streams.BATCHES, pack(each), each.id)
+
+    async def released():
+        return len(await centre.bundles()) == 1 + len(batches)
+
+    async with running(centre, few, "one", 2), running(centre, few, "two", 2), centre.running("publisher"):
+        await eventually(released)
+    assert watched.tries == [each.id for each in batches]
+    assert watched.most == 1
+    assert [bundle.parent for bundle in await centre.bundles()] == [0, 1, 2]
+    assert await centre.returned() == []
+
+
+async def test_a_batch_waits_while_an_older_one_is_not_done(centre, trainer):
+    await centre.release()
+    await centre.broker.produce(streams.BATCHES, pack(numbered(centre, 1)), "first")
+    younger = Delivery(streams.BATCHES, f"{1 << 50}-0", 1, 1, b"")
+    with pytest.raises(Unavailable, match="batch_before"):
+        await trainer.take(younger, numbered(centre, 2))
+
+
+async def test_of_what_training_keeps_only_the_batch_that_is_worked_on_stays(centre, few, eventually, watched):
+    await centre.release()
+    batches = [numbered(centre, number) for number in (1, 2)]
+    for each in batches:
+        await centre.broker.produce(streams.BATCHES, pack(each), each.id)
+
+    async def released():
+        return len(await centre.bundles()) == 1 + len(batches)
+
+    async with running(centre, few, "one", 1), centre.running("publisher"):
+        await eventually(released)
+    assert [each.name for each in (centre.home / "one" / room.RUNS).iterdir()] == [batches[-1].id]
+    assert len(list((centre.home / "one" / room.RUNS / batches[-1].id).glob("*.safetensors"))) == 1

@@ -7,8 +7,9 @@ import itertools
 import sqlite3
 from pathlib import Path
 
+from corpora import small_corpora
+
 from common.client import Client
-from common.constants import ROLES
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, store, streams
 from common.runtime.connection import connect
@@ -45,16 +46,6 @@ async def until(condition, what, deadline_s=DEADLINE_S):
                 await asyncio.sleep(LOOK_S)
     except TimeoutError:
         raise AssertionError(f"not within {deadline_s:g} s: {what}") from None
-
-
-def small_corpora(root):
-    """A few real documents of each role: a candidate is measured on them in tenths of a second."""
-    root.mkdir()
-    for role in ROLES:
-        parts = split(document.documents(role, root=DATA))
-        rows = [*parts.train[:2], *parts.validation[:1], *parts.held_out[:2]]
-        (root / f"{role}.jsonl.gz").write_bytes(document.compress(document.pack(rows)))
-    return root
 
 
 def passages():

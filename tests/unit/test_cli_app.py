@@ -17,6 +17,7 @@ COMMANDS = {
     "ask": ["ask", "hello"],
     "watch": ["watch"],
     "top": ["top"],
+    "nodes": ["nodes"],
     "route": ["route", "hello"],
     "train": ["train"],
     "validate": ["validate"],
@@ -24,7 +25,10 @@ COMMANDS = {
     "forget": ["forget", "q1"],
     "packet list": ["packet", "list"],
     "packet show": ["packet", "show", "3"],
+    "batch list": ["batch", "list"],
+    "batch save": ["batch", "save", "ab12", "--out", "there"],
     "bundle revoke": ["bundle", "revoke", "--to", "3"],
+    "bundle why": ["bundle", "why", "3"],
     "warm": ["warm"],
     "dead list": ["dead", "list"],
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],
@@ -48,7 +52,9 @@ COMMANDS = {
 def asked(monkeypatch):
     """What a command would have called: module, function, arguments."""
     calls = []
-    monkeypatch.setattr(cli, "_do", lambda module, function="run", **given: calls.append((module, function, given)))
+    monkeypatch.setattr(
+        cli.command, "do", lambda module, function="run", **given: calls.append((module, function, given))
+    )
     return calls
 
 
@@ -86,6 +92,13 @@ def test_a_command_gives_its_module_exactly_the_arguments_that_it_takes(asked, l
     assert CliRunner().invoke(cli.app, line).exit_code == 0
     ((module, function, given),) = asked
     inspect.signature(getattr(import_module(f"services.cli.{module}"), function)).bind(**given)
+
+
+def test_training_on_a_batch_takes_other_arguments_than_a_genesis(asked):
+    assert CliRunner().invoke(cli.app, ["train", "--batch", "b", "--steps", "3"]).exit_code == 0
+    ((module, function, given),) = asked
+    inspect.signature(getattr(import_module(f"services.cli.{module}"), function)).bind(**given)
+    assert (function, given["out"].name) == ("consolidate", "candidate")
 
 
 def test_every_command_is_tried_above():

@@ -16,7 +16,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.geometry.routing import Router
 from services.cli import coordizer as command
 from services.cli import route
-from services.cli.app import coordizer_train
+from services.cli.app.text import coordizer_train
 from services.cli.coordizer import CHECKPOINT_MAX_BYTES, Checkpoint
 from services.trainer import coordizers
 from services.trainer.corpora import selection

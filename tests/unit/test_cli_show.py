@@ -12,7 +12,7 @@ from services.cli import show
         (".venv/bin/qig", ".qig", ".venv/bin/qig watch"),
         (".venv/bin/qig", ".qig/demo", ".venv/bin/qig watch --home .qig/demo"),
         ("bin/qig", "/my home", "bin/qig watch --home '/my home'"),
-        ("services/cli/app.py", ".qig", f"{sys.executable} -m services.cli.app watch"),
+        ("services/cli/app/__main__.py", ".qig", f"{sys.executable} -m services.cli.app watch"),
     ],
 )
 def test_a_command_is_shown_as_the_program_was_called_and_for_its_home(monkeypatch, called, home, line):

@@ -1,3 +1,4 @@
+import itertools
 import os
 from pathlib import Path
 
@@ -5,13 +6,14 @@ import pytest
 from nacl.signing import SigningKey
 
 from common.errors import Corrupt, Unavailable
-from common.wire.bundle import part_of, sign
+from common.wire.bundle import digest, part_of, sign
 from common.wire.messages import Candidate, Evidence
 from services.edge import slots as module
 from services.edge.slots import Slots
+from services.edge.standing import Left, Standing
 
 KEY = SigningKey(bytes(32))
-INSTALL_STEPS = 20  # touches of the disk while a bundle of one part is installed
+INSTALL_STEPS = 28  # touches of the disk while a bundle of one part is installed and proves good
 
 
 def bundle(version, **files):
@@ -23,11 +25,14 @@ def bundle(version, **files):
     return sign(candidate, version=version, released_at_s=1.0, signing_key=KEY)
 
 
-def install(slots, version, **files):
+def install(slots, version, *, good=True, **files):
+    """good: whether it is watched to its end."""
     release = bundle(version, **files)
     for path, data in files.items():
         slots.put(release.parts[path], data)
     slots.activate(release)
+    if good:
+        slots.approve(digest(release))
     return release
 
 
@@ -150,6 +155,167 @@ def test_the_kills_above_cover_every_step_of_an_installation(slots, monkeypatch)
     install(slots, 1, one=b"first")
     kill_at(monkeypatch, INSTALL_STEPS)
     install(slots, 2, one=b"second")
+
+
+# On trial, good, left
+
+
+def left(release, reason="why"):
+    return Left(digest=digest(release), version=release.version, reason=reason, at_s=9.0)
+
+
+@pytest.fixture
+def on_trial(slots):
+    """One bundle that has proved good, and one on trial."""
+    return install(slots, 1, one=b"good"), install(slots, 2, good=False, one=b"new")
+
+
+def test_the_first_bundle_has_nothing_to_go_back_to(slots):
+    first = install(slots, 1, good=False, one=b"first")
+    assert slots.last_good() is None
+    with pytest.raises(Unavailable, match="no_last_good"):
+        slots.go_back(left(first))
+    assert slots.load().bundle == first
+
+
+def test_a_bundle_on_trial_serves_and_the_last_good_one_is_kept(slots, on_trial):
+    good, new = on_trial
+    assert (slots.load().bundle, slots.last_good().bundle) == (new, good)
+
+
+def test_another_bundle_takes_the_place_of_the_one_on_trial_and_never_of_the_good_one(slots, on_trial):
+    good, _ = on_trial
+    third = install(slots, 3, good=False, one=b"third")
+    assert (slots.load().bundle, slots.last_good().bundle) == (third, good)
+    slots.approve(digest(third))
+    fourth = install(slots, 4, good=False, one=b"fourth")
+    assert (slots.load().bundle, slots.last_good().bundle) == (fourth, third)
+
+
+def test_what_was_gone_back_from_is_never_loaded_while_anything_else_is_whole(slots, on_trial):
+    good, new = on_trial
+    assert slots.go_back(left(new)).bundle == good
+    assert slots.load().bundle == good
+    assert slots.standing.has_left(digest(new))
+    (slots.root / "current").write_bytes(b"b")
+    assert (slots.load().bundle, slots.load().passed_over) == (good, ())
+    for slot in "ab":
+        if slots._version(slot) == 1:
+            hurt(slots.root / slot, "truncate")
+    assert slots.load().bundle == new  # better than nothing
+
+
+def test_after_going_back_the_next_bundle_replaces_the_one_that_was_left(slots, on_trial):
+    good, new = on_trial
+    slots.go_back(left(new))
+    third = install(slots, 3, good=False, one=b"third")
+    assert (slots.load().bundle, slots.last_good().bundle) == (third, good)
+
+
+def test_the_second_process_in_a_row_that_begins_with_a_bundle_on_trial_goes_back(slots, on_trial):
+    good, new = on_trial
+    assert slots.boot(now_s=5.0).bundle == new
+    assert slots.boot(now_s=6.0).bundle == good
+    (told,) = slots.standing.untold
+    assert (told.digest, told.version, told.at_s) == (digest(new), 2, 6.0)
+    assert told.reason == "2 processes in a row began with it and ended before it had proved good"
+    slots.told(digest(new))
+    assert slots.standing.untold == ()
+    assert slots.boot(now_s=7.0).bundle == good
+
+
+def test_a_process_that_ended_in_good_order_is_not_counted(slots, on_trial):
+    for _ in range(5):
+        assert slots.boot(now_s=5.0).bundle == on_trial[1]
+        slots.rest()
+
+
+def test_without_another_whole_bundle_a_process_begins_with_what_there_is(slots, on_trial):
+    for slot in "ab":
+        if slots._version(slot) == 1:
+            hurt(slots.root / slot, "flip")
+    assert [slots.boot(now_s=5.0).bundle.version for _ in range(4)] == [2] * 4
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_standing_is_begun_anew_and_what_serves_serves_on(slots, on_trial, damage):
+    slots.boot(now_s=5.0)
+    hurt(slots.root / "standing", damage)
+    assert slots.standing == Standing()
+    assert [slots.boot(now_s=5.0).bundle.version for _ in range(4)] == [2] * 4
+    third = install(slots, 3, good=False, one=b"third")
+    assert (slots.load().bundle, slots.last_good().bundle) == (third, on_trial[1])
+
+
+def test_slots_of_a_release_that_knew_no_trials_have_their_current_bundle_to_go_back_to(slots):
+    install(slots, 1, good=False, one=b"first")
+    old = install(slots, 2, good=False, one=b"second")
+    (slots.root / "standing").unlink()
+    assert slots.boot(now_s=5.0).bundle == old
+    new = install(slots, 3, good=False, one=b"third")
+    assert slots.go_back(left(new)).bundle == old
+
+
+# What may be current after a kill at some step, and what after doing it again.
+def applied(slots):
+    install(slots, 3, good=False, one=b"third", two=b"shared")
+
+
+def proved(slots):
+    slots.approve(digest(bundle(2, one=b"new")))
+
+
+def gone_back(slots):
+    slots.go_back(left(bundle(2, one=b"new")))
+
+
+def booted(slots):
+    slots.boot(now_s=5.0)
+
+
+def booted_twice(slots):
+    slots.boot(now_s=5.0)
+    slots.boot(now_s=6.0)
+
+
+STEPS = [
+    (applied, {2, 3}, {3}), (proved, {2}, {2}), (gone_back, {1, 2}, {1}), (booted, {2}, {1, 2}),
+    (booted_twice, {1, 2}, {1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "between", "after"), STEPS)
+def test_a_kill_at_each_touch_of_the_disk_boots_a_whole_bundle_and_what_was_left_stays_left(
+    tmp_path, monkeypatch, what, between, after
+):
+    for step in itertools.count():
+        slots = Slots(tmp_path / str(step))
+        install(slots, 1, one=b"good")
+        install(slots, 2, good=False, one=b"new")
+        with monkeypatch.context() as patch:
+            kill_at(patch, step)
+            killed = was_killed(what, slots)
+        had_left = slots.standing.has_left(digest(bundle(2, one=b"new")))
+        found = slots.load()
+        assert (found.bundle.version, found.passed_over) in {(version, ()) for version in between}
+        assert found.bundle.version != 2 or not had_left
+        assert slots.last_good().bundle.version in {1, 2}
+        if had_left:
+            assert slots.boot(now_s=7.0).bundle.version == 1
+        else:
+            what(slots)
+            assert slots.load().bundle.version in after
+        if not killed:
+            break
+    assert step > (3 if what in {proved, booted} else 8)
+
+
+def was_killed(what, slots):
+    try:
+        what(slots)
+    except Killed:
+        return True
+    return False
 
 
 def test_a_full_disk_says_so_and_keeps_the_old_bundle(slots, monkeypatch):

@@ -30,8 +30,18 @@ def folded(*reports):
 
 def test_a_nodes_latest_verdict_counts():
     fleet = folded(report(), report("b"), report(verdict="reverted", at_s=2.0), report(verdict="applied", at_s=0.5))
-    assert fleet.counts(1) == {"applied": 1, "refused": 0, "reverted": 1}
-    assert fleet.counts(2) == {"applied": 0, "refused": 0, "reverted": 0}
+    assert fleet.counts(1) == {"applied": 1, "good": 0, "refused": 0, "reverted": 1}
+    assert fleet.counts(2) == {"applied": 0, "good": 0, "refused": 0, "reverted": 0}
+
+
+def test_what_was_found_good_and_then_left_is_left_and_what_was_only_applied_is_on_trial():
+    fleet = folded(report(verdict="good", at_s=2.0), report(), report(verdict="reverted", at_s=3.0), report("b"))
+    assert fleet.counts(1) == {"applied": 1, "good": 0, "refused": 0, "reverted": 1}
+
+
+def test_the_nodes_of_a_version_are_those_of_the_one_before_it_too():
+    fleet = folded(report("old", version=1), report("b", version=3), report("c", version=5), report("d", version=6))
+    assert [fleet.nodes(version) for version in (1, 3, 5, 9)] == [{"old"}, {"old", "b"}, {"b", "c"}, {"d"}]
 
 
 @given(st.lists(REPORTS, max_size=12), st.randoms())
@@ -51,4 +61,4 @@ def test_only_the_newest_versions_are_kept():
 def test_a_version_takes_so_many_nodes_and_then_only_their_news(monkeypatch):
     monkeypatch.setattr(module, "NODES_KEPT", 2)
     fleet = folded(report("a"), report("b"), report("c"), report("a", verdict="reverted", at_s=9.0))
-    assert fleet.counts(1) == {"applied": 1, "refused": 0, "reverted": 1}
+    assert fleet.counts(1) == {"applied": 1, "good": 0, "refused": 0, "reverted": 1}

@@ -93,6 +93,52 @@ def test_a_figure_that_is_no_code_length_is_no_gain():
     assert "none of 0 figures" in why(found)
 
 
+@pytest.mark.parametrize(("high", "accepted"), [(-1e-9, True), (0.0, False), (1e-9, False), (None, True)])
+def test_what_got_better_got_so_by_more_than_chance(high, accepted):
+    sure = {} if high is None else {"low": -0.2, "high": high}
+    gain = figure(2.0, 1.9).model_copy(update=sure)
+    found = judge(candidate([gain], CURRENT), current=CURRENT, limits=LIMITS)
+    assert found.accepted is accepted
+    assert accepted or "nothing got better: none of 1 figures" in why(found)
+
+
+@pytest.mark.parametrize(("after", "accepted"), [(4.0399, True), (4.04, True), (4.0401, False)])
+def test_the_crystals_of_a_domain_that_learned_are_not_read_worse(after, accepted):
+    found = verdict(figure(4.0, after, "d-2", name="crystal_bits"))
+    assert found.accepted is accepted
+    assert accepted or "crystal_bits of d-2 is 1.00% worse" in why(found)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "accepted"),
+    [
+        (0.80, 0.75, True),
+        (0.80, 0.7499, False),
+        (0.80, 0.85, True),
+        (0.80, 0.8501, False),
+        (0.75, 0.7499, False),
+        (0.85, 0.8501, False),
+        (0.7499, 0.6, True),
+        (0.8501, 0.9, True),
+        (None, 0.1, True),
+    ],
+)
+def test_a_role_s_phi_stays_in_the_window_that_it_was_in(before, after, accepted):
+    found = verdict(figure(before, after, "heart", "phi_ratio", "1"))
+    assert found.accepted is accepted
+    assert accepted or "phi_ratio of heart left 0.75 to 0.85" in why(found)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "accepted"),
+    [(0.8501, 0.8501, True), (0.8501, 0.85, False), (0.8501, 0.84, False), (0.85, 0.5, True), (None, 0.1, True)],
+)
+def test_the_constellation_s_phi_stays_above_its_gate_once_it_is(before, after, accepted):
+    found = verdict(figure(before, after, None, "phi_ratio", "1"))
+    assert found.accepted is accepted
+    assert accepted or "phi_ratio of the constellation fell" in why(found)
+
+
 @pytest.mark.parametrize(("drift", "accepted"), [(0.0999, True), (DRIFT_LIMIT_RAD, False), (0.1001, False)])
 def test_the_home_of_a_role_stays_within_the_drift_limit(drift, accepted):
     found = verdict(figure(None, drift, "vocab", "drift_rad", "rad"))

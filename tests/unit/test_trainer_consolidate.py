@@ -10,7 +10,6 @@ from trainer_runs import one_thread  # noqa: F401 - a fixture
 
 from common.constants import ROLES
 from common.constellation.parts import load
-from common.coordizer.artifacts import EOS
 from common.errors import Rejected
 from common.geometry.means import drift
 from common.geometry.simplex import to_float16, uniform
@@ -19,7 +18,9 @@ from common.wire import crystals as codec
 from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
 from common.wire.ngrams import Crystals, Order
 from services.trainer import consolidate as room
-from services.trainer.consolidate import STATE_TOLERANCE, consolidate, crystals_of, dream
+from services.trainer import dreams
+from services.trainer.consolidate import STATE_TOLERANCE, consolidate, crystals_of
+from services.trainer.evaluate import Examiner
 
 FRESH = "And it came to pass that the people went up unto the mountain, and the people saw the light. "
 HELD_OUT = {role: [SENTENCES[role] * 2] for role in ROLES}
@@ -53,9 +54,9 @@ def batch(*updates, merges=()):
     return Batch(id=batch_id(refs), base_version=1, base_digest="", domains=updates, packets=refs, merges=merges)
 
 
-def run(parts, *updates, steps=0, seed=1, held_out=HELD_OUT, merges=()):
+def run(parts, *updates, steps=0, seed=1, held_out=HELD_OUT, merges=(), **more):
     made = batch(*updates, merges=merges)
-    return consolidate(parts, made, replay=REPLAY, held_out=held_out, steps=steps, seed=seed)
+    return consolidate(parts, made, replay=REPLAY, held_out=held_out, steps=steps, seed=seed, **more)
 
 
 def figures(made, name):
@@ -159,6 +160,47 @@ def test_the_figures_are_those_of_the_parts_that_are_released(trained):
     assert {domain: after for domain, (_, after) in told.items()} == {d: s.bits_per_byte for d, s in found.items()}
 
 
+def told(made, name, domain):
+    (found,) = [f for f in made.figures if (f.name, f.domain) == (name, domain)]
+    return found
+
+
+LONG = {role: [SENTENCES[role][7 * number :] * 4 for number in range(8)] for role in ROLES}
+
+
+def test_every_figure_tells_how_sure_its_change_is(micro_parts, micro):
+    one = update(micro)
+    made = run(micro_parts, one, steps=3, held_out=LONG)
+    sure = {(f.name, f.domain): (f.low, f.after - (f.before or 0.0), f.high) for f in made.figures}
+    for domain in ROLES:
+        for name in ("bits_per_byte", "routed", "drift_rad"):
+            low, change, high = sure[name, domain]
+            assert low <= change + 1e-9, (name, domain)
+            assert (
+                change - 1e-9 <= high or name == "drift_rad"
+            )  # a home moves as replayed text moves, not held-out text
+    assert sure["crystal_bits", "d-new"][2] < 0
+    assert (sure["kappa", "percept"][0] is None) is (sure["kappa", "percept"][2] is None)
+    assert {domain for name, domain in sure if name == "kappa"} == {"percept"}
+
+
+def test_what_no_training_touched_has_moved_by_nothing_for_sure(micro, micro_parts):
+    made = run(micro_parts, update(micro), held_out=LONG)
+    assert {(told(made, "drift_rad", role).low, told(made, "drift_rad", role).high) for role in ROLES} == {(0.0, 0.0)}
+    assert not [f for f in made.figures if f.name in {"phi_ratio", "kappa"}]
+
+
+def test_passages_of_few_documents_make_a_change_less_sure(micro, micro_parts):
+    given = batch(update(micro, "heart", "heart"))
+    common = {"replay": REPLAY, "held_out": LONG, "steps": 0, "seed": 1}
+    alone = consolidate(micro_parts, given, **common)
+    halves = {role: [str(number // 2) for number in range(8)] for role in ROLES}
+    twos = consolidate(micro_parts, given, **common, parents={**halves})
+    threes = consolidate(micro_parts, given, **common, parents={role: ["a"] * 8 for role in ROLES})
+    assert told(alone, "bits_per_byte", "heart").low != told(twos, "bits_per_byte", "heart").low
+    assert told(threes, "bits_per_byte", "heart").low is None
+
+
 def test_another_seed_dreams_and_trains_another_state(micro, micro_parts, trained):
     path = "kernels/percept.safetensors"
     assert run(micro_parts, update(micro), steps=3, seed=2).parts[path] != trained[0].parts[path]
@@ -168,12 +210,12 @@ def test_another_seed_dreams_and_trains_another_state(micro, micro_parts, traine
 def harmful(monkeypatch):
     """State training that teaches a state to say nothing but byte 0."""
 
-    def ruin(model, *_):
+    def ruin(model, *_, **__):
         with torch.no_grad():
             model.tensors["bias"][0] = 60.0
         return iter(())
 
-    monkeypatch.setattr(room, "train", ruin)
+    monkeypatch.setattr(dreams, "train", ruin)
 
 
 def test_a_state_that_harms_a_domain_is_dropped(micro, micro_parts, harmful):
@@ -189,8 +231,9 @@ class Scripted:
 
     figures = ()
 
-    def __init__(self, _passages):
+    def __init__(self, _passages, _parents):
         self._calls = iter(self.figures)
+        self.intervals = Examiner({"heart": []}).intervals
 
     def scores(self, _constellation):
         return {"heart": room.Score(next(self._calls), 1.0, 0.3)}
@@ -209,14 +252,14 @@ class Scripted:
 def test_all_states_of_a_batch_together_stay_in_the_tolerance(micro, micro_parts, monkeypatch, first, second, dropped):
     monkeypatch.setattr(Scripted, "figures", (1.0, 1.0, first, second))
     monkeypatch.setattr(room, "Examiner", Scripted)
-    monkeypatch.setattr(room, "_train", lambda merged, one, *_: (merged.states[one.kernel], []))
+    monkeypatch.setattr(dreams, "learned", lambda state, *_: (state, []))
     made = run(micro_parts, update(micro), update(micro, "heart", "heart"), steps=1)
     assert sum(word.startswith("state-dropped") for word in made.guards) == dropped
     assert figures(made, "bits_per_byte")["heart"][1] <= STATE_TOLERANCE
 
 
 def test_a_state_that_a_guard_put_back_is_dropped(micro, micro_parts, monkeypatch):
-    monkeypatch.setattr(room, "_train", lambda merged, one, *_: (merged.states[one.kernel], ["restore-percept"]))
+    monkeypatch.setattr(dreams, "learned", lambda state, *_: (state, ["restore"]))
     made = run(micro_parts, update(micro), steps=1)
     assert made.guards == ("restore-percept", "state-dropped-percept")
     assert made.parts["kernels/percept.safetensors"] == micro_parts["kernels/percept.safetensors"]
@@ -251,16 +294,6 @@ def test_a_domain_opened_without_a_crystal_has_nothing_to_dream_of(micro, micro_
     made = run(micro_parts, update(micro, crystals=crystals_from(np.empty(0, np.int32))), steps=1)
     assert made.parts["kernels/percept.safetensors"] == micro_parts["kernels/percept.safetensors"]
     assert load(made.parts).memories["d-new"].entries == 0
-
-
-def test_dreams_begin_with_the_domain_s_own_crystals(micro, micro_parts):
-    made = load(run(micro_parts, update(micro)).parts)
-    dreams = dream(made, "d-new", np.random.default_rng(1))
-    starts = np.concatenate([[-1], np.flatnonzero(dreams == EOS)[:-1]]) + 1
-    known = set(made.memories["d-new"].tables[2].keys.tolist())
-    assert {int(memory.pack(dreams[s : s + 3], 2)[0]) for s in starts} <= known
-    assert (len(starts), dreams[-1]) == (room.DREAMS, EOS)
-    assert np.array_equal(dreams, dream(made, "d-new", np.random.default_rng(1)))
 
 
 def test_a_domain_far_from_all_text_changes_no_old_figure(micro, micro_parts):

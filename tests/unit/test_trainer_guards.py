@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.trainer.guards import COLLAPSE_MEASUREMENTS, DIVERGENCE_FACTOR, Guard, Measurement, step
+from common.constants import PHI_COLLAPSE_MEASUREMENTS
+from services.trainer.guards import DIVERGENCE_FACTOR, Guard, Measurement, step
 
 WELL = Measurement(loss=3.0, phi=0.79)
 ARMED = Guard(armed=True, loss=3.0)
@@ -45,7 +46,7 @@ def test_at_the_collapse_bound_nothing_has_collapsed(phi):
 
 
 def test_one_measurement_at_the_bound_begins_the_count_again():
-    below = [replace(WELL, phi=0.5)] * (COLLAPSE_MEASUREMENTS - 1)
+    below = [replace(WELL, phi=0.5)] * (PHI_COLLAPSE_MEASUREMENTS - 1)
     assert set(run(ARMED, *below, replace(WELL, phi=0.65), *below)[1]) == {"GO"}
 
 

@@ -22,6 +22,7 @@ from common.wire.messages import (
     Candidate,
     DeadLetter,
     DomainUpdate,
+    Figure,
     Heartbeat,
     PacketRef,
     Part,
@@ -74,6 +75,30 @@ BOUNDS = [
 
 def changed(cls, **fields):
     return cls.model_validate({**EXAMPLES[cls].model_dump(), **fields})
+
+
+FIGURE = {"name": "a", "domain": None, "before": 2.0, "after": 1.5, "unit": "bit/B"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "fine"),
+    [
+        ({"low": -0.6, "high": -0.4}, True),
+        ({"low": -0.5, "high": -0.5}, True),
+        ({"low": -0.4, "high": -0.6}, False),
+        ({"low": -0.4}, False),
+        ({"high": -0.4}, False),
+        ({}, True),
+    ],
+)
+def test_a_figure_s_interval_has_both_ends_in_their_order_or_leaves_no_trace(ends, fine):
+    if not fine:
+        with pytest.raises(ValidationError):
+            Figure(**FIGURE, **ends)
+        return
+    made = Figure(**FIGURE, **ends)
+    assert made.model_dump() == FIGURE | ends  # what was signed without intervals keeps its bytes
+    assert Figure.model_validate(made.model_dump()) == made
 
 
 @pytest.mark.parametrize(

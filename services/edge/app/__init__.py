@@ -4,6 +4,7 @@
                      qig:cancel  ──▶ leave it after the slice that is being said
     bundles.py       qig:bundles ──▶ verify, fetch, try, swap, settle ──────▶ qig:applied
                      tick bundles ──▶ the same, for what was passed over while its list was withheld
+    health.py        tick health  ──▶ what is on trial: good, or gone back from
     common.py        qig:common  ──▶ what may be said from now on
     sleep.py         tick sleep  ──▶ fold what is due, send what is pending ▶ qig:packets
                      qig:returned ─▶ wait no longer for what the centre dropped
@@ -41,6 +42,7 @@ from common.wire.codec import unpack
 from common.wire.messages import Query
 from services.edge.app.bundles import Bundles
 from services.edge.app.common import Commons
+from services.edge.app.health import WATCH_EVERY_S, Health
 from services.edge.app.heart import PROVE_EVERY_S, Heart
 from services.edge.app.interactions import Interactions
 from services.edge.app.node import Node
@@ -75,12 +77,13 @@ class Edge:
     ) -> None:
         """Raises Unavailable("missing_key"), Rejected("bad_key", "bad_setting")."""
         self.node = Node(settings, broker, record, privacy=privacy, now=now)
-        self.queries = Queries(self.node)
-        self.bundles = Bundles(self.node, slots, trust)
+        self.health = Health(self.node)
+        self.queries = Queries(self.node, self.health)
+        self.bundles = Bundles(self.node, slots, trust, self.health)
         self.commons = Commons(self.node)
         self.sleep = Sleep(self.node, self.queries.scheduler)
         self.interactions = Interactions(self.node)
-        self.heart = Heart(self.node, self.queries.scheduler)
+        self.heart = Heart(self.node, self.queries.scheduler, self.health)
 
     async def start(self) -> None:
         """Starts the schedule, and serves what is installed, if anything is."""
@@ -91,6 +94,7 @@ class Edge:
         """Ends the schedule and closes the record: the last act."""
         self.node.live.ended = True
         await self.queries.scheduler.stop()
+        await self.bundles.rest()
         self.node.record.close()
 
 
@@ -171,6 +175,7 @@ async def build(
         ticks=[
             Tick("sleep", SLEEP_CHECK_S, edge.sleep.round),
             Tick("bundles", LOOK_AGAIN_S, edge.bundles.look_again),
+            Tick("health", WATCH_EVERY_S, edge.bundles.watch),
             Tick("prune", PRUNE_EVERY_S, edge.interactions.prune),
             Tick("heart", HEART_EVERY_S, edge.heart.beat),
             Tick("generate", PROVE_EVERY_S, edge.heart.prove),

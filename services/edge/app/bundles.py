@@ -1,10 +1,13 @@
-"""Releases: verified, tried on this edge's own text, kept in a slot, swapped in while queries are served, settled."""
+"""Releases: verified, tried on this edge's own text, kept in a slot, swapped in while queries are served, settled; then
+watched, and kept or gone back from.
+"""
 
 import asyncio
 import contextlib
 import ctypes
 import gc
 import logging
+import math
 from typing import Final
 
 from common.constellation import parts as bundle_parts
@@ -17,37 +20,43 @@ from common.runtime.releases import newest_release
 from common.runtime.trust import Trust
 from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
-from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle
+from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Verdict
 from common.wire.packet import key_id
 from services.edge.answer import Serving
+from services.edge.app.health import Health
 from services.edge.app.node import Node
 from services.edge.atlas import atlas
 from services.edge.learning import follow_vocabulary, rehome, relearned, settle_bundle
-from services.edge.slots import Slots
+from services.edge.slots import Installed, Slots
+from services.edge.standing import Left
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 
 log = logging.getLogger(__name__)
 
+Figures = tuple[float | None, float | None]
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
 
 
 class Bundles:
     """What one edge has installed. follow_from: the entry after which the stream of bundles is to be read."""
 
-    def __init__(self, node: Node, slots: Slots, trust: Trust) -> None:
+    def __init__(self, node: Node, slots: Slots, trust: Trust, health: Health) -> None:
         self._node = node
         self._slots = slots
         self._trust = trust
+        self._health = health
         self.follow_from = FROM_START
         self._taking = asyncio.Lock()
         self._judged = ""  # digest of the bundle that was applied or refused last
+        self._untold: tuple[Left, ...] = ()  # gone back from, and the publisher has not heard of it
 
     async def start(self) -> None:
         """Serve the last good slot, or nothing yet. After damage the bundles are followed from the start again.
 
         What lies in a slot was believed before it was written: an edge starts without broker and clock.
         """
-        installed = await asyncio.to_thread(self._slots.load)
+        installed = await asyncio.to_thread(self._slots.boot, now_s=self._node.now())
+        self._untold = self._slots.standing.untold
         if installed is None:
             return
         try:
@@ -55,14 +64,26 @@ class Bundles:
         except (Rejected, Corrupt) as error:
             log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
             return
-        serving = self._serving(installed.bundle, constellation)
-        await asyncio.to_thread(self._follow_vocabulary, serving)
-        await asyncio.to_thread(rehome, self._node.record, serving)
-        self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
+        await self._install(self._serving(installed.bundle, constellation))
+        await self._watch_on(installed)
         if installed.passed_over:
             log.error("damaged on disk, an older bundle serves: %s", "; ".join(installed.passed_over))
         else:
             self.follow_from = self._node.record.cursor or FROM_START
+
+    async def _watch_on(self, installed: Installed) -> None:
+        """Watches a bundle that had not proved good when the process before this one ended."""
+        if installed.digest == self._slots.standing.good:
+            return
+        good, before = await asyncio.to_thread(self._slots.last_good), None
+        if good is not None:
+            with contextlib.suppress(Rejected, Corrupt):  # then there is nothing to hold it against
+                before = self._serving(good.bundle, await asyncio.to_thread(bundle_parts.load, good.parts))
+        await self._health.begin(installed.bundle, before)
+
+    async def rest(self) -> None:
+        """This process ends in good order: no bundle has ended it."""
+        await asyncio.to_thread(self._slots.rest)
 
     async def on_bundle(self, delivery: Delivery) -> None:
         """A release: verified, tried and swapped in while queries are served; then its packets are settled.
@@ -78,7 +99,11 @@ class Bundles:
             newest = await newest_release(self._node.broker.redis, self._trust, node=self._node.settings.node)
             async with self._taking:
                 version = self._node.serving.bundle if self._node.serving else 0
-                if newest is not None and newest.version > version and digest(newest) != self._judged:
+                if (
+                    newest is not None
+                    and newest.version > version
+                    and not (digest(newest) == self._judged or self._has_left(newest))
+                ):
                     await self._report(newest, await self._adopt(newest))
                     await self._settle(newest, None)
         except Unavailable as error:  # no reason not to be ready: what serves, serves
@@ -94,7 +119,7 @@ class Bundles:
         if not await self._trust.is_open(bundle.version, delivery.body, self._node.settings.node):
             log.info("bundle %d is for others first", bundle.version)
             return
-        if not await self._superseded(bundle):
+        if not self._has_left(bundle) and not await self._superseded(bundle):
             await self._report(bundle, await self._adopt(bundle))
         await self._settle(bundle, delivery.entry_id)
         await asyncio.to_thread(_give_back)
@@ -104,7 +129,59 @@ class Bundles:
         if self._node.serving is not None and bundle.version < self._node.serving.bundle:
             return True
         newest = await newest_release(self._node.broker.redis, self._trust, node=self._node.settings.node)
-        return newest is not None and newest.version > bundle.version
+        return newest is not None and newest.version > bundle.version and not self._has_left(newest)
+
+    def _has_left(self, bundle: Bundle) -> bool:
+        """Whether it was gone back from: it is not taken again."""
+        return self._slots.standing.has_left(digest(bundle))
+
+    async def watch(self) -> None:
+        """Keeps the bundle on trial, or goes back to the last good one, by how it does; tells the publisher of it."""
+        async with self._taking:
+            if (bundle := self._health.bundle) is not None:
+                seen = await self._health.look()
+                if seen.word == "bad":
+                    await self._go_back(bundle, seen.reason)
+                elif seen.word == "good":
+                    await self._keep(bundle, seen.reason)
+            for left in self._untold:
+                await self._tell(left.version, left.digest, "reverted", left.reason, (left.before, left.after))
+                await asyncio.to_thread(self._slots.told, left.digest)
+                self._untold = self._untold[1:]
+
+    async def _keep(self, bundle: Bundle, reason: str) -> None:
+        name = digest(bundle)
+        await self._tell(bundle.version, name, "good", reason, self._health.figures)
+        await asyncio.to_thread(self._slots.approve, name)
+        self._health.end()
+        await asyncio.to_thread(_give_back)
+
+    async def _go_back(self, bundle: Bundle, reason: str) -> None:
+        """Serves the last good bundle again. What was counted and learned since stays, and what packets brought stays
+        settled: the centre has it, until it says that it took the release back.
+        """
+        before, after = self._health.figures
+        left = Left(
+            digest=digest(bundle),
+            version=bundle.version,
+            reason=reason[:REASON_MAX_CHARS],
+            before=before,
+            after=after if after is not None and math.isfinite(after) else None,
+            at_s=self._node.now(),
+        )
+        known = self._health.before
+        self._health.end()
+        try:
+            good = await asyncio.to_thread(self._slots.go_back, left)
+        except Unavailable as error:
+            log.error("bundle %d is bad and serves on: %s: %s", bundle.version, reason, error)  # noqa: TRY400 -- told
+            return
+        if known is None or known.digest != good.digest:
+            known = self._serving(good.bundle, await asyncio.to_thread(bundle_parts.load, good.parts))
+        await self._install(known)
+        self._untold = (*self._untold, left)
+        log.error("bundle %d is bad, bundle %d serves again: %s", bundle.version, good.bundle.version, reason)
+        await asyncio.to_thread(_give_back)
 
     async def _adopt(self, bundle: Bundle) -> Trial:
         trial = await self._tried(bundle)
@@ -125,15 +202,25 @@ class Bundles:
             return Trial("refused", str(error), None, None, None)
         if trial.verdict == "applied" and trial.constellation is not None:
             await asyncio.to_thread(self._slots.activate, bundle)
-            new = self._serving(bundle, trial.constellation)
-            async with (
-                self._node.learning
-            ):  # what the bundle brings back is in the residue no more: nothing counts twice
-                await asyncio.to_thread(self._follow_vocabulary, new)
-                await self._acknowledge(new, bundle, None)
-                await asyncio.to_thread(rehome, self._node.record, new)
-                self._swap(await asyncio.to_thread(relearned, self._node.record, new))
+            before = self._health.before or serving
+            await self._install(self._serving(bundle, trial.constellation), bundle)
+            if takes_back(bundle):  # what it takes the place of is bad, whatever it does
+                await asyncio.to_thread(self._slots.approve, digest(bundle))
+                self._health.end()
+            else:
+                await self._health.begin(bundle, before, (trial.before, trial.after))
         return trial
+
+    async def _install(self, serving: Serving, brought: Bundle | None = None) -> None:
+        """`serving` answers from now on, with what is learned here. brought: the bundle that comes with it; what it
+        brings back is in the residue no more: nothing counts twice.
+        """
+        async with self._node.learning:
+            await asyncio.to_thread(self._follow_vocabulary, serving)
+            if brought is not None:
+                await self._acknowledge(serving, brought, None)
+            await asyncio.to_thread(rehome, self._node.record, serving)
+            self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
 
     async def _fetch(self, bundle: Bundle) -> dict[str, bytes]:
         """All parts; only those that are not on disk come from the broker."""
@@ -182,18 +269,22 @@ class Bundles:
         return len(named)
 
     async def _report(self, bundle: Bundle, trial: Trial) -> None:
-        log.info("bundle %d %s: %s", bundle.version, trial.verdict, trial.reason)
-        metrics.BUNDLE_APPLIED.labels(trial.verdict).inc()
+        await self._tell(bundle.version, digest(bundle), trial.verdict, trial.reason, (trial.before, trial.after))
+
+    async def _tell(self, version: int, name: str, verdict: Verdict, reason: str, figures: Figures) -> None:
+        """name: the bundle's digest; figures: bits per byte before and after, None where not known."""
+        log.info("bundle %d %s: %s", version, verdict, reason)
         told = Applied(
             node=self._node.settings.node,
-            version=bundle.version,
-            verdict=trial.verdict,
-            reason=trial.reason[:REASON_MAX_CHARS],
-            probe_before=trial.before,
-            probe_after=trial.after,
+            version=version,
+            verdict=verdict,
+            reason=reason[:REASON_MAX_CHARS],
+            probe_before=figures[0],
+            probe_after=figures[1],
             at_s=self._node.now(),
         )
-        await self._node.broker.produce(streams.APPLIED, pack(told), f"{told.node}:{digest(bundle)}:{trial.verdict}")
+        await self._node.broker.produce(streams.APPLIED, pack(told), f"{told.node}:{name}:{verdict}")
+        metrics.BUNDLE_APPLIED.labels(verdict).inc()
 
 
 def _give_back() -> None:

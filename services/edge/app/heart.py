@@ -8,6 +8,7 @@ from common.errors import Unavailable
 from common.runtime import streams
 from common.wire.codec import pack
 from common.wire.messages import MAX_DOMAINS, Heartbeat
+from services.edge.app.health import Health
 from services.edge.app.node import Node
 from services.edge.app.queries import PROOF
 from services.edge.scheduler import Scheduler
@@ -19,9 +20,10 @@ PROVE_TIMEOUT_S: Final = 10.0
 class Heart:
     """Tells the fleet and the orchestrator how one edge is."""
 
-    def __init__(self, node: Node, scheduler: Scheduler) -> None:
+    def __init__(self, node: Node, scheduler: Scheduler, health: Health) -> None:
         self._node = node
         self._scheduler = scheduler
+        self._health = health
 
     async def beat(self) -> None:
         """Says that this edge lives, and how its kernels are."""
@@ -58,6 +60,7 @@ class Heart:
             async with asyncio.timeout(PROVE_TIMEOUT_S):
                 await self._scheduler.submit(PROOF, "proof").result()
         except TimeoutError:
+            self._health.failed(f"proof at {self._node.now():.3f}")
             message = f"no token for {PROVE_TIMEOUT_S:g} s: restart this node if it lasts"
             raise Unavailable("no_token", message) from None
         except Unavailable as error:

@@ -16,6 +16,7 @@ from common.runtime.entries import Delivery
 from common.wire.codec import pack, unpack
 from common.wire.messages import PIECE_MAX_CHARS, Answer, Cancel, Piece, Problem, Query
 from services.edge.answer import Answered, Serving, conclude, measured, refusal
+from services.edge.app.health import Health
 from services.edge.app.node import Node
 from services.edge.generation import Generation
 from services.edge.local import TERRITORY
@@ -32,15 +33,17 @@ TOO_LATE: Final = "deadline"
 LATE_FACTOR: Final = 3.0  # chosen: of the expected time. Under load what is begun with less often ends too late
 CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
+DIVERGED: Final = "bad_reading"  # of a Rejected: the kernel's fault, not the text's
 PROOF: Final = Query(id="proof", client="proof", text="Are you there?", max_tokens=1, store=False)
 
 
 class Queries:
     """The schedule of one edge, and who waits for what in it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, health: Health) -> None:
         """Raises Rejected("bad_setting")."""
         self._node = node
+        self._health = health
         self._redact = redactor(node.privacy.redact, pkgutil.resolve_name)
         self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
         self._cancelled: dict[tuple[str, str], None] = {}  # client and query, the oldest first
@@ -116,7 +119,13 @@ class Queries:
 
         Raises what making it raised: Rejected for a text that cannot be coordized, Unavailable for one that was left.
         """
-        done = await turn.result()
+        try:
+            done = await turn.result()
+        except Exception as error:
+            if not isinstance(error, QigError) or error.code == DIVERGED:
+                self._health.failed(f"{turn.query.client} {turn.name}")
+            raise
+        self._health.answered(done.answer)
         self._node.last[done.answer.domain or TERRITORY] = done.answer
         self._node.live.answered(done.answer, self._node.now())
         _show_answer(done.answer)
@@ -230,6 +239,7 @@ class Queries:
             gauges = measured(generation, self._node.gauges)
             if generation.query is not PROOF:  # what this edge asks itself says nothing of what it is asked
                 self._node.gauges = gauges
+                self._health.measured(serving, generation)
         done = conclude(serving, generation, gauges, at_s=self._node.now(), seconds=seconds, problem=problem)
         return self._redacted(serving, done)
 

@@ -114,6 +114,20 @@ class Record:
         rows = self._file.all("SELECT text FROM interactions WHERE probe = 1 ORDER BY id DESC LIMIT ?", (limit,))
         return [row[0] for row in rows]
 
+    def last_row(self) -> int:
+        """The newest interaction's row; 0 when there is none."""
+        row = self._file.one("SELECT max(id) FROM interactions")
+        return int(row[0]) if row and row[0] is not None else 0
+
+    def texts_after(self, row: int, max_bytes: int) -> list[tuple[int, str]]:
+        """Texts that came after a row, with theirs, the oldest first: until `max_bytes` are passed."""
+        rows = self._file.all(
+            "SELECT id, text FROM (SELECT *, sum(size_bytes) OVER (ORDER BY id) - size_bytes AS before"
+            " FROM interactions WHERE id > ?) WHERE before < ? ORDER BY id",
+            (row, max_bytes),
+        )
+        return [(found, text) for found, text in rows]
+
     def last_at_s(self) -> float:
         """When the newest interaction came; 0 when there is none."""
         row = self._file.one("SELECT max(at_s) FROM interactions")

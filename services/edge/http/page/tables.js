@@ -66,7 +66,7 @@ export function drawBundles(told, now_s) {
     ...told.applied
       .filter((each) => each.version === bundle.version)
       .map((each) => {
-        const good = each.verdict === "applied";
+        const good = ["applied", "good"].includes(each.verdict);
         const text = `${each.node}: ${each.verdict}${good ? "" : `, ${each.reason}`}`;
         const what = word(text, good ? "mark good name" : "mark bad reason");
         return row("", what, bits(each.probe_before), bits(each.probe_after), ago(now_s - each.at_s));
@@ -77,7 +77,7 @@ export function drawBundles(told, now_s) {
 
 // What edges read on their own text: for them alone, so it stands beside the held-out figures of all.
 function ownOf(told, bundle) {
-  const tried = told.applied.filter((each) => each.version === bundle.version && each.probe_after !== null);
+  const tried = told.applied.filter((each) => each.version === bundle.version && ["applied", "refused"].includes(each.verdict) && each.probe_after !== null);
   return tried.map((each) => ({ domain: `own text of ${each.node}`, before: each.probe_before, after: each.probe_after }));
 }
 

@@ -1,85 +1,24 @@
 """What a reader of bundles believes, while somebody writes what he likes into the broker; TUF's attacks by name."""
 
 import hashlib
-import itertools
 import json
-import os
 import random
-import tempfile
 import time
 
 import pytest
 from listing import list_releases
 from nacl.signing import SigningKey
+from released import DAY_S, STRANGER, files, message, of_role, put_back, release
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, streams
 from common.runtime.releases import newest_release
 from common.runtime.trust import FILE_MAX_BYTES, Trust
-from common.wire.bundle import part_of, sign
-from common.wire.codec import pack, unpack
-from common.wire.messages import Bundle, Candidate, Evidence
+from common.wire.codec import unpack
+from common.wire.messages import Bundle
 from services.publisher import metadata
 
 pytestmark = pytest.mark.anyio
-DAY_S = 86_400.0
-STRANGER = SigningKey(b"\7" * 32)
-
-
-@pytest.fixture
-def home(tmp_path):
-    keys.init(tmp_path, [])
-    return tmp_path
-
-
-@pytest.fixture
-def reader(home, redis):
-    """A reader that was there before; again and again on the same state."""
-
-    def begin(folder="edge"):
-        return Trust(redis, keys.load_root(home), home / "state" / folder)
-
-    return begin
-
-
-def message(home, version, parts=b"0", key=None):
-    candidate = Candidate(
-        id=f"c{version}",
-        parent=version - 1,
-        parent_digest="ab" * 32 if version > 1 else "",
-        parts={"notes.bin": part_of(parts)},
-        evidence=Evidence(),
-    )
-    return pack(
-        sign(
-            candidate,
-            version=version,
-            released_at_s=1.0,
-            signing_key=key or keys.load_private(home, keys.PUBLISHER),
-        )
-    )
-
-
-async def release(redis, home, upto, **given):
-    """Versions 1 to `upto`, listed; the messages by version."""
-    messages = {version: message(home, version) for version in range(1, upto + 1)}
-    await list_releases(redis, home, messages, **given)
-    return messages
-
-
-async def files(redis):
-    return await redis.hgetall(streams.METADATA)
-
-
-async def put_back(redis, held):
-    await redis.delete(streams.METADATA)
-    await redis.hset(streams.METADATA, mapping=held)
-
-
-def of_role(held, role):
-    """The newest file of a role."""
-    names = [name for name in held if name.decode().endswith(f"{role}.json")]
-    return max(names, key=lambda name: int((name.split(b".")[0]).decode()) if name[:1].isdigit() else 0)
 
 
 async def test_what_was_released_is_believed_and_a_version_of_another_content_is_not(home, redis, reader):
@@ -110,6 +49,14 @@ async def test_a_reader_that_missed_five_hundred_releases_believes_the_newest_an
     await trust.verify(438, message(home, 438))
     with pytest.raises(Corrupt, match="from 438 on, does not name it"):
         await trust.verify(437, message(home, 437))
+
+
+async def test_the_newest_release_is_the_highest_that_is_believed(home, redis, reader):
+    messages = await release(redis, home, 2)
+    for data in (messages[2], message(home, 9, key=STRANGER), b"garbage", messages[1]):
+        await redis.xadd(streams.BUNDLES, {"__data__": data})
+    found = await newest_release(redis, reader())
+    assert found.version == 2
 
 
 # The attacks
@@ -274,137 +221,6 @@ async def test_a_version_far_ahead_under_a_stolen_key_holds_nobody_up_after_its_
     await reader().verify(2, messages[2])
 
 
-# What is missing, and what is broken
-
-
-async def test_without_metadata_nobody_can_tell_and_it_is_tried_again(home, redis, reader):
-    trust = reader()
-    with pytest.raises(Unavailable, match="no_metadata"):
-        await trust.verify(1, message(home, 1))
-    await release(redis, home, 1)
-    await trust.verify(1, message(home, 1))
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"signed":{"_type":"root"}}', b'{"signed":3}'])
-@pytest.mark.parametrize("role", ["timestamp", "bundles", "2.root"])
-async def test_garbage_in_the_place_of_a_file_is_told_and_waited_out(home, redis, reader, role, data):
-    await release(redis, home, 1)
-    held = await files(redis)
-    await redis.hset(streams.METADATA, b"2.root.json" if role == "2.root" else of_role(held, role), data)
-    with pytest.raises(Unavailable, match="bad_metadata"):
-        await reader().verify(1, message(home, 1))
-    await put_back(redis, held)
-    await reader().verify(1, message(home, 1))
-
-
-@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets", "bundles"])
-async def test_a_file_that_is_missing_is_waited_for(home, redis, reader, role):
-    await release(redis, home, 1)
-    held = await files(redis)
-    await redis.hdel(streams.METADATA, of_role(held, role))
-    with pytest.raises(Unavailable, match="no_metadata"):
-        await reader().verify(1, message(home, 1))
-    await put_back(redis, held)
-    await reader().verify(1, message(home, 1))
-
-
-async def test_two_lists_of_one_version_leave_nobody_sure_until_the_next(home, redis, reader):
-    """A broker that lost its last second, and a publisher that signed again within it."""
-    now_s = time.time()
-    await release(redis, home, 1, now_s=now_s)
-    await reader().verify(1, message(home, 1))
-    await redis.delete(streams.METADATA)
-    await release(redis, home, 2, now_s=now_s)
-    with pytest.raises(Unavailable, match=r"bad_metadata.*under its version"):
-        await reader().verify(2, message(home, 2))
-    await release(redis, home, 2, now_s=now_s)
-    await reader().verify(2, message(home, 2))
-
-
-async def test_after_the_broker_lost_everything_later_lists_are_no_rollback(home, redis, reader):
-    await release(redis, home, 1, now_s=time.time() - 5)
-    await reader().verify(1, message(home, 1))
-    await redis.delete(streams.METADATA)
-    await release(redis, home, 2)
-    await reader().verify(2, message(home, 2))
-
-
-@pytest.mark.parametrize("ahead_s", [-20 * 365 * DAY_S, 0.0])
-async def test_a_clock_that_is_behind_believes_all_the_same(home, redis, reader, ahead_s):
-    await release(redis, home, 1, now_s=time.time() - ahead_s)
-    await reader().verify(1, message(home, 1))
-
-
-async def test_a_state_that_is_torn_at_any_byte_is_read_again_from_the_broker(home, redis, reader):
-    messages = await release(redis, home, 2)
-    await reader().verify(2, messages[2])
-    state = home / "state" / "edge"
-    whole = {path: path.read_bytes() for path in state.rglob("*.json") if not path.is_symlink()}
-    assert len(whole) == 5
-    for path, data in whole.items():
-        for cut in range(0, len(data), 97):
-            path.write_bytes(data[:cut])
-            await reader().verify(2, messages[2])
-            assert path.read_bytes() == data
-
-
-async def test_a_state_with_any_file_lost_and_a_half_written_one_left_is_made_whole(home, redis, reader):
-    messages = await release(redis, home, 1)
-    await reader().verify(1, messages[1])
-    state = home / "state" / "edge"
-    for path in [path for path in state.rglob("*.json") if not path.is_symlink()]:
-        path.unlink()
-        (state / "tmpabcdefg").write_bytes(b"half")
-        await reader().verify(1, messages[1])
-        assert path.exists()
-        assert not list(state.glob("tmp*"))
-
-
-class Killed(BaseException):
-    pass
-
-
-async def test_a_reader_that_is_killed_at_any_step_of_a_look_goes_on_from_what_is_there(
-    home, redis, reader, monkeypatch
-):
-    """kill -9 before each write, rename and link of the state, while it takes over a new root and a new list."""
-    first = await release(redis, home, 1, now_s=time.time() - 100)
-    held = await files(redis)
-    keys.replace(home, ["root-1", "publisher"], offline=keys.offline_dir(home))
-    second = await release(redis, home, 2)
-    newer = await files(redis)
-    kills = 0
-    for step in itertools.count():
-        await put_back(redis, held)
-        await reader(f"s{step}").verify(1, first[1])
-        await put_back(redis, newer)
-        left = [step]
-        with monkeypatch.context() as patch:
-            for place, name in ((os, "replace"), (os, "remove"), (os, "symlink"), (tempfile, "NamedTemporaryFile")):
-                patch.setattr(place, name, dying(getattr(place, name), left))
-            try:
-                await reader(f"s{step}").verify(2, second[2])
-            except Killed:
-                kills += 1
-        await reader(f"s{step}").verify(2, second[2])
-        await put_back(redis, held)  # and what it saw before it was killed, it has not forgotten
-        with pytest.raises(Unavailable, match="bad_metadata"):
-            await reader(f"s{step}").verify(3, message(home, 3))
-        if left[0] >= 0:
-            break
-    assert kills > 10
-
-
-def dying(real, left):
-    def act(*given, **more):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return real(*given, **more)
-
-    return act
-
-
 async def test_a_flood_of_forged_bundles_makes_nobody_look_again_and_again(home, redis, reader, monkeypatch):
     messages = await release(redis, home, 1)
     trust = reader()
@@ -468,11 +284,3 @@ async def test_no_mutation_of_the_metadata_makes_a_forged_bundle_believed(home, 
                 await reader(f"r{number}").verify(2, forged)
         finally:
             await redis.hset(streams.METADATA, name, data)
-
-
-async def test_the_newest_release_is_the_highest_that_is_believed(home, redis, reader):
-    messages = await release(redis, home, 2)
-    for data in (messages[2], message(home, 9, key=STRANGER), b"garbage", messages[1]):
-        await redis.xadd(streams.BUNDLES, {"__data__": data})
-    found = await newest_release(redis, reader())
-    assert found.version == 2

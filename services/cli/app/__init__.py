@@ -1,0 +1,249 @@
+"""`qig`: every command with its options, and nothing else. The work is in the module of the command's name.
+
+    command.py   what the declarations share                 keys.py    keys, API keys
+    traffic.py   packets, batches, bundles, dead letters     text.py    corpora and coordizers
+
+A command's module is imported when the command runs, and never for help: numpy, numba, torch and FastStream together
+take seconds, `qig --help` takes a fifth of one. Each has a function `run` whose parameters are the command's.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from common.constants import Role
+from common.errors import Corrupt, QigError, Rejected
+from services.cli.app import command, keys, text, traffic
+from services.cli.app.command import DEFAULT_HOME, Data, Genesis, Home, Json, Node
+
+EXIT_FAILED: Final = 1  # a check or a gate failed: the command did its work, and the news is bad
+EXIT_USAGE: Final = 2  # an argument, a setting or some data is wrong
+EXIT_UNAVAILABLE: Final = 3  # something is not there: a broker, a port, a file, room on the disk
+EXIT_BUG: Final = 4
+EXIT_CORRUPT: Final = 70
+EXIT_INTERRUPTED: Final = 130
+EXIT_CODES: Final[dict[int, str]] = {
+    0: "done",
+    EXIT_FAILED: "a check or a gate failed; the output says which",
+    EXIT_USAGE: "an argument, a setting or some data is wrong",
+    EXIT_UNAVAILABLE: "something is not there (a broker, a port, a file, room on the disk); it may be later",
+    EXIT_BUG: "a bug: `qig --debug ...` shows the traceback",
+    EXIT_CORRUPT: "bytes are not what their digest or signature promised",
+    EXIT_INTERRUPTED: "interrupted (Ctrl-C)",
+}
+
+app = typer.Typer(
+    name="qig",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fleets of small language models that learn from each other by signed 4 KB packets.",
+    epilog="First steps: `qig demo`, or `qig up` here and `qig ask` in another terminal. Exit codes: docs/cli.md.",
+)
+app.add_typer(traffic.packet, name="packet")
+app.add_typer(traffic.batch, name="batch")
+app.add_typer(traffic.bundle, name="bundle")
+app.add_typer(traffic.dead, name="dead")
+app.add_typer(keys.keys, name="keys")
+app.add_typer(text.corpus, name="corpus")
+app.add_typer(text.coordizer, name="coordizer")
+
+
+@app.callback()
+def qig(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """What stands before the command; `main` looks for --debug itself."""
+
+
+@app.command()
+def demo(home: Home = Path(".qig/demo"), as_json: Json = False) -> None:
+    """Show the whole story in under three minutes: start, answer, learn unseen text, apply the new bundle."""
+    command.do("demo", home=home, json=as_json)
+
+
+@app.command()
+def up(
+    edges: Annotated[int, typer.Option(min=1, max=64, help="Edge nodes to run.")] = 2,
+    home: Home = DEFAULT_HOME,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65_000, help="First of the ports used, one a process; 0 picks free ones, the broker's too."
+        ),
+    ] = 8000,
+) -> None:
+    """Run a constellation on this machine until Ctrl-C; starts a broker when QIG_BROKER_URL names none."""
+    command.do("up", edges=edges, home=home, port=port)
+
+
+@app.command()
+def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
+    text: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    mode: Annotated[
+        Literal["routed", "constellation", Role],
+        typer.Option(help="routed, constellation, or a role: vocab, strategy, percept, heart."),
+    ] = "routed",
+    max_tokens: Annotated[
+        int, typer.Option(min=0, max=1024, help="0 reads and scores the text, and answers nothing.")
+    ] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.8,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None,
+    store: Annotated[bool, typer.Option("--store/--no-store", help="Whether the fleet may learn from it.")] = True,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds to wait for the answer.")] = 60.0,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Ask the fleet; show the answer as it is made, its route, Φ, κ and phase. Ctrl-C cancels it."""
+    fields = {"text": text, "mode": mode, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    command.do("ask", fields=fields | {"store": store}, timeout_s=timeout, home=home, json=as_json)
+
+
+@app.command()
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="Show it once and end; so without a terminal.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Watch services, phases, and what waits in each stream."""
+    command.do("watch", once=once, every_s=every, home=home, json=as_json)
+
+
+@app.command()
+def top(
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """The fleet at a glance: kernels over time, services, streams, bundles. Needs the extra `top`."""
+    command.do("top", every_s=every, home=home)
+
+
+@app.command()
+def nodes(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List the edges: what became of their packets, when each was seen, what it serves and said of it."""
+    command.do("nodes", home=home, json=as_json)
+
+
+@app.command()
+def route(
+    text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
+    genesis: Genesis = None,
+    coordizer: Annotated[
+        Path | None, typer.Option(help="Directory of a coordizer: the four roles' text in --data gives the homes.")
+    ] = None,
+    data: Data = Path("data"),
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Show where a text lies: distance to every domain, margin, share of each faculty."""
+    command.do("route", text=text, genesis=genesis, home=home, coordizer=coordizer, data=data, json=as_json)
+
+
+@app.command()
+def train(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
+    size: Annotated[str, typer.Option(help="The kernels' size: tiny, small, base.")] = "tiny",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the parts; HOME/genesis or HOME/candidate when not given.")
+    ] = None,
+    data: Data = Path("data"),
+    coordizer: Annotated[
+        Path | None, typer.Option(help="Directory of a coordizer whose first ids to use; else one is trained.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=4, help="Processes for the four branches.")] = 2,
+    batch: Annotated[
+        Path | None,
+        typer.Option(help="A batch (`qig batch save`): make of it the candidate that a trainer makes, and show it."),
+    ] = None,
+    parent: Annotated[
+        Path | None, typer.Option(help="With --batch: what it is trained on; `parent` beside it when not given.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="With --batch: training steps; as a trainer takes when not given.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Train the first constellation from text alone, or the next one from a batch; go on with what was killed. Needs
+    torch.
+    """
+    if batch is not None:
+        given = {"batch": batch, "parent": parent, "steps": steps, "json": as_json}
+        command.do("train", "consolidate", out=out or home / "candidate", data=data, seed=seed, **given)
+    else:
+        out = out or home / "genesis"
+        command.do("train", size=size, seed=seed, out=out, data=data, coordizer=coordizer, workers=workers)
+
+
+@app.command()
+def validate(
+    genesis: Genesis = None,
+    data: Data = Path("data"),
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Measure the gates on held-out text, with their controls; ends with 1 when one fails."""
+    command.do("validate", genesis=genesis, home=home, data=data, json=as_json)
+
+
+@app.command()
+def warm(
+    genesis: Annotated[Path, typer.Argument(help="Directory of a constellation.")] = Path("data/genesis"),
+) -> None:
+    """Compile now what an edge runs, so that its first start takes seconds."""
+    command.do("warm", genesis=genesis)
+
+
+@app.command()
+def doctor(
+    home: Home = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(min=1, max=65_000, help="First of the ports `qig up` would use.")] = 8000,
+    as_json: Json = False,
+) -> None:
+    """Check this machine, the settings and the broker; each failure comes with what to do."""
+    command.do("doctor", home=home, port=port, json=as_json)
+
+
+@app.command()
+def forget(
+    query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it; `qig ask` shows it last.")],
+    client: Annotated[str | None, typer.Option(help="Who asked; needed when several clients used that id.")] = None,
+    node: Node = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="A file with the client's API key, where a running edge wants one.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Delete a query's text and answer from the edges of this home, with what they taught; say what had left."""
+    command.do("forget", query_id=query_id, client=client, node=node, home=home, json=as_json, key_file=key_file)
+
+
+def main() -> None:
+    """The entry of the console script: an error of ours is one line on standard error, and an exit code."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: a second BLAS thread on a busy machine costs 30 times
+    try:
+        app()
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(f"error: {_line(error)}\n")
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: Exception) -> int:
+    """The code that a command which raised `error` ends with."""
+    if isinstance(error, Corrupt):
+        return EXIT_CORRUPT
+    if isinstance(error, Rejected):
+        return EXIT_USAGE
+    return EXIT_UNAVAILABLE if isinstance(error, QigError) else EXIT_BUG
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, QigError):
+        return f"{error.message} ({error.code})"
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{what} (bug): run it again as `qig --debug ...` and report the traceback"

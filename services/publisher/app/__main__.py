@@ -1,0 +1,3 @@
+from services.publisher.app import main
+
+main()

@@ -1,0 +1,108 @@
+"""Candidates become releases, or refusals that are kept."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from common.constellation.paths import DOMAINS
+from common.errors import Corrupt, QigError, Rejected, Unavailable
+from common.runtime import metrics, streams
+from common.runtime.broker import Broker
+from common.runtime.effects import Effect, HashDelete, HashSet, Send
+from common.runtime.entries import Delivery
+from common.wire.codec import pack
+from common.wire.messages import REASON_MAX_CHARS, Bundle, Candidate, Part, Returned
+from services.publisher import refusals
+from services.publisher.app.releases import Releases
+from services.publisher.app.state import REFUSED, RELEASED
+from services.publisher.policy import Limits, judge, missing_memories, without_heir
+
+log = logging.getLogger(__name__)
+
+PARTS_WAIT_S: Final = 600.0  # chosen: a trainer stores every part before it sends the candidate
+MAX_DELIVERIES: Final = 5
+
+
+class Candidates:
+    """The gate. limits: what it allows."""
+
+    def __init__(self, broker: Broker, releases: Releases, limits: Limits) -> None:
+        self._broker = broker
+        self._releases = releases
+        self._limits = limits
+
+    async def take(self, delivery: Delivery, candidate: Candidate) -> Sequence[Effect]:
+        """One candidate: a release, or a refusal that is kept, whatever it fails of: the trainer waits for a word."""
+        try:
+            return await self._decide(delivery, candidate)
+        except QigError:
+            raise
+        except Exception as error:
+            if delivery.deliveries >= MAX_DELIVERIES:
+                await self._refuse(candidate, (f"the publisher failed {delivery.deliveries} times: {error!r}",))
+            raise
+
+    async def _decide(self, delivery: Delivery, candidate: Candidate) -> Sequence[Effect]:
+        if await self._releases.noted(RELEASED, candidate.id) is not None:
+            log.info("candidate %s was released before", candidate.id[:12])
+            return []
+        if candidate.packets and await self._releases.noted(REFUSED, candidate.id) is not None:
+            raise Rejected("candidate_refused", "it was refused before, and its packets went back to their edges")
+        past = await self._releases.past()
+        try:
+            reasons = judge(candidate, current=past.current, limits=self._limits).reasons
+            reasons = reasons or await self._vouch(delivery, candidate, past.current)
+        except (Rejected, Corrupt) as error:
+            await self._refuse(candidate, (str(error),))
+            raise
+        if reasons:
+            await self._refuse(candidate, reasons)
+            raise Rejected("candidate_refused", "; ".join(reasons)[:REASON_MAX_CHARS])
+        if past.current is not None and past.open_version != past.current.version:
+            message = f"bundle {past.current.version} is not for everybody yet: the next one waits for that"
+            raise Unavailable("ring_pending", message)
+        try:
+            effects = await self._releases.make(candidate, past)
+        except Rejected as error:
+            await self._refuse(candidate, (str(error),))
+            raise
+        metrics.CANDIDATES.labels("released").inc()
+        return effects
+
+    async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
+        """Read every part that is new, so that nothing is signed unseen; stored again, so that it stays.
+
+        Returns what is wrong with its domains: a memory that is not there, one that is gone without an heir. Raises
+        Corrupt("part_digest").
+        """
+        trusted = set() if current is None else {(part.digest, part.size_bytes) for part in current.parts.values()}
+        try:
+            for part in candidate.parts.values():
+                if (part.digest, part.size_bytes) not in trusted:
+                    await self._broker.put_blob(await self._blob(part))
+            domains = await self._blob(candidate.parts[DOMAINS])
+            before = domains if current is None else await self._blob(current.parts[DOMAINS])
+            return *missing_memories(candidate, domains), *without_heir(before, domains)
+        except Unavailable as error:
+            waited_s = time.time() - delivery.at_ms / 1000
+            if error.code == "blob_missing" and waited_s > PARTS_WAIT_S:
+                raise Rejected("blob_missing", f"a part did not come for {waited_s:.0f} s: {error.message}") from None
+            raise
+
+    async def _blob(self, part: Part) -> bytes:
+        return await self._broker.get_blob(part.digest, part.size_bytes)
+
+    async def _refuse(self, candidate: Candidate, reasons: Sequence[str]) -> None:
+        """Kept before the dead letter is written: a kill between the two judges again, and keeps it again."""
+        metrics.CANDIDATES.labels("refused").inc()
+        log.warning("candidate %s is refused: %s", candidate.id[:12], "; ".join(reasons))
+        notes = await self._broker.read_hash(REFUSED)
+        effects: list[Effect] = [HashDelete(REFUSED, name) for name in refusals.outdated(notes)]
+        effects.append(HashSet(REFUSED, candidate.id, refusals.note(reasons, time.time())))
+        if candidate.packets:
+            told = Returned(
+                packets=candidate.packets, code="candidate_refused", reason="; ".join(reasons)[:REASON_MAX_CHARS]
+            )
+            effects.append(Send(streams.RETURNED, pack(told), candidate.id))
+        await self._broker.commit(streams.CANDIDATES, effects)

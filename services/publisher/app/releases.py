@@ -1,0 +1,161 @@
+"""Releases and their list: made, opened, taken back, listed anew; each in one transaction.
+
+A release needs the current bundle that it was judged on to be current still, so versions grow by one however many
+publishers there are and whenever one is killed. A bundle carries its publisher's signature, and what is in the stream
+with ours, or our predecessor's, is what was released: should the notes of state.py be lost and the stream not, all is
+there.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Final, cast
+
+from nacl.signing import SigningKey
+from tuf.api.metadata import Root, Targets
+
+from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import keys, metrics, streams
+from common.runtime.broker import Broker
+from common.runtime.effects import Effect, Send
+from common.runtime.entries import Delivery, body_of
+from common.runtime.settings import PublisherSettings
+from common.trust import roles
+from common.trust.rings import EVERYBODY
+from common.trust.roles import Offline
+from common.wire import bundle as bundles
+from common.wire.codec import pack, unpack
+from common.wire.messages import Bundle, Candidate
+from services.publisher import metadata, rings
+from services.publisher.app.state import BUNDLE, CURRENT, RELEASED, Past, listed, released, undone
+from services.publisher.app.verdicts import Verdicts
+from services.publisher.policy import BITS_PER_BYTE
+from services.publisher.release import release, taken_back
+
+log = logging.getLogger(__name__)
+
+WARN_DAYS: Final = 90  # with each new list; `qig up` signs anew by itself when a year is left
+LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
+
+
+class Releases:
+    """The publisher's key and what it signs. version: of the newest release seen."""
+
+    def __init__(self, settings: PublisherSettings, broker: Broker, verdicts: Verdicts) -> None:
+        """Raises Unavailable: "missing_key" without the private key, "missing_root" without what names it."""
+        self._broker, self._home = broker, settings.home
+        self._verdicts = verdicts
+        self._key, self._offline = self._keys()
+        self.version = 0
+
+    async def past(self) -> Past:
+        """What there is now, under the keys that are in force now. Raises Unavailable("key_not_trusted")."""
+        await self._look_for_keys()
+        held = await self._broker.read_hash(streams.METADATA)
+        packed = await self.noted(CURRENT, BUNDLE)
+        messages = await self._messages(packed)
+        releases = self._believed(messages)
+        last = max({*releases, *metadata.claimed(messages, self._offline)}, default=0)
+        kept = metadata.rings_of(self._offline, held)
+        past = Past(held, packed, releases, last, kept or {})
+        if kept is None and releases:  # a list that was lost, or another key's: the newest goes through its ring again
+            past.rings[max(releases)] = 0
+            past.rings[max(releases)] = rings.ring(self.nodes(past))
+        return past
+
+    def nodes(self, past: Past) -> set[str]:
+        """The edges that reported on the last release that everybody got."""
+        return set(self._verdicts.fleet.reports.get(past.open_version, {}))
+
+    async def make(self, candidate: Candidate, past: Past) -> list[Effect]:
+        """The candidate as the release after `past`, to its ring or to everybody, and the list that names it."""
+        bundle = release(candidate, after=past.last, released_at_s=time.time(), signing_key=self._key)
+        log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
+        known = metadata.newest(past.releases | {bundle.version: pack(bundle)})
+        ring = EVERYBODY if bundles.takes_back(bundle) else rings.ring(self.nodes(past))
+        files = self._signed(known, past, past.rings | {bundle.version: ring})
+        return [*released(bundle, past.packed, await self._broker.read_hash(RELEASED)), *listed(past.held, files)]
+
+    async def open(self, past: Past) -> None:
+        """The newest once more, for those who passed it over, and the list that is open."""
+        assert past.current is not None
+        message = past.releases[past.current.version]
+        others = {version: ring for version, ring in past.rings.items() if version != past.current.version}
+        files = self._signed(metadata.newest(past.releases), past, others)
+        again = Send(streams.BUNDLES, message, f"{past.current.version}-{bundles.digest(past.current)}-all")
+        if await self._broker.commit(streams.CANDIDATES, [*listed(past.held, files), again]):
+            log.info("bundle %d is for everybody", past.current.version)
+
+    async def take_back(self, to: int | None) -> tuple[int, int]:
+        """Releases the parts of version `to` (None: of the one before the last) again, as the next version, because
+        what came after it is bad; that version, and the one that is back.
+
+        Raises Rejected("not_older", "not_listed"), Unavailable("overtaken").
+        """
+        past = await self.past()
+        older = sorted(version for version in past.releases if version < past.last)
+        wanted = to if to is not None else (older or [0])[-1]
+        if past.current is None or wanted not in past.releases:
+            there = ", ".join(map(str, older)) or "none"
+            raise Rejected("not_listed", f"there is no release {wanted} to go back to; older ones there are: {there}")
+        candidate = taken_back(past.current, unpack(Bundle, past.releases[wanted]), last=past.last)
+        effects = [*await self.make(candidate, past), *undone(past, wanted)]
+        if not await self._broker.commit(streams.CANDIDATES, effects):
+            raise Unavailable("overtaken", "something was released meanwhile: look at it, then run this again")
+        return past.last + 1, wanted
+
+    async def renew(self) -> None:
+        """Signs the list of releases anew, when it is due."""
+        await self._look_for_keys()
+        held = await self._broker.read_hash(streams.METADATA)
+        if not metadata.is_due(self._offline, held, now_s=time.time()):
+            return
+        past = await self.past()
+        known = metadata.newest(past.releases)
+        files = self._signed(known, past, past.rings)
+        if await self._broker.commit(streams.CANDIDATES, listed(past.held, files)):
+            log.info("the list of %d releases is signed anew", len(known))
+        left = metadata.days_left(self._offline, now_s=time.time())
+        if left < WARN_DAYS:
+            log.warning("root or targets metadata ends in %d days: `qig keys rotate targets` signs both anew", left)
+
+    async def show(self, delivery: Delivery) -> None:
+        """A release, seen by all: its version and figures become gauges."""
+        bundle = unpack(Bundle, delivery.body)
+        if bundle.version not in self._believed([delivery.body]):
+            raise Corrupt("bad_signature", f"bundle {bundle.version} in the stream is not this publisher's")
+        self.version = bundle.version
+        metrics.BUNDLE_VERSION.set(bundle.version)
+        for figure in bundle.evidence.figures:
+            if figure.name == BITS_PER_BYTE and figure.domain:
+                metrics.HELD_OUT.labels(figure.domain).set(figure.after)
+
+    async def noted(self, key: str, field: str) -> bytes | None:
+        """One of the notes of state.py."""
+        return await cast("Awaitable[bytes | None]", self._broker.redis.hget(key, field))
+
+    def _keys(self) -> tuple[SigningKey, Offline]:
+        """The key and what names it, from disk."""
+        return keys.load_private(self._home, keys.PUBLISHER), keys.load_offline(self._home)
+
+    async def _look_for_keys(self) -> None:
+        """Take what `qig keys rotate` has written since. Raises Unavailable("key_not_trusted") in the middle of it."""
+        key, offline = await asyncio.to_thread(self._keys)
+        root, targets = roles.parsed(offline.root, Root), roles.parsed(offline.targets, Targets)
+        metadata.check_key(root, targets, key.verify_key)
+        self._key, self._offline = key, offline
+
+    def _signed(self, known: Mapping[int, bytes], past: Past, each: Mapping[int, int]) -> metadata.Files:
+        return metadata.signed(self._offline, known, past.held, self._key, now_s=time.time(), rings=each)
+
+    async def _messages(self, packed: bytes | None) -> list[bytes]:
+        """What may be releases, the oldest first. packed: what is noted as current."""
+        rows = await self._broker.redis.xrevrange(streams.BUNDLES, count=LOOK_BACK)
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", rows)
+        messages = [body_of(fields) for _, fields in reversed(entries)] + [packed]
+        return [message for message in messages if message is not None]
+
+    def _believed(self, messages: Sequence[bytes]) -> dict[int, bytes]:
+        targets = roles.parsed(self._offline.targets, Targets)
+        return metadata.believed(messages, self._key.verify_key, targets)

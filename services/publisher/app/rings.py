@@ -1,0 +1,65 @@
+"""The newest release goes to everybody, or is taken back, by what those say who have it (../rings.py)."""
+
+import logging
+import time
+
+from common.runtime import metrics, streams
+from common.runtime.broker import Broker
+from common.runtime.effects import HashSet
+from common.wire import bundle as bundles
+from common.wire.messages import Bundle
+from services.publisher import metadata, refusals, rings
+from services.publisher.app.releases import Releases
+from services.publisher.app.state import REFUSED, Past
+from services.publisher.app.verdicts import Verdicts
+from services.publisher.fleet import Fleet
+
+log = logging.getLogger(__name__)
+
+
+class Rings:
+    """Watches the newest release, and who has it."""
+
+    def __init__(self, broker: Broker, releases: Releases, verdicts: Verdicts) -> None:
+        self._broker = broker
+        self._releases = releases
+        self._verdicts = verdicts
+        self._began_s = time.time()  # silence before it is no news: nobody listened
+        self._done: tuple[bytes | None, Fleet] | None = None  # the list and the reports on which nothing is to be done
+
+    async def watch(self) -> None:
+        """Opens the newest release to everybody, or takes it back, unless it is the first or takes back itself."""
+        listed, fleet = await self._releases.noted(streams.METADATA, metadata.TIMESTAMP), self._verdicts.fleet
+        if self._done is not None and self._done[0] == listed and self._done[1] is fleet:
+            return
+        past = await self._releases.past()
+        if past.current is None or bundles.takes_back(past.current) or len(past.releases) == 1:
+            verdict = rings.NOTHING
+        elif past.open_version == past.current.version:
+            verdict = rings.judge_open(fleet, past.current.version)
+        else:
+            verdict = self._judge(past.current, past)
+        if verdict.word == "open":
+            await self._releases.open(past)
+        elif verdict.word == "halt":
+            await self._halt(past, verdict.reason)
+        elif past.current is None or past.open_version == past.current.version:
+            self._done = past.held.get(metadata.TIMESTAMP), fleet
+
+    def _judge(self, current: Bundle, past: Past) -> rings.Verdict:
+        return rings.judge(
+            self._verdicts.fleet,
+            current.version,
+            ring=past.rings[current.version],
+            nodes=self._releases.nodes(past),
+            waited_s=time.time() - max(current.released_at_s, self._began_s),
+        )
+
+    async def _halt(self, past: Past, reason: str) -> None:
+        assert past.current is not None
+        version, everybody = past.current.version, past.open_version == past.current.version
+        back, good = await self._releases.take_back(None if everybody else past.open_version)
+        note = HashSet(REFUSED, past.current.id, refusals.note((reason,), time.time()))
+        await self._broker.commit(streams.CANDIDATES, [note])
+        metrics.TAKEN_BACK.labels("everybody" if everybody else "ring").inc()
+        log.warning("bundle %d is taken back by %d, which is %d again: %s", version, back, good, reason)

@@ -1,0 +1,88 @@
+"""What the publisher keeps in the broker, and what changes it: each a list of effects for one transaction.
+
+    {qig:candidates}:current    "bundle" ─▶ the newest release, packed: what the next one follows
+    {qig:candidates}:released   candidate id ─▶ version: a candidate that comes again is not refused as out of date
+    {qig:candidates}:refused    candidate id ─▶ {"at_s", "reasons"}; the trainer waits for either word
+    {qig:candidates}:metadata   what readers believe: ../metadata.py
+
+All lie in the stream's slot, so that a candidate's acknowledgement and what it led to are one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from common.runtime import streams
+from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
+from common.trust.rings import EVERYBODY
+from common.wire import bundle as bundles
+from common.wire.codec import pack, unpack
+from common.wire.messages import TAKEN_BACK, Bundle, Returned
+from services.publisher import metadata, refusals
+
+CURRENT: Final = streams.side_key(streams.CANDIDATES, "current")
+RELEASED: Final = streams.side_key(streams.CANDIDATES, "released")
+REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
+BUNDLE: Final = "bundle"
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the next release follows, as it was found.
+
+    held: the metadata in the broker; packed: what is noted as current; releases: messages by version; last: the highest
+    version that a reader may serve, signed with a stolen key or not; rings: of those that are not for everybody. A
+    release needs the first two to be so still.
+    """
+
+    held: metadata.Files
+    packed: bytes | None
+    releases: dict[int, bytes]
+    last: int
+    rings: dict[int, int]
+
+    @property
+    def open_version(self) -> int:
+        """The newest that is for everybody; 0 for none."""
+        open_ = (version for version in self.releases if self.rings.get(version, EVERYBODY) == EVERYBODY)
+        return max(open_, default=0)
+
+    @property
+    def current(self) -> Bundle | None:
+        """The newest that is believed."""
+        return unpack(Bundle, self.releases[max(self.releases)]) if self.releases else None
+
+
+def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -> list[Effect]:
+    """The release, if `packed` is still what is noted as current. known: versions by candidate; the oldest go."""
+    forgotten = [name for name, version in known.items() if int(version) <= bundle.version - refusals.KEPT]
+    held = Absent(CURRENT, BUNDLE) if packed is None else Equals(CURRENT, BUNDLE, packed)
+    message = pack(bundle)
+    return [
+        held,
+        HashSet(CURRENT, BUNDLE, message),
+        HashSet(RELEASED, bundle.id, str(bundle.version).encode()),
+        *(HashDelete(RELEASED, name) for name in forgotten),
+        HashDelete(REFUSED, bundle.id),
+        Send(streams.BUNDLES, message, f"{bundle.version}-{bundles.digest(bundle)}"),
+    ]
+
+
+def undone(past: Past, wanted: int) -> list[Effect]:
+    """What tells edges that the releases after `wanted` are no more: what they brought goes out again."""
+    effects: list[Effect] = []
+    for version in sorted(each for each in past.releases if each > wanted):
+        bundle = unpack(Bundle, past.releases[version])
+        if bundle.packets:
+            told = Returned(packets=bundle.packets, code=TAKEN_BACK, reason=f"bundle {version} was taken back")
+            effects.append(Send(streams.RETURNED, pack(told), f"taken-back-{past.last + 1}-{version}"))
+    return effects
+
+
+def listed(held: Mapping[str, bytes], files: metadata.Files) -> list[Effect]:
+    """The metadata, if nobody has signed since `held` was read."""
+    before = held.get(metadata.TIMESTAMP)
+    name = metadata.TIMESTAMP
+    guard = Absent(streams.METADATA, name) if before is None else Equals(streams.METADATA, name, before)
+    changed = [HashSet(streams.METADATA, name, data) for name, data in files.items() if held.get(name) != data]
+    return [guard, *changed, *(HashDelete(streams.METADATA, name) for name in metadata.outdated(held, files))]

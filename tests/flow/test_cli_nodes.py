@@ -1,0 +1,121 @@
+import json
+import time
+
+import pytest
+from centre import NODES, Centre
+from rich.console import Console
+
+from common.runtime import keys, streams
+from common.wire.codec import canonical, pack
+from common.wire.messages import Applied, DeadLetter, Heartbeat
+from services.cli import nodes
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def centre(tmp_path, broker_url, broker, micro_parts):
+    keys.init(tmp_path, NODES)
+    return Centre(tmp_path, broker_url, broker, micro_parts)
+
+
+def key_of(centre, node):
+    return keys.key_id(keys.load_private(centre.home, node).verify_key).hex()
+
+
+async def tell(centre, stream, *messages):
+    for message in messages:
+        await centre.broker.redis.xadd(stream, {streams.DATA_FIELD: pack(message)})
+
+
+def beat(node, at_s, bundle=3, **fields):
+    return Heartbeat(**{"node": node, "service": "edge", "at_s": at_s, "bundle": bundle, "ready": True} | fields)
+
+
+def said(node, version, verdict, at_s, reason=""):
+    return Applied(node=node, version=version, verdict=verdict, reason=reason, at_s=at_s)
+
+
+async def looked(centre):
+    return {row.node: row for row in await nodes._look(centre.url, centre.home)}
+
+
+async def test_every_edge_that_is_enrolled_is_a_row_though_it_never_spoke(centre):
+    found = await looked(centre)
+    assert sorted(found) == NODES
+    assert found["edge-1"] == nodes.Row(
+        "edge-1", key_of(centre, "edge-1"), nodes.Packets(), None, None, None, None, None, None, ""
+    )
+
+
+async def test_a_row_has_what_became_of_its_packets_its_newest_beat_and_its_last_verdict(centre):
+    now_s = time.time()
+    standing = {"accepted": 7, "refused": {"clock": 2, "quota": 1}, "last_ms": 5_000, "distance_rad": 0.25}
+    await centre.broker.redis.hset(nodes.STANDING, key_of(centre, "edge-1"), canonical(standing))
+    await tell(centre, streams.HEART, beat("edge-1", now_s - 9, bundle=2), beat("edge-1", now_s))
+    await tell(centre, streams.HEART, beat("centre", now_s, service="publisher"), beat("stranger", now_s))
+    reports = [("applied", 1.0), ("reverted", 3.0), ("applied", 2.0)]
+    await tell(centre, streams.APPLIED, *(said("edge-1", 3, verdict, at_s, "why") for verdict, at_s in reports))
+    found = await looked(centre)
+    assert sorted(found) == [*NODES, "stranger"]
+    row = found["edge-1"]
+    assert row.packets == nodes.Packets(7, {"clock": 2, "quota": 1}, 5.0, 0.25)
+    assert (row.seen_s, row.bundle, row.ready) == (now_s, 3, True)
+    assert (row.version, row.verdict, row.reason) == (3, "reverted", "why")
+    assert (found["stranger"].key, found["stranger"].bundle) == (None, 3)
+
+
+async def test_the_last_code_is_that_of_the_newest_packet_of_its_key_that_was_refused(centre):
+    bundle = await centre.release()
+    letters = [(0, "clock"), (1, "quota"), (0, "base_window")]
+    for number, (node, code) in enumerate(letters):
+        raw = centre.packet(bundle, node=node, sequence=number)
+        fields = {"stream": streams.PACKETS, "entry": "1-1", "reason": "", "deliveries": 1, "at_s": 1.0}
+        await tell(centre, streams.dead(streams.PACKETS), DeadLetter(code=code, body=raw, **fields))
+    garbage = DeadLetter(stream=streams.PACKETS, entry="1-1", code="x", reason="", deliveries=1, at_s=1.0, body=b"?")
+    await tell(centre, streams.dead(streams.PACKETS), garbage)
+    found = await looked(centre)
+    assert [found[node].last_code for node in NODES] == ["base_window", "quota", None, None]
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", canonical([1]), canonical({"accepted": "many"}), canonical({})])
+async def test_a_standing_that_is_none_is_as_good_as_absent(centre, data):
+    await centre.broker.redis.hset(nodes.STANDING, key_of(centre, "edge-1"), data)
+    assert (await looked(centre))["edge-1"].packets == nodes.Packets()
+
+
+def test_the_table_says_when_how_far_and_why():
+    row = nodes.Row(
+        node="edge-1", key="ab" * 8, packets=nodes.Packets(7, {"clock": 3}, 5.0, 0.25), last_code="clock",
+        seen_s=940.0, ready=True, bundle=2, version=3, verdict="reverted", reason="[b]slow",
+    )  # fmt: skip
+    silent = nodes.Row("edge-2", None, nodes.Packets(), None, None, None, None, None, None, "")
+    out = Console(width=200)
+    with out.capture() as shown:
+        out.print(nodes.table([row, silent], 1_000.0))
+    _, first, second = shown.get().splitlines()
+    wanted = ["edge-1", "ab" * 8, "7", "3", "clock", "0.250", "rad", "1", "min", "2", "bundle", "3", "reverted:"]
+    assert first.split() == [*wanted, "[b]slow"]
+    assert second.split() == ["edge-2", "not", "enrolled", "0", "0", "–", "–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(-1.0, "0 s"), (59.9, "59 s"), (60.0, "1 min"), (3_600.0, "1 h"), (200_000.0, "2 d")]
+)
+def test_how_long_ago_is_told_in_the_largest_unit(seconds, told):
+    assert nodes._ago(seconds) == told
+
+
+def test_for_programs_it_is_a_line_a_node(tmp_path, broker_url, monkeypatch, capsys):
+    keys.init(tmp_path, NODES)
+    monkeypatch.setenv("QIG_BROKER_URL", broker_url)
+    assert nodes.run(home=tmp_path, json=True) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["node"] for line in lines] == NODES
+    assert lines[0]["packets"] == {"accepted": 0, "refused": {}, "last_s": None, "distance_rad": None}
+
+
+def test_where_there_is_no_edge_that_is_said(tmp_path, broker_url, monkeypatch, capsys):
+    monkeypatch.setenv("QIG_BROKER_URL", broker_url)
+    assert nodes.run(home=tmp_path, json=False) == 0
+    assert "no edge is enrolled" in capsys.readouterr().out
