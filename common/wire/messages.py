@@ -265,7 +265,10 @@ class Merge(Value):
 
 
 class Batch(Message):
-    """Packets merged by the aggregator, domain by domain, for the trainer."""
+    """Packets merged by the aggregator, domain by domain, for the trainer.
+
+    vocabulary: the lineage (common/coordizer/artifacts.py) of the ids that it counts; "" where that is not told.
+    """
 
     id: Digest
     base_version: Count
@@ -273,6 +276,7 @@ class Batch(Message):
     domains: Annotated[tuple[DomainUpdate, ...], Field(min_length=1, max_length=MAX_DOMAINS)]
     packets: BatchPackets
     merges: Annotated[tuple[Merge, ...], Field(max_length=MAX_MERGES)] = ()
+    vocabulary: ParentDigest = ""
 
     @model_validator(mode="after")
     def check(self) -> Self:
