@@ -41,8 +41,8 @@ class Packets:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One edge. key: its key's id in hex, None for one that is not enrolled here. last_code: of the newest dead letter
-    that is a packet of its key.
+    """One edge, or one key of it. key: its id in hex, None for an edge that is not enrolled here. last_code: of the
+    newest dead letter that is a packet of it.
     """
 
     node: str
@@ -58,7 +58,7 @@ class Row:
 
 
 def run(*, home: Path, json: bool) -> int:
-    """Once; with json a line a node."""
+    """Once; with json a line a row."""
     found = asyncio.run(_look(find_url(home), home))
     if json:
         for row in found:
@@ -71,7 +71,7 @@ def run(*, home: Path, json: bool) -> int:
 
 
 async def _look(url: str, home: Path) -> list[Row]:
-    enrolled = {name: key.hex() for key, (name, _) in keys.load_enrolled(home).items()}
+    enrolled = {key.hex(): name for key, (name, _) in keys.load_enrolled(home).items()}
     async with client(url) as redis:
         await check_there(redis, url)
         beats, _ = await lately(redis, streams.HEART, Heartbeat)
@@ -106,16 +106,20 @@ def rows(
     told: Sequence[Applied],
     letters: Sequence[DeadLetter],
 ) -> list[Row]:
-    """A row an edge, by name. enrolled: key ids by name; packets: by key id; the messages: oldest first."""
+    """A row an edge, by name, and one more for each further key of it. enrolled: names by key id; packets: by key id;
+    the messages: oldest first.
+    """
     seen = {beat.node: beat for beat in beats if beat.service == "edge"}
     verdicts = {each.node: each for each in sorted(told, key=lambda each: each.at_s)}
     codes: dict[str, str] = {}
     for letter in letters:
         with suppress(QigError):  # what is no packet was nobody's
             codes[open_envelope(letter.body).key.hex()] = letter.code
+    named: list[tuple[str, str | None]] = [(node, key) for key, node in enrolled.items()]
+    named += [(node, None) for node in {*seen, *verdicts} - set(enrolled.values())]
     found = []
-    for node in sorted({*enrolled, *seen, *verdicts}):
-        key, beat, verdict = enrolled.get(node), seen.get(node), verdicts.get(node)
+    for node, key in sorted(named, key=lambda each: (each[0], each[1] or "")):
+        beat, verdict = seen.get(node), verdicts.get(node)
         row = Row(
             node=node,
             key=key,

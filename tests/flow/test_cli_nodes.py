@@ -78,6 +78,14 @@ async def test_the_last_code_is_that_of_the_newest_packet_of_its_key_that_was_re
     assert [found[node].last_code for node in NODES] == ["base_window", "quota", None, None]
 
 
+def test_an_edge_with_several_keys_has_a_row_for_each():
+    packets = {"aa": nodes.Packets(1), "bb": nodes.Packets(2)}
+    found = nodes.rows({"bb": "edge-1", "aa": "edge-1"}, packets, [beat("edge-1", 5.0)], [], [])
+    assert [(row.node, row.key, row.packets.accepted, row.seen_s) for row in found] == [
+        ("edge-1", "aa", 1, 5.0), ("edge-1", "bb", 2, 5.0),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("data", [b"", b"\xc1", canonical([1]), canonical({"accepted": "many"}), canonical({})])
 async def test_a_standing_that_is_none_is_as_good_as_absent(centre, data):
     await centre.broker.redis.hset(nodes.STANDING, key_of(centre, "edge-1"), data)
