@@ -57,8 +57,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
+    """Of a session, so that a fixture of a file may be asynchronous."""
     return "asyncio"
 
 

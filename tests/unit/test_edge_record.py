@@ -53,13 +53,6 @@ def in_the_files(record, text):
     return any(text.encode() in path.read_bytes() for path in record._file.path.parent.iterdir())
 
 
-@pytest.fixture
-def record(tmp_path):
-    opened = Record(tmp_path / "edge.db", now_s=1000.0)
-    yield opened
-    opened.close()
-
-
 def reopened(record, now_s=2000.0):
     record.close()
     return Record(record._file.path, now_s=now_s)
