@@ -38,6 +38,7 @@ ORDER = (
     "e2e",
     "live",
     "flow",
+    "unit/test_trainer",
     "unit",
 )
 
