@@ -38,6 +38,7 @@ ORDER = (
     "e2e",
     "live",
     "flow",
+    "unit/test_trainer",
     "unit",
 )
 
@@ -57,8 +58,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
+    """Of a session, so that a fixture of a file may be asynchronous."""
     return "asyncio"
 
 

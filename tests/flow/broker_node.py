@@ -33,6 +33,11 @@ def counted(body: bytes) -> list[Effect]:
     return [HashAdd(COUNTS, body.decode(), 1)]
 
 
+async def count(delivery: Delivery, body: bytes) -> list[Effect]:
+    """A handler that only counts."""
+    return counted(body)
+
+
 async def letters(redis: Redis) -> list[DeadLetter]:
     """The dead letters of the queries."""
     return [unpack(DeadLetter, fields[b"__data__"]) for _, fields in await redis.xrange(streams.dead(streams.QUERIES))]

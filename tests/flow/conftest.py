@@ -2,9 +2,11 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 from broker_node import Node
 from centre import NODES, Centre
+from http_edge import standing
 from redis.asyncio import Redis
 
 from common.runtime import keys
@@ -25,6 +27,15 @@ async def start_node(redis: Redis, broker_url: str) -> AsyncIterator[Callable[[C
     yield begin
     for node in nodes:
         await node.stop()
+
+
+@pytest.fixture(scope="module")
+async def http(
+    tmp_path_factory: pytest.TempPathFactory, micro_parts: dict[str, bytes], eventually: Callable[..., Awaitable[None]]
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of an edge that serves bundle 1, one for a file."""
+    async with standing(tmp_path_factory.mktemp("edge"), micro_parts, eventually) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from broker_node import COUNTS, consumer, counted, finished, letters
+from broker_node import COUNTS, consumer, count, counted, finished, letters
 from faststream.redis import RedisBroker
 
 from common.errors import Corrupt, Rejected, Unavailable
@@ -9,10 +9,6 @@ from common.runtime import scripts, streams
 from common.runtime.effects import Absent, HashSet, Send
 
 pytestmark = pytest.mark.anyio
-
-
-async def count(delivery, body):
-    return counted(body)
 
 
 def raising(error, *, then=99):
@@ -251,53 +247,6 @@ async def test_a_stream_that_followers_read_keeps_its_finished_entries(redis, st
     assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-async def test_as_many_handlers_run_at_the_same_time_as_the_consumer_allows_and_no_more(
-    redis, broker, start_node, eventually, at_once
-):
-    running, most, go = 0, 0, asyncio.Event()
-
-    async def handle(delivery, body):
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        if running == at_once:
-            go.set()
-        await go.wait()
-        running -= 1
-        return counted(body)
-
-    for number in range(12):
-        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
-    await start_node(consumer(handle, at_once=at_once))
-    await eventually(lambda: finished(redis))
-    assert most == at_once
-    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(12)}
-
-
-async def test_a_stop_lets_all_that_run_at_once_end_and_hands_back_what_waits(redis, broker, start_node, eventually):
-    begun, go = [], asyncio.Event()
-
-    async def handle(delivery, body):
-        begun.append(body)
-        await go.wait()
-        return counted(body)
-
-    for number in range(12):
-        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
-    node = await start_node(consumer(handle, at_once=3))
-    await eventually(lambda: len(begun) == 3)
-    stopping = asyncio.create_task(node.stop())
-    await asyncio.sleep(0)
-    go.set()
-    await stopping
-    done = len(await redis.hgetall(COUNTS))
-    assert len(begun) == done
-    await start_node(consumer(count))
-    await eventually(lambda: finished(redis))
-    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(12)}
-
-
 async def test_what_is_sent_is_there_with_the_commit_where_there_are_no_slots(redis):
     entry = await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await redis.xgroup_create(streams.QUERIES, "edge", id="0")
@@ -341,136 +290,3 @@ async def test_nothing_is_sent_by_a_commit_whose_entry_somebody_else_has_finishe
     await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
     assert await scripts.commit(redis, streams.QUERIES, sent, entry=("edge", "1-0"), direct=True) == "gone"
     assert await redis.exists(streams.answers("kiosk")) == 0
-
-
-async def test_a_backlog_stays_in_the_broker_while_a_handler_is_busy(redis, broker, start_node, eventually):
-    begun, go = [], asyncio.Event()
-
-    async def handle(delivery, body):
-        begun.append(body)
-        await go.wait()
-        return counted(body)
-
-    for number in range(60):
-        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
-    await start_node(consumer(handle, at_once=2, max_records=4, claim_after_s=5.0))
-    await eventually(lambda: len(begun) == 2)
-    assert 2 <= (await redis.xpending(streams.QUERIES, "edge"))["pending"] <= 2 + 4
-    go.set()
-    await eventually(lambda: finished(redis))
-    assert len(begun) == 60
-
-
-async def test_an_entry_that_is_lost_while_it_waits_is_not_handled(redis, broker, start_node, eventually):
-    begun, go = [], asyncio.Event()
-
-    async def handle(delivery, body):
-        begun.append(body)
-        await go.wait()
-        return counted(body)
-
-    for number in range(3):
-        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
-    node = await start_node(consumer(handle))
-    await eventually(lambda: begun == [b"q0"])
-    waiting = [row["message_id"] for row in await redis.xpending_range(streams.QUERIES, "edge", "-", "+", 9)][1:]
-    assert len(waiting) == 2
-    for entry in waiting:  # another replica finishes them
-        assert await scripts.commit(redis, streams.QUERIES, counted(b"other"), entry=("edge", entry.decode())) == "done"
-    await eventually(lambda: sum(lease.lost for lease in node.subscription._intake._leases) == 2)
-    go.set()
-    await eventually(lambda: finished(redis))
-    assert begun == [b"q0"]
-
-
-def turned_away(delivery, body, ahead):
-    return Send(streams.answers("me"), b"no:" + body, body.decode()) if body.startswith(b"no") else None
-
-
-@pytest.mark.parametrize("direct", [True, False])
-async def test_what_is_turned_away_is_answered_and_finished_and_the_rest_is_handled(
-    redis, start_node, eventually, direct
-):
-    bodies = [b"%s%d" % (kind, number) for number in range(20) for kind in (b"no", b"q")]
-    for body in bodies:
-        await redis.xadd(streams.QUERIES, {"__data__": body})
-    await redis.xadd(streams.QUERIES, {"colour": b"red"})
-    await start_node(consumer(count, turn_away=turned_away, max_records=32), direct=direct)
-    await eventually(lambda: finished(redis))
-    await eventually(lambda: finished(redis, streams.outbox(streams.QUERIES)))
-    assert await redis.hgetall(COUNTS) == {body: b"1" for body in bodies if body.startswith(b"q")}
-    assert [letter.code for letter in await letters(redis)] == ["no_body"]
-    told = [fields[b"__data__"] for _, fields in await redis.xrange(streams.answers("me"))]
-    assert sorted(told) == sorted(b"no:" + body for body in bodies if body.startswith(b"no"))
-    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0
-
-
-async def test_who_turns_away_is_told_how_many_come_first(redis, start_node, eventually):
-    told, go = [], asyncio.Event()
-
-    def away(delivery, body, ahead):
-        told.append((body, ahead))
-        return turned_away(delivery, body, ahead)
-
-    async def handle(delivery, body):
-        await go.wait()
-        return counted(body)
-
-    for body in (b"q0", b"no0", b"q1", b"q2"):
-        await redis.xadd(streams.QUERIES, {"__data__": body})
-    await start_node(consumer(handle, turn_away=away, at_once=2, max_records=8))
-    await eventually(lambda: len(told) == 4)
-    assert told == [(b"q0", 0), (b"no0", 1), (b"q1", 1), (b"q2", 2)]
-    go.set()
-    await eventually(lambda: finished(redis))
-
-
-async def test_what_was_delivered_before_is_not_turned_away(redis, start_node, eventually):
-    """It may have been answered."""
-    calls = []
-
-    async def handle(delivery, body):
-        calls.append(delivery.deliveries)
-        if len(calls) == 1:
-            raise Unavailable("x", "x")
-        return counted(body)
-
-    away = lambda *asked: turned_away(*asked) if calls else None  # noqa: E731
-    await redis.xadd(streams.QUERIES, {"__data__": b"no"})
-    await start_node(consumer(handle, turn_away=away))
-    await eventually(lambda: finished(redis))
-    assert len(calls) == 2
-    assert await redis.hgetall(COUNTS) == {b"no": b"1"}
-
-
-async def test_what_cannot_be_decoded_is_not_turned_away_but_becomes_a_dead_letter(redis, start_node, eventually):
-    def decode(body):
-        raise Rejected("undecodable", "no msgpack map")
-
-    await redis.xadd(streams.QUERIES, {"__data__": b"no"})
-    await start_node(consumer(count, decode=decode, turn_away=turned_away))
-    await eventually(lambda: finished(redis))
-    assert [letter.code for letter in await letters(redis)] == ["undecodable"]
-
-
-async def test_of_many_entries_those_that_others_finished_are_not_answered_again(redis):
-    ids = [(await redis.xadd(streams.QUERIES, {"__data__": b"q%d" % n})).decode() for n in range(3)]
-    await redis.xgroup_create(streams.QUERIES, "edge", id="0")
-    await redis.xreadgroup("edge", "a", {streams.QUERIES: ">"})
-    await redis.xack(streams.QUERIES, "edge", ids[1])
-    sends = [(entry, Send(streams.answers("me"), entry.encode(), entry)) for entry in ids]
-    assert await scripts.finish(redis, streams.QUERIES, "edge", sends, direct=True) == 2
-    told = [fields[b"__data__"].decode() for _, fields in await redis.xrange(streams.answers("me"))]
-    assert told == [ids[0], ids[2]]
-    assert await redis.xlen(streams.QUERIES) == 1
-
-
-async def test_of_many_entries_the_one_whose_answer_has_no_place_to_go_stays_pending(redis):
-    one, other = [(await redis.xadd(streams.QUERIES, {"__data__": b"q"})).decode() for _ in range(2)]
-    await redis.xgroup_create(streams.QUERIES, "edge", id="0")
-    await redis.xreadgroup("edge", "a", {streams.QUERIES: ">"})
-    await redis.set(streams.answers("odd"), "no stream")
-    sends = [(one, Send(streams.answers("odd"), b"x", "odd")), (other, Send(streams.answers("me"), b"x", "me"))]
-    assert await scripts.finish(redis, streams.QUERIES, "edge", sends, direct=True) == 1
-    assert (await redis.xpending(streams.QUERIES, "edge"))["min"].decode() == one
-    assert await redis.xlen(streams.answers("me")) == 1

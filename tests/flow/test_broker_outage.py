@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from broker_node import COUNTS, consumer, counted, finished, letters
+from broker_node import COUNTS, consumer, count, counted, finished, letters
 
 from common.runtime import embedded, scripts, streams
 from common.runtime.broker import Broker
@@ -15,10 +15,6 @@ from common.runtime.effects import Send
 
 pytestmark = pytest.mark.anyio
 VICTIM = Path(__file__).with_name("broker_victim.py")
-
-
-async def count(delivery, body):
-    return counted(body)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from broker_node import COUNTS, consumer, counted, finished
+from broker_node import COUNTS, consumer, count, finished
 
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import embedded, http, streams
@@ -79,9 +79,6 @@ async def ready(url):
 
 
 async def test_a_service_shows_health_readiness_and_metrics(redis, broker_url, running, eventually):
-    async def count(delivery, body):
-        return counted(body)
-
     url, _ = await running(settings(broker_url, QIG_NODE="kiosk"), Wiring(consumers=[consumer(count)]))
     await eventually(lambda: ready(url))
     await redis.xadd(streams.QUERIES, {"__data__": b"q"})
@@ -115,9 +112,6 @@ async def test_a_service_waits_for_a_broker_that_is_not_there_yet(tmp_path, runn
 
 
 async def test_a_service_whose_broker_goes_away_is_not_ready_and_recovers(tmp_path, running, eventually):
-    async def count(delivery, body):
-        return counted(body)
-
     first = embedded.start(tmp_path)
     url, end = await running(settings(first.url), Wiring(consumers=[consumer(count)]))
     await eventually(lambda: ready(url))

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from edge_fleet import Publisher, settings_of
-from http_edge import COMPILED_S, edge_with_client, ready, standing
+from http_edge import COMPILED_S, edge_with_client, ready
 
 from common.constants import ROLES
 from common.errors import Rejected
@@ -19,19 +19,6 @@ pytestmark = pytest.mark.anyio
 PROMPT = "The king spake unto the people"
 JSON = {"content-type": "application/json"}
 HALF = rb'{"model": "constellation", "prompt": "half \ud800"}'
-
-
-@pytest.fixture(scope="module")
-def anyio_backend():
-    """One edge for the file, in its loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def http(tmp_path_factory, micro_parts, eventually):
-    """A client of an edge that serves bundle 1."""
-    async with standing(tmp_path_factory.mktemp("http"), micro_parts, eventually) as client:
-        yield client
 
 
 async def complete(http, **fields):

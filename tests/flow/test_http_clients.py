@@ -22,12 +22,6 @@ NODE = Path(__file__).parent / "node"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend():
-    """One edge for the file, in its loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def url(tmp_path_factory, micro_parts, eventually):
     """The base URL of an edge each of whose keys may ask a hundred times a minute."""
     keys = api_keys.add(api_keys.add((), "kiosk", KEY, now_s=1.0), "ship", SPENT, now_s=1.0)

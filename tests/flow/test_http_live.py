@@ -7,7 +7,7 @@ import time
 
 import pytest
 from edge_fleet import Publisher, settings_of
-from http_edge import edge_with_client, ready, standing
+from http_edge import edge_with_client, ready
 from redis.asyncio import Redis
 
 from common.runtime import streams
@@ -20,19 +20,6 @@ from services.edge.live import KEPT_S, Live
 
 pytestmark = pytest.mark.anyio
 OUTSIDE = re.compile(r"(?:https?:)?//[a-z0-9.]+\.[a-z]", re.IGNORECASE)
-
-
-@pytest.fixture(scope="module")
-def anyio_backend():
-    """One edge for the file, in its loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def http(tmp_path_factory, micro_parts, eventually):
-    """A client of an edge that serves bundle 1."""
-    async with standing(tmp_path_factory.mktemp("live"), micro_parts, eventually) as client:
-        yield client
 
 
 async def heard(lines, kind):

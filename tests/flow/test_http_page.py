@@ -54,12 +54,6 @@ LISTEN = """() => {
 
 
 @pytest.fixture(scope="module")
-def anyio_backend():
-    """One browser for the file, in its loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def browser():
     async with async_playwright() as driver:
         path = next(filter(None, map(shutil.which, CHROMIUMS)), None)

@@ -6,6 +6,7 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_kernels_recount import merged
 
 from common.constants import ROLES
 from common.coordizer import growth
@@ -177,13 +178,4 @@ def test_the_grown_encoding_is_the_old_one_with_each_new_merge_made_in_its_turn(
     pairs = pairs_from(grown.merges, old.vocab_size)
     before, after = Encoder(old), Encoder(grown)
     for piece in regex.findall(PATTERN, " ".join([*texts, other])):
-        ids = before.encode(piece).tolist()
-        for made, pair in enumerate(pairs, old.vocab_size):
-            joined = []
-            for token in ids:
-                if joined and (joined[-1], token) == pair:
-                    joined[-1] = made
-                else:
-                    joined.append(token)
-            ids = joined
-        assert ids == after.encode(piece).tolist()
+        assert merged(before.encode(piece).tolist(), pairs, old.vocab_size) == after.encode(piece).tolist()

@@ -23,19 +23,11 @@ from services.edge.learning import (
 )
 from services.edge.local import TERRITORY
 from services.edge.mentions import DECOYS, Private, decoys
-from services.edge.record import Record
 from services.edge.sleep import LOST_AFTER_S, Rhythm
 
 TEXT = "The king spake unto the people, and the people answered the king. " * 4
 RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
 KEY = b"k" * 8
-
-
-@pytest.fixture
-def record(tmp_path):
-    opened = Record(tmp_path / "edge.db", now_s=1000.0)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

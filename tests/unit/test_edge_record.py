@@ -1,73 +1,15 @@
+"""An edge's record on disk: interactions, sleeps, packets and gates; files that are in use, full, foreign or older."""
+
 import sqlite3
 
 import numpy as np
 import pytest
+from recorded import DAY_S, balance, counts, entries, interaction, packet, pruned, reopened, slept
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels.gate import BUCKETS
-from common.kernels.memory import count
-from services.edge.answer import Interaction
-from services.edge.balance import Balance
 from services.edge.local import Tuned
-from services.edge.record import Packet, Record, address_of, file, schema
-from services.edge.record import record as steps
-
-DAY_S = 86_400.0
-
-
-def interaction(query_id="q", **fields):
-    basis = {
-        "client": "c", "text": "hello", "at_s": 10.0, "domain": "heart", "basin": np.full(64, 1 / 64), "tokens": 2,
-        "size_bytes": 5, "bits": 9.5, "kappa": 3.0, "phase": "FOAM",
-    }  # fmt: skip
-    return Interaction(query_id=query_id, **(basis | fields))
-
-
-def counts(*ids):
-    return count([np.array(ids, np.int32)], 3)
-
-
-def packet(record, domain="heart", **fields):
-    basis = {
-        "sequence": record.sequence, "status": "pending", "at_s": 1.0, "base_version": 4, "base": b"b" * 8,
-        "basin": b"\1" * 64, "body": b"body", "counts": counts(1, 2),
-    }  # fmt: skip
-    return Packet(domain=domain, **(basis | fields))
-
-
-def balance(*ids):
-    return Balance(counts(*ids))
-
-
-def entries(memory):
-    return [(table.keys.tolist(), table.counts.tolist(), table.totals.tolist()) for table in memory.tables]
-
-
-def slept(record, domain="heart", **fields):
-    """Whatever waits is folded, each text as the ids 7 8."""
-    rows = {row: np.array([7, 8], np.int32) for row, _ in record.unfolded(domain)}
-    record.slept(rows, balance(7, 8), packet(record, domain, **fields))
-
-
-def pruned(record, now_s, **limits):
-    return record.prune(now_s=now_s, **{"max_age_s": 30 * DAY_S, "max_bytes": 1 << 30} | limits)
-
-
-def in_the_files(record, text):
-    """Whether any file of the record holds these bytes."""
-    return any(text.encode() in path.read_bytes() for path in record._file.path.parent.iterdir())
-
-
-@pytest.fixture
-def record(tmp_path):
-    opened = Record(tmp_path / "edge.db", now_s=1000.0)
-    yield opened
-    opened.close()
-
-
-def reopened(record, now_s=2000.0):
-    record.close()
-    return Record(record._file.path, now_s=now_s)
+from services.edge.record import Record, address_of, schema
 
 
 def test_a_query_answered_once_keeps_its_answer(record):
@@ -294,106 +236,6 @@ def test_a_commit_is_flushed_to_the_disk(record):
     assert record._file.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-# One interaction, afterwards
-
-
-def test_how_an_interaction_stands_is_told_from_waiting_to_folded(record):
-    assert record.find("c", "q") is None
-    record.add(interaction(), b"", probe=False)
-    waiting = record.find("c", "q")
-    assert (waiting.folded, waiting.packet, waiting.ids, waiting.verdict) == (False, None, None, None)
-    slept(record)
-    folded = record.find("c", "q")
-    assert (folded.folded, folded.packet, folded.ids.tolist(), folded.domain) == (True, 0, [7, 8], "heart")
-    assert list(record.members(0)) == [folded.row]
-
-
-@pytest.mark.parametrize("size", [5, 100_000])
-def test_not_a_byte_of_what_was_forgotten_stays_in_the_files(record, size):
-    secret = "swordfish" + "x" * size
-    record.add(interaction(text=secret), secret.encode(), probe=False)
-    record.add(interaction("other"), b"", probe=False)
-    assert in_the_files(record, "swordfish")
-    record.forget(record.find("c", "q").row, "heart", None)
-    assert not in_the_files(record, "swordfish")
-    assert [each.query_id for _, each in record.unfolded("heart")] == ["other"]
-
-
-def test_not_a_byte_of_what_grew_too_old_stays_in_the_files(record):
-    record.add(interaction(text="swordfish", at_s=0.0), b"swordfish", probe=False)
-    pruned(record, 31 * DAY_S)
-    assert not in_the_files(record, "swordfish")
-
-
-def test_what_was_forgotten_while_somebody_read_the_file_is_gone_after_the_next_pruning(record, monkeypatch):
-    monkeypatch.setattr(file, "BUSY_TIMEOUT_S", 0.0)
-    busy = reopened(record)
-    busy.add(interaction(text="swordfish"), b"", probe=False)
-    reader = sqlite3.connect(busy._file.path)
-    reader.execute("BEGIN")
-    reader.execute("SELECT * FROM interactions").fetchall()
-    busy.forget(busy.find("c", "q").row, "heart", None)
-    assert in_the_files(busy, "swordfish")
-    reader.close()
-    pruned(busy, 20.0)
-    assert not in_the_files(busy, "swordfish")
-    busy.close()
-
-
-def test_a_withdrawn_packet_leaves_what_was_folded_for_it_waiting(record):
-    for number in range(2):
-        record.add(interaction(f"q{number}"), b"", probe=False)
-    slept(record)
-    record.forget(record.find("c", "q0").row, "heart", balance(), [0])
-    assert [each.query_id for _, each in record.unfolded("heart")] == ["q1"]
-    assert (record.packets("pending"), record.members(0), record.sequence) == ([], {}, 1)
-
-
-def test_a_packet_that_may_have_left_is_not_withdrawn(record):
-    record.add(interaction(), b"", probe=False)
-    slept(record)
-    record.leaving(0, b"raw")
-    with pytest.raises(AssertionError, match="has left"):
-        record.forget(record.find("c", "q").row, "heart", balance(), [0])
-    assert record.find("c", "q").folded
-    assert [packet.raw for packet in record.packets("pending")] == [b"raw"]
-
-
-def test_rejected_text_waits_for_nothing_until_the_verdict_changes(record):
-    record.add(interaction(), b"", probe=False)
-    row = record.find("c", "q").row
-    record.judge(row, "rejected", None, "heart", None)
-    assert (record.fresh(), record.unfolded("heart")) == ([], [])
-    record.judge(row, None, None, "heart", None)
-    assert [each.interactions for each in record.fresh()] == [1]
-
-
-@pytest.mark.parametrize(
-    ("verdict", "fields", "probe", "weighs"),
-    [
-        ("accepted", {"phase": "CRYSTAL"}, False, ["hello"]),
-        ("accepted", {"phase": "TACKING"}, False, []),
-        ("accepted", {"phase": "CRYSTAL"}, True, []),
-        ("accepted", {"phase": "CRYSTAL", "domain": "vocab"}, False, []),
-        ("rejected", {"phase": "CRYSTAL"}, False, []),
-        (None, {"phase": "CRYSTAL"}, False, []),
-    ],
-)
-def test_text_that_was_accepted_and_ended_in_crystal_weighs_up(record, verdict, fields, probe, weighs):
-    record.add(interaction(**fields), b"", probe=probe)
-    record.judge(record.find("c", "q").row, verdict, None, "heart", None)
-    assert record.accepted("heart") == weighs
-
-
-def test_what_was_counted_for_new_territory_follows_its_residue_to_the_opened_domain(record):
-    record.add(interaction(domain=None), b"", probe=False)
-    slept(record, None)
-    record.add(interaction("later", domain=None), b"", probe=False)
-    record.settle([0], {None: balance(), "scripture": balance(7)}, {}, opened="scripture", cursor="5-1", at_s=1.0)
-    assert [record.find("c", name).domain for name in ("q", "later")] == ["scripture", None]
-    assert [each.sequence for each in record.packets_since("scripture", 0)] == [0]
-
-
 # An older file
 
 
@@ -455,71 +297,3 @@ def test_a_file_of_the_first_schema_becomes_what_a_new_one_is(first, tmp_path):
     fresh.close()
     assert shapes[0] == shapes[1]
     assert versions == {(schema.SCHEMA_VERSION,)}
-
-
-# Mentions
-
-
-def hashes(*values):
-    return np.array(values, np.uint32)
-
-
-def mentioning(record, *values):
-    """A sleep whose packet mentions these; its sequence."""
-    sequence = record.sequence
-    record.slept({}, balance(), packet(record, counts=counts()), None, hashes(*values))
-    return sequence
-
-
-def known(record):
-    return record.mentioned().tolist(), record.common().tolist()
-
-
-def test_what_was_mentioned_and_what_is_common_is_known_after_a_restart(record, tmp_path):
-    mentioning(record, 9, 2**32 - 1)
-    mentioning(record, 9, 4)
-    record.heard(hashes(4, 5), [], cursor="7-0", at_s=2.0)
-    record.close()
-    again = reopened(record, now_s=3000.0)
-    assert known(again) == ([9, 2**32 - 1], [4, 5])
-    assert (again.common_cursor, again.cursor) == ("7-0", None)
-    again.close()
-
-
-def test_hearing_settles_packets_and_twice_is_once(record):
-    sequence = mentioning(record, 9)
-    for _ in range(2):
-        record.heard(hashes(9), [sequence], cursor="7-0", at_s=2.0)
-    assert known(record) == ([], [9])
-    assert [packet.sequence for packet in record.packets("acknowledged")] == [sequence]
-
-
-def test_what_a_lost_packet_mentioned_goes_out_again_and_what_a_pending_one_did_not_yet(record):
-    lost, waiting = mentioning(record, 1, 2), mentioning(record, 3)
-    record.sent(lost, b"raw", at_s=2.0)
-    record.lose([lost, waiting], at_s=3.0)
-    assert known(record) == ([3], [])
-
-
-def test_what_a_withdrawn_packet_mentioned_was_never_mentioned(record):
-    record.add(interaction(), b"", probe=False)
-    rows = {row: np.array([7, 8], np.int32) for row, _ in record.unfolded("heart")}
-    record.slept(rows, balance(7, 8), packet(record), None, hashes(1, 2))
-    record.forget(record.find("c", "q").row, "heart", balance(), [0])
-    assert known(record) == ([], [])
-
-
-@pytest.mark.parametrize(("limit", "kept"), [(3, [3, 4]), (4, [1, 2, 3, 4]), (5, [1, 2, 3, 4])])
-def test_of_mentions_the_oldest_packet_s_go_first(record, monkeypatch, limit, kept):
-    monkeypatch.setattr(steps, "MENTIONED_MAX", limit)
-    mentioning(record, 1, 2)
-    mentioning(record, 3, 4)
-    assert known(record) == (kept, [])
-
-
-@pytest.mark.parametrize(("limit", "kept"), [(3, [3, 4]), (4, [1, 2, 3, 4]), (5, [1, 2, 3, 4])])
-def test_of_what_is_common_what_was_told_first_goes_first(record, monkeypatch, limit, kept):
-    monkeypatch.setattr(steps, "COMMON_MAX", limit)
-    record.heard(hashes(1, 2), [], cursor="1-0", at_s=2.0)
-    record.heard(hashes(3, 4), [], cursor="2-0", at_s=2.0)
-    assert known(record) == ([], kept)

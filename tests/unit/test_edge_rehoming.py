@@ -21,13 +21,6 @@ RHYTHM = Rhythm(after_bytes=1000, idle_s=5.0, max_s=3600.0)
 OPENED = ("d-1", "d-2", "d-3")
 
 
-@pytest.fixture
-def record(tmp_path):
-    opened = Record(tmp_path / "edge.db", now_s=1000.0)
-    yield opened
-    opened.close()
-
-
 def with_domains(micro, living, formerly=None):
     """HEART's constellation with these opened domains; formerly: names by the heir that bears them."""
     borne = formerly or {}

@@ -33,13 +33,6 @@ def counted(constellation, *texts):
 
 
 @pytest.fixture
-def record(tmp_path):
-    opened = Record(tmp_path / "edge.db", now_s=1000.0)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def old(micro):
     return Serving(micro, 4, "cd" * 32, "node-1")
 

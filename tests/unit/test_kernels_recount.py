@@ -18,9 +18,11 @@ PAIRS = st.tuples(TOKENS, TOKENS)
 UNEQUAL = PAIRS.filter(lambda pair: pair[0] != pair[1])
 
 
-def merged(ids, pairs):
-    """The tokens with one merge after the other made, as an encoder makes them: from the left."""
-    for number, pair in enumerate(pairs, VOCAB):
+def merged(ids, pairs, first=VOCAB):
+    """The tokens with one merge after the other made, as an encoder makes them: from the left. first: the id that the
+    first pair becomes.
+    """
+    for number, pair in enumerate(pairs, first):
         out = []
         for token in ids:
             if out and (out[-1], token) == pair:

@@ -112,14 +112,19 @@ async def test_what_three_edges_read_becomes_tokens_of_all_of_them(start, night,
         assert edge.node.record.packets("pending", "sent", "lost") == []
 
 
-async def test_an_edge_forgets_in_the_grown_vocabulary_what_it_counted_in_the_old_one(
-    start, night, publisher, redis, micro_larger, micro_parts
-):
+@pytest.fixture
+async def outgrown(start, publisher, redis, micro_larger, micro_parts):
+    """An edge that slept on what it had counted, and has yet to hear of a bundle with a larger vocabulary."""
     edge = await start(NODES[0])
     await bundles_to(edge, redis)
     await read(edge, 8, text=SHARED)
     await edge.sleep.round()
-    await publisher.release(larger_parts(micro_parts, micro_larger))
+    await publisher.release({**micro_parts, **growth.parts(micro_larger)})
+    return edge
+
+
+async def test_an_edge_forgets_in_the_grown_vocabulary_what_it_counted_in_the_old_one(outgrown, redis, micro_larger):
+    edge = outgrown
     await bundles_to(edge, redis)
     residue = edge.node.record.residue("heart")
     wanted = count([micro_larger.encoder.encode(SHARED)] * 8, 3)
@@ -131,27 +136,17 @@ async def test_an_edge_forgets_in_the_grown_vocabulary_what_it_counted_in_the_ol
 
 
 async def test_an_edge_that_was_killed_between_slot_and_record_counts_anew_when_it_starts(
-    start, publisher, redis, micro_larger, micro_parts, monkeypatch
+    outgrown, start, redis, micro_larger, monkeypatch
 ):
-    edge = await start(NODES[0])
-    await bundles_to(edge, redis)
-    await read(edge, 8, text=SHARED)
-    await edge.sleep.round()
-    await publisher.release(larger_parts(micro_parts, micro_larger))
-
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("services.edge.app.bundles.follow_vocabulary", killed)
         with pytest.raises(KeyboardInterrupt):
-            await bundles_to(edge, redis)
+            await bundles_to(outgrown, redis)
     again = await start(NODES[0])
     assert again.node.serving.constellation.coordizer.vocab_size == micro_larger.coordizer.vocab_size
     wanted = count([micro_larger.encoder.encode(SHARED)] * 8, 3)
     assert memory_file.to_bytes(again.node.record.residue("heart")) == memory_file.to_bytes(wanted)
     assert np.array_equal(again.node.record.counted()[0].ids, micro_larger.encoder.encode(SHARED))
-
-
-def larger_parts(micro_parts, micro_larger):
-    return {**micro_parts, **growth.parts(micro_larger)}

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 from edge_death import Killed, killed_at
 from edge_fleet import TEXT, bundles_to, delivery_of, packets, read, verdicts
@@ -82,6 +84,18 @@ async def test_what_is_forgotten_or_rejected_answers_no_more_and_comes_back(edge
     assert learned(edge) == expected(edge) != full
 
 
+@contextlib.contextmanager
+def killing(step, nth, *, done):
+    """What is done here dies as a step begins for the nth time, or once it is done."""
+    with pytest.MonkeyPatch.context() as patch:
+        owners = [owner for owner in (Record, Broker, Slots, node, bundles, sleep) if hasattr(owner, step)]
+        deadly = killed_at(getattr(owners[0], step), nth, done=done)
+        for owner in owners:
+            patch.setattr(owner, step, deadly)
+        with pytest.raises(Killed):
+            yield
+
+
 # What a sleep and a bundle do, in their order; the second thing that is produced is the bundle.
 STEPS = [
     ("fold_domain", 1), ("relearned", 1), ("leaving", 1), ("produce", 1), ("sent", 1), ("activate", 1),
@@ -108,13 +122,8 @@ async def test_a_kill_at_any_step_loses_nothing_and_counts_nothing_twice(  # noq
         await bundles_to(one, redis)
 
     await read(edge, 8)
-    with monkeypatch.context() as patch:
-        owners = [owner for owner in (Record, Broker, Slots, node, bundles, sleep) if hasattr(owner, step)]
-        deadly = killed_at(getattr(owners[0], step), nth, done=done)
-        for owner in owners:
-            patch.setattr(owner, step, deadly)
-        with pytest.raises(Killed):
-            await through(edge)
+    with killing(step, nth, done=done):
+        await through(edge)
     again = await life()
     await through(again)
     assert len(await packets(redis)) == 1
@@ -166,13 +175,8 @@ async def test_a_domain_that_ends_leaves_nothing_behind_whatever_step_is_the_las
         await bundles_to(one, redis)
 
     await read(edge, 8)
-    with monkeypatch.context() as patch:
-        owners = [owner for owner in (Record, Broker, Slots, node, bundles, sleep) if hasattr(owner, step)]
-        deadly = killed_at(getattr(owners[0], step), nth, done=done)
-        for owner in owners:
-            patch.setattr(owner, step, deadly)
-        with pytest.raises(Killed):
-            await through(edge)
+    with killing(step, nth, done=done):
+        await through(edge)
     again = await life()
     await through(again)
     await again.sleep.round()

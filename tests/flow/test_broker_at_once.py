@@ -1,0 +1,97 @@
+"""Many messages of one consumer in one process: how many run, what waits, and what a stop leaves."""
+
+import asyncio
+
+import pytest
+from broker_node import COUNTS, consumer, count, counted, finished
+
+from common.runtime import scripts, streams
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_as_many_handlers_run_at_the_same_time_as_the_consumer_allows_and_no_more(
+    redis, broker, start_node, eventually, at_once
+):
+    running, most, go = 0, 0, asyncio.Event()
+
+    async def handle(delivery, body):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == at_once:
+            go.set()
+        await go.wait()
+        running -= 1
+        return counted(body)
+
+    for number in range(12):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    await start_node(consumer(handle, at_once=at_once))
+    await eventually(lambda: finished(redis))
+    assert most == at_once
+    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(12)}
+
+
+async def test_a_stop_lets_all_that_run_at_once_end_and_hands_back_what_waits(redis, broker, start_node, eventually):
+    begun, go = [], asyncio.Event()
+
+    async def handle(delivery, body):
+        begun.append(body)
+        await go.wait()
+        return counted(body)
+
+    for number in range(12):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    node = await start_node(consumer(handle, at_once=3))
+    await eventually(lambda: len(begun) == 3)
+    stopping = asyncio.create_task(node.stop())
+    await asyncio.sleep(0)
+    go.set()
+    await stopping
+    done = len(await redis.hgetall(COUNTS))
+    assert len(begun) == done
+    await start_node(consumer(count))
+    await eventually(lambda: finished(redis))
+    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(12)}
+
+
+async def test_a_backlog_stays_in_the_broker_while_a_handler_is_busy(redis, broker, start_node, eventually):
+    begun, go = [], asyncio.Event()
+
+    async def handle(delivery, body):
+        begun.append(body)
+        await go.wait()
+        return counted(body)
+
+    for number in range(60):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    await start_node(consumer(handle, at_once=2, max_records=4, claim_after_s=5.0))
+    await eventually(lambda: len(begun) == 2)
+    assert 2 <= (await redis.xpending(streams.QUERIES, "edge"))["pending"] <= 2 + 4
+    go.set()
+    await eventually(lambda: finished(redis))
+    assert len(begun) == 60
+
+
+async def test_an_entry_that_is_lost_while_it_waits_is_not_handled(redis, broker, start_node, eventually):
+    begun, go = [], asyncio.Event()
+
+    async def handle(delivery, body):
+        begun.append(body)
+        await go.wait()
+        return counted(body)
+
+    for number in range(3):
+        await broker.produce(streams.QUERIES, b"q%d" % number, f"q{number}")
+    node = await start_node(consumer(handle))
+    await eventually(lambda: begun == [b"q0"])
+    waiting = [row["message_id"] for row in await redis.xpending_range(streams.QUERIES, "edge", "-", "+", 9)][1:]
+    assert len(waiting) == 2
+    for entry in waiting:  # another replica finishes them
+        assert await scripts.commit(redis, streams.QUERIES, counted(b"other"), entry=("edge", entry.decode())) == "done"
+    await eventually(lambda: sum(lease.lost for lease in node.subscription._intake._leases) == 2)
+    go.set()
+    await eventually(lambda: finished(redis))
+    assert begun == [b"q0"]
