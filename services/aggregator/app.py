@@ -43,8 +43,8 @@ from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import AggregatorSettings
 from common.runtime.trust import Trust
 from common.wire import packet as packets_
-from common.wire.adaptive import Prior
 from common.wire.codec import pack, unpack
+from common.wire.expected import Prior
 from common.wire.mentions import encode
 from common.wire.messages import COMMON_MAX_HASHES, REASON_MAX_CHARS, Bundle, Common, DeadLetter, PacketRef, Returned
 from common.wire.packet import Envelope
