@@ -22,19 +22,17 @@ scripture's validation text did. scripture: .qig/corpora/full (`qig corpus full`
 """
 
 import argparse
-import ast
 import json
 import os
-import sysconfig
 import tempfile
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before numpy: it reads them when it is imported
 
 import fleet_peers
 import numpy as np
+from fleet_text import DATA, ROUND_BYTES, corpus, deal
 from nacl.signing import SigningKey
 
 from common.constellation import parts as bundle_parts
@@ -51,25 +49,18 @@ from common.wire.packet import PacketBody, key_id, seal
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import Base, with_base
 from services.aggregator.cut import Limits, cut
-from services.edge import sleep
+from services.edge import hearing
 from services.edge.answer import Interaction, Serving
 from services.edge.learning import fold_domain, relearned, settle_bundle
 from services.edge.record import Record
 from services.trainer import folder, text
 from services.trainer.consolidate import consolidate
-from services.trainer.corpora.document import documents
-from services.trainer.corpora.duplicates import deduplicate
-from services.trainer.corpora.extract import Parent
-from services.trainer.corpora.extract import cut as passages_of
-from services.trainer.corpora.split import split
 from services.trainer.evaluate import Examiner
 
 CLAIM = "crystals of 2,900 B reach 85 % of the gain of all counts, of 1,024 B 70 %; no known domain loses 0.01 bit/B"
-DATA, FULL = Path("data"), Path(".qig/corpora/full")
-EDGES, ROUNDS, ROUND_BYTES = 8, 10, 24_000
+EDGES, ROUNDS = 8, 10
 BUDGETS = (2900, 1024)
 HELD_OUT_BYTES = 120_000
-DOCSTRING_MIN_CHARS = 200
 MASS_CAP = 100_000  # as the settings have it
 EMPTY = memory.count([], 3)
 CASES = ("crystals", "counts", "uneven", "mixed", "peers")
@@ -100,56 +91,6 @@ def main() -> None:
             mixed(list(worlds.values()), seed, given.bytes[0], known)
 
 
-# Text
-
-
-def corpus(name, *, quick=False):
-    """The split documents of a domain."""
-    if name == "scripture":
-        return split(documents("unseen/scripture", root=DATA if quick or not FULL.is_dir() else FULL))
-    packages = {"docstrings": ("stdlib", "numpy", "scipy"), "torch": ("torch",)}[name]
-    return split(deduplicate(each for package in packages for each in docstrings(package)))
-
-
-def docstrings(package):
-    """Documents of a package's docstrings, a module a parent; nothing is imported."""
-    installed = sysconfig.get_path("stdlib") if package == "stdlib" else Path(find_spec(package).origin).parent
-    root = Path(installed)
-    for path in sorted(root.rglob("*.py")):
-        inside = path.relative_to(root)
-        if not {"site-packages", "test", "tests", "idlelib", "lib2to3"} & set(inside.parts):
-            units = tuple(each for each in told(path) if len(each) > DOCSTRING_MIN_CHARS)
-            if units:
-                yield from passages_of(Parent(inside.as_posix(), units, "\n\n"), package, "docstrings")
-
-
-def told(path):
-    """The docstrings of a file, cleaned of their margin."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield ast.get_docstring(node) or ""
-
-
-def deal(found, seed, edges, rounds, *, apart=False):
-    """[round][edge]: passages of ROUND_BYTES and a little more. apart: each edge has one stretch of the corpus."""
-    rng = np.random.default_rng(seed)
-    order = np.arange(len(found.train)) if apart else rng.permutation(len(found.train))
-    shares = [rng.permutation(each) for each in np.array_split(order, edges)] if apart else [order]
-    decks = [iter([found.train[place].text for place in share]) for share in shares]
-    return [[_hand(decks[edge % len(decks)]) for edge in range(edges)] for _ in range(rounds)]
-
-
-def _hand(deck):
-    taken = []
-    while sum(len(each.encode()) for each in taken) < ROUND_BYTES:
-        taken.append(next(deck))
-    return taken
-
-
 # The fleet
 
 
@@ -168,7 +109,7 @@ class Reader:
 
 
 READ = Reader()
-sleep.read = READ  # the same numbers as a state that reads again, in a tenth of the time
+hearing.read = READ  # the same numbers as a state that reads again, in a tenth of the time
 
 
 @dataclass(slots=True)

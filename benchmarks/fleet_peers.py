@@ -33,10 +33,6 @@ torch.set_num_threads(1)
 def measure(world, seed):
     """A line for each peer."""
     tuning = world.dealt_anew(TUNING_SEED, TUNING_ROUNDS)
-    for case, peer, first in (("adapter, int4", adapter, 3e-2), ("averaged weights, float32", averaging, 1e-3)):
-        rate = best(world.name, case, first, lambda rate, peer=peer: bits_per_byte(tuning, peer(tuning, rate)[0]))
-        state, size = peer(world, rate)
-        world.say(case, seed, bits_per_byte(world, state), bytes=size, rate=rate)
     rate = best(world.name, "central", 1e-3, lambda rate: bits_per_byte(tuning, central(tuning, rate)))
     state = central(world, rate)
     counts = memory.count(world.all_ids(), 3)
@@ -45,6 +41,10 @@ def measure(world, seed):
     own = [world.made.encoder.encode(each) for each in text.load(Path("data")).replay[world.role]]
     state = central(world, rate, own)
     world.say("no packets: the centre trains on its own text", seed, bits_per_byte(world, state), rate=rate, bytes=0)
+    for case, peer, first in (("adapter, int4", adapter, 3e-2), ("averaged weights, float32", averaging, 1e-3)):
+        rate = best(world.name, case, first, lambda rate, peer=peer: bits_per_byte(tuning, peer(tuning, rate)[0]))
+        state, size = peer(world, rate)
+        world.say(case, seed, bits_per_byte(world, state), bytes=size, rate=rate)
 
 
 _RATES = {}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.kernels.memory import Memory, merge
-from common.wire.adaptive import Expected, Prior
+from common.wire.expected import Expected, Prior
 from common.wire.levels import LEVELS, Bytes
 from common.wire.ngrams import SHIFT, TOKEN_MASK, Counts
 

@@ -14,7 +14,8 @@ partial table stays honest.
 
 c count of (h, w); T total of h; S sum and u number of h's known followers; d the absolute discount (Ney, Essen & Kneser
 1994). Below the highest order c counts by *continuation* (Kneser & Ney 1995): how many different tokens came before
-(h, w), and besides each occurrence that no longer n-gram of the memory accounts for, as a packet's have none. These are
+(h, w), and besides each occurrence that no longer n-gram of the memory accounts for, as a packet's have none. And there
+T - S counts half: a kernel mixes its memories with others that know better what a memory has not been told. These are
 derived from the stored counts when a memory is first asked, so that the stored ones stay additive.
 """
 
@@ -38,6 +39,7 @@ TOKEN_BITS: Final = np.uint64(15)
 TOKEN_MASK: Final = np.uint64((1 << 15) - 1)
 ORDERS: Final = 4  # contexts of 0 to 3 tokens
 _BYTES: Final = (8, 4, 8, 4, 8, 8)  # of a number in each of a table's columns
+UNSENT_SHARE: Final = 2  # chosen: of what a lower order does not name, one part in so many (docs/experiments.md)
 DISCOUNT: Final = 0.75  # chosen: best of 0.5-0.9 on the validation split (docs/experiments.md)
 
 
@@ -96,7 +98,7 @@ class Memory:
     @property
     def columns(self) -> tuple[Table, ...]:
         """What predicts, made when first asked for: ORDERS tables, the missing ones empty, all but the highest counted
-        by continuation, and totals below the sum of their counts raised to it.
+        by continuation, with a share of the mass they do not name; totals below the sum of their counts raised to it.
         """
         return self._made()[0]
 
@@ -241,7 +243,8 @@ def _continued(table: Table, longer: Table, order: int) -> Table:
     explain(table.keys, longer.keys, longer.counts, mask(order), kinds, seen)
     counts = kinds + np.maximum(table.counts - seen, 0)
     known = np.add.reduceat(np.append(counts, 0), table.starts[:-1]) * (table.starts[1:] > table.starts[:-1])
-    totals = known + (table.totals - table.known)
+    unsent = table.totals - table.known
+    totals = known + -(-unsent // UNSENT_SHARE)
     return table._replace(counts=counts.astype(np.uint32), known=known, totals=totals.astype(np.uint32))
 
 

@@ -18,9 +18,7 @@ A count is at most that of its parts, so the parts' levels are the contexts of a
 about what it was counted itself, which nearly says the shift. docs/wire/packet.md has every context and every weight.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,6 +27,7 @@ import numpy.typing as npt
 from common.errors import Rejected
 from common.wire import varints
 from common.wire.compiled import compiled
+from common.wire.expected import NOTHING, Expected
 from common.wire.levels import LEVELS, SHIFTS, VALUES, Bytes, Depth, rounded
 from common.wire.ngrams import ORDERS, SHIFT, TOKEN_MASK, Crystals, Keys
 from common.wire.ranges import CHANCES, STATE, Block, begin, bit, end, number, pick
@@ -37,7 +36,6 @@ Places = npt.NDArray[np.uint16]
 
 FORM: Final = 2
 BASED: Final = 3
-NAME_BYTES: Final = 8
 ENCODE, DECODE = 1, 0
 NODES_A_BYTE: Final = 4  # of the code, at most; English text has 1 to 2
 NODES_MOST: Final = 1 << 15  # of a depth; a node is named in 16 bits
@@ -66,35 +64,6 @@ PAIR_LEVEL: Final = Block(KIDS.end, LEVELS_TOLD, 16)
 TRIPLES: Final = Block(PAIR_LEVEL.end, LEVELS_TOLD, 16)
 TRIPLE_LEVEL: Final = Block(TRIPLES.end, LEVELS_TOLD, 16)
 TOTAL: Final = Block(TRIPLE_LEVEL.end, UNEXPECTED + 1, 16)
-
-
-class Expected(NamedTuple):
-    """How often a base heard each token and each pair, in levels. levels: (V,); starts: (V + 1,); followers: (N,), of
-    each token ascending; heard: (N,). All empty: no base.
-    """
-
-    levels: Bytes
-    starts: npt.NDArray[np.uint32]
-    followers: Places
-    heard: Bytes
-
-
-NOTHING: Final = Expected(np.zeros(0, np.uint8), np.zeros(1, np.uint32), np.zeros(0, np.uint16), np.zeros(0, np.uint8))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prior:
-    """What a base expects, under the name that tells it from every other."""
-
-    expected: Expected
-    name: bytes
-
-    @classmethod
-    def of(cls, expected: Expected) -> "Prior":
-        """Named by its content."""
-        levels, starts, followers, heard = expected
-        content = (levels.tobytes(), starts.astype("<u4").tobytes(), followers.astype("<u2").tobytes(), heard.tobytes())
-        return cls(expected, hashlib.sha256(b"".join(content)).digest()[:NAME_BYTES])
 
 
 class Nodes(NamedTuple):

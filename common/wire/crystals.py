@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from common.errors import Rejected
 from common.wire import adaptive, plain
-from common.wire.adaptive import Prior
+from common.wire.expected import NOTHING, Prior
 from common.wire.levels import LEVELS, counted
 from common.wire.messages import CRYSTALS_MAX_BYTES
 from common.wire.ngrams import MAX_TOTAL, MAX_VOCAB, Crystals, Order, capped, check, crystals, empty, entry, merge, take
@@ -169,7 +169,7 @@ def _prefix(
     """The chosen n-grams as bytes, None where they need more than the budget."""
     mask = np.zeros(found.entries, np.bool_)
     mask[chosen] = True
-    expected, form, name = adaptive.NOTHING, adaptive.FORM, b""
+    expected, form, name = NOTHING, adaptive.FORM, b""
     if prior is not None:
         expected, form, name = prior.expected, adaptive.BASED, prior.name
     rest = adaptive.encode(take(found, mask), vocab_size, max_bytes=budget_bytes - HEADER.size, expected=expected)

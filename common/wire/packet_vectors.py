@@ -14,8 +14,8 @@ from nacl.signing import SigningKey
 
 from common.constants import CELLS, PACKET_MAX_BYTES
 from common.wire import adaptive, crystals, export, mentions, packet, proposals
-from common.wire.adaptive import Expected, Prior
 from common.wire.codec import canonical, parse
+from common.wire.expected import Expected, Prior
 from common.wire.mentions import PACKET_MAX_MENTIONS
 from common.wire.messages import MAX_COUNT, MAX_U32
 from common.wire.ngrams import MAX_VOCAB, Crystals, entries

@@ -12,8 +12,8 @@ from common.constellation.domains import Domain, from_json, heirs
 from common.constellation.priors import prior_of
 from common.coordizer.artifacts import FIRST_MERGE, read_merges
 from common.kernels import memory_file, weights
-from common.wire.adaptive import Prior
 from common.wire.bundle import digest
+from common.wire.expected import Prior
 from common.wire.messages import Bundle
 from common.wire.packet import base_prefix
 

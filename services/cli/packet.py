@@ -26,8 +26,8 @@ from common.errors import Rejected, Unavailable
 from common.kernels import memory_file
 from common.runtime import keys
 from common.wire import crystals, proposals
-from common.wire.adaptive import Prior
 from common.wire.codec import unpack
+from common.wire.expected import Prior
 from common.wire.mentions import PACKET_MAX_MENTIONS, decode
 from common.wire.ngrams import MAX_VOCAB, Crystals, Entry, Order, empty, entries, implied
 from common.wire.packet import Envelope, PacketBody, open_envelope, verify

@@ -19,12 +19,10 @@ import numpy as np
 
 from common.constants import PHASES, ROLES, Role
 from common.constellation.constellation import Constellation
-from common.constellation.priors import prior_of
-from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import gate as gates
-from common.kernels.kernel import Kernel, Reading, read, reread
-from common.kernels.memory import Ids, Memory, Table, count, merge, predict
+from common.kernels.kernel import Reading
+from common.kernels.memory import Ids, Memory, Table, count
 from common.wire import basin as basins
 from common.wire import proposals
 from common.wire.mentions import NO_HASHES, Hashes
@@ -32,9 +30,9 @@ from common.wire.messages import PacketRef
 from common.wire.ngrams import ORDERS, Crystals, implied
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
-from services.edge.balance import EMPTY, NOTHING, Balance, bounded, total
+from services.edge.balance import EMPTY, Balance, bounded, total
 from services.edge.crystals import SHARDS
-from services.edge.local import TERRITORY
+from services.edge.hearing import hear
 from services.edge.mentions import Private
 from services.edge.proposals import Growing, Proposed, proposed
 from services.edge.record import Domain, Fresh, Packet
@@ -47,7 +45,6 @@ IDLE_SPREAD: Final = 2.0  # chosen: a thousand nodes that fall idle at once send
 MAX_SPREAD: Final = 0.25  # of the longest interval; earlier, since it is the longest
 PUT_OFF_MAX_S: Final = 60.0  # chosen: of an interval of an hour, what nobody notices
 NAP_MAX_BYTES: Final = 65_536  # of text: a fold of about a second, where queries go on meanwhile
-OPENING_CHUNKS: Final = 8  # new territory is read in this many parts, each scored with a memory of the parts before it
 KAPPA_TOLD_MAX: Final = 1e6  # a perfect loop reads 6e10, which no centre believes; thousands are a loop already
 
 NO_MERGES: Final = Proposed((), NO_HASHES)
@@ -188,22 +185,11 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     up in the selection. local: what answers here, None for the bundle's; private: in private mode, what may be said;
     growing: what merges are proposed by, None: none are.
     """
-    said = [screened(each.text) for each in interactions]
-    texts = [constellation.encoder.encode(text) for text in said]
-    weights = np.array([max(len(ids), 1) for ids in texts], np.float64)
-    basin = frechet_mean(np.stack([each.basin for each in interactions]), weights)
-    kernel, role = _kernel(constellation, domain, basin)
-    vocab_size = constellation.coordizer.vocab_size
-    prior = prior_of(kernel.memories, vocab_size)
-    known = [read(kernel, ids) for ids in texts]
-    bits = _bits(known, kernel.gate)
-    heard, local_bits = _hear(local or constellation, domain, role, texts, known)
-    if domain is None:
-        kernel = _opening(kernel)
-        known = heard = _read_opening(kernel, texts, known, balance.residue)
-    grown = bounded(balance.seen(count(texts, ORDERS)))
+    fresh = hear(constellation, domain, interactions, balance.residue, local or constellation)
+    kernel, role = fresh.kernel, fresh.role
+    grown = bounded(balance.seen(count(fresh.texts, ORDERS)))
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
-    merges = NO_MERGES if growing is None else proposed(constellation.coordizer, said, growing)
+    merges = NO_MERGES if growing is None else proposed(constellation.coordizer, fresh.said, growing)
     told = tell(
         constellation.coordizer,
         grown.residue,
@@ -211,20 +197,20 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         praised,
         budget_bytes=crystal_bytes,
         turn=turn,
-        prior=prior,
+        prior=fresh.prior,
         private=private,
         merges=merges.mentions,
     )
-    gate = _statistics(kernel.gate, known)
+    gate = _statistics(kernel.gate, fresh.known)
     kappas = [each.kappa for each in interactions if each.kappa is not None]
     body = PacketBody(
         kernel=role,
         domain=domain,
-        basin=basins.to_bytes8(basin),
+        basin=basins.to_bytes8(fresh.basin),
         interactions=len(interactions),
-        tokens=sum(map(len, texts)),
-        fresh_bytes=sum(map(_size_bytes, interactions, said)),
-        fresh_bits=bits,
+        tokens=sum(map(len, fresh.texts)),
+        fresh_bytes=sum(map(_size_bytes, interactions, fresh.said)),
+        fresh_bits=fresh.bits,
         phi=phi.get(role),
         kappa=min(float(np.median(kappas)), KAPPA_TOLD_MAX) if kappas else None,
         phases=_phases(interactions),
@@ -234,7 +220,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
         merges=proposals.encode(merges.said),
     )
     carried = as_memory(implied(told.sent))
-    return Folded(tuple(texts), grown, body, carried, local_bits, heard, kernel.gate, told.mentioned)
+    return Folded(tuple(fresh.texts), grown, body, carried, fresh.local_bits, fresh.heard, kernel.gate, told.mentioned)
 
 
 def _size_bytes(each: Interaction, said: str) -> int:
@@ -311,53 +297,6 @@ def _reaching(constellation: Constellation, interaction: Interaction) -> str | N
     step = constellation.route(interaction.basin).steps[0]
     near = step.distance_rad <= constellation.domains[step.name].radius_rad
     return step.name if near and step.name not in ROLES else None
-
-
-def _kernel(constellation: Constellation, domain: Domain, basin: gates.Floats) -> tuple[Kernel, Role]:
-    """The kernel that reads a domain; new territory is read by its nearest role, whose memory a new domain borrows."""
-    if domain is not None:
-        return constellation.kernel(domain), constellation.domains[domain].role
-    steps = constellation.route(basin).steps
-    role = constellation.domains[steps[0].name].role
-    return constellation.kernel(role), role
-
-
-def _opening(kernel: Kernel) -> Kernel:
-    """The kernel that a new domain will begin with: the role's, and an empty memory of its own."""
-    memories = (*kernel.memories, NOTHING)
-    return Kernel(kernel.state, memories, gates.prior(1 + len(memories)))
-
-
-def _bits(readings: Sequence[Reading], gate: gates.Floats) -> float:
-    return sum(float(reading.bits(gate).sum()) for reading in readings)
-
-
-def _hear(
-    local: Constellation, domain: Domain, role: Role, texts: Sequence[Ids], known: Sequence[Reading]
-) -> tuple[list[Reading], float]:
-    """The fresh text as it is read here, and its code length. known: as the bundle's kernel of this role reads it."""
-    name = domain or (TERRITORY if TERRITORY in local.domains else role)
-    kernel, same = local.kernel(name), local.domains[name].role == role
-    heard = [reread(kernel, ids, each) if same else read(kernel, ids) for ids, each in zip(texts, known, strict=True)]
-    return heard, _bits(heard, kernel.gate)
-
-
-def _read_opening(kernel: Kernel, texts: Sequence[Ids], known: Sequence[Reading], residue: Memory) -> list[Reading]:
-    """Fresh text of new territory as a kernel with a memory of its own reads it, which learns as it reads.
-
-    kernel: see _opening; known: as the role's kernel reads it. Each part of the text is read by a memory of the residue
-    and the parts before it, so that nothing is read that was counted: what one edge's memory is worth here, before the
-    fleet's is known.
-    """
-    found = []
-    floor, own = kernel.floors()[-1], residue
-    for part in np.array_split(np.arange(len(texts)), min(OPENING_CHUNKS, len(texts))):
-        for i in part:
-            new = predict(own, texts[i], floor)
-            experts = np.column_stack([known[i].experts, new.probability])
-            found.append(Reading(experts, gates.bucket(new.order, new.total), known[i].basins))
-        own = merge([own, count([texts[i] for i in part], ORDERS)])
-    return found
 
 
 def _statistics(gate: gates.Floats, readings: Sequence[Reading]) -> bytes:

@@ -15,7 +15,7 @@ from common.coordizer.artifacts import Coordizer, token_bytes
 from common.kernels.kernel import Kernel
 from common.kernels.memory import Memory
 from common.wire import crystals as crystal_codec
-from common.wire.adaptive import Prior
+from common.wire.expected import Prior
 from common.wire.mentions import NO_HASHES, Hashes, fit
 from common.wire.ngrams import Crystals
 from services.edge.crystals import Selection, select, unimplied

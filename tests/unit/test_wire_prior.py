@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from common.errors import Rejected
 from common.wire import packet_vectors, varints
-from common.wire.adaptive import BASED, Expected, Prior
+from common.wire.adaptive import BASED
 from common.wire.crystals import ENTRY_BYTES, PACKET_MAX_ENTRIES, _with_header, crystals, decode, encode, entry, fit
+from common.wire.expected import Expected, Prior
 from common.wire.ngrams import check
 
 VOCAB = 64

@@ -13,8 +13,8 @@ from common.runtime.broker import Broker
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.follower import FROM_START
 from common.runtime.trust import Trust
-from common.wire.adaptive import Prior
 from common.wire.codec import unpack
+from common.wire.expected import Prior
 from common.wire.messages import Bundle
 from services.aggregator.bases import BASE_WINDOW, Base, Bases, base_of, expects, with_base
 
