@@ -22,6 +22,7 @@ from common.wire.mentions import Hashes
 from common.wire.messages import KEY_ID_BYTES, MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, PacketRef, batch_id
 from common.wire.ngrams import implied
 from common.wire.proposals import Proposal
+from services.aggregator.account import Note
 from services.aggregator.admit import Admitted, read_crystals, read_mentions, read_merges
 from services.aggregator.bases import Base, Bases, find
 from services.aggregator.merge import Merged, check_vocabulary, merged
@@ -48,11 +49,12 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """Who brings packets. nodes: of each enrolled key its node; founded: of each domain of which one node alone has
-    brought text so far, that node.
+    brought text so far, that node; cuts: how many there were.
     """
 
     nodes: Nodes
     founded: Mapping[str, str]
+    cuts: int = 0
 
 
 STRANGERS: Final = Fleet({}, {})
@@ -70,15 +72,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """batch: None when no packet is in it; taken: the refs in it; opened: its places that no bundle knows; founded: as
-    of Fleet, from now on; distances: by key id, of its packets in the batch the farthest from the robust centre of its
-    domain, rad.
+    """batch: None when no packet is in it; note: what it is made of, for the account; taken: the refs in it; opened:
+    its places that no bundle knows; founded: as of Fleet, from now on; distances: by key id, of its packets in the
+    batch the farthest from the robust centre of its domain, rad.
 
     silent: packets that are dealt with and in no batch; mentions, proposals: of the taken and the silent, by key id,
     the oldest packet first.
     """
 
     batch: Batch | None
+    note: Note | None
     taken: tuple[bytes, ...]
     refused: tuple[Refusal, ...]
     opened: tuple[Place, ...]
@@ -116,8 +119,7 @@ def cut(
 
     ledger: ref to raw packet, oldest first (`chosen`), 1 to MAX_BATCH_PACKETS; admitted once, and not verified again.
     bases: not empty, the newest is what the batch is for. pending: what earlier batches opened, see `awaited`. fleet:
-    None: whoever sends may, and each key is a node. admitted: by a
-    packet's bytes, what need not be read again.
+    None: whoever sends may, and each key is a node. admitted: by a packet's bytes, what need not be read again.
     """
     current = bases[-1]
     read, refused = _read(ledger, bases, fleet, admitted)
@@ -129,12 +131,14 @@ def cut(
     settled = settle(by_ref, current, pending, founded=fleet.founded, nodes=fleet.nodes)
     refused += [Refusal(one.ref, "too_many_domains", CROWDED) for one in settled.crowded]
     refused += [Refusal(one.ref, "too_many_territories", GREEDY) for one in settled.greedy]
-    updates = tuple(_updates(settled, age, current, limits.mass_cap, fleet.nodes))
+    updates = tuple(_updates(settled, age, current, limits.mass_cap, fleet))
     brought = {update.update.name: update.taken for update in updates}
+    batch = _batch(updates, current) if updates else None
     taken = tuple(sorted(one.ref for update in updates for one in update.taken))
     heard = [one for one in read if one in silent or one.ref in taken]
     return Cut(
-        batch=_batch(updates, current) if updates else None,
+        batch=batch,
+        note=_note(batch, updates, current),
         taken=taken,
         refused=tuple(refused),
         opened=tuple(settled.places[u.update.name] for u in updates if u.update.opened),
@@ -199,14 +203,22 @@ def _updates(
     age: Mapping[bytes, int],
     current: Base,
     mass_cap: int,
-    nodes: Nodes,
+    fleet: Fleet,
 ) -> Iterable[Merged]:
     """Domain by domain in the order of their names, while the batch has room."""
     room = MESSAGE_MAX_BYTES - FRAME_BYTES
     for name in sorted(settled.members):
         oldest_first = sorted(settled.members[name], key=lambda one: age[one.ref])
         place = settled.places[name]
-        found = merged(place, oldest_first, mass_cap=mass_cap, current=current, room_bytes=room, nodes=nodes)
+        found = merged(
+            place,
+            oldest_first,
+            mass_cap=mass_cap,
+            current=current,
+            room_bytes=room,
+            nodes=fleet.nodes,
+            number=fleet.cuts,
+        )
         if found is not None:
             room -= len(found.update.crystals)
             yield found
@@ -219,6 +231,16 @@ def _distances(updates: Sequence[Merged]) -> dict[bytes, float]:
         for one in update.taken:
             found[one.packet.key] = max(found.get(one.packet.key, 0.0), float(distance(one.basin, centre)))
     return found
+
+
+def _note(batch: Batch | None, updates: Sequence[Merged], current: Base) -> Note | None:
+    if batch is None:
+        return None
+    shares = {}
+    for update in updates:
+        by_ref = sorted(zip(update.taken, update.brought, strict=True), key=lambda pair: pair[0].ref)
+        shares[update.update.name] = [one for _, one in by_ref]
+    return Note(batch.id, current.vocab_size, shares)
 
 
 def _batch(updates: Sequence[Merged], current: Base) -> Batch:

@@ -30,11 +30,12 @@ from common.kernels.memory import TOKEN_BITS, Memory, Table
 from common.kernels.recount import recount
 from common.wire import crystals
 from common.wire.crystals import LEVELS
-from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
+from common.wire.messages import DomainUpdate
 from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums
 from services.aggregator import robust
 from services.aggregator.admit import read_gate
 from services.aggregator.bases import Base
+from services.aggregator.quorum import Brought
 from services.aggregator.quota import Nodes, node_of
 from services.aggregator.territories import NOBODY, Place, Waiting
 
@@ -43,10 +44,11 @@ MAX_DOMAIN_ENTRIES: Final = 1 << 16  # n-grams of one domain in a batch: what th
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """One domain's update, and the packets that are in it."""
+    """One domain's update, the packets that are in it, and what each brought: of which the update is `combined`."""
 
     update: DomainUpdate
     taken: tuple[Waiting, ...]
+    brought: tuple[Brought, ...]
 
 
 def levelled(found: Crystals) -> Crystals:
@@ -66,24 +68,53 @@ def _levelled(order: Order) -> Order:
 
 
 def merged(
-    place: Place, packets: Sequence[Waiting], *, mass_cap: int, current: Base, room_bytes: int, nodes: Nodes = NOBODY
+    place: Place,
+    packets: Sequence[Waiting],
+    *,
+    mass_cap: int,
+    current: Base,
+    room_bytes: int,
+    nodes: Nodes = NOBODY,
+    number: int = 0,
 ) -> Merged | None:
     """As many of the packets, from the first, as fit into one update of at most `room_bytes` of crystals.
 
     packets: oldest first; they are halved until they fit, the rest waits for the next batch. None when not one fits.
     current: the bundle that the batch is for; a packet over a smaller vocabulary is counted anew in its. nodes: who
-    holds which key.
+    holds which key; number: of the cut.
     """
-    light = [capped(_anew(packet.told, packet.base, current), mass_cap) for packet in packets]
+    brought = [
+        Brought(
+            node_of(nodes, packet.packet.key),
+            number,
+            capped(_anew(packet.told, packet.base, current), mass_cap),
+        )
+        for packet in packets
+    ]
     size = len(packets)
     while size:
-        own = [node_of(nodes, packet.packet.key) for packet in packets[:size]]
-        found = levelled(crystals.merge(robust.bounded(light[:size], own)))
-        blob = crystals.encode(found, current.vocab_size)
-        if len(blob) <= min(room_bytes, CRYSTALS_MAX_BYTES) and found.entries <= MAX_DOMAIN_ENTRIES:
-            return Merged(_update(place, packets[:size], blob, nodes), tuple(packets[:size]))
+        found = combined(brought[:size])
+        fits = found.entries <= MAX_DOMAIN_ENTRIES
+        blob = encoded(found, current.vocab_size) if fits else None
+        if blob is not None and len(blob) <= room_bytes:
+            return Merged(_update(place, packets[:size], blob, nodes), tuple(packets[:size]), tuple(brought[:size]))
         size //= 2
     return None
+
+
+def combined(brought: Sequence[Brought]) -> Crystals:
+    """What several nodes brought of a domain as one, no node more than it may be (robust.py), each count at a level."""
+    return levelled(crystals.merge(robust.bounded([one.crystals for one in brought], [one.node for one in brought])))
+
+
+def encoded(found: Crystals, vocab_size: int) -> bytes | None:
+    """The crystals as a batch carries them; None where they are too long for it."""
+    try:
+        return crystals.encode(found, vocab_size)
+    except Rejected as error:
+        if error.code != "oversized":
+            raise
+        return None
 
 
 def _anew(found: Crystals, base: Base, current: Base) -> Crystals:

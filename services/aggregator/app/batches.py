@@ -19,7 +19,7 @@ from typing import Final, cast
 
 from common.runtime import metrics, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import Absent, Effect, Equals, HashAdd, HashDelete, HashSet, Send
+from common.runtime.effects import Effect, HashAdd, HashDelete, HashSet, Send
 from common.runtime.settings import AggregatorSettings
 from common.wire import packet as packets_
 from common.wire.codec import pack
@@ -34,9 +34,11 @@ from common.wire.messages import (
     Returned,
 )
 from services.aggregator.admit import Admitted
+from services.aggregator.app.accounts import note_effects
 from services.aggregator.app.enrolment import Enrolment
 from services.aggregator.app.hashes import (
     ACCEPTED,
+    ACCOUNTS,
     COMMON,
     COUNT,
     CUTS,
@@ -46,6 +48,7 @@ from services.aggregator.app.hashes import (
     MENTIONED,
     OPENED,
     PROPOSED,
+    counted,
 )
 from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
@@ -99,7 +102,7 @@ class Batches:
         ledger, lost = await self._ledger(chosen(waiting))
         current, cuts = self._window.bases[-1], int(count or 0)
         noted, founded = await self._broker.read_hash(OPENED), await self._broker.read_hash(FOUNDED)
-        fleet = Fleet(self._enrolment.nodes, {name: node.decode() for name, node in founded.items()})
+        fleet = Fleet(self._enrolment.nodes, {name: node.decode() for name, node in founded.items()}, cuts)
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
         done = sorted(noted.keys() - pending.keys())
         found = await asyncio.to_thread(
@@ -116,9 +119,10 @@ class Batches:
             gathered = left_with(gathered)
             found = replace(found, batch=found.batch.model_copy(update={"merges": gathered.merges}))
         effects = [
-            *_counted(count),
+            *counted(count),
             *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
             *founded_effects(fleet.founded, found.founded),
+            *(await self._note_of(found, cuts)),
             *_forgotten(lost),
         ]
         tallied = None
@@ -142,6 +146,12 @@ class Batches:
         _show(found)
         await self._note(found, waiting)
         return True
+
+    async def _note_of(self, found: Cut, cuts: int) -> list[Effect]:
+        """What the account keeps of the batch."""
+        if found.note is None:
+            return []
+        return await asyncio.to_thread(note_effects, cuts, found.note, await self._broker.read_hash(ACCOUNTS))
 
     async def _note(self, found: Cut, waiting: Mapping[bytes, int]) -> None:
         """The standings once a batch was cut."""
@@ -232,12 +242,6 @@ def tally_effects(heard: Counted, silent: Sequence[PacketRef], number: int) -> l
             body = pack(message)
             effects.append(Send(streams.COMMON, body, f"{number}-{hashlib.sha256(body).hexdigest()[:32]}"))
     return effects
-
-
-def _counted(count: bytes | None) -> list[Effect]:
-    before = 0 if count is None else int(count)
-    held = Absent(CUTS, COUNT) if count is None else Equals(CUTS, COUNT, count)
-    return [held, HashSet(CUTS, COUNT, str(before + 1).encode())]
 
 
 def _forgotten(refs: Sequence[bytes]) -> list[Effect]:
