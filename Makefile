@@ -11,7 +11,7 @@ up: .venv/ready
 	@$(BIN)/qig up
 
 test: .venv/ready
-	@$(BIN)/pytest -n 3 --dist loadfile
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	@$(BIN)/ruff format --check .

@@ -48,6 +48,7 @@ from common.kernels.memory import Memory, Table, predict
 from common.wire.mentions import NO_HASHES, Hashes, mention
 from common.wire.ngrams import ORDERS, Crystals, Order, entries, implied
 from services.aggregator.tally import Tally, tally
+from services.edge import balance
 from services.edge.mentions import Private, decoys
 from services.edge.screen import screened
 from services.edge.sleep import as_memory
@@ -234,18 +235,18 @@ def texts(encoder, text, canaries, rng):
 
 def run(made, rounds, budget, k, mode) -> Fleet:
     """The rounds: every edge tells, the centre releases what `k` edges have sent and tells what K have mentioned."""
-    fleet, residues = Fleet(), [EMPTY] * EDGES
+    fleet, books = Fleet(), [balance.EMPTY] * EDGES
     counts, known, waiting = Tally({}, {}), NO_HASHES, [NO_HASHES] * EDGES
     for number, own in enumerate(rounds):
         kernel, brought = _kernel(made, fleet.released), []
         prior = prior_of(kernel.memories, made.coordizer.vocab_size)
         for edge, ids in enumerate(own):
-            grown = memory.merge([residues[edge], memory.count(ids, ORDERS)])
+            grown = books[edge].seen(memory.count(ids, ORDERS))
             own_decoys = decoys(bytes([edge]) * 32, [number])
             private = Private(SECRET, known, waiting[edge], strict=mode == "strict", decoys=own_decoys)
             private = None if mode == "off" else private
             told = tell(
-                made.coordizer, grown, kernel, EMPTY, budget_bytes=budget, turn=edge + number, prior=prior,
+                made.coordizer, grown.residue, kernel, EMPTY, budget_bytes=budget, turn=edge + number, prior=prior,
                 private=private,
             )  # fmt: skip
             sent = implied(told.sent)
@@ -254,7 +255,7 @@ def run(made, rounds, budget, k, mode) -> Fleet:
             fleet.sizes.append((len(told.crystals), len(told.mentions)))
             waiting[edge] = np.union1d(waiting[edge], told.mentioned)
             brought.append((KEYS[edge], told.mentioned))
-            residues[edge] = memory.subtract(grown, as_memory(sent))
+            books[edge] = grown.told(as_memory(sent))
         heard = tally(counts, brought, nodes=NODES, edges=K)
         counts = Tally({**counts.mentioned, **heard.mentioned}, {**counts.common, number: heard.common})
         known = np.union1d(known, heard.told)

@@ -28,6 +28,29 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+# The order in which workers take files; any order within a line. One compiles what speaks, which takes a minute of a
+# processor and is then on disk for all; meanwhile the others have work that needs none of it. Then what is long, and
+# what is short last, so that they end together.
+ORDER = (
+    "unit/test_kernels_generate.py",
+    "e2e/test_tiny.py",
+    ("flow/test_broker", "flow/client", "flow/trust"),
+    "e2e",
+    "live",
+    "flow",
+    "unit",
+)
+
+
+@pytest.hookimpl(trylast=True)  # after they were shuffled
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((number for number, files in enumerate(ORDER) if path.startswith(files)), len(ORDER))
+
+    items.sort(key=place)
+
+
 def pytest_collection_finish() -> None:
     """As a service does when it begins: what is imported stays; a collection after a bundle looks at the rest."""
     gc.collect()

@@ -30,7 +30,8 @@ class Domain(BaseModel):
     basin: where the domain's texts lie, 64 numbers that sum to one. radius_rad: 95 % of its own passages are nearer
     than this. bits_per_byte: of its held-out passages (None where nobody has such text); what a passage's own figure is
     held against. gate: (BUCKETS, 1 + len(memories)), rows sum to one. formerly: names of ended domains whose heir this
-    one is, oldest first. idle: how many batches in a row brought it nothing.
+    one is, oldest first. idle: how many batches in a row brought it nothing. grown_bits_per_byte: what larger
+    vocabularies have cost its held-out passages, all together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class Domain(BaseModel):
     gate: Annotated[tuple[tuple[float, ...], ...], Field(min_length=BUCKETS, max_length=BUCKETS)]
     formerly: Annotated[tuple[Slug, ...], Field(max_length=FORMER_MAX)] = ()
     idle: Annotated[int, Field(ge=0)] = 0
+    grown_bits_per_byte: Annotated[float, Field(ge=0, le=64)] = 0.0
 
     @field_validator("basin")
     @classmethod

@@ -155,6 +155,11 @@ def pairs_from(merges: npt.NDArray[np.int32], vocab_size: int) -> list[tuple[int
     return [(left, right) for left, right in merges[vocab_size - FIRST_MERGE :].tolist()]
 
 
+def lineage(merges: npt.ArrayLike) -> str:
+    """Which ids stand for which bytes, as sha256 in hex over the merges that make them, (N, 2), in their order."""
+    return _sha256(np.asarray(merges, "<i4").reshape(-1, 2).tobytes())
+
+
 def vocabulary(merges: npt.NDArray[np.int32]) -> dict[str, int]:
     """Printable form to id, as vocab.json has it."""
     forms = {printable(token): number for number, token in enumerate(token_bytes(merges)) if token}

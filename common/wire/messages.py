@@ -281,6 +281,8 @@ def correction_id(corrections: Iterable[Correction]) -> str:
 class Batch(Message):
     """Packets merged by the aggregator, domain by domain, for the trainer; or corrections of earlier ones, and nothing
     else.
+
+    vocabulary: the lineage (common/coordizer/artifacts.py) of the ids that it counts; "" where that is not told.
     """
 
     id: Digest
@@ -289,6 +291,7 @@ class Batch(Message):
     domains: Annotated[tuple[DomainUpdate, ...], Field(max_length=MAX_DOMAINS)]
     packets: BatchPackets
     merges: Annotated[tuple[Merge, ...], Field(max_length=MAX_MERGES)] = ()
+    vocabulary: ParentDigest = ""
     corrections: Annotated[tuple[Correction, ...], Field(max_length=MAX_CORRECTIONS)] = ()
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from common.coordizer.artifacts import lineage
 from common.errors import Rejected
 from common.geometry.simplex import distance
 from common.wire import basin
@@ -251,4 +252,5 @@ def _batch(updates: Sequence[Merged], current: Base) -> Batch:
         base_digest=current.digest,
         domains=tuple(update.update for update in updates),
         packets=packets,
+        vocabulary=lineage(current.merges),
     )

@@ -2,12 +2,15 @@
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 from common.runtime.broker import Broker
 from common.runtime.settings import PublisherSettings
 from services.cli.broker import check_there, client, find_url
 from services.cli.show import console
 from services.publisher.app import Publisher
+
+BY_HAND: Final = "an operator took it back (qig bundle revoke)"
 
 
 def revoke(to: int | None, home: Path) -> int:
@@ -20,4 +23,5 @@ def revoke(to: int | None, home: Path) -> int:
 async def _revoke(to: int | None, home: Path, url: str) -> tuple[int, int]:
     async with client(url) as redis:
         await check_there(redis, url)
-        return await Publisher(PublisherSettings(broker_url=url, home=home), Broker(redis)).releases.take_back(to)
+        publisher = Publisher(PublisherSettings(broker_url=url, home=home), Broker(redis))
+        return await publisher.releases.take_back(to, BY_HAND)

@@ -10,7 +10,7 @@ a level of before the swap says nothing: the next texts are others, and so is th
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from types import MappingProxyType
@@ -24,11 +24,14 @@ TEXTS_MIN: Final = 8  # chosen: of fewer there is no standard error to speak of
 FRESH_MAX_BYTES: Final = PROBE_MAX_BYTES  # read of a window's text, as of a trial's
 FAILED_MIN: Final = 3  # chosen: queries; two can be the same bad luck
 FAILED_SHARE: Final = 0.1  # of all that were answered or failed
-# A token may take a fifth longer (notes on releases). Not as the 95th percentile of answers: on shared cores that is
-# the neighbours', and grows by half from one minute to the next. Median of pairs, one after the other on one thread.
+# A token may take a fifth longer (notes on releases): of processor time, by the median of pairs, beyond doubt. As the
+# 95th percentile of answers it would be the neighbours': a bundle against itself, on two cores with load 10, took
+# .31 to 2.55 times as long by the clock, .83 to 1.02 of processor time (medians of 16 pairs).
 SLOWER_LIMIT: Final = 1.2
 PAIRS_MIN: Final = 16
-PAIRS_MAX: Final = 32  # of 16 tokens each: half a second of a core, once a bundle
+MAD_TO_SD: Final = 1.4826  # 1 / (the 3/4 quantile of the normal distribution)
+MEDIAN_ERROR: Final = 1.2533  # sqrt(pi / 2): of the median's standard error over the mean's
+PAIRS_MAX: Final = 32  # of 32 tokens each: half a second of a core, once a bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class Paired:
 @dataclass(frozen=True, slots=True)
 class Window:
     """began_s: since 1970; sound: states whose Phi was no lower than PHI_COLLAPSE before the swap; low: by state, how
-    often in a row it was since; failed: names of queries; pace: of each pair, seconds a token over what they were.
+    often in a row it was since; failed: names of queries; pace: of each pair, processor seconds a token over what they
+    were.
     """
 
     began_s: float
@@ -155,15 +159,28 @@ def _reads_worse(window: Window) -> str:
 
 
 def _slower(window: Window) -> str:
-    if len(window.pace) < PAIRS_MIN or not median(window.pace) > SLOWER_LIMIT:
+    if len(window.pace) < PAIRS_MIN or not median(window.pace) - DOUBT * pace_error(window.pace) > SLOWER_LIMIT:
         return ""
-    return f"a token takes {median(window.pace):.2f} times as long; the limit is {SLOWER_LIMIT}"
+    return f"a token takes {_pace(window.pace)} as long; the limit is {SLOWER_LIMIT}, beyond doubt"
+
+
+def pace_error(pace: Sequence[float]) -> float:
+    """Standard error of the median, from the median of the distances from it, as for the normal distribution: what
+    neighbours do now and then weighs nothing.
+    """
+    middle = median(pace)
+    spread = MAD_TO_SD * median(abs(each - middle) for each in pace)
+    return MEDIAN_ERROR * spread / math.sqrt(len(pace))
+
+
+def _pace(pace: Sequence[float]) -> str:
+    return f"{median(pace):.2f} times (error {pace_error(pace):.2f})"
 
 
 def _figures(window: Window) -> str:
     text = _read(window.text) if window.text.is_known else f"{window.text.size_bytes} bytes of fresh text"
-    pace = f"{median(window.pace):.2f} times" if len(window.pace) >= PAIRS_MIN else "not known"
-    return f"reads {text}; seconds a token: {pace}; {len(window.failed)} failed"
+    pace = _pace(window.pace) if len(window.pace) >= PAIRS_MIN else "not known"
+    return f"reads {text}; time a token: {pace}; {len(window.failed)} failed"
 
 
 def _read(text: Paired) -> str:

@@ -13,13 +13,13 @@ import numpy as np
 from common.constants import ROLES, Role
 from common.constellation.domains import heirs
 from common.geometry.means import frechet_mean
-from common.kernels.memory import Memory, merge
 from common.wire import basin as basins
 from common.wire.codec import pack
 from common.wire.mentions import MAX_MENTIONS, decode
 from common.wire.messages import Bundle, Common, PacketRef
 from common.wire.packet import base_prefix
 from services.edge.answer import UNKNOWN, Gauges, Serving
+from services.edge.balance import Balance, total
 from services.edge.local import absorb, open_new, tune
 from services.edge.mentions import Private, check_told
 from services.edge.proposals import Growing
@@ -81,7 +81,7 @@ def fold_domain(  # noqa: PLR0913 -- what was read, what is known, and what may 
         serving.constellation,
         domain,
         [each for _, each in waiting],
-        record.residue(domain),
+        record.balance(domain),
         crystal_bytes=crystal_bytes,
         phi=_phi(gauges),
         turn=turn_of(serving.node, domain, record.sequence),
@@ -103,7 +103,7 @@ def fold_domain(  # noqa: PLR0913 -- what was read, what is known, and what may 
     )
     folded = {row: ids for (row, _), ids in zip(waiting, done.ids, strict=True)}
     tuned = tune(record.tuned(domain), done.gate, done.heard)
-    record.slept(folded, done.residue, packet, tuned, done.mentioned)
+    record.slept(folded, done.balance, packet, tuned, done.mentioned)
     return done
 
 
@@ -133,11 +133,11 @@ def follow_vocabulary(record: Record, serving: Serving) -> bool:
     if before == merges:
         return False
     if before is None:  # nothing was counted yet, or by a release that knew one vocabulary only
-        record.translate(merges, ids={}, taken={}, residues={}, counts={})
+        record.translate(merges, ids={}, taken={}, balances={}, counts={})
         return False
     packets = record.packets("pending", "sent", "lost", "acknowledged")
-    found = translate(serving.constellation, before, record.counted(), record.residues(), packets)
-    record.translate(merges, ids=found.ids, taken=found.taken, residues=found.residues, counts=found.counts)
+    found = translate(serving.constellation, before, record.counted(), record.balances(), packets)
+    record.translate(merges, ids=found.ids, taken=found.taken, balances=found.balances, counts=found.counts)
     return True
 
 
@@ -164,7 +164,7 @@ def rehome(record: Record, serving: Serving) -> list[Domain]:
     for name in record.domains():
         heir = None if name in known else gone.get(name) or _nearest(record, serving, name)
         if heir is not None:
-            record.inherit(name, heir, merge([record.residue(heir), record.residue(name)]))
+            record.inherit(name, heir, total([record.balance(heir), record.balance(name)]))
             found.append(heir)
     return list(dict.fromkeys(found))
 
@@ -190,11 +190,11 @@ def settle_bundle(
         bundle.packets,
         own=(key, record.epoch),
         packets=record.packets("pending", "sent", "lost"),
-        residues=record.residues(),
+        balances=record.balances(),
         waiting=record.unfolded(None),
     )
     record.settle(
-        settled.acknowledged, settled.residues, settled.moved, opened=settled.opened, cursor=entry_id, at_s=now_s
+        settled.acknowledged, settled.balances, settled.moved, opened=settled.opened, cursor=entry_id, at_s=now_s
     )
     return settled.acknowledged
 
@@ -210,12 +210,12 @@ def take_back(
     away = [packet for packet in record.packets("pending", "sent") if packet.raw is not None]
     settled = record.packets("acknowledged") if undone else []
     back = [packet for packet in settled if packet.sequence in own]
-    residues: dict[Domain, Memory] = {}
+    balances: dict[Domain, Balance] = {}
     for packet in back:
-        before = residues.get(packet.domain, record.residue(packet.domain))
-        residues[packet.domain] = merge([before, packet.counts])
+        before = balances.get(packet.domain, record.balance(packet.domain))
+        balances[packet.domain] = before.seen(packet.counts)
     lost = sorted(packet.sequence for packet in [*away, *back] if packet.sequence in own)
-    record.lose(lost, residues=residues, cursor=entry_id, at_s=now_s)
+    record.lose(lost, balances=balances, cursor=entry_id, at_s=now_s)
     return tuple(lost)
 
 
@@ -274,7 +274,7 @@ def forget(record: Record, client: str, query_id: str) -> Forgotten | None:
     if kept.taken is not None:
         record.forget(kept.row, kept.domain, None)
         return Forgotten("taken", (), undone.left)
-    record.forget(kept.row, kept.domain, undone.residue, undone.withdrawn)
+    record.forget(kept.row, kept.domain, undone.balance, undone.withdrawn)
     return Forgotten("taken", undone.withdrawn, undone.left)
 
 
@@ -307,9 +307,9 @@ def judge(record: Record, client: str, query_id: str, verdict: Verdict | None) -
     if verdict == "rejected" and kept.verdict != "rejected" and (undone := _unlearn(record, kept)) is not None:
         waits = kept.packet in undone.withdrawn
         taken = None if waits else undone.taken
-        record.judge(kept.row, verdict, taken, kept.domain, undone.residue, undone.withdrawn)
+        record.judge(kept.row, verdict, taken, kept.domain, undone.balance, undone.withdrawn)
     elif verdict != "rejected" and kept.taken is not None:
-        back = merge([record.residue(kept.domain), kept.taken])
+        back = record.balance(kept.domain).seen(kept.taken)
         record.judge(kept.row, verdict, None, kept.domain, back)
     else:
         record.judge(kept.row, verdict, kept.taken, kept.domain, None)
@@ -329,7 +329,7 @@ def _unlearn(record: Record, kept: Kept) -> Unlearned | None:
     packets = record.packets_since(kept.domain, kept.packet)
     folded = [record.members(sequence) for sequence in withdrawable(packets)]
     others = [ids for members in folded for row, ids in members.items() if row != kept.row]
-    return unlearn(kept.ids, record.residue(kept.domain), packets, others, own=kept.packet)
+    return unlearn(kept.ids, record.balance(kept.domain), packets, others, own=kept.packet)
 
 
 def _phi(gauges: Gauges) -> Mapping[Role, float | None]:

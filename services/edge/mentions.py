@@ -87,9 +87,7 @@ def sayable(residue: Memory, kernel: Kernel, tokens: Sequence[bytes], private: P
         table = residue.tables[order]
         often = table.counts >= COUNT_MIN
         keys = table.keys[often]
-        said = np.isin(_hashes(keys, order, tokens, private), private.common) | np.isin(keys, within)
-        if not private.strict:
-            said |= _everyday(keys, order, kernel)
+        said = _known(keys, order, kernel, tokens, private) | np.isin(keys, within)
         stay.append(often.copy())
         stay[-1][often] = said
         within = np.concatenate(_parts(keys[said], order)) if order else within
@@ -97,21 +95,32 @@ def sayable(residue: Memory, kernel: Kernel, tokens: Sequence[bytes], private: P
 
 
 def mentionable(
-    ranked: Selection, said: Memory, tokens: Sequence[bytes], private: Private, merges: Hashes = NO_HASHES
+    ranked: Selection,
+    said: Memory,
+    kernel: Kernel,
+    tokens: Sequence[bytes],
+    private: Private,
+    merges: Hashes = NO_HASHES,
 ) -> Hashes:
     """What is worth mentioning, decoys, then the best: `merges`, which were not mentioned yet, and what of `ranked` may
-    not be said, and could be common. said: see `sayable`.
+    not be said, and could be common. said, kernel, tokens: see `sayable`.
     """
     orders = ranked.crystals.orders
     hashes = np.concatenate([_hashes(each.keys, order, tokens, private) for order, each in enumerate(orders)])
     could = np.concatenate([
-        ~np.isin(each.keys, said.tables[order].keys) & _parts_in(each.keys, order, said)
+        ~np.isin(each.keys, said.tables[order].keys) & _parts_in(each.keys, order, said, kernel, tokens, private)
         for order, each in enumerate(orders)
     ])  # fmt: skip
     best: Hashes = hashes[ranked.ranking[could[ranked.ranking]]]
     new: Hashes = best[~np.isin(best, private.mentioned)]
     fresh = np.concatenate([merges, new])
     return np.concatenate([private.decoys, fresh] if len(fresh) else [private.again, best])
+
+
+def _known(keys: Keys, order: int, kernel: Kernel, tokens: Sequence[bytes], private: Private) -> Mask:
+    """Which are common, or everyday where that will do."""
+    known: Mask = np.isin(_hashes(keys, order, tokens, private), private.common)
+    return known if private.strict else known | _everyday(keys, order, kernel)
 
 
 def _hashes(keys: Keys, order: int, tokens: Sequence[bytes], private: Private) -> Hashes:
@@ -134,10 +143,13 @@ def _parts(keys: Keys, order: int) -> tuple[Keys, Keys]:
     return keys & rest, keys >> TOKEN_BITS
 
 
-def _parts_in(keys: Keys, order: int, said: Memory) -> Mask:
+def _parts_in(keys: Keys, order: int, said: Memory, kernel: Kernel, tokens: Sequence[bytes], private: Private) -> Mask:
+    """Whether all within it may be said: where the residue has a part no more, it was said before, and is known."""
     known: Mask = np.ones(len(keys), np.bool_)
     for part in _parts(keys, order) if order else ():
-        known &= np.isin(part, said.tables[order - 1].keys)
+        there = np.isin(part, said.tables[order - 1].keys)
+        there[~there] = _known(part[~there], order - 1, kernel, tokens, private)
+        known &= there
     return known
 
 

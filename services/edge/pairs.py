@@ -10,7 +10,7 @@ import numpy as np
 from common.constellation.constellation import Constellation
 from services.edge.trial import bits
 
-SAID_TOKENS: Final = 16
+SAID_TOKENS: Final = 32
 PROMPT_TOKENS: Final = 64  # of a text's end: what is read before a token is no part of what the token takes
 
 
@@ -23,7 +23,8 @@ def say_both(
     before: Constellation, after: Constellation, text: str, *, clock: Callable[[], float], turned: bool
 ) -> float | None:
     """Seconds that a token takes `after`, over those it takes `before`, after a text; None where one of them said
-    nothing. turned: `after` speaks first: whoever is second finds the processor warmer.
+    nothing. turned: `after` speaks first: whoever is second finds the processor warmer. clock: seconds; of this thread
+    alone, if what others do is not to count.
     """
     first, second = (after, before) if turned else (before, after)
     one, other = (_seconds_a_token(each, text, clock) for each in (first, second))

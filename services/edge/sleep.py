@@ -2,7 +2,7 @@
 
     fresh text ──fold──▶ residue ──select──▶ packet ──sent──▶ (batch, candidate, gates) ──▶ bundle names the packet
                             ▲                                                                        │
-                            └──────────────── residue minus what the packet carried ◀────────────────┘
+                            └───────── residue minus what the packet carried (balance.py) ◀──────────┘
 
 Pure: time is an argument. Rules it keeps: text is screened (screen.py), then scored, and the gate's statistics taken,
 before it is counted; what was kept as probe text is never counted; counts leave the residue only when a bundle names
@@ -24,7 +24,7 @@ from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import gate as gates
 from common.kernels.kernel import Kernel, Reading, read, reread
-from common.kernels.memory import Ids, Memory, Table, count, merge, predict, subtract
+from common.kernels.memory import Ids, Memory, Table, count, merge, predict
 from common.wire import basin as basins
 from common.wire import proposals
 from common.wire.mentions import NO_HASHES, Hashes
@@ -32,6 +32,7 @@ from common.wire.messages import PacketRef
 from common.wire.ngrams import ORDERS, Crystals, implied
 from common.wire.packet import PACKET_GATE_MAX_BYTES, PacketBody
 from services.edge.answer import Interaction
+from services.edge.balance import EMPTY, NOTHING, Balance, bounded, total
 from services.edge.crystals import SHARDS
 from services.edge.local import TERRITORY
 from services.edge.mentions import Private
@@ -48,9 +49,7 @@ PUT_OFF_MAX_S: Final = 60.0  # chosen: of an interval of an hour, what nobody no
 NAP_MAX_BYTES: Final = 65_536  # of text: a fold of about a second, where queries go on meanwhile
 OPENING_CHUNKS: Final = 8  # new territory is read in this many parts, each scored with a memory of the parts before it
 KAPPA_TOLD_MAX: Final = 1e6  # a perfect loop reads 6e10, which no centre believes; thousands are a loop already
-RESIDUE_MAX_ENTRIES: Final = 1 << 20  # n-grams of one domain, about 20 MB; above it, what was seen once goes
 
-EMPTY: Final = count([], ORDERS)
 NO_MERGES: Final = Proposed((), NO_HASHES)
 
 
@@ -152,14 +151,14 @@ def _lot(one: str, other: str) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
-    """ids: what was counted of each text; residue: with that in it, until a bundle has taken it; carried: what the
+    """ids: what was counted of each text; balance: with that in it, until a bundle has taken it; carried: what the
     packet says of it, and what that implies. local_bits: the fresh text's code length by what answers here, before it
     was counted; heard: what a gate may learn from it; gate: the bundle's, or where a new domain's begins; mentioned: by
     the packet.
     """
 
     ids: tuple[Ids, ...]
-    residue: Memory
+    balance: Balance
     body: PacketBody
     carried: Memory
     local_bits: float
@@ -172,7 +171,7 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     constellation: Constellation,
     domain: Domain,
     interactions: Sequence[Interaction],
-    residue: Memory,
+    balance: Balance,
     *,
     crystal_bytes: int,
     phi: Mapping[Role, float | None],
@@ -201,13 +200,13 @@ def fold(  # noqa: PLR0913 -- what was read, what is known, and what may leave
     heard, local_bits = _hear(local or constellation, domain, role, texts, known)
     if domain is None:
         kernel = _opening(kernel)
-        known = heard = _read_opening(kernel, texts, known, residue)
-    grown = bounded(merge([residue, count(texts, ORDERS)]))
+        known = heard = _read_opening(kernel, texts, known, balance.residue)
+    grown = bounded(balance.seen(count(texts, ORDERS)))
     praised = count([constellation.encoder.encode(screened(text)) for text in accepted], ORDERS)
     merges = NO_MERGES if growing is None else proposed(constellation.coordizer, said, growing)
     told = tell(
         constellation.coordizer,
-        grown,
+        grown.residue,
         kernel,
         praised,
         budget_bytes=crystal_bytes,
@@ -248,24 +247,15 @@ def as_memory(found: Crystals) -> Memory:
     return Memory(tuple(Table.of(each.keys, each.counts, each.contexts, each.totals) for each in found.orders))
 
 
-def bounded(residue: Memory, limit: int = RESIDUE_MAX_ENTRIES) -> Memory:
-    """The residue, or above `limit` n-grams only what recurred; totals keep what is dropped, so it stays honest."""
-    if residue.entries <= limit:
-        return residue
-    return Memory(
-        tuple(Table.of(t.keys[t.counts > 1], t.counts[t.counts > 1], t.contexts, t.totals) for t in residue.tables)
-    )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Settled:
-    """What a bundle changes here: packets it took, the residues then, rows of fresh text that found a domain.
+    """What a bundle changes here: packets it took, the balances then, rows of fresh text that found a domain.
 
-    opened: the domain that new territory's residue went to; None where it did not move.
+    opened: the domain that new territory's balance went to; None where it did not move.
     """
 
     acknowledged: tuple[int, ...]
-    residues: dict[Domain, Memory]
+    balances: dict[Domain, Balance]
     moved: dict[int, Domain]
     opened: Domain
 
@@ -276,7 +266,7 @@ def settle(
     *,
     own: tuple[bytes, int],
     packets: Sequence[Packet],
-    residues: Mapping[Domain, Memory],
+    balances: Mapping[Domain, Balance],
     waiting: Sequence[tuple[int, Interaction]],
 ) -> Settled:
     """What a bundle that names the packets `taken` leaves to be sent.
@@ -287,15 +277,15 @@ def settle(
     """
     sequences = {ref.sequence for ref in taken if (ref.key, ref.epoch) == own}
     named = [packet for packet in packets if packet.sequence in sequences]
-    left: dict[Domain, Memory] = {}
+    left: dict[Domain, Balance] = {}
     for packet in named:
-        before = left.get(packet.domain, residues.get(packet.domain, EMPTY))
-        left[packet.domain] = subtract(before, packet.counts)
+        before = left.get(packet.domain, balances.get(packet.domain, EMPTY))
+        left[packet.domain] = before.told(packet.counts)
     opening = [packet for packet in named if packet.domain is None]
     target = _where_it_went(constellation, opening[-1]) if opening else None
     if target is not None:
-        there = left.get(target, residues.get(target, EMPTY))
-        left |= {target: merge([there, left[None]]), None: EMPTY}
+        there = left.get(target, balances.get(target, EMPTY))
+        left |= {target: total([there, left[None]]), None: EMPTY}
     moved: dict[int, Domain] = {
         row: domain for row, each in waiting if (domain := _reaching(constellation, each)) is not None
     }
@@ -334,7 +324,7 @@ def _kernel(constellation: Constellation, domain: Domain, basin: gates.Floats) -
 
 def _opening(kernel: Kernel) -> Kernel:
     """The kernel that a new domain will begin with: the role's, and an empty memory of its own."""
-    memories = (*kernel.memories, EMPTY)
+    memories = (*kernel.memories, NOTHING)
     return Kernel(kernel.state, memories, gates.prior(1 + len(memories)))
 
 

@@ -61,7 +61,7 @@ def tell(  # noqa: PLR0913 -- what is held, what is known, and what may leave
         return Told(*_fit(ranked, coordizer.vocab_size, budget_bytes, prior), *fit(merges, MERGES_MAX_BYTES))
     allowed = sayable(speakable, kernel, tokens, private)
     ranked, every = select(allowed, kernel, praised, turn), select(speakable, kernel, praised)
-    best = mentionable(every, allowed, tokens, private, merges)
+    best = mentionable(every, allowed, kernel, tokens, private, merges)
     _, share = fit(best, int(MENTION_SHARE * budget_bytes))
     sent, blob = _fit(ranked, coordizer.vocab_size, budget_bytes - len(share), prior)
     blob = blob if sent.entries else b""  # crystals of no n-gram have a header: a packet that only mentions has none

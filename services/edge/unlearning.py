@@ -6,7 +6,10 @@ the other texts in it wait again, and the next sleep makes the packet anew witho
 called back; then all that the residue still has of the text goes (never more of an n-gram than the text had), and the
 packets that carried n-grams of it are named.
 
-Pure. Above RESIDUE_MAX_ENTRIES (sleep.py) a residue has dropped what was seen once: there the same holds of the rest.
+What the text had paid of what was owed (balance.py) is owed again while its own packet has not left. After that nobody
+can tell it from what the packet said of the text, and a text that goes leaves no n-gram among what is owed.
+
+Pure. Above RESIDUE_MAX_ENTRIES (balance.py) a residue has dropped what was seen once: there the same holds of the rest.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.kernels.memory import Ids, Memory, count, subtract
+from services.edge.balance import Balance
 from services.edge.record import ORDERS, Packet, Status
 
 
@@ -31,9 +35,9 @@ class Left:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unlearned:
-    """residue: without the text and what was folded for the packets `withdrawn`; taken: what the text had in it."""
+    """balance: without the text and what was folded for the packets `withdrawn`; taken: what the residue had of it."""
 
-    residue: Memory
+    balance: Balance
     taken: Memory
     withdrawn: tuple[int, ...]
     left: tuple[Left, ...]
@@ -44,20 +48,23 @@ def withdrawable(packets: Iterable[Packet]) -> tuple[int, ...]:
     return tuple(packet.sequence for packet in packets if packet.raw is None)
 
 
-def unlearn(text: Ids, residue: Memory, packets: Sequence[Packet], others: Iterable[Ids], *, own: int) -> Unlearned:
+def unlearn(text: Ids, balance: Balance, packets: Sequence[Packet], others: Iterable[Ids], *, own: int) -> Unlearned:
     """Takes a text that was counted out of its domain's residue.
 
     own: the sequence of the packet that it was folded for; packets: the domain's from there on; others: the other texts
     that were folded for those of them that are withdrawable.
     """
     counted = count([text], ORDERS)
-    before = subtract(residue, count(others, ORDERS))
-    after = subtract(before, counted)
+    before = balance.told(count(others, ORDERS))
+    after = before.told(counted)
+    if own not in withdrawable(packets):
+        after = Balance(after.residue, before.owed)
     gone = [(packet, _shared(packet.counts, counted)) for packet in packets if packet.raw is not None]
     left = tuple(
         Left(packet.sequence, packet.status, ngrams) for packet, ngrams in gone if ngrams or packet.sequence == own
     )
-    return Unlearned(after, subtract(before, after), withdrawable(packets), left)
+    taken = subtract(before.residue, after.residue)
+    return Unlearned(after, taken, withdrawable(packets), left)
 
 
 def _shared(one: Memory, other: Memory) -> int:

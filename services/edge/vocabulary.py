@@ -3,7 +3,7 @@
     text that is still kept    encoded anew and counted anew: exactly
     what else is counted       n-grams of text that is gone, and of packets: re-counted from themselves (recount.py)
 
-A residue is the kept texts' counts, and more (from text that is gone), and less (what packets took): K + G - P. So it
+A balance is the kept texts' counts, and more (from text that is gone), and less (what packets took): K + G - P. So it
 becomes K' + G' - P', and where all text is kept and nothing was taken, the counts of that text bit for bit. The centre
 re-counts a packet of the old vocabulary as it is re-counted here, so it settles whenever it is named. In a vocabulary
 that lacks some of the old tokens, as after a rollback, an n-gram of one that is no more backs off.
@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from common.constellation.constellation import Constellation
 from common.coordizer.artifacts import FIRST_MERGE, pairs_from
-from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Ids, Keys, Memory, Table, count, merge, subtract
+from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Ids, Keys, Memory, Table, count, merge
 from common.kernels.recount import recount
+from services.edge.balance import Balance
 from services.edge.record import ORDERS, Counted, Domain, Merges, Packet
 from services.edge.screen import screened
 
@@ -33,7 +34,7 @@ class Translated:
 
     ids: dict[int, Ids]
     taken: dict[int, Memory]
-    residues: dict[Domain, Memory]
+    balances: dict[Domain, Balance]
     counts: dict[int, Memory]
 
 
@@ -46,7 +47,7 @@ def translate(
     constellation: Constellation,
     before: Merges,
     texts: Sequence[Counted],
-    residues: Mapping[Domain, Memory],
+    balances: Mapping[Domain, Balance],
     packets: Iterable[Packet],
 ) -> Translated:
     """What a record holds, in the constellation's vocabulary. before: the merges of the one that it is in."""
@@ -56,18 +57,18 @@ def translate(
     return Translated(
         ids=ids,
         taken={
-            each.row: _shifted(each.taken, [each.ids], [ids[each.row]], anew)
+            each.row: _shifted(Balance(each.taken), [each.ids], [ids[each.row]], anew).residue
             for each in texts
             if each.taken is not None
         },
-        residues={
+        balances={
             domain: _shifted(
-                residue,
+                balance,
                 [each.ids for each in there if each.domain == domain],
                 [ids[each.row] for each in there if each.domain == domain],
                 anew,
             )
-            for domain, residue in residues.items()
+            for domain, balance in balances.items()
         },
         counts={packet.sequence: anew(packet.counts) for packet in packets},
     )
@@ -82,11 +83,10 @@ def _translator(merges: Merges, before: Merges) -> Callable[[Memory], Memory]:
     return lambda memory: recount(_within(memory, size), pairs, size)
 
 
-def _shifted(memory: Memory, old: Sequence[Ids], new: Sequence[Ids], anew: Callable[[Memory], Memory]) -> Memory:
+def _shifted(balance: Balance, old: Sequence[Ids], new: Sequence[Ids], anew: Callable[[Memory], Memory]) -> Balance:
     """Counts of texts, with more and with less than theirs. old, new: their ids in both vocabularies."""
-    known = count(old, ORDERS)
-    more, less = subtract(memory, known), subtract(known, memory)
-    return subtract(merge([count(new, ORDERS), anew(more)]), anew(less))
+    apart = balance.told(count(old, ORDERS))
+    return Balance(merge([count(new, ORDERS), anew(apart.residue)])).told(anew(apart.owed))
 
 
 def _within(memory: Memory, vocab_size: int) -> Memory:

@@ -25,7 +25,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
-from common.runtime.effects import Effect, HashSet, Send
+from common.runtime.effects import Effect, HashDelete, HashSet, Send
 from common.runtime.entries import Delivery
 from common.runtime.heart import heart
 from common.runtime.releases import newest_release
@@ -35,7 +35,7 @@ from common.runtime.trust import Trust
 from common.wire.bundle import candidate_id, digest
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Batch, Bundle, Candidate, Evidence, Figure, Part, Returned
-from services.trainer import folder, text
+from services.trainer import folder, growth, text
 from services.trainer.ancestry import ancestry
 from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner, instruments
@@ -51,6 +51,8 @@ BRANCH_WORKERS: Final = 2
 RUNS: Final = "training"  # beside the genesis: a folder of the batch that is worked on, for what a kill leaves of it
 CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
 LAST: Final = "last"  # its field: the id of the candidate sent last
+GROWN: Final = "grown"  # another: the names of the merges in it
+FAILED: Final = streams.side_key(streams.BATCHES, "failed")  # merges that failed, by name (growth.py)
 # The publisher's words (services/publisher/app/state.py): candidate id to version, and to reasons.
 RELEASED: Final = streams.side_key(streams.CANDIDATES, "released")
 REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
@@ -111,16 +113,19 @@ class Trainer:
         try:
             if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
                 raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
-            return await self._consolidate(batch)
+            return await self._consolidate(batch, delivery.at_ms / 1000)
         except (Rejected, Corrupt) as error:
             if batch.packets:
                 told = Returned(packets=batch.packets, code=error.code, reason=error.message[:REASON_MAX_CHARS])
                 await self._broker.produce(streams.RETURNED, pack(told), batch.id)
             raise
 
-    async def _consolidate(self, batch: Batch) -> Sequence[Effect]:
+    async def _consolidate(self, batch: Batch, cut_s: float) -> Sequence[Effect]:
+        """cut_s: when the batch came; what depends on time depends on that, so that every try does the same."""
         started = time.monotonic()
         current = await self._current()
+        known = await self._broker.read_hash(FAILED)
+        failed = growth.noted(known, await self._refused_growth(), cut_s)
         parts = {
             path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
         }
@@ -136,6 +141,7 @@ class Trainer:
             parents=self._text.parents,
             steps=self._settings.steps,
             seed=SEED,
+            held_back=growth.waiting(known | failed, cut_s),
             folder=runs / batch.id,
         )
         evidence = Evidence(figures=made.figures, guards=made.guards, seconds=time.monotonic() - started)
@@ -149,8 +155,12 @@ class Trainer:
         )
         _show(evidence, self._settings.steps)
         log.info("batch %s of %d packets is candidate on bundle %d", batch.id[:12], len(batch.packets), current.version)
+        failed |= growth.noted(known, made.dropped, cut_s)
         return [
             HashSet(CANDIDATE, LAST, candidate.id.encode()),
+            HashSet(CANDIDATE, GROWN, " ".join(made.grown).encode()),
+            *(HashSet(FAILED, name, note) for name, note in failed.items()),
+            *(HashDelete(FAILED, name) for name in growth.outdated(known, cut_s) if name not in failed),
             Send(streams.CANDIDATES, pack(candidate), candidate.id),
         ]
 
@@ -184,6 +194,12 @@ class Trainer:
             message = f"none of the batches that batch {batch.id[:12]} corrects is in bundle {current.version}"
             raise Rejected("nothing_to_correct", message)
         return batch.model_copy(update={"corrections": left})
+
+    async def _refused_growth(self) -> list[str]:
+        """The names of the merges that were in the last candidate, where the publisher has refused that."""
+        last, grown = await self._hget(CANDIDATE, LAST), await self._hget(CANDIDATE, GROWN)
+        refused = last is not None and await self._hget(REFUSED, last.decode()) is not None
+        return grown.decode().split() if refused and grown else []
 
     async def _hget(self, key: str, field: str) -> bytes | None:
         return await cast("Awaitable[bytes | None]", self._broker.redis.hget(key, field))

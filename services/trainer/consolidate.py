@@ -8,7 +8,7 @@ merged kernel ──dreams──▶ its state trains on them beside replayed tex
 domain gets worse
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.constellation.domains import Domain, heirs
 from common.constellation.paths import memory_path
-from common.coordizer.artifacts import FIRST_MERGE, pairs_from
+from common.coordizer.artifacts import FIRST_MERGE, lineage, pairs_from, token_bytes
 from common.coordizer.growth import Proposal, grow
 from common.errors import Rejected
 from common.geometry.means import drift, frechet_mean
@@ -36,6 +36,7 @@ from services.trainer import dreams, growth
 from services.trainer.endings import ended
 from services.trainer.evaluate import Changed, Examiner, Score, gram_bits, gram_interval, moved
 from services.trainer.intervals import Interval
+from services.trainer.prune import prune
 from services.trainer.whole import whole_changed
 
 Parts = Mapping[str, bytes]
@@ -43,19 +44,28 @@ Parts = Mapping[str, bytes]
 STATE_TOLERANCE: Final = (
     1.001  # an old domain's bits per byte may grow by a thousandth, by all trained states of a batch together
 )
+MEMORY_MAX_ENTRIES: Final = 1 << 21  # chosen: n-grams of one memory, 60 MB on an edge; the shipped HEART has a million
 GROWTH_TOLERANCE: Final = 0.01  # bits per byte that an old domain may lose to a larger vocabulary
+GROWN_TOLERANCE: Final = 0.03  # chosen: and to all larger vocabularies together; measured growths cost .0005 at most
+
+ROUNDING: Final = 1e-9  # a limit met exactly in decimals is met
 
 
 @dataclass(frozen=True, slots=True)
 class Consolidated:
-    """parts of the candidate, its figures, and the guards' words ("" none)."""
+    """parts of the candidate, its figures, and the guards' words ("" none).
+
+    grown, dropped: merges that became tokens, and those whose loss was too great, by their names (growth.name_of).
+    """
 
     parts: dict[str, bytes]
     figures: tuple[Figure, ...]
     guards: tuple[str, ...]
+    grown: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
-def consolidate(
+def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
     parts: Parts,
     batch: Batch,
     *,
@@ -64,16 +74,19 @@ def consolidate(
     steps: int,
     seed: int,
     parents: Mapping[str, Sequence[str]] | None = None,
+    held_back: Collection[str] = (),
     folder: Path | None = None,
 ) -> Consolidated:
     """parts: the current bundle's. replay, held_out: texts by role and by domain; parents: of each held-out text, the
     document that it is a part of, for the intervals; each is its own when not given. steps: of state training; 0 merges
-    memories alone. folder: where training keeps what a killed one goes on from; None keeps nothing.
+    memories alone. held_back: names of merges that are not tried now. folder: where training keeps what a killed one
+    goes on from; None keeps nothing.
 
     The same arguments make the same bytes, whatever is in the folder. Raises Rejected for a batch that is wrong in
     itself, Unavailable("checkpoint", "curve") for a folder that can't be used.
     """
     current = bundle_parts.load(parts)
+    _check_vocabulary(batch, current)
     updates = _at_home(batch.domains, current.domains)
     merged = _merge(_corrected(current, batch.corrections), updates)
     examiner = Examiner(held_out, parents)
@@ -85,14 +98,18 @@ def consolidate(
     parts = _parts(parts, current, merged)
     changed: dict[str, bytes] = {}
     said: list[str] = []
-    larger = _larger(merged, batch.merges)
+    larger = _larger(merged, batch.merges, held_back)
+    grown: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     if larger is not None:
-        figures = examiner.scores(larger)
-        if any(figures[d].bits_per_byte > after[d].bits_per_byte + GROWTH_TOLERANCE for d in figures):
+        figures = examiner.scores(larger.constellation)
+        costs = {domain: figures[domain].bits_per_byte - after[domain].bits_per_byte for domain in figures}
+        if any(cost > _bearable(merged.domains[domain]) for domain, cost in costs.items()):
             said.append("growth-dropped")
+            dropped = larger.names
         else:
-            merged, after = larger, figures
-            changed |= growth.parts(larger)
+            merged, after, grown = _charged(larger.constellation, costs), figures, larger.names
+            changed |= growth.parts(merged) | bundle_parts.domains_part(merged.domains)
             allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
     for update in updates if steps else ():
         if not merged.memories[merged.domains[update.name].memories[-1]].entries:
@@ -114,6 +131,8 @@ def consolidate(
         {**parts, **changed},
         (*_figures(current, merged, {d: (before[d], after[d]) for d in after}, examiner, held_out), *told),
         tuple(dict.fromkeys(said)),
+        grown,
+        dropped,
     )
 
 
@@ -150,7 +169,7 @@ def _merge(current: Constellation, updates: Sequence[DomainUpdate]) -> Constella
     for update in updates:
         domain = domains.get(update.name) or _opened(current, update)
         known = [memories[domain.memories[-1]]] if domain.memories[-1] in memories else []
-        memories[domain.memories[-1]] = memory.merge([*known, crystals_of(update, current)])
+        memories[domain.memories[-1]] = _sized(memory.merge([*known, crystals_of(update, current)]), current)
         changes: dict[str, object] = {"idle": 0}
         if update.gate:
             sums = gate.from_bytes(update.gate, 1 + len(domain.memories))
@@ -181,6 +200,14 @@ def _corrected(current: Constellation, corrections: Sequence[Correction]) -> Con
     return replace(current, memories=memories) if corrections else current
 
 
+def _sized(known: Memory, current: Constellation) -> Memory:
+    """A memory without what saves the fewest bits, where it has grown too large: twice as many each time round."""
+    bits, floor = 0.0, np.full(current.coordizer.vocab_size, 1 / current.coordizer.vocab_size)
+    while known.entries > MEMORY_MAX_ENTRIES:
+        known, bits = prune(known, floor, bits), 2.0 * bits + 1.0
+    return known
+
+
 def _moved(domain: Domain, update: DomainUpdate, tokens: int) -> tuple[float, ...]:
     """The mean of where a domain lay, of as many tokens, and where its new text lies."""
     places = np.stack([domain.basin_array, _basin(update)])
@@ -192,14 +219,42 @@ def _basin(update: DomainUpdate) -> npt.NDArray[np.float64]:
     return from_float16(np.frombuffer(update.basin, np.float16))
 
 
-def _larger(merged: Constellation, merges: Sequence[Merge]) -> Constellation | None:
-    """The constellation with the sound ones of these merges as tokens; None when there is none."""
+@dataclass(frozen=True, slots=True)
+class _Grown:
+    constellation: Constellation
+    names: tuple[str, ...]
+
+
+def _larger(merged: Constellation, merges: Sequence[Merge], held_back: Collection[str]) -> _Grown | None:
+    """The constellation with the sound ones of these merges as tokens; None when there is none. held_back: names of
+    those that are not tried now.
+    """
+    strings = token_bytes(merged.coordizer.merges)
     proposals: dict[str, list[Proposal]] = {}
     for merge in merges:
+        known = max(merge.left, merge.right) < len(strings)
+        if known and growth.name_of(strings[merge.left], strings[merge.right]) in held_back:
+            continue
         for edge, count in merge.edges:
             proposals.setdefault(edge.hex(), []).append((merge.left, merge.right, count))
     found = grow(merged.coordizer, proposals)
-    return growth.grown(merged, found.coordizer) if found.accepted else None
+    if not found.accepted:
+        return None
+    names = tuple(growth.name_of(strings[left], strings[right]) for left, right in found.accepted)
+    return _Grown(growth.grown(merged, found.coordizer), names)
+
+
+def _bearable(domain: Domain) -> float:
+    """Bits per byte that one more growth may cost a domain, beside all that growths have cost it before."""
+    return min(GROWTH_TOLERANCE, GROWN_TOLERANCE - domain.grown_bits_per_byte) + ROUNDING
+
+
+def _charged(grown: Constellation, costs: Mapping[str, float]) -> Constellation:
+    domains = dict(grown.domains)
+    for name, cost in costs.items():
+        paid = domains[name].grown_bits_per_byte + max(cost, 0.0)
+        domains[name] = domains[name].model_copy(update={"grown_bits_per_byte": paid})
+    return replace(grown, domains=domains)
 
 
 def _opened(current: Constellation, update: DomainUpdate) -> Domain:
@@ -221,6 +276,17 @@ def _opened(current: Constellation, update: DomainUpdate) -> Domain:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise Rejected("bad_batch", f"domain {update.name} can't be opened: {where}: {first['msg']}") from error
+
+
+def _check_vocabulary(batch: Batch, current: Constellation) -> None:
+    """Raises Rejected("other_vocabulary") for counts of ids that stand for other bytes here: a growth was taken back,
+    and another came in its place.
+    """
+    for size in {crystal_codec.stated_vocabulary(update.crystals) for update in batch.domains}:
+        own = lineage(current.coordizer.merges[: max(0, size - FIRST_MERGE)])
+        if batch.vocabulary and FIRST_MERGE <= size <= current.coordizer.vocab_size and batch.vocabulary != own:
+            message = f"counts over {size} tokens of bundle {batch.base_version}; some of them are others by now"
+            raise Rejected("other_vocabulary", message)
 
 
 def crystals_of(update: DomainUpdate, current: Constellation) -> Memory:

@@ -114,7 +114,8 @@ async def test_a_dead_reader_makes_the_consumer_not_ready_and_is_restarted(redis
     await eventually(lambda: node.health.reasons() == {"consumer qig:queries": "dead"})
     await eventually(lambda: not node.health.reasons())
     await redis.xadd(streams.QUERIES, {"__data__": b"q"})
-    await eventually(lambda: redis.hexists(COUNTS, "q"))
+    await eventually(lambda: finished(redis))
+    assert await redis.hget(COUNTS, "q") == b"1"
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -9,10 +9,11 @@ import urllib.error
 import urllib.request
 
 import pytest
-from broker_node import COUNTS, consumer, counted
+from broker_node import COUNTS, consumer, counted, finished
 
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import embedded, http, streams
+from common.runtime.connection import connect
 from common.runtime.effects import Send
 from common.runtime.service import Tick, Wiring, serve
 from common.runtime.settings import EdgeSettings, load
@@ -97,6 +98,7 @@ async def test_readiness_gives_the_services_own_reason(redis, broker_url, runnin
         return await fetch(url + "/readyz") == (503, '{"ready": false, "reasons": {"edge": "no bundle yet"}}')
 
     await eventually(says_so)
+    assert await says_so()
 
 
 async def test_a_service_waits_for_a_broker_that_is_not_there_yet(tmp_path, running, eventually):
@@ -127,6 +129,10 @@ async def test_a_service_whose_broker_goes_away_is_not_ready_and_recovers(tmp_pa
     await eventually(not_ready)
     second = await asyncio.to_thread(embedded.start, tmp_path, int(first.url.rpartition(":")[2]))
     await eventually(lambda: ready(url))
+    async with connect(second.url) as redis:
+        await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+        await eventually(lambda: finished(redis))
+        assert await redis.hget(COUNTS, "q") == b"1"
     await end()
     second.stop()
 
@@ -148,6 +154,7 @@ async def test_a_failing_tick_shows_in_readiness_and_runs_again(redis, broker_ur
     await eventually(lambda: shows("model_loading"))
     await eventually(lambda: ready(url))
     await end()
+    assert errors == []
 
 
 async def test_the_stop_finishes_a_tick_and_carries_the_outbox(redis, broker_url, running, eventually):

@@ -152,6 +152,7 @@ async def test_until_there_is_a_bundle_packets_wait_and_the_service_is_not_ready
         await centre.send(centre.packet(bundle))
         await eventually(centre.batches)
         await eventually(lambda: asyncio.to_thread(lambda: readiness(url)["ready"]))
+    assert await centre.counted() == [ref_of(centre, 0, 1)]
 
 
 async def test_a_packet_on_a_bundle_that_the_aggregator_has_not_seen_yet_is_not_refused(centre, eventually):
@@ -189,6 +190,7 @@ async def test_an_edge_that_is_enrolled_while_the_aggregator_runs_is_heard(centr
         late.write_text(hidden)
         await centre.send(centre.packet(bundle, node=3))
         await eventually(centre.batches)
+    assert await centre.counted() == [ref_of(centre, 3, 1)]
 
 
 async def test_two_aggregators_share_the_work_and_count_nothing_twice(centre, eventually):

@@ -60,7 +60,7 @@ async def test_after_a_theft_the_fleet_goes_on_from_the_last_good_release(centre
         trust = Trust(centre.broker.redis, keys.load_root(centre.home))
         assert await newest_release(centre.broker.redis, trust) == good
         # at once, for the edges that serve the thief's
-        assert await operator.releases.take_back(1) == (evil.version + 1, 1)
+        assert await operator.releases.take_back(1, "why") == (evil.version + 1, 1)
         await decided(centre, eventually)
         back = await newest_release(centre.broker.redis, trust)
         assert (back.parts, back.parent_digest) == (good.parts, bundles.digest(good))

@@ -85,6 +85,18 @@ async def test_a_release_that_one_of_four_goes_back_from_stays(centre, eventuall
     assert await noted(centre, two) is None
 
 
+async def test_why_a_release_was_taken_back_is_noted_with_the_taking_back_of_each_that_goes(centre, eventually):
+    async with centre.running("publisher"):
+        one = await released(centre, eventually, 1)
+        two = await released(centre, eventually, 2, one, change={"notes.bin": b"two"})
+        three = await released(centre, eventually, 3, two, change={"notes.bin": b"three"})
+        operator = app.Publisher(centre.settings("publisher"), centre.broker)
+        assert await operator.releases.take_back(1, "by hand") == (4, 1)
+        assert [await noted(centre, each) for each in (one, two, three)] == [None, ["by hand"], ["by hand"]]
+        assert await operator.releases.take_back(3, "on second thoughts") == (5, 3)
+        assert await noted(centre, three) == ["by hand"]
+
+
 async def test_a_publisher_that_was_away_hears_of_it_when_it_starts(centre, eventually):
     async with centre.running("publisher"):
         one = await released(centre, eventually, 1)

@@ -121,7 +121,7 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
         await centre.offer(await centre.candidate(good, change={"notes.bin": b"bad"}, packets=carried))
         await decided(centre, eventually)
         operator = app.Publisher(centre.settings("publisher"), centre.broker)
-        assert await operator.releases.take_back(None) == (3, 1)
+        assert await operator.releases.take_back(None, "why") == (3, 1)
         await decided(centre, eventually)
         assert await centre.returned() == [(carried[0].packed, "taken_back")]
         _, bad, back = await centre.bundles()
@@ -130,7 +130,7 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
         assert await newest_release(centre.broker.redis, trust) == back
         for nowhere in (3, 7):
             with pytest.raises(Rejected, match=r"not_older|not_listed"):
-                await operator.releases.take_back(nowhere)
+                await operator.releases.take_back(nowhere, "why")
         await centre.offer(await centre.candidate(back))
         await decided(centre, eventually)
     assert [each.version for each in await centre.bundles()] == [1, 2, 3, 4]
@@ -139,10 +139,10 @@ async def test_a_release_that_is_taken_back_is_followed_by_the_parts_before_it(c
 async def test_before_two_releases_there_is_nothing_to_go_back_to(centre):
     operator = app.Publisher(centre.settings("publisher"), centre.broker)
     with pytest.raises(Rejected, match=r"not_listed.*none"):
-        await operator.releases.take_back(None)
+        await operator.releases.take_back(None, "why")
     await centre.release()
     with pytest.raises(Rejected, match=r"not_listed.*none"):
-        await operator.releases.take_back(None)
+        await operator.releases.take_back(None, "why")
 
 
 async def test_a_candidate_cannot_take_a_release_back(centre, eventually):

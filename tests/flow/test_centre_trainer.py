@@ -8,27 +8,40 @@ from contextlib import asynccontextmanager
 import pytest
 from centre import ref_of
 from corpora import small_corpora
-from micro import MICRO
+from micro import MICRO, SENTENCES
 
+from common.coordizer.growth import propose
 from common.errors import Rejected, Unavailable
 from common.runtime import keys, streams
+from common.runtime.effects import Send
 from common.runtime.entries import Delivery
 from common.runtime.service import serve
 from common.runtime.settings import TrainerSettings
 from common.runtime.trust import Trust
-from common.wire.codec import pack
+from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
-from common.wire.messages import Batch, Correction, DomainUpdate, PacketRef, batch_id, correction_id
+from common.wire.messages import (
+    Batch,
+    Candidate,
+    Correction,
+    DomainUpdate,
+    Merge,
+    PacketRef,
+    batch_id,
+    correction_id,
+)
 from services.trainer import app as room
-from services.trainer import text
+from services.trainer import growth, text
 from services.trainer.app import MAX_DELIVERIES, Trainer
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def trainer(centre):
-    settings = TrainerSettings(broker_url=centre.url, home=centre.home, http_port=0, steps=0)
+def trainer(centre, few):
+    settings = TrainerSettings(
+        broker_url=centre.url, home=centre.home, http_port=0, steps=0, data=few, genesis=centre.home / "genesis"
+    )
     return Trainer(settings, centre.broker, Trust(centre.broker.redis, keys.load_root(centre.home)))
 
 
@@ -75,7 +88,7 @@ async def test_a_batch_that_waits_gives_nothing_back(centre, trainer):
 
 # One batch at a time
 
-CLAIM_S = 0.6
+CLAIM_S = 1.5
 SOUND = encode(crystals([entry((), 40, count=9, total=9), entry((40,), 41, count=9, total=9)]), MICRO.vocab)
 
 
@@ -86,7 +99,7 @@ def few(tmp_path_factory):
 
 @asynccontextmanager
 async def running(centre, few, node, steps=0):
-    """A trainer as its process runs it, but impatient: what a dead one held is claimed after 0.6 s."""
+    """A trainer as its process runs it, but impatient: what a dead one held is claimed after 1.5 s."""
     settings = TrainerSettings(
         broker_url=centre.url, home=centre.home, http_port=0, node=node, data=few, steps=steps,
         genesis=centre.home / node / "genesis",
@@ -108,7 +121,7 @@ async def running(centre, few, node, steps=0):
 
 @dataclasses.dataclass
 class Watched:
-    """What trainers consolidate: every try, and how many were at work at once. Each takes two claim times at least."""
+    """What trainers consolidate: every try, and how many were at work at once. The first takes two claim times."""
 
     tries: list = dataclasses.field(default_factory=list)
     here: int = 0
@@ -128,7 +141,8 @@ def watched(monkeypatch, centre, few):
         began = time.monotonic()
         try:
             made = real(parts, batch, **given)
-            while time.monotonic() - began < 2 * CLAIM_S:  # the same work, until a claim would have been due twice
+            # The first one's work again and again, until a claim would have been due twice.
+            while len(seen.tries) == 1 and time.monotonic() - began < 2 * CLAIM_S:
                 made = real(parts, batch, **given)
             return made
         finally:
@@ -156,7 +170,7 @@ async def test_two_trainers_take_one_batch_at_a_time_in_order_and_each_once_thou
         return len(await centre.bundles()) == 1 + len(batches)
 
     async with running(centre, few, "one", 2), running(centre, few, "two", 2), centre.running("publisher"):
-        await eventually(released)
+        await eventually(released, deadline_s=60)
     assert watched.tries == [each.id for each in batches]
     assert watched.most == 1
     assert [bundle.parent for bundle in await centre.bundles()] == [0, 1, 2]
@@ -171,7 +185,7 @@ async def test_a_batch_waits_while_an_older_one_is_not_done(centre, trainer):
         await trainer.take(younger, numbered(centre, 2))
 
 
-async def test_of_what_training_keeps_only_the_batch_that_is_worked_on_stays(centre, few, eventually, watched):
+async def test_of_what_training_keeps_only_the_batch_that_is_worked_on_stays(centre, few, eventually):
     await centre.release()
     batches = [numbered(centre, number) for number in (1, 2)]
     for each in batches:
@@ -181,7 +195,7 @@ async def test_of_what_training_keeps_only_the_batch_that_is_worked_on_stays(cen
         return len(await centre.bundles()) == 1 + len(batches)
 
     async with running(centre, few, "one", 1), centre.running("publisher"):
-        await eventually(released)
+        await eventually(released, deadline_s=60)
     assert [each.name for each in (centre.home / "one" / room.RUNS).iterdir()] == [batches[-1].id]
     assert len(list((centre.home / "one" / room.RUNS / batches[-1].id).glob("*.safetensors"))) == 1
 
@@ -219,3 +233,54 @@ async def test_a_batch_that_no_release_has_is_not_corrected_and_gives_nothing_ba
     with pytest.raises(Rejected, match=r"nothing_to_correct.*bundle 1"):
         await trainer.take(delivery(), correction_of(numbered(centre, 1)))
     assert await centre.returned() == []
+
+
+# Growth that was refused
+
+
+def growing(centre, micro, number):
+    """A batch in which three edges propose the same merges."""
+    proposals = propose(micro.coordizer, [text * 8 for text in SENTENCES.values()], limit=4)
+    said = tuple((bytes([n] * 8), 50) for n in range(3))
+    merges = tuple(Merge(left=left, right=right, edges=said) for left, right, _ in proposals)
+    return numbered(centre, number).model_copy(update={"merges": merges})
+
+
+async def made(centre, trainer, given, at_s):
+    """The candidate that a batch becomes, sent; how many tokens it has more than its parent, and what failed so far."""
+    effects = await trainer.take(Delivery(streams.BATCHES, "1-0", int(1000 * at_s), 1, b""), given)
+    await centre.broker.commit(streams.BATCHES, effects)
+    (candidate,) = [unpack(Candidate, each.message) for each in effects if isinstance(each, Send)]
+    grown = [figure.after - figure.before for figure in candidate.evidence.figures if figure.name == "vocabulary"]
+    return sum(grown), len(await centre.broker.read_hash(room.FAILED))
+
+
+async def test_a_growth_that_the_publisher_refused_waits_and_what_comes_with_it_does_not(
+    centre, trainer, micro, monkeypatch
+):
+    for limit in ("GROWTH_TOLERANCE", "GROWN_TOLERANCE"):
+        monkeypatch.setattr(f"services.trainer.consolidate.{limit}", 5.0)
+    await centre.release()
+    batches, hour = [growing(centre, micro, number) for number in range(1, 6)], 3600.0
+
+    async def refuse(given):
+        await centre.broker.redis.hset(room.REFUSED, given.id, b"{}")
+
+    assert await made(centre, trainer, batches[0], hour) == (4, 0)
+    await refuse(batches[0])
+    assert await made(centre, trainer, batches[1], hour + 1) == (0, 4)
+    await refuse(batches[1])  # of something else: no merge was in it
+    assert await made(centre, trainer, batches[2], 2 * hour) == (0, 4)
+    await refuse(batches[2])
+    assert await made(centre, trainer, batches[3], 2 * hour + 1) == (4, 4)
+    await refuse(batches[3])
+    assert await made(centre, trainer, batches[4], 4 * hour) == (0, 4)  # the second time it waits for two hours
+
+
+async def test_a_growth_that_costs_too_much_is_not_measured_again_with_every_batch(centre, trainer, micro, monkeypatch):
+    monkeypatch.setattr("services.trainer.consolidate.GROWTH_TOLERANCE", -10.0)
+    await centre.release()
+    assert await made(centre, trainer, growing(centre, micro, 1), 100.0) == (0, 4)
+    await centre.broker.redis.hset(room.REFUSED, growing(centre, micro, 1).id, b"{}")
+    monkeypatch.setattr(growth, "grown", None)
+    assert await made(centre, trainer, growing(centre, micro, 2), 101.0) == (0, 4)

@@ -108,6 +108,7 @@ asyncio.run(main())
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     pid = int(await process.stdout.readline())
+    assert is_alive(pid)
     process.kill()
     await process.wait()
     await eventually(lambda: not is_alive(pid))

@@ -104,6 +104,7 @@ async def test_an_edge_tells_where_it_serves_and_deletes_what_is_too_old_before_
     async with running(settings) as address:
         await eventually(lambda: address_of(file) == address)
         await eventually(lambda: kept_in(file) == 0)
+        assert address_of(file) == address
 
 
 def kept_in(file):

@@ -199,7 +199,7 @@ async def test_the_example_runs_as_it_is_shown(installed, lively):
 
 async def test_the_javascript_of_the_document_runs(installed, lively):
     (installed / "shown.mjs").write_text(shown("js", lively.fleet.broker_url), encoding="utf-8")
-    await ran("node", "shown.mjs", cwd=installed)
+    assert await ran("node", "shown.mjs", cwd=installed)  # the pieces that it was given
 
 
 # redis-cli

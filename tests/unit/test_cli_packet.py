@@ -35,12 +35,12 @@ def sleep(micro, tmp_path):
         own = record or Record(tmp_path / within / "edges" / node / "edge.db", now_s=7.0)
         basin = micro.basin(micro.encoder.encode(NEW))
         read = Interaction("q", "c", NEW, 1.0, "heart", basin, 20, len(NEW), 9.0, 12.0, "FOAM")
-        done = fold(micro, "heart", [read] * 4, own.residue("heart"), crystal_bytes=300, phi={}, **telling)
+        done = fold(micro, "heart", [read] * 4, own.balance("heart"), crystal_bytes=300, phi={}, **telling)
         terms = {"base_version": 3, "base": base_prefix("ab" * 32)}
         made = Packet(
             own.sequence, "heart", "pending", 2.0, *terms.values(), done.body.basin, pack(done.body), done.carried
         )
-        own.slept({}, done.residue, made)
+        own.slept({}, done.balance, made)
         raw = seal(
             done.body, signing_key=packet_vectors.KEY, epoch=own.epoch, sequence=made.sequence, at_s=3.0, **terms
         )

@@ -86,7 +86,7 @@ def test_two_edges_that_open_one_kind_of_text_at_once_end_in_one_domain(micro, m
         assert rehome(record, now) == []
         (packet,) = record.packets("acknowledged")
         assert alike(record.residue(name), subtract(whole, packet.counts))
-        assert set(record.residues()) <= {name}
+        assert set(record.balances()) <= {name}
     assert alike(after.memories[name], merge([crystals_of(update, micro) for update in batch.domains]))
 
 

@@ -6,8 +6,9 @@ from common.kernels.kernel import Kernel
 from common.kernels.memory import count, look_up, merge, predict
 from common.wire import crystals as codec
 from common.wire.ngrams import check, implied, take
+from services.edge.balance import NOTHING
 from services.edge.crystals import COUNT_MIN, IMPLIED_MIN, SHARDS, _per_bit, select, unimplied
-from services.edge.sleep import EMPTY, as_memory
+from services.edge.sleep import as_memory
 
 NEW = "The king spake unto the people, and the people answered the king. "
 
@@ -20,7 +21,7 @@ def kernel(micro):
 @pytest.fixture
 def opening(micro):
     heart = micro.kernel("heart")
-    return Kernel(heart.state, (*heart.memories, EMPTY), gate.prior(3))
+    return Kernel(heart.state, (*heart.memories, NOTHING), gate.prior(3))
 
 
 def residue(micro, text, times=1):
@@ -51,7 +52,7 @@ def test_what_was_seen_once_is_no_candidate(micro, kernel):
 
 
 def test_nothing_read_is_nothing_chosen(kernel):
-    found = select(EMPTY, kernel)
+    found = select(NOTHING, kernel)
     assert (found.crystals.entries, len(found.ranking)) == (0, 0)
 
 

@@ -21,6 +21,7 @@ from services.edge.health import (
     answered,
     failed,
     judge,
+    pace_error,
 )
 from services.edge.trial import PROBE_MIN_BYTES, WORSE_LIMIT
 
@@ -195,10 +196,23 @@ def test_what_the_neighbours_do_now_and_then_is_not_the_bundle_s_fault():
     assert word(replace(NEW, pace=(1.0,) * 10 + (30.0,) * 9)) == "watch"
 
 
+@pytest.mark.parametrize(("slower", "said"), [(1.0, "watch"), (1.2, "watch"), (1.25, "watch"), (1.5, "bad")])
+def test_a_pace_that_varies_has_to_be_beyond_doubt(slower, said):
+    rng = np.random.default_rng(1)
+    assert word(replace(NEW, pace=tuple(slower * rng.normal(1.0, 0.15, 32)))) == said
+
+
+def test_the_error_of_the_median_is_what_medians_of_samples_vary_by():
+    rng = np.random.default_rng(3)
+    samples = rng.normal(1.0, 0.2, (2_000, 32))
+    assert np.mean([pace_error(sample) for sample in samples]) == pytest.approx(np.median(samples, 1).std(), rel=0.1)
+
+
 def test_the_reason_has_the_figures():
     window = replace(after_answers(NEW, 64), text=read([(600.0, 540.0)] * 10).text, pace=(1.1,) * PAIRS_MIN)
     assert judge(window, LIMITS, now_s=BEGAN + 3.0).reason == (
-        "64 answers in 3 s; reads 3000 bytes of fresh text -10.00% (error 0.00%); seconds a token: 1.10 times; 0 failed"
+        "64 answers in 3 s; reads 3000 bytes of fresh text -10.00% (error 0.00%);"
+        " time a token: 1.10 times (error 0.00); 0 failed"
     )
     assert judge(read([(600.0, 660.0)] * 10), LIMITS, now_s=BEGAN).reason == (
         "it reads 3000 bytes of fresh text +10.00% (error 0.00%); the limit is 1% worse, beyond doubt"

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from common.constants import ROLES
 from common.coordizer.artifacts import token_bytes
 from common.errors import Corrupt
-from common.kernels.memory import count
+from common.kernels.memory import Memory, Table, count
 from common.wire.mentions import NO_HASHES, PACKET_MAX_MENTIONS, decode, fit, mention
 from common.wire.ngrams import Crystals, Order, entries
 from services.edge.answer import Interaction
+from services.edge.balance import EMPTY
 from services.edge.crystals import select
 from services.edge.mentions import DECOYS, EVERYDAY_COUNT, Private, check_told, decoys, mentionable, sayable
-from services.edge.sleep import EMPTY, fold
+from services.edge.sleep import fold
 
 SECRET = bytes(range(32))
 OWN = "Balfalung Kelmorane of Tovulfick. "  # no other edge's; the bundle's memories never saw its pairs
@@ -108,7 +109,7 @@ def test_a_context_keeps_its_total_whoever_follows_it(residue, kernel, tokens):
 
 def told(residue, kernel, tokens, private, budget_bytes=400):
     ranked = select(residue, kernel)
-    return fit(mentionable(ranked, sayable(residue, kernel, tokens, private), tokens, private), budget_bytes)
+    return fit(mentionable(ranked, sayable(residue, kernel, tokens, private), kernel, tokens, private), budget_bytes)
 
 
 @pytest.mark.parametrize("budget", [0, 10, 50, 400])
@@ -135,6 +136,16 @@ def test_an_n_gram_is_mentioned_once_all_within_it_may_be_said(residue, kernel, 
         assert set(hashes.tolist()) == set(hashed(tokens, waiting & ranked(residue, kernel)).tolist())
         assert {len(gram) for gram in waiting} <= {1} if not said else waiting
         private = replace(private, common=np.union1d(private.common, hashes))
+
+
+def test_a_triple_is_mentioned_also_when_its_pairs_have_left_the_residue(residue, kernel, tokens):
+    triples = [gram for gram in recurring(residue) & ranked(residue, kernel) if len(gram) == 3]
+    parts = set().union(*map(within, triples)) - set(triples)
+    private = Private(SECRET, hashed(tokens, parts), NO_HASHES, strict=True)
+    one, two, three = residue.tables
+    settled = Memory((one, Table.counted(two.keys[:0]), three))
+    hashes = mentionable(select(residue, kernel), sayable(settled, kernel, tokens, private), kernel, tokens, private)
+    assert set(hashed(tokens, triples).tolist()) <= set(hashes.tolist())
 
 
 def ranked(residue, kernel):
@@ -200,14 +211,14 @@ def test_the_first_packet_s_decoys_are_always_known():
 # In a fold
 
 
-def folded(micro, private, texts=(OWN,) * 3, residue=EMPTY, crystal_bytes=400):
+def folded(micro, private, texts=(OWN,) * 3, balance=EMPTY, crystal_bytes=400):
     read = []
     for number, text in enumerate(texts):
         ids = micro.encoder.encode(text)
         basin = micro.basin(ids)
         read.append(Interaction(f"q{number}", "c", text, 1.0, "heart", basin, len(ids), len(text), 9.0, 1.0, "FOAM"))
     phi = dict.fromkeys(ROLES, 0.5)
-    return fold(micro, "heart", read, residue, crystal_bytes=crystal_bytes, phi=phi, private=private)
+    return fold(micro, "heart", read, balance, crystal_bytes=crystal_bytes, phi=phi, private=private)
 
 
 def test_an_edge_that_is_not_private_mentions_nothing(micro):
@@ -236,7 +247,7 @@ def test_crystals_and_mentions_share_the_packet_s_bytes(micro, crystal_bytes):
 
 def test_a_digit_is_not_even_mentioned(micro, tokens):
     done = folded(micro, NOTHING, texts=("Room 7 of the inn. ",) * 3)
-    digit = {gram for gram in grams(done.residue) if any(b"7" in tokens[token] for token in gram)}
+    digit = {gram for gram in grams(done.balance.residue) if any(b"7" in tokens[token] for token in gram)}
     assert digit
     assert not set(hashed(tokens, digit).tolist()) & set(done.mentioned.tolist())
 
@@ -245,5 +256,5 @@ def test_the_residue_and_the_figures_are_the_same_in_private_mode(micro):
     public, private = folded(micro, None), folded(micro, NOTHING)
     blank = {"crystals": b"", "mentions": b""}
     assert public.body.model_copy(update=blank) == private.body.model_copy(update=blank)
-    for one, other in zip(public.residue.tables, private.residue.tables, strict=True):
+    for one, other in zip(public.balance.residue.tables, private.balance.residue.tables, strict=True):
         assert one.keys.tolist() == other.keys.tolist()

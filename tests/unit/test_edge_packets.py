@@ -19,9 +19,10 @@ from common.wire.ngrams import Crystals, Order, context_starts, group_sums
 from common.wire.packet import PACKET_GATE_MAX_BYTES, seal
 from services.aggregator.admit import admit, open_packet, read_mentions, read_merges
 from services.edge.answer import Interaction
+from services.edge.balance import EMPTY, Balance
 from services.edge.mentions import Private
 from services.edge.proposals import Growing
-from services.edge.sleep import EMPTY, fold
+from services.edge.sleep import fold
 
 NEW = "The king spake unto the people, and the people answered the king. "
 CRYSTALS_MOST = 2900  # QIG_CRYSTAL_BYTES at its highest
@@ -115,7 +116,7 @@ def test_a_gate_of_any_number_of_experts_travels_or_stays(experts):
 def test_a_fold_with_any_budget_for_crystals_seals(micro, domain, budget_bytes):
     basin = micro.basin(micro.encoder.encode(NEW))
     read = Interaction("q", "c", NEW * 60, 1.0, domain, basin, 900, 60 * len(NEW), 9.0, 12.0, "FOAM")
-    done = fold(micro, domain, [read], micro.memories["heart"], crystal_bytes=budget_bytes, phi={})
+    done = fold(micro, domain, [read], Balance(micro.memories["heart"]), crystal_bytes=budget_bytes, phi={})
     assert len(sealed(done.body)) <= PACKET_MAX_BYTES
     assert (done.carried.entries == 0) == (budget_bytes < 11)
 

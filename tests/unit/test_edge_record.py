@@ -7,6 +7,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.kernels.gate import BUCKETS
 from common.kernels.memory import count
 from services.edge.answer import Interaction
+from services.edge.balance import Balance
 from services.edge.local import Tuned
 from services.edge.record import Packet, Record, address_of, file, schema
 from services.edge.record import record as steps
@@ -34,6 +35,10 @@ def packet(record, domain="heart", **fields):
     return Packet(domain=domain, **(basis | fields))
 
 
+def balance(*ids):
+    return Balance(counts(*ids))
+
+
 def entries(memory):
     return [(table.keys.tolist(), table.counts.tolist(), table.totals.tolist()) for table in memory.tables]
 
@@ -41,7 +46,7 @@ def entries(memory):
 def slept(record, domain="heart", **fields):
     """Whatever waits is folded, each text as the ids 7 8."""
     rows = {row: np.array([7, 8], np.int32) for row, _ in record.unfolded(domain)}
-    record.slept(rows, counts(7, 8), packet(record, domain, **fields))
+    record.slept(rows, balance(7, 8), packet(record, domain, **fields))
 
 
 def pruned(record, now_s, **limits):
@@ -122,17 +127,17 @@ def test_a_sleep_that_fails_half_way_leaves_nothing(record, monkeypatch):
 
 
 def test_a_packet_goes_from_pending_to_sent_to_acknowledged(record):
-    record.slept({}, counts(1, 2), packet(record))
+    record.slept({}, balance(1, 2), packet(record))
     record.sent(0, b"raw", at_s=50.0)
     (sent,) = record.packets("sent")
     assert (sent.raw, sent.at_s, sent.domain, sent.base_version) == (b"raw", 50.0, "heart", 4)
-    record.settle([0], {"heart": counts()}, {}, cursor="9-0", at_s=60.0)
+    record.settle([0], {"heart": balance()}, {}, cursor="9-0", at_s=60.0)
     assert [p.status for p in record.packets("pending", "sent", "lost", "acknowledged")] == ["acknowledged"]
     assert record.residue("heart").entries == 0
 
 
 def test_only_what_may_have_left_is_lost_and_only_what_is_pending_is_sent(record):
-    record.slept({}, counts(1), packet(record))
+    record.slept({}, balance(1), packet(record))
     record.lose([0], at_s=2.0)
     assert len(record.packets("pending")) == 1
     record.sent(0, b"raw", at_s=3.0)
@@ -145,15 +150,15 @@ def test_only_what_may_have_left_is_lost_and_only_what_is_pending_is_sent(record
 def test_settling_moves_the_cursor_the_residues_and_fresh_rows_together(record):
     record.add(interaction(domain=None), b"", probe=False)
     ((row, _),) = record.unfolded(None)
-    record.settle([], {None: counts(), "scripture": counts(4)}, {row: "scripture"}, cursor="5-1", at_s=1.0)
+    record.settle([], {None: balance(), "scripture": balance(4)}, {row: "scripture"}, cursor="5-1", at_s=1.0)
     assert record.cursor == "5-1"
-    assert list(record.residues()) == ["scripture"]
+    assert list(record.balances()) == ["scripture"]
     assert [each.domain for each in record.fresh()] == ["scripture"]
 
 
 def test_new_territory_has_a_residue_of_its_own(record):
-    record.slept({}, counts(3), packet(record, None))
-    assert list(record.residues()) == [None]
+    record.slept({}, balance(3), packet(record, None))
+    assert list(record.balances()) == [None]
     assert record.packets("pending")[0].domain is None
 
 
@@ -181,7 +186,7 @@ def test_interactions_go_by_size_oldest_first(record, limit, kept):
 
 def test_settled_packets_go_by_age_and_waiting_ones_stay(record):
     for number in range(2):
-        record.slept({}, counts(1), packet(record, at_s=float(number)))
+        record.slept({}, balance(1), packet(record, at_s=float(number)))
     record.settle([0], {}, {}, cursor="1-1", at_s=0.0)
     pruned(record, 40 * DAY_S)
     assert [p.sequence for p in record.packets("pending", "acknowledged")] == [1]
@@ -221,8 +226,8 @@ def gate(weight, gain_bits=1.5):
 
 def test_a_gate_is_kept_with_the_fold_that_it_was_learned_in(record):
     assert record.tuned("heart") is None
-    record.slept({}, counts(1), packet(record), gate(0.25))
-    record.slept({}, counts(1), packet(record))
+    record.slept({}, balance(1), packet(record), gate(0.25))
+    record.slept({}, balance(1), packet(record))
     again = reopened(record)
     kept = again.tuned("heart")
     assert (kept.gain_bits, kept.gate[7].tolist(), kept.gate.shape) == (1.5, [0.25, 0.75], (BUCKETS, 2))
@@ -231,17 +236,17 @@ def test_a_gate_is_kept_with_the_fold_that_it_was_learned_in(record):
 
 
 def test_new_territory_s_gate_goes_with_its_counts_to_the_domain_that_is_opened(record):
-    record.slept({}, counts(1), packet(record, None), gate(0.25))
+    record.slept({}, balance(1), packet(record, None), gate(0.25))
     assert record.learned() == [None]
-    record.settle([0], {None: counts(), "atlas": counts(1)}, {}, opened="atlas", cursor=None, at_s=2.0)
+    record.settle([0], {None: balance(), "atlas": balance(1)}, {}, opened="atlas", cursor=None, at_s=2.0)
     assert (record.tuned(None), record.tuned("atlas").gain_bits) == (None, 1.5)
     assert (record.learned(), record.cursor) == (["atlas"], None)
 
 
 def test_a_domain_that_has_a_gate_keeps_its_own(record):
-    record.slept({}, counts(1), packet(record, "atlas"), gate(0.5, 3.0))
-    record.slept({}, counts(1), packet(record, None), gate(0.25))
-    record.settle([1], {None: counts()}, {}, opened="atlas", cursor="5-0", at_s=2.0)
+    record.slept({}, balance(1), packet(record, "atlas"), gate(0.5, 3.0))
+    record.slept({}, balance(1), packet(record, None), gate(0.25))
+    record.settle([1], {None: balance()}, {}, opened="atlas", cursor="5-0", at_s=2.0)
     assert (record.tuned(None), record.tuned("atlas").gain_bits) == (None, 3.0)
 
 
@@ -249,18 +254,18 @@ def test_a_domain_that_has_a_gate_keeps_its_own(record):
 def test_a_gate_that_learned_from_a_text_that_is_taken_out_goes_with_it(record, verdict):
     record.add(interaction(), b"", probe=False)
     ((row, _),) = record.unfolded("heart")
-    record.slept({row: np.array([7], np.int32)}, counts(7), packet(record), gate(0.25))
+    record.slept({row: np.array([7], np.int32)}, balance(7), packet(record), gate(0.25))
     if verdict is None:
-        record.forget(row, "heart", counts())
+        record.forget(row, "heart", balance())
     else:
-        record.judge(row, verdict, counts(7), "heart", counts())
+        record.judge(row, verdict, counts(7), "heart", balance())
     assert record.tuned("heart") is None
 
 
 def test_where_a_domain_s_packets_lay_is_known_oldest_first(record):
     for number in (1, 2):
-        record.slept({}, counts(1), packet(record, None, basin=bytes([number]) * 64))
-    record.slept({}, counts(1), packet(record))
+        record.slept({}, balance(1), packet(record, None, basin=bytes([number]) * 64))
+    record.slept({}, balance(1), packet(record))
     assert record.basins(None) == [b"\1" * 64, b"\2" * 64]
 
 
@@ -339,7 +344,7 @@ def test_a_withdrawn_packet_leaves_what_was_folded_for_it_waiting(record):
     for number in range(2):
         record.add(interaction(f"q{number}"), b"", probe=False)
     slept(record)
-    record.forget(record.find("c", "q0").row, "heart", counts(), [0])
+    record.forget(record.find("c", "q0").row, "heart", balance(), [0])
     assert [each.query_id for _, each in record.unfolded("heart")] == ["q1"]
     assert (record.packets("pending"), record.members(0), record.sequence) == ([], {}, 1)
 
@@ -349,7 +354,7 @@ def test_a_packet_that_may_have_left_is_not_withdrawn(record):
     slept(record)
     record.leaving(0, b"raw")
     with pytest.raises(AssertionError, match="has left"):
-        record.forget(record.find("c", "q").row, "heart", counts(), [0])
+        record.forget(record.find("c", "q").row, "heart", balance(), [0])
     assert record.find("c", "q").folded
     assert [packet.raw for packet in record.packets("pending")] == [b"raw"]
 
@@ -384,7 +389,7 @@ def test_what_was_counted_for_new_territory_follows_its_residue_to_the_opened_do
     record.add(interaction(domain=None), b"", probe=False)
     slept(record, None)
     record.add(interaction("later", domain=None), b"", probe=False)
-    record.settle([0], {None: counts(), "scripture": counts(7)}, {}, opened="scripture", cursor="5-1", at_s=1.0)
+    record.settle([0], {None: balance(), "scripture": balance(7)}, {}, opened="scripture", cursor="5-1", at_s=1.0)
     assert [record.find("c", name).domain for name in ("q", "later")] == ["scripture", None]
     assert [each.sequence for each in record.packets_since("scripture", 0)] == [0]
 
@@ -462,7 +467,7 @@ def hashes(*values):
 def mentioning(record, *values):
     """A sleep whose packet mentions these; its sequence."""
     sequence = record.sequence
-    record.slept({}, counts(), packet(record, counts=counts()), None, hashes(*values))
+    record.slept({}, balance(), packet(record, counts=counts()), None, hashes(*values))
     return sequence
 
 
@@ -499,8 +504,8 @@ def test_what_a_lost_packet_mentioned_goes_out_again_and_what_a_pending_one_did_
 def test_what_a_withdrawn_packet_mentioned_was_never_mentioned(record):
     record.add(interaction(), b"", probe=False)
     rows = {row: np.array([7, 8], np.int32) for row, _ in record.unfolded("heart")}
-    record.slept(rows, counts(7, 8), packet(record), None, hashes(1, 2))
-    record.forget(record.find("c", "q").row, "heart", counts(), [0])
+    record.slept(rows, balance(7, 8), packet(record), None, hashes(1, 2))
+    record.forget(record.find("c", "q").row, "heart", balance(), [0])
     assert known(record) == ([], [])
 
 

@@ -78,7 +78,7 @@ def test_residues_add_exactly_and_the_old_name_is_gone(record, micro):
     wanted = merge([record.residue("d-1"), record.residue("d-2")])
     assert rehome(record, after(micro)) == ["d-1"]
     assert alike(record.residue("d-1"), wanted)
-    assert set(record.residues()) == {"d-1"}
+    assert set(record.balances()) == {"d-1"}
     assert record.domains() == ["d-1"]
 
 
@@ -221,7 +221,7 @@ class Diary:
 
     def step(self, what, number):
         getattr(self, what)(number)
-        held = [memory for memory in self.record.residues().values() if memory.entries]
+        held = [each.residue for each in self.record.balances().values() if each.residue.entries]
         found, wanted = merge([*held, *self.settled, count([], ORDERS)]), merge([*self.counted, count([], ORDERS)])
         for table, expected in zip(found.tables, wanted.tables, strict=True):
             assert np.array_equal(table.keys, expected.keys)

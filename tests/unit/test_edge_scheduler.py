@@ -142,6 +142,7 @@ async def test_a_worker_that_waits_holds_nothing_of_what_it_last_made(schedule, 
     await ask(scheduler, max_tokens=3).result()
     made = weakref.ref(scheduler.made.pop())
     await eventually(lambda: made() is None)
+    assert scheduler.made == []
 
 
 async def test_many_more_queries_than_places_are_all_answered(schedule, eventually):

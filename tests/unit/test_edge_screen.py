@@ -10,9 +10,10 @@ from common.coordizer.artifacts import token_bytes
 from common.kernels.memory import count, merge
 from common.wire import crystals
 from services.edge.answer import Interaction
+from services.edge.balance import EMPTY, Balance
 from services.edge.redaction import BUILT_IN
 from services.edge.screen import AT_SIGNS, Screen, screened
-from services.edge.sleep import EMPTY, fold
+from services.edge.sleep import fold
 
 WORDS = st.sampled_from(
     ["the king", "spake unto", "the people", ", and", "\n", "é", "write to", "key:", "tel.", "[key]"]
@@ -37,10 +38,10 @@ def interaction(micro, text, number=0):
     )
 
 
-def sent(micro, texts, residue=EMPTY):
+def sent(micro, texts, balance=EMPTY):
     """The texts of the n-grams of the packet that a sleep over these texts makes."""
     read = [interaction(micro, text, number) for number, text in enumerate(texts)]
-    body = fold(micro, "heart", read, residue, crystal_bytes=2900, phi={}).body
+    body = fold(micro, "heart", read, balance, crystal_bytes=2900, phi={}).body
     found = crystals.decode(body.crystals, 320, 4096, prior=prior_of([micro.memories["heart"]], 320))
     keys = [key for order in found.orders for key in order.keys.tolist()]
     ids = [[key >> 15 * n & 32767 for n in (2, 1, 0) if key >> 15 * n or n == 0] for key in keys]
@@ -67,7 +68,7 @@ def test_no_crystal_has_a_digit_an_at_sign_or_a_piece_of_a_key(micro, pieces, ti
 @given(secret=SECRETS, times=st.integers(2, 6))
 def test_what_was_counted_before_there_was_a_screen_is_not_said(micro, secret, times):
     before = count([micro.encoder.encode(f"the king spake {secret} unto")] * times, 3)
-    assert not [gram for gram in sent(micro, ["the king"], before) if is_private(gram)]
+    assert not [gram for gram in sent(micro, ["the king"], Balance(before)) if is_private(gram)]
 
 
 @settings(max_examples=60)

@@ -14,16 +14,15 @@ from common.wire.messages import PacketRef
 from common.wire.ngrams import implied
 from services.edge import sleep
 from services.edge.answer import Interaction
+from services.edge.balance import EMPTY, NOTHING, Balance, bounded
 from services.edge.crystals import SHARDS
 from services.edge.local import TERRITORY, absorb, open_new, tune
 from services.edge.record import Fresh, Packet
 from services.edge.sleep import (
     AGAIN_AFTER_S,
-    EMPTY,
     LOST_AFTER_S,
     Rhythm,
     as_memory,
-    bounded,
     due,
     fold,
     is_probe,
@@ -47,9 +46,9 @@ def interaction(micro, text=NEW, domain="heart", number=0):
     return Interaction(f"q{number}", "c", text, 1.0, domain, micro.basin(ids), len(ids), len(text), 9.0, 12.0, "FOAM")
 
 
-def folded(micro, domain="heart", texts=(NEW,) * 4, residue=EMPTY, **settings):
+def folded(micro, domain="heart", texts=(NEW,) * 4, balance=EMPTY, **settings):
     read = [interaction(micro, text, domain, number) for number, text in enumerate(texts)]
-    return fold(micro, domain, read, residue, **{"crystal_bytes": 400, "phi": dict.fromkeys(ROLES, 0.5), **settings})
+    return fold(micro, domain, read, balance, **{"crystal_bytes": 400, "phi": dict.fromkeys(ROLES, 0.5), **settings})
 
 
 def packet(done, domain="heart", sequence=0, status="sent", at_s=0.0):
@@ -156,7 +155,7 @@ def test_a_packet_that_nobody_named_for_long_counts_as_lost(micro, age_s, lost):
 
 @pytest.mark.parametrize(("late_s", "lost"), [(-1.0, []), (0.0, [0]), (1.0, [0])])
 def test_a_packet_that_carries_no_counts_is_lost_sooner(micro, late_s, lost):
-    empty = replace(packet(folded(micro), at_s=50.0), counts=EMPTY)
+    empty = replace(packet(folded(micro), at_s=50.0), counts=NOTHING)
     assert overdue(50.0 + AGAIN_AFTER_S + late_s, [empty]) == lost
 
 
@@ -172,9 +171,9 @@ def test_one_interaction_in_n_is_a_probe_and_always_the_same_ones():
 
 def test_the_residue_is_all_counts_of_all_texts_and_what_was_there(micro):
     before = count([micro.encoder.encode("sing again")], 3)
-    done = folded(micro, residue=before)
+    done = folded(micro, balance=Balance(before))
     ids = micro.encoder.encode(NEW)
-    assert same(done.residue, merge([before, count([ids] * 4, 3)]))
+    assert same(done.balance.residue, merge([before, count([ids] * 4, 3)]))
 
 
 def test_the_body_says_what_was_read_and_how_well(micro):
@@ -186,7 +185,7 @@ def test_the_body_says_what_was_read_and_how_well(micro):
 
 
 def test_the_score_is_of_the_kernel_that_has_not_read_the_text(micro):
-    again = folded(micro, residue=folded(micro).residue).body
+    again = folded(micro, balance=folded(micro).balance).body
     assert again.fresh_bits == pytest.approx(folded(micro).body.fresh_bits)
 
 
@@ -238,8 +237,8 @@ def test_a_text_of_one_odd_character_folds(micro):
 
 def test_a_residue_above_its_limit_drops_what_was_seen_once_and_keeps_its_totals(micro):
     memory = count([micro.encoder.encode(NEW * 2 + "Sing")], 3)
-    kept = bounded(memory, memory.entries - 1)
-    assert same(bounded(memory, memory.entries), memory)
+    kept = bounded(Balance(memory), memory.entries - 1).residue
+    assert same(bounded(Balance(memory), memory.entries).residue, memory)
     assert all((table.counts > 1).all() for table in kept.tables)
     assert kept.tokens == memory.tokens
 
@@ -250,8 +249,8 @@ def test_a_residue_above_its_limit_drops_what_was_seen_once_and_keeps_its_totals
 def test_what_answers_here_is_scored_beside_the_bundle_and_before_it_counts_the_text(micro):
     first = folded(micro)
     assert first.local_bits == pytest.approx(first.body.fresh_bits)
-    local = absorb(micro, micro, "heart", first.residue, None)
-    again = folded(micro, residue=first.residue, local=local)
+    local = absorb(micro, micro, "heart", first.balance.residue, None)
+    again = folded(micro, balance=first.balance, local=local)
     assert again.body.fresh_bits == pytest.approx(first.body.fresh_bits)
     assert again.local_bits == pytest.approx(4 * local.bits(micro.encoder.encode(NEW), "heart"))
     assert again.local_bits < 0.6 * again.body.fresh_bits
@@ -260,16 +259,16 @@ def test_what_answers_here_is_scored_beside_the_bundle_and_before_it_counts_the_
 def test_new_territory_is_scored_by_its_own_memory_once_it_has_one(micro):
     first = folded(micro, None)
     assert first.local_bits == pytest.approx(first.body.fresh_bits)
-    local = open_new(micro, first.residue, None, interaction(micro).basin)
-    again = folded(micro, None, residue=first.residue, local=local)
+    local = open_new(micro, first.balance.residue, None, interaction(micro).basin)
+    again = folded(micro, None, balance=first.balance, local=local)
     assert again.local_bits == pytest.approx(4 * local.bits(micro.encoder.encode(NEW), TERRITORY))
 
 
 def test_new_territory_whose_own_domain_lies_beside_another_role_is_scored_all_the_same(micro):
     first = folded(micro, None)
     far = next(role for role in ROLES if role != first.body.kernel)
-    local = open_new(micro, first.residue, None, micro.domains[far].basin_array)
-    again = folded(micro, None, residue=first.residue, local=local)
+    local = open_new(micro, first.balance.residue, None, micro.domains[far].basin_array)
+    again = folded(micro, None, balance=first.balance, local=local)
     assert again.local_bits == pytest.approx(4 * local.bits(micro.encoder.encode(NEW), TERRITORY))
 
 
@@ -277,7 +276,7 @@ def test_new_territory_whose_own_domain_lies_beside_another_role_is_scored_all_t
 def test_a_gate_learned_from_one_fold_reads_the_next_better(micro, domain, experts):
     first = folded(micro, domain)
     tuned = tune(None, first.gate, first.heard)
-    again = folded(micro, domain, residue=first.residue)
+    again = folded(micro, domain, balance=first.balance)
     assert (tuned.gate.shape, tuned.gain_bits) == ((gate.BUCKETS, experts), 0.0)
     assert tune(tuned, again.gate, again.heard).gain_bits > 0.0
 
@@ -285,7 +284,7 @@ def test_a_gate_learned_from_one_fold_reads_the_next_better(micro, domain, exper
 def test_the_packet_is_the_same_whatever_was_learned_here(micro):
     first = folded(micro)
     tuned = replace(tune(None, first.gate, first.heard), gain_bits=1.0)
-    local = absorb(micro, micro, "heart", first.residue, tuned)
+    local = absorb(micro, micro, "heart", first.balance.residue, tuned)
     assert folded(micro, local=local).body == first.body
 
 
@@ -303,28 +302,28 @@ def test_nodes_and_domains_do_not_take_the_same_turns():
 # Acknowledgement
 
 
-def acknowledged(micro, refs, packets, residues, waiting=()):
-    return settle(micro, refs, own=(KEY, 7), packets=packets, residues=residues, waiting=waiting)
+def acknowledged(micro, refs, packets, balances, waiting=()):
+    return settle(micro, refs, own=(KEY, 7), packets=packets, balances=balances, waiting=waiting)
 
 
 def test_only_what_was_carried_leaves_the_residue_and_only_when_named(micro):
     done = folded(micro)
-    ignored = acknowledged(micro, [ref(1)], [packet(done)], {"heart": done.residue})
-    named = acknowledged(micro, [ref(0)], [packet(done)], {"heart": done.residue})
-    assert (ignored.acknowledged, ignored.residues) == ((), {})
+    ignored = acknowledged(micro, [ref(1)], [packet(done)], {"heart": done.balance})
+    named = acknowledged(micro, [ref(0)], [packet(done)], {"heart": done.balance})
+    assert (ignored.acknowledged, ignored.balances) == ((), {})
     assert named.acknowledged == (0,)
-    assert same(named.residues["heart"], subtract(done.residue, done.carried))
+    assert same(named.balances["heart"].residue, subtract(done.balance.residue, done.carried))
 
 
 @pytest.mark.parametrize("wrong", [ref(0, key=b"x" * 8), ref(0, epoch=6)])
 def test_another_edge_s_or_another_life_s_packet_is_not_ours(micro, wrong):
     done = folded(micro)
-    assert acknowledged(micro, [wrong], [packet(done)], {"heart": done.residue}).acknowledged == ()
+    assert acknowledged(micro, [wrong], [packet(done)], {"heart": done.balance}).acknowledged == ()
 
 
 def test_a_lost_packet_that_a_bundle_names_after_all_is_acknowledged(micro):
     done = folded(micro)
-    assert acknowledged(micro, [ref(0)], [packet(done, status="lost")], {"heart": done.residue}).acknowledged == (0,)
+    assert acknowledged(micro, [ref(0)], [packet(done, status="lost")], {"heart": done.balance}).acknowledged == (0,)
 
 
 def test_new_territory_moves_to_the_opened_domain_nearest_its_packet(micro):
@@ -332,9 +331,9 @@ def test_new_territory_moves_to_the_opened_domain_nearest_its_packet(micro):
     there = basins.from_bytes8(done.body.basin)
     far = np.eye(64)[0] * 0.9 + 0.1 / 64
     opened = with_domain(with_domain(micro, "scripture", there), "atlas", far)
-    found = acknowledged(opened, [ref(0)], [packet(done, None)], {None: done.residue})
-    assert found.residues[None].entries == 0
-    assert same(found.residues["scripture"], subtract(done.residue, done.carried))
+    found = acknowledged(opened, [ref(0)], [packet(done, None)], {None: done.balance})
+    assert found.balances[None].residue.entries == 0
+    assert same(found.balances["scripture"].residue, subtract(done.balance.residue, done.carried))
 
 
 @pytest.mark.parametrize(("elsewhere", "target"), [(False, "heart"), (True, "heart"), (None, "scripture")])
@@ -349,17 +348,17 @@ def test_new_territory_whose_domain_went_home_at_once_follows_it_to_the_role(mic
         home = with_domain(home, "scripture", at)
         opened = home.domains["scripture"].model_copy(update={"formerly": ()})
         home = replace(home, domains={**home.domains, "scripture": opened})
-    found = acknowledged(home, [ref(0)], [packet(done, None)], {None: done.residue})
+    found = acknowledged(home, [ref(0)], [packet(done, None)], {None: done.balance})
     assert found.opened == target
-    assert same(found.residues[target], subtract(done.residue, done.carried))
-    assert found.residues[None].entries == 0
+    assert same(found.balances[target].residue, subtract(done.balance.residue, done.carried))
+    assert found.balances[None].residue.entries == 0
 
 
 def test_while_no_domain_is_opened_new_territory_stays(micro):
     done = folded(micro, None, crystal_bytes=50)
-    found = acknowledged(micro, [ref(0)], [packet(done, None)], {None: done.residue})
-    assert list(found.residues) == [None]
-    assert found.residues[None].entries > 0
+    found = acknowledged(micro, [ref(0)], [packet(done, None)], {None: done.balance})
+    assert list(found.balances) == [None]
+    assert found.balances[None].residue.entries > 0
 
 
 @pytest.mark.parametrize(("radius_rad", "moved"), [(0.5, {4: "scripture"}), (0.0, {})])
@@ -372,9 +371,10 @@ def test_fresh_text_of_new_territory_follows_to_a_domain_that_reaches_it(micro, 
 
 def test_the_rounds_of_two_packets_subtract_what_both_carried(micro):
     first = folded(micro)
-    second = folded(micro, texts=("O sing unto the king. ",) * 3, residue=first.residue)
+    second = folded(micro, texts=("O sing unto the king. ",) * 3, balance=first.balance)
     found = acknowledged(
-        micro, [ref(0), ref(1)], [packet(first), packet(second, sequence=1)], {"heart": second.residue}
+        micro, [ref(0), ref(1)], [packet(first), packet(second, sequence=1)], {"heart": second.balance}
     )
-    assert same(found.residues["heart"], subtract(subtract(second.residue, first.carried), second.carried))
+    without = subtract(subtract(second.balance.residue, first.carried), second.carried)
+    assert same(found.balances["heart"].residue, without)
     assert sleep.ORDERS == 3

@@ -155,6 +155,8 @@ def test_the_kills_above_cover_every_step_of_an_installation(slots, monkeypatch)
     install(slots, 1, one=b"first")
     kill_at(monkeypatch, INSTALL_STEPS)
     install(slots, 2, one=b"second")
+    monkeypatch.undo()
+    assert slots.load().bundle.version == 2
 
 
 # On trial, good, left

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from common.kernels import memory_file
 from common.kernels.memory import Memory, Table, count, merge, subtract
 from services.edge.answer import Interaction, Serving
+from services.edge.balance import EMPTY, Balance
 from services.edge.learning import fold_domain, forget, forget_all, judge, judge_all
 from services.edge.record import Packet, Record
 from services.edge.unlearning import unlearn
@@ -40,29 +41,30 @@ def part_of(memory, mask):
 
 @given(text=IDS, others=st.lists(IDS, max_size=4))
 def test_counts_that_never_left_are_taken_back_bit_for_bit(text, others):
-    undone = unlearn(text, counted(text, *others), [], [], own=0)
-    assert same(undone.residue, counted(*others))
+    undone = unlearn(text, Balance(counted(text, *others)), [], [], own=0)
+    assert same(undone.balance.residue, counted(*others))
     assert same(undone.taken, counted(text))
 
 
 @given(text=IDS, before=st.lists(IDS, max_size=3), beside=st.lists(IDS, max_size=3))
 def test_a_withdrawn_fold_leaves_the_residue_that_it_found(text, before, beside):
-    undone = unlearn(text, counted(text, *before, *beside), [packet()], beside, own=0)
-    assert same(undone.residue, counted(*before))
+    undone = unlearn(text, Balance(counted(text, *before, *beside)), [packet()], beside, own=0)
+    assert same(undone.balance.residue, counted(*before))
     assert (undone.withdrawn, undone.left) == ((0,), ())
 
 
 @given(text=IDS, others=st.lists(IDS, max_size=4), mask=st.lists(st.booleans(), min_size=1, max_size=9))
 def test_after_a_packet_was_taken_it_is_as_if_the_packet_had_been_taken_without_the_text(text, others, mask):
     carried = part_of(counted(text, *others), np.array(mask))
-    undone = unlearn(text, subtract(counted(text, *others), carried), [packet(counts=carried, raw=b"r")], [], own=0)
-    assert same(undone.residue, subtract(counted(*others), carried))
+    balance = Balance(subtract(counted(text, *others), carried))
+    undone = unlearn(text, balance, [packet(counts=carried, raw=b"r")], [], own=0)
+    assert same(undone.balance.residue, subtract(counted(*others), carried))
 
 
 @given(text=IDS, residue=st.lists(IDS, max_size=4))
 def test_what_was_taken_gives_the_residue_back_exactly(text, residue):
-    undone = unlearn(text, counted(*residue), [], [], own=0)
-    assert same(merge([undone.residue, undone.taken]), counted(*residue))
+    undone = unlearn(text, Balance(counted(*residue)), [], [], own=0)
+    assert same(merge([undone.balance.residue, undone.taken]), counted(*residue))
 
 
 def test_packets_that_left_are_named_with_the_n_grams_they_carry():
@@ -73,7 +75,7 @@ def test_packets_that_left_are_named_with_the_n_grams_they_carry():
         packet(5, counted(text), b"r", "acknowledged"),
         packet(6, counted(text)),
     ]
-    undone = unlearn(text, counted(text), packets, [], own=3)
+    undone = unlearn(text, Balance(counted(text)), packets, [], own=3)
     assert [(left.sequence, left.status, left.ngrams) for left in undone.left] == [
         (3, "sent", 0),
         (5, "acknowledged", 3),
@@ -173,9 +175,8 @@ def test_a_text_of_new_territory_is_forgotten_in_the_domain_that_was_opened_for_
     life.fold(None)
     life.leave()
     record = life.record
-    record.settle(
-        [0], {None: counted(), "scripture": record.residue(None)}, {}, opened="scripture", cursor="1-0", at_s=3.0
-    )
+    balances = {None: EMPTY, "scripture": record.balance(None)}
+    record.settle([0], balances, {}, opened="scripture", cursor="1-0", at_s=3.0)
     done = forget(record, "c", "0")
     ids = micro.encoder.encode("unto the people. ")
     assert same(record.residue("scripture"), counted(ids))

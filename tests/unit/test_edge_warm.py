@@ -6,6 +6,7 @@ from numba.core.registry import CPUDispatcher
 from common.kernels.memory import count
 from common.wire.messages import Query
 from services.edge.answer import Interaction
+from services.edge.balance import EMPTY
 from services.edge.generation import Generation
 from services.edge.local import absorb, open_new
 from services.edge.sleep import fold
@@ -62,5 +63,5 @@ def test_a_sleep_compiles_nothing_either(micro):
     basin = micro.basin(micro.encoder.encode(TEXT))
     told = Interaction("q", "c", TEXT * 4, 1.0, "heart", basin, 60, len(TEXT) * 4, 9.0, 12.0, "FOAM")
     before = compiled()
-    assert fold(micro, "heart", [told] * 2, count([], 3), crystal_bytes=300, phi={}).carried.entries
+    assert fold(micro, "heart", [told] * 2, EMPTY, crystal_bytes=300, phi={}).carried.entries
     assert compiled() == before

@@ -24,6 +24,8 @@ from common.kernels.spec import Spec
 from common.kernels.tacking import FRESH_TOKENS, KEPT_TOKENS, REACH, Helm, steer
 from common.kernels.weights import shapes
 
+pytestmark = pytest.mark.timeout(600)  # the first on a machine compiles all that speaks
+
 
 def said(micro, seed, **options):
     ids = micro.encoder.encode("the whale of the sea")
@@ -145,7 +147,9 @@ def obsessed():
     """A voice that knows nothing but one phrase, with the phrase said three times as its prompt."""
     phrase, rng = np.arange(10, 30, dtype=np.int32), np.random.default_rng(0)
     spec = Spec("test", vocab=64, width=16, layers=1, loops=1, heads=2, context=64)
-    tensors = {k: np.asarray(rng.normal(0, 0.05, s), np.float32) for k, s in shapes(spec).items()}
+    # As a bundle holds them: of other numbers `say` would be compiled once more, for this test alone.
+    drawn = {k: rng.normal(0, 0.05, s).astype(np.float16) for k, s in shapes(spec).items()}
+    tensors = {k: half.astype(np.float32) for k, half in drawn.items()}
     state = State(spec, tensors, np.sqrt(rng.dirichlet(np.ones(64), spec.vocab)))
     kernel = Kernel(state, (count([np.tile(phrase, 40)]),), np.tile([1e-9, 1 - 1e-9], (gate.BUCKETS, 1)))
     return Voice(kernel, uniform(), 1.0), np.tile(phrase, 3)

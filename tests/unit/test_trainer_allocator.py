@@ -29,5 +29,7 @@ def absent(_):
 
 @pytest.mark.parametrize("library", [absent, lambda _: object()])
 def test_another_c_library_is_left_alone(monkeypatch, library):
-    monkeypatch.setattr(ctypes, "CDLL", library)
+    asked = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: asked.append(name) or library(name))
     keep_freed()
+    assert asked == [None]

@@ -133,6 +133,20 @@ def test_without_steps_everything_but_memories_and_domains_stays_byte_for_byte(m
     assert set(figures(made, "drift_rad").values()) == {(None, 0.0)}
 
 
+@pytest.mark.parametrize(("room_left", "pruned"), [(0, False), (-1, True), (-100, True)])
+def test_a_memory_that_has_grown_too_large_loses_what_saves_the_fewest_bits(
+    micro, micro_parts, monkeypatch, room_left, pruned
+):
+    one = update(micro, "heart", "heart", SENTENCES["percept"] * 3)
+    whole = memory.merge([micro.memories["heart"], crystals_of(one, micro)])
+    monkeypatch.setattr(room, "MEMORY_MAX_ENTRIES", whole.entries + room_left)
+    after = load(run(micro_parts, one).parts).memories["heart"]
+    assert (after.entries < whole.entries) is pruned
+    assert after.entries <= whole.entries + room_left
+    assert after.tokens == whole.tokens  # contexts keep their totals
+    assert np.isin(after.tables[2].keys, whole.tables[2].keys).all()
+
+
 @pytest.fixture(scope="module")
 def trained(micro, micro_parts):
     """A batch consolidated with a few steps of state training, twice."""

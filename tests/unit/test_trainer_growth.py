@@ -1,20 +1,24 @@
 """A constellation over a vocabulary that grew says what it said before, in fewer tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from micro import MICRO, SENTENCES
-from test_trainer_consolidate import FRESH, HELD_OUT, figures, run, update
+from test_trainer_consolidate import FRESH, HELD_OUT, REPLAY, batch, crystals_from, figures, run, update
 from trainer_runs import one_thread  # noqa: F401 - a fixture
 
 from common.constants import ROLES
-from common.constellation.parts import load
-from common.coordizer.artifacts import pairs_from, token_bytes
+from common.constellation.parts import domains_part, load
+from common.coordizer.artifacts import lineage, pairs_from, token_bytes
 from common.coordizer.growth import EDGES_MIN, grow, propose
+from common.errors import Rejected
 from common.kernels.memory import merge
 from common.kernels.recount import recount
 from common.wire.messages import Merge
 from services.trainer import consolidate as room
 from services.trainer import growth
+from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner
 
 
@@ -96,6 +100,106 @@ def test_a_vocabulary_that_harms_a_domain_is_dropped_and_the_batch_is_not(micro,
     assert made.guards == ("growth-dropped",)
     assert load(made.parts).coordizer.vocab_size == MICRO.vocab
     assert made.parts == run(micro_parts, update(micro)).parts
+
+
+LOSS = {"percept": 0.004, "vocab": -0.2}
+
+
+class Losing(Examiner):
+    """Reads a larger vocabulary so much worse, by domain."""
+
+    def scores(self, constellation):
+        found = super().scores(constellation)
+        lost = LOSS if constellation.coordizer.vocab_size > MICRO.vocab else {}
+        return {d: replace(s, bits_per_byte=3.0 + lost.get(d, 0.0)) for d, s in found.items()}
+
+
+def with_paid(parts, paid):
+    """The parts with what earlier growths have cost PERCEPT."""
+    domains = {d.name: d for d in load(parts).domains.values()}
+    domains["percept"] = domains["percept"].model_copy(update={"grown_bits_per_byte": paid})
+    return parts | domains_part(domains)
+
+
+@pytest.mark.parametrize(
+    ("paid", "grows"), [(0.0, True), (0.0259, True), (0.026, True), (0.0261, False), (0.03, False), (0.5, False)]
+)
+def test_what_growths_cost_a_domain_all_together_is_bounded(micro, micro_parts, proposals, monkeypatch, paid, grows):
+    monkeypatch.setattr(room, "Examiner", Losing)
+    made = run(with_paid(micro_parts, paid), update(micro), merges=merges(proposals))
+    after = load(made.parts)
+    assert (after.coordizer.vocab_size > MICRO.vocab) is grows
+    assert after.domains["percept"].grown_bits_per_byte == pytest.approx(paid + (LOSS["percept"] if grows else 0.0))
+    assert after.domains["vocab"].grown_bits_per_byte == 0.0  # what a growth gained pays for no other
+    assert (made.grown != (), made.dropped != ()) == (grows, not grows)
+
+
+def test_merges_are_held_back_by_the_strings_that_they_join(micro, micro_parts, proposals):
+    made = run(micro_parts, update(micro), merges=merges(proposals))
+    assert len(made.grown) == load(made.parts).coordizer.vocab_size - MICRO.vocab
+    some = made.grown[:2]
+    fewer = run(micro_parts, update(micro), merges=merges(proposals), held_back=some)
+    assert set(fewer.grown) == set(made.grown) - set(some)
+    none = run(micro_parts, update(micro), merges=merges(proposals), held_back=made.grown)
+    assert (none.grown, none.dropped, none.guards) == ((), (), ())
+    assert none.parts == run(micro_parts, update(micro)).parts
+
+
+HOUR = 3600.0
+
+
+def test_each_failure_of_a_merge_doubles_its_wait_up_to_a_week():
+    notes, now = {}, 1_000_000.0
+    waits = []
+    for _ in range(12):
+        notes |= growth.noted(notes, ["a"], now)
+        after = next(
+            hours for hours in (2**n for n in range(12)) if "a" not in growth.waiting(notes, now + hours * HOUR)
+        )
+        waits.append(after)
+        assert "a" in growth.waiting(notes, now + min(after * HOUR, growth.WAIT_MAX_S) - 1.0)
+        now += after * HOUR
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256, 256]
+
+
+def test_what_nobody_proposes_any_more_is_forgotten():
+    notes = growth.noted({}, ["a", "b"], 0.0)
+    until = growth.WAIT_FIRST_S + growth.WAIT_MAX_S
+    assert growth.outdated(notes, until) == []
+    assert sorted(growth.outdated(notes, until + 1)) == ["a", "b"]
+
+
+@pytest.fixture
+def taken_back(micro, micro_parts, larger):
+    """A batch cut for a vocabulary that was taken back, and a bundle with as many tokens, some of them others."""
+    other = propose(micro.coordizer, [SENTENCES["heart"] * 12, SENTENCES["vocab"] * 12], limit=64)
+    known = {tuple(pair) for pair in larger.coordizer.merges[-16:].tolist()}
+    chosen = [each for each in other if each[:2] not in known][: larger.coordizer.vocab_size - MICRO.vocab]
+    found = growth.grown(micro, grow(micro.coordizer, {f"edge-{n}": chosen for n in range(EDGES_MIN)}).coordizer)
+    assert found.coordizer.vocab_size == larger.coordizer.vocab_size
+    one = update(larger, "heart", "heart", SENTENCES["heart"] * 3, crystals=crystals_from(
+        larger.encoder.encode(SENTENCES["heart"] * 3), larger.coordizer.vocab_size
+    ))  # fmt: skip
+    return batch(one), {**micro_parts, **growth.parts(found)}, {**micro_parts, **growth.parts(larger)}
+
+
+def consolidated(parts, given):
+    return consolidate(parts, given, replay=REPLAY, held_out=HELD_OUT, steps=0, seed=1)
+
+
+def test_a_batch_over_a_growth_that_was_taken_back_is_not_read_in_another_of_its_size(taken_back, larger):
+    made, other, own = taken_back
+    told = made.model_copy(update={"vocabulary": lineage(larger.coordizer.merges)})
+    with pytest.raises(Rejected, match="other_vocabulary"):
+        consolidated(other, told)
+    assert consolidated(own, told).parts == consolidated(own, made).parts
+
+
+def test_a_batch_over_the_vocabulary_before_a_growth_is_read_in_the_larger_one(micro, micro_parts, larger):
+    bundle = {**micro_parts, **growth.parts(larger)}
+    one = update(micro, "heart", "heart", SENTENCES["heart"] * 3)
+    told = batch(one).model_copy(update={"vocabulary": lineage(micro.coordizer.merges)})
+    assert consolidated(bundle, told).parts == consolidated(bundle, batch(one)).parts
 
 
 def test_a_batch_that_waited_while_the_vocabulary_grew_is_counted_anew(micro, micro_parts, larger):

@@ -49,7 +49,7 @@ def _compiled():
         outcome(raw, 2048)
 
 
-def check(raw, vocab, prior=None):
+def check_outcome(raw, vocab, prior=None):
     tracemalloc.start()
     try:
         assert outcome(raw, vocab, prior) in {"read", *CODES}
@@ -99,19 +99,19 @@ def columns(rng):
 
 
 def test_an_array_header_that_announces_more_than_there_is():
-    check(bytes.fromhex("dc0bbe") + bytes(40), 2048)
+    check_outcome(bytes.fromhex("dc0bbe") + bytes(40), 2048)
 
 
 @given(raw=st.binary(max_size=5000))
 def test_random_bytes(raw):
-    check(raw, 2048)
+    check_outcome(raw, 2048)
 
 
 @settings(max_examples=150)
 @given(data=st.data())
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.what[:12])
 def test_a_mutated_packet(case, data):
-    check(data.draw(mutated(case.raw)), case.vocab_size, case.prior)
+    check_outcome(data.draw(mutated(case.raw)), case.vocab_size, case.prior)
 
 
 @settings(max_examples=60)
@@ -119,7 +119,7 @@ def test_a_mutated_packet(case, data):
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.what[:12])
 def test_a_mutated_body_rightly_signed(case, data):
     fields = parse("packet", case.raw)
-    check(signed((*fields[:7], data.draw(mutated(fields[7])) or b"\0")), case.vocab_size, case.prior)
+    check_outcome(signed((*fields[:7], data.draw(mutated(fields[7])) or b"\0")), case.vocab_size, case.prior)
 
 
 @settings(max_examples=60)
@@ -128,21 +128,23 @@ def test_a_mutated_body_rightly_signed(case, data):
 def test_mutated_crystals_behind_a_right_crc32_and_signature(case, data):
     rest, form = data.draw(mutated(case.body.crystals[7:])), case.body.crystals[0]
     name = b"" if case.prior is None else case.prior.name
-    check(with_crystals(case, _with_header(form, case.vocab_size, rest[:2800], name)), case.vocab_size, case.prior)
+    check_outcome(
+        with_crystals(case, _with_header(form, case.vocab_size, rest[:2800], name)), case.vocab_size, case.prior
+    )
 
 
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_made_up_columns_behind_a_right_crc32_and_signature(seed):
     rest = columns(np.random.default_rng(seed))
-    check(with_crystals(GOLDEN[0], _with_header(plain.FORM, 2048, rest[:2800])), 2048)
+    check_outcome(with_crystals(GOLDEN[0], _with_header(plain.FORM, 2048, rest[:2800])), 2048)
 
 
 @settings(max_examples=200)
 @given(sizes=st.tuples(*[st.integers(0, 9) | st.integers(0, 2**28 - 1)] * 3), code=st.binary(max_size=300))
 def test_any_code_of_any_number_of_nodes_behind_a_right_crc32_and_signature(sizes, code):
     rest = varints.write(sizes) + code
-    check(with_crystals(GOLDEN[0], _with_header(adaptive.FORM, 2048, rest)), 2048)
+    check_outcome(with_crystals(GOLDEN[0], _with_header(adaptive.FORM, 2048, rest)), 2048)
 
 
 @settings(max_examples=60)
@@ -151,4 +153,4 @@ def test_any_code_of_any_number_of_nodes_behind_a_right_crc32_and_signature(size
 )
 def test_a_code_of_as_many_nodes_as_are_read_behind_a_right_crc32_and_signature(tokens, pairs, triples, fill):
     rest = varints.write((tokens, pairs, triples)) + (fill * 2800)[:2700]
-    check(with_crystals(GOLDEN[0], _with_header(adaptive.FORM, 32_768, rest)), 32_768)
+    check_outcome(with_crystals(GOLDEN[0], _with_header(adaptive.FORM, 32_768, rest)), 32_768)

@@ -98,7 +98,7 @@ class Health:
                 text = text.then(len(each.encode()), *read_both(before.constellation, after.constellation, each))
                 if len(pace) < PAIRS_MAX:
                     pair = before.constellation, after.constellation
-                    ratio = say_both(*pair, each, clock=time.perf_counter, turned=len(pace) % 2 == 1)
+                    ratio = say_both(*pair, each, clock=time.thread_time, turned=len(pace) % 2 == 1)
                     pace = pace if ratio is None else (*pace, ratio)
         return text, pace, row, room > 0 and sum(len(each.encode()) for _, each in found) >= room
 

@@ -3,7 +3,8 @@
     interactions   what was asked and answered; `folded` once counted, with the `ids` that were and the `packet` that
                    came of it; `probe` when kept to try bundles on; `verdict` when somebody judged the answer; `taken`
                    is what a rejected text had in the residue
-    residue        n-gram counts by domain that no bundle has taken yet ('' = new territory)
+    residue        by domain ('' = new territory), n-gram counts that no bundle has taken yet; `owed`: what bundles took
+                   beyond what was seen (balance.py)
     gates          by domain, the gate learned from what was counted, and what it saved
     packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
     mentions       hashes that were mentioned and are not common, each with the packet that did

@@ -11,10 +11,11 @@ import numpy as np
 
 from common.kernels import memory_file
 from common.kernels.gate import BUCKETS
-from common.kernels.memory import Ids, Memory, count
+from common.kernels.memory import Ids, Memory
 from common.kernels.spec import MAX_VOCAB
 from common.wire.mentions import NO_HASHES, Hashes
 from services.edge.answer import Interaction
+from services.edge.balance import EMPTY, Balance
 from services.edge.local import Tuned
 from services.edge.record.file import File
 from services.edge.record.rows import (
@@ -160,16 +161,16 @@ class Record:
         )
         return [packet_of(row) for row in rows]
 
-    def forget(self, row: int, domain: Domain, residue: Memory | None, withdrawn: Iterable[int] = ()) -> None:
+    def forget(self, row: int, domain: Domain, balance: Balance | None, withdrawn: Iterable[int] = ()) -> None:
         """An interaction goes, with its answer; not a byte of either stays in the file.
 
-        residue: the domain's without it, None where it does not change; withdrawn: packets that have not left and
+        balance: the domain's without it, None where it does not change; withdrawn: packets that have not left and
         never will; what was counted for them waits to be counted again. A gate that learned from it goes with it.
         """
         with self._file.write() as db:
             _withdraw(db, withdrawn)
-            if residue is not None:
-                _put_residue(db, domain, residue)
+            if balance is not None:
+                _put_balance(db, domain, balance)
                 _drop_gate(db, domain)
             db.execute("DELETE FROM interactions WHERE id = ?", (row,))
         self._file.scrub()
@@ -180,18 +181,18 @@ class Record:
         verdict: Verdict | None,
         taken: Memory | None,
         domain: Domain,
-        residue: Memory | None,
+        balance: Balance | None,
         withdrawn: Iterable[int] = (),
     ) -> None:
-        """An interaction is accepted, rejected, or neither. residue, withdrawn: as of `forget`; taken: see Kept.
+        """An interaction is accepted, rejected, or neither. balance, withdrawn: as of `forget`; taken: see Kept.
 
-        Where the residue changes, the gate goes too.
+        Where the balance changes, the gate goes too.
         """
         kept = None if taken is None else memory_file.to_bytes(taken)
         with self._file.write() as db:
             _withdraw(db, withdrawn)
-            if residue is not None:
-                _put_residue(db, domain, residue)
+            if balance is not None:
+                _put_balance(db, domain, balance)
                 _drop_gate(db, domain)
             db.execute("UPDATE interactions SET verdict = ?, taken = ? WHERE id = ?", (verdict, kept, row))
 
@@ -204,13 +205,17 @@ class Record:
 
     def residue(self, domain: Domain) -> Memory:
         """The counts of a domain that no bundle has taken yet."""
-        row = self._file.one("SELECT memory FROM residue WHERE domain = ?", (domain or "",))
-        return memory_file.from_bytes(row[0], MAX_VOCAB) if row else count([], ORDERS)
+        return self.balance(domain).residue
 
-    def residues(self) -> dict[Domain, Memory]:
+    def balance(self, domain: Domain) -> Balance:
+        """A domain's residue, and what is owed of it."""
+        row = self._file.one("SELECT memory, owed FROM residue WHERE domain = ?", (domain or "",))
+        return EMPTY if row is None else _balance_of(*row)
+
+    def balances(self) -> dict[Domain, Balance]:
         """All of them."""
-        rows = self._file.all("SELECT domain, memory FROM residue")
-        return {row[0] or None: memory_file.from_bytes(row[1], MAX_VOCAB) for row in rows}
+        rows = self._file.all("SELECT domain, memory, owed FROM residue")
+        return {domain or None: _balance_of(*columns) for domain, *columns in rows}
 
     def tuned(self, domain: Domain) -> Tuned | None:
         """The gate that was learned here for a domain."""
@@ -230,12 +235,12 @@ class Record:
     def slept(
         self,
         folded: Mapping[int, Ids],
-        residue: Memory,
+        balance: Balance,
         packet: Packet,
         tuned: Tuned | None = None,
         mentioned: Hashes = NO_HASHES,
     ) -> None:
-        """One sleep, whole or not at all: interactions counted, the residue they led to, the packet that came of it.
+        """One sleep, whole or not at all: interactions counted, the balance they led to, the packet that came of it.
 
         folded: what was counted of each row; packet.sequence must be `sequence`, which moves on; tuned: the gate that
         was learned from them, None where it stays; mentioned: by the packet. Of mentions the newest MENTIONED_MAX are
@@ -249,7 +254,7 @@ class Record:
                 "UPDATE interactions SET folded = 1, packet = ?, ids = ? WHERE id = ?",
                 [(p.sequence, ids.astype(IDS).tobytes(), row) for row, ids in folded.items()],
             )
-            _put_residue(db, p.domain, residue)
+            _put_balance(db, p.domain, balance)
             db.execute(
                 "INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (p.sequence, p.domain, p.status, p.at_s, p.base_version, p.base, p.basin, p.body,
@@ -292,13 +297,13 @@ class Record:
         self,
         sequences: Iterable[int],
         *,
-        residues: Mapping[Domain, Memory] = MappingProxyType({}),
+        balances: Mapping[Domain, Balance] = MappingProxyType({}),
         cursor: str | None = None,
         at_s: float,
     ) -> None:
         """These packets are waited for no longer, where they may have left. What they mentioned goes out again.
 
-        residues: as they are with the counts of those that had been settled; cursor: the entry id of what said so, from
+        balances: as they are with the counts of those that had been settled; cursor: the entry id of what said so, from
         which the next start reads on; None: it does not move.
         """
         with self._file.write() as db:
@@ -307,8 +312,8 @@ class Record:
                 " WHERE sequence = ? AND status IN ('pending', 'sent', 'acknowledged') AND raw IS NOT NULL",
                 [(at_s, sequence) for sequence in sequences],
             )
-            for domain, residue in residues.items():
-                _put_residue(db, domain, residue)
+            for domain, balance in balances.items():
+                _put_balance(db, domain, balance)
             db.execute("DELETE FROM mentions WHERE packet IN (SELECT sequence FROM packets WHERE status = 'lost')")
             if cursor is not None:
                 set_meta(db, "returned", cursor)
@@ -316,25 +321,25 @@ class Record:
     def settle(
         self,
         acknowledged: Iterable[int],
-        residues: Mapping[Domain, Memory],
+        balances: Mapping[Domain, Balance],
         moved: Mapping[int, Domain],
         *,
         opened: Domain = None,
         cursor: str | None,
         at_s: float,
     ) -> None:
-        """A bundle was dealt with: packets settled, residues as given, rows of fresh text moved to another domain.
+        """A bundle was dealt with: packets settled, balances as given, rows of fresh text moved to another domain.
 
-        opened: the domain that new territory's residue went to, and with it whatever was counted into that residue, and
-        its gate; cursor: the entry id of the bundle, from which the next start reads on; None: it does not move.
+        opened: the domain that new territory's balance went to, and with it whatever was counted into that one, and its
+        gate; cursor: the entry id of the bundle, from which the next start reads on; None: it does not move.
         """
         with self._file.write() as db:
             db.executemany(
                 "UPDATE packets SET status = 'acknowledged', at_s = ? WHERE sequence = ?",
                 [(at_s, sequence) for sequence in acknowledged],
             )
-            for domain, residue in residues.items():
-                _put_residue(db, domain, residue)
+            for domain, balance in balances.items():
+                _put_balance(db, domain, balance)
             _move(db, moved)
             if opened is not None:
                 db.execute("UPDATE interactions SET domain = ? WHERE domain IS NULL AND folded = 1", (opened,))
@@ -362,13 +367,13 @@ class Record:
         row = self._file.one("SELECT min(base_version) FROM packets WHERE domain = ?", (domain,))
         return None if row is None else row[0]
 
-    def inherit(self, domain: str, heir: str, residue: Memory) -> None:
-        """A domain has ended: texts, packets and gate are its heir's, whose residue is as given; its own is no more.
+    def inherit(self, domain: str, heir: str, balance: Balance) -> None:
+        """A domain has ended: texts, packets and gate are its heir's, whose balance is as given; its own is no more.
 
         A gate that the heir has stays.
         """
         with self._file.write() as db:
-            _put_residue(db, heir, residue)
+            _put_balance(db, heir, balance)
             db.execute("DELETE FROM residue WHERE domain = ?", (domain,))
             db.execute("UPDATE OR IGNORE gates SET domain = ? WHERE domain = ?", (heir, domain))
             _drop_gate(db, domain)
@@ -404,12 +409,12 @@ class Record:
         *,
         ids: Mapping[int, Ids],
         taken: Mapping[int, Memory],
-        residues: Mapping[Domain, Memory],
+        balances: Mapping[Domain, Balance],
         counts: Mapping[int, Memory],
     ) -> None:
         """All counts are in another vocabulary from now on, whole or not at all.
 
-        ids, taken: by row; residues: all of them; counts: of each packet, by sequence.
+        ids, taken: by row; balances: all of them; counts: of each packet, by sequence.
         """
         with self._file.write() as db:
             db.executemany(
@@ -420,8 +425,8 @@ class Record:
                 "UPDATE interactions SET taken = ? WHERE id = ?",
                 [(memory_file.to_bytes(memory), row) for row, memory in taken.items()],
             )
-            for domain, residue in residues.items():
-                _put_residue(db, domain, residue)
+            for domain, balance in balances.items():
+                _put_balance(db, domain, balance)
             db.executemany(
                 "UPDATE packets SET counts = ? WHERE sequence = ?",
                 [(memory_file.to_bytes(memory), sequence) for sequence, memory in counts.items()],
@@ -508,9 +513,17 @@ def _hashes(rows: Sequence[tuple[int]]) -> Hashes:
     return np.array([each for (each,) in rows], np.uint32)
 
 
-def _put_residue(db: sqlite3.Connection, domain: Domain, residue: Memory) -> None:
-    if residue.entries:
-        db.execute("INSERT OR REPLACE INTO residue VALUES (?, ?)", (domain or "", memory_file.to_bytes(residue)))
+def _balance_of(residue: bytes, owed: bytes | None) -> Balance:
+    read = memory_file.from_bytes(residue, MAX_VOCAB)
+    return Balance(read) if owed is None else Balance(read, memory_file.from_bytes(owed, MAX_VOCAB))
+
+
+def _put_balance(db: sqlite3.Connection, domain: Domain, balance: Balance) -> None:
+    residue, owed = balance.residue, balance.owed
+    owes = any(len(table.contexts) for table in owed.tables)
+    if residue.entries or owes:
+        packed = memory_file.to_bytes(residue), memory_file.to_bytes(owed) if owes else None
+        db.execute("INSERT OR REPLACE INTO residue (domain, memory, owed) VALUES (?, ?, ?)", (domain or "", *packed))
     else:
         db.execute("DELETE FROM residue WHERE domain = ?", (domain or "",))
 

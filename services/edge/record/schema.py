@@ -6,7 +6,7 @@ from typing import Final
 
 from common.errors import Rejected
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 APPLICATION_ID: Final = 0x51494745  # "QIGE"
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -18,7 +18,7 @@ CREATE TABLE interactions (
 CREATE INDEX interactions_fresh ON interactions (folded, probe, domain);
 CREATE INDEX interactions_packet ON interactions (packet);
 CREATE INDEX interactions_age ON interactions (at_s);
-CREATE TABLE residue (domain TEXT PRIMARY KEY, memory BLOB NOT NULL);
+CREATE TABLE residue (domain TEXT PRIMARY KEY, memory BLOB NOT NULL, owed BLOB);
 CREATE TABLE gates (domain TEXT PRIMARY KEY, gate BLOB NOT NULL, gain_bits REAL NOT NULL);
 CREATE TABLE packets (
   sequence INTEGER PRIMARY KEY, domain TEXT, status TEXT NOT NULL, at_s REAL NOT NULL, base_version INTEGER NOT NULL,
@@ -46,6 +46,9 @@ CREATE TABLE mentions (hash INTEGER PRIMARY KEY, packet INTEGER NOT NULL);
 CREATE INDEX mentions_packet ON mentions (packet);
 CREATE TABLE common (hash INTEGER PRIMARY KEY, told INTEGER NOT NULL);
 CREATE INDEX common_told ON common (told);
+""",
+    4: """
+ALTER TABLE residue ADD COLUMN owed BLOB;
 """,
 }
 

@@ -43,7 +43,7 @@ class Publisher:
         self.verdicts = Verdicts(broker)
         self.releases = Releases(settings, broker, self.verdicts)
         self.candidates = Candidates(broker, self.releases, Limits(regress_limit=settings.regress_limit))
-        self.rings = Rings(broker, self.releases, self.verdicts)
+        self.rings = Rings(self.releases, self.verdicts)
 
 
 async def build(settings: PublisherSettings, broker: Broker) -> Wiring:

@@ -87,9 +87,9 @@ class Releases:
         if await self._broker.commit(streams.CANDIDATES, [*listed(past.held, files), again]):
             log.info("bundle %d is for everybody", past.current.version)
 
-    async def take_back(self, to: int | None) -> tuple[int, int]:
+    async def take_back(self, to: int | None, why: str) -> tuple[int, int]:
         """Releases the parts of version `to` (None: of the one before the last) again, as the next version, because
-        what came after it is bad; that version, and the one that is back.
+        what came after it is bad, which is noted of it; that version, and the one that is back.
 
         Raises Rejected("not_older", "not_listed"), Unavailable("overtaken").
         """
@@ -100,7 +100,7 @@ class Releases:
             there = ", ".join(map(str, older)) or "none"
             raise Rejected("not_listed", f"there is no release {wanted} to go back to; older ones there are: {there}")
         candidate = taken_back(past.current, unpack(Bundle, past.releases[wanted]), last=past.last)
-        effects = [*await self.make(candidate, past), *undone(past, wanted)]
+        effects = [*await self.make(candidate, past), *undone(past, wanted, why=why, at_s=time.time())]
         if not await self._broker.commit(streams.CANDIDATES, effects):
             raise Unavailable("overtaken", "something was released meanwhile: look at it, then run this again")
         return past.last + 1, wanted

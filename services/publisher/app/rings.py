@@ -4,13 +4,11 @@ import logging
 import time
 
 from common.runtime import metrics, streams
-from common.runtime.broker import Broker
-from common.runtime.effects import HashSet
 from common.wire import bundle as bundles
 from common.wire.messages import Bundle
-from services.publisher import metadata, refusals, rings
+from services.publisher import metadata, rings
 from services.publisher.app.releases import Releases
-from services.publisher.app.state import REFUSED, Past
+from services.publisher.app.state import Past
 from services.publisher.app.verdicts import Verdicts
 from services.publisher.fleet import Fleet
 
@@ -20,8 +18,7 @@ log = logging.getLogger(__name__)
 class Rings:
     """Watches the newest release, and who has it."""
 
-    def __init__(self, broker: Broker, releases: Releases, verdicts: Verdicts) -> None:
-        self._broker = broker
+    def __init__(self, releases: Releases, verdicts: Verdicts) -> None:
         self._releases = releases
         self._verdicts = verdicts
         self._began_s = time.time()  # silence before it is no news: nobody listened
@@ -58,8 +55,6 @@ class Rings:
     async def _halt(self, past: Past, reason: str) -> None:
         assert past.current is not None
         version, everybody = past.current.version, past.open_version == past.current.version
-        back, good = await self._releases.take_back(None if everybody else past.open_version)
-        note = HashSet(REFUSED, past.current.id, refusals.note((reason,), time.time()))
-        await self._broker.commit(streams.CANDIDATES, [note])
+        back, good = await self._releases.take_back(None if everybody else past.open_version, reason)
         metrics.TAKEN_BACK.labels("everybody" if everybody else "ring").inc()
         log.warning("bundle %d is taken back by %d, which is %d again: %s", version, back, good, reason)

@@ -2,7 +2,8 @@
 
     {qig:candidates}:current    "bundle" ─▶ the newest release, packed: what the next one follows
     {qig:candidates}:released   candidate id ─▶ version: a candidate that comes again is not refused as out of date
-    {qig:candidates}:refused    candidate id ─▶ {"at_s", "reasons"}; the trainer waits for either word
+    {qig:candidates}:refused    candidate id ─▶ {"at_s", "reasons"}; the trainer waits for either word; of a release too
+                                that was taken back
     {qig:candidates}:metadata   what readers believe: ../metadata.py
 
 All lie in the stream's slot, so that a candidate's acknowledgement and what it led to are one.
@@ -68,14 +69,18 @@ def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -
     ]
 
 
-def undone(past: Past, wanted: int) -> list[Effect]:
-    """What tells edges that the releases after `wanted` are no more: what they brought goes out again."""
+def undone(past: Past, wanted: int, *, why: str, at_s: float) -> list[Effect]:
+    """The releases after `wanted` are no more: what tells edges that what they brought goes out again, and the notes of
+    why.
+    """
     effects: list[Effect] = []
     for version in sorted(each for each in past.releases if each > wanted):
         bundle = unpack(Bundle, past.releases[version])
         if bundle.packets:
             told = Returned(packets=bundle.packets, code=TAKEN_BACK, reason=f"bundle {version} was taken back")
             effects.append(Send(streams.RETURNED, pack(told), f"taken-back-{past.last + 1}-{version}"))
+        if not bundles.takes_back(bundle):
+            effects.append(HashSet(REFUSED, bundle.id, refusals.note((why,), at_s)))
     return effects
 
 

@@ -5,7 +5,7 @@ from services.edge.local import TERRITORY
 
 
 def tokens(edge):
-    return sum(memory.tokens for memory in edge.node.record.residues().values())
+    return sum(balance.residue.tokens for balance in edge.node.record.balances().values())
 
 
 def learned(edge):
@@ -19,7 +19,7 @@ def learned(edge):
 def expected(edge):
     """The bundle's memories, and what the record says that no bundle has taken."""
     base = edge.node.serving.constellation.memories
-    own = {domain or TERRITORY: residue for domain, residue in edge.node.record.residues().items()}
+    own = {domain or TERRITORY: balance.residue for domain, balance in edge.node.record.balances().items()}
     grown = {name: merge([base.get(name, count([], 3)), own.get(name, count([], 3))]) for name in {**base, **own}}
     return {
         name: [(table.keys.tolist(), table.counts.tolist(), table.totals.tolist()) for table in memory.tables]

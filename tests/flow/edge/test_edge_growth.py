@@ -29,7 +29,8 @@ def quick(monkeypatch):
     monkeypatch.setattr("services.aggregator.app.CUT_EVERY_S", 0.02)
     monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: "heart")
     # An untrained constellation on one sentence a domain: what it loses says nothing of a real one.
-    monkeypatch.setattr("services.trainer.consolidate.GROWTH_TOLERANCE", 0.5)
+    for limit in ("GROWTH_TOLERANCE", "GROWN_TOLERANCE"):
+        monkeypatch.setattr(f"services.trainer.consolidate.{limit}", 0.5)
 
 
 @pytest.fixture

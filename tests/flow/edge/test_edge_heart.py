@@ -68,5 +68,7 @@ async def test_an_edge_whose_tokens_do_not_come_says_so(edge, monkeypatch):
 
 
 async def test_a_full_waiting_room_is_no_reason_not_to_be_ready(edge, monkeypatch):
-    monkeypatch.setattr("services.edge.scheduler.Turns.add", lambda *_: False)
+    turned_away = []
+    monkeypatch.setattr("services.edge.scheduler.Turns.add", lambda *_: turned_away.append(1))
     await edge.heart.prove()
+    assert turned_away == [1]

@@ -10,21 +10,25 @@ from edge_fleet import TEXT, bundles_to, delivery_of, messages, packets, read, v
 from edge_learned import expected, learned
 from listing import list_releases
 
-from common.constants import ROLES
+from common.constants import PHI_COLLAPSE_MEASUREMENTS, ROLES
 from common.constellation import parts as bundle_parts
+from common.errors import Unavailable
+from common.geometry.integration import NO_MOMENTS, Integration
 from common.kernels import memory_file
 from common.kernels.memory import count, merge
-from common.runtime import streams
+from common.runtime import metrics, streams
 from common.runtime.broker import Broker
 from common.trust.rings import EVERYBODY
 from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack
 from common.wire.messages import TAKEN_BACK, Applied, Query, Returned
 from common.wire.packet import open_envelope
+from services.edge.answer import Gauge
 from services.edge.app import bundles
 from services.edge.app import health as shell
 from services.edge.generation import Generation
 from services.edge.health import FAILED_MIN, TEXTS_MIN
+from services.edge.scheduler import Turn
 from services.edge.slots import Slots
 from services.trainer import growth
 
@@ -57,6 +61,7 @@ async def test_a_bundle_that_serves_well_is_good_once_its_window_ends(edge, publ
     await read(edge, TEXTS)
     await edge.bundles.watch()
     assert await verdicts(redis) == [(1, "applied"), (2, "applied")]
+    assert metrics.REGISTRY.get_sample_value("qig_bundle_on_trial") == 1.0
     clock[0] += edge.node.settings.health_s
     await edge.bundles.watch()
     await edge.bundles.watch()
@@ -64,6 +69,7 @@ async def test_a_bundle_that_serves_well_is_good_once_its_window_ends(edge, publ
     assert (told.version, told.verdict, told.probe_before == told.probe_after) == (2, "good", True)
     assert f"{TEXTS} answers in 60 s; reads" in told.reason
     assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "good")]
+    assert metrics.REGISTRY.get_sample_value("qig_bundle_on_trial") == 0.0
 
 
 async def test_fresh_text_is_read_once_the_oldest_first_and_so_much_at_a_look(edge):
@@ -193,7 +199,54 @@ async def test_a_slower_bundle_is_gone_back_from(edge, publisher, micro_parts, r
     await read(edge, 16)
     await edge.bundles.watch()
     assert edge.node.serving.bundle == 1
-    assert "a token takes 1.30 times as long" in (await messages(redis, streams.APPLIED, Applied))[-1].reason
+    assert (
+        "a token takes 1.30 times (error 0.00) as long" in (await messages(redis, streams.APPLIED, Applied))[-1].reason
+    )
+
+
+def gauge_of(phi):
+    return Gauge(NO_MOMENTS, Integration(phi, 0.0, 0.0, 1024.0, None))
+
+
+@pytest.mark.parametrize(("before", "serving"), [(0.8, 1), (0.6, 2), (None, 2)])
+async def test_a_phi_that_collapses_is_gone_back_from_where_it_was_sound(
+    edge, publisher, micro_parts, redis, monkeypatch, before, serving
+):
+    monkeypatch.setattr(edge.node, "gauges", dict.fromkeys(ROLES, gauge_of(before)))
+    await publisher.release(micro_parts | {"notes.bin": b"two"})
+    await bundles_to(edge, redis)
+    monkeypatch.setattr(shell, "measured", lambda *_: dict.fromkeys(ROLES, gauge_of(0.5)))
+    await read(edge, PHI_COLLAPSE_MEASUREMENTS)
+    await edge.bundles.watch()
+    assert edge.node.serving.bundle == serving
+    if serving == 1:
+        assert "was below 0.65 10 times in a row" in (await messages(redis, streams.APPLIED, Applied))[-1].reason
+
+
+async def test_phi_is_measured_anew_from_the_swap_on_and_of_the_bundle_on_trial_alone(
+    edge, publisher, micro_parts, redis
+):
+    await read(edge, 4)
+    long_ago = max(gauge.moments.n for gauge in edge.node.gauges.values())
+    await publisher.release(micro_parts | {"notes.bin": b"two"})
+    await bundles_to(edge, redis)
+    assert edge.health._gauges == {}
+    await read(edge, 1, first=4)
+    (since,) = {gauge.moments.n for gauge in edge.health._gauges.values()}
+    assert 0 < since < long_ago < max(gauge.moments.n for gauge in edge.node.gauges.values())
+
+
+async def test_a_bundle_that_gives_no_token_in_time_has_failed(on_trial, monkeypatch):
+    async def hang(_):
+        raise TimeoutError
+
+    monkeypatch.setattr(Turn, "result", hang)
+    for n in range(FAILED_MIN):
+        on_trial.node.now = lambda n=n: 1_000.0 + n
+        with pytest.raises(Unavailable, match="no_token"):
+            await on_trial.heart.prove()
+    await on_trial.bundles.watch()
+    assert on_trial.node.serving.bundle == 1
 
 
 async def test_after_two_deaths_the_last_good_bundle_serves_again_and_that_is_told(on_trial, life, redis):
