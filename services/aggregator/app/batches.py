@@ -47,6 +47,7 @@ from services.aggregator.app.hashes import (
     LEDGER,
     MENTIONED,
     OPENED,
+    POOL,
     PROPOSED,
     counted,
 )
@@ -54,6 +55,9 @@ from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
 from services.aggregator.bases import Base
 from services.aggregator.cut import Cut, Fleet, Limits, Refusal, awaited, chosen, cut, due
+from services.aggregator.pool import Pool
+from services.aggregator.pool import read as read_pool
+from services.aggregator.pool import to_bytes as pool_bytes
 from services.aggregator.proposals import Gathered, gather, left_with, name_of
 from services.aggregator.proposals import from_bytes as votes_of
 from services.aggregator.proposals import to_bytes as packed
@@ -81,7 +85,9 @@ class Batches:
     ) -> None:
         self._settings, self._broker, self._window = settings, broker, window
         self._enrolment, self._standings, self._read = enrolment, standings, read
-        self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
+        self._limits = Limits(
+            settings.batch_packets, settings.batch_age_s, int(settings.mass_cap), settings.crystal_edges
+        )
         self._tally: tuple[bytes | None, Tally] | None = None  # what the broker has, and the count of cuts it is of
 
     async def cut_due(self) -> None:
@@ -102,7 +108,13 @@ class Batches:
         ledger, lost = await self._ledger(chosen(waiting))
         current, cuts = self._window.bases[-1], int(count or 0)
         noted, founded = await self._broker.read_hash(OPENED), await self._broker.read_hash(FOUNDED)
-        fleet = Fleet(self._enrolment.nodes, {name: node.decode() for name, node in founded.items()}, cuts)
+        waits = await self._broker.read_hash(POOL)
+        fleet = Fleet(
+            self._enrolment.nodes,
+            {name: node.decode() for name, node in founded.items()},
+            cuts,
+            await asyncio.to_thread(read_pool, waits, current),
+        )
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
         done = sorted(noted.keys() - pending.keys())
         found = await asyncio.to_thread(
@@ -123,6 +135,7 @@ class Batches:
             *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
             *founded_effects(fleet.founded, found.founded),
             *(await self._note_of(found, cuts)),
+            *(await asyncio.to_thread(pool_effects, waits, found.pool, current)),
             *_forgotten(lost),
         ]
         tallied = None
@@ -218,6 +231,13 @@ def cut_effects(
     if found.batch is not None:
         effects.append(Send(streams.BATCHES, pack(found.batch), found.batch.id))
     return effects
+
+
+def pool_effects(before: Mapping[str, bytes], after: Pool, current: Base) -> list[Effect]:
+    """What waits for a quorum, as it is now."""
+    packed_now = {name: pool_bytes(name, some, current) for name, some in after.items() if some}
+    gone: list[Effect] = [HashDelete(POOL, name) for name in sorted(before.keys() - packed_now.keys())]
+    return gone + [HashSet(POOL, name, data) for name, data in packed_now.items() if before.get(name) != data]
 
 
 def founded_effects(before: Mapping[str, str], after: Mapping[str, str]) -> list[Effect]:
