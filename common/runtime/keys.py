@@ -9,6 +9,7 @@
     HOME/trust/metadata/                every N.root.json with its N.targets.json: the publisher hands them out
     HOME/trust/edges/NODE.pub           hex public key of an enrolled edge; the aggregator believes its packets
     HOME/trust/edges/NODE@ANY.pub       one more key of the same node: of a machine that runs several edges
+    HOME/trust/disowned/                the same of nodes that are enrolled no more
 
 A centre needs no private key of an edge and an edge none of the publisher: copy only what each needs. The offline keys
 are needed by nobody who runs: keep HOME/offline elsewhere. A new key is written beside its place as NAME.key.next, then
@@ -62,6 +63,11 @@ def edges_dir(home: Path) -> Path:
     return home / "trust" / "edges"
 
 
+def disowned_dir(home: Path) -> Path:
+    """Where the public keys of nodes lie that are enrolled no more, because of what they sent."""
+    return home / "trust" / "disowned"
+
+
 def secret_path(home: Path) -> Path:
     """Where the secret that edges share lies."""
     return home / "private" / "fleet.secret"
@@ -71,14 +77,15 @@ def init(home: Path, nodes: Sequence[str]) -> list[Path]:
     """Make the keys that are not there yet, for bundles and for `nodes`; returns the files written.
 
     A key that exists is never replaced: what it signed must stay verifiable. So a public half alone (a root, or of a
-    node) gets no private one beside it: whoever signs with that name is elsewhere, or has lost it. Metadata past half
-    its time is signed again where the offline keys are at hand. Raises Unavailable("home_unwritable").
+    node) gets no private one beside it: whoever signs with that name is elsewhere, or has lost it. A node that was
+    disowned is not enrolled again. Metadata past half its time is signed again where the offline keys are at hand.
+    Raises Unavailable("home_unwritable").
     """
     try:
         written = _init_trust(home)
         for node in nodes:
             public, private = edges_dir(home) / f"{node}.pub", private_path(home, node)
-            if public.exists():
+            if public.exists() or (disowned_dir(home) / public.name).exists():
                 continue
             if not private.exists():
                 _write(private, SigningKey.generate().encode().hex(), 0o600)
@@ -201,6 +208,23 @@ def load_enrolled(home: Path) -> dict[bytes, tuple[str, VerifyKey]]:
         public = load_public(path)
         enrolled[key_id(public)] = (path.stem.partition("@")[0], public)
     return enrolled
+
+
+def disown(home: Path, node: str) -> list[Path]:
+    """Enrol a node no more: its public keys move aside, where a person may look at them; where they are now.
+
+    Raises Unavailable("home_unwritable").
+    """
+    moved = []
+    try:
+        for path in sorted(edges_dir(home).glob("*.pub")):
+            if path.stem.partition("@")[0] == node:
+                there = disowned_dir(home) / path.name
+                there.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                moved.append(path.replace(there))
+    except OSError as error:
+        raise _unwritable(home, error) from None
+    return moved
 
 
 def _roots(home: Path) -> list[bytes]:

@@ -137,6 +137,13 @@ class AggregatorSettings(CommonSettings):
     node_packets: int = Field(
         64, ge=1, description="Packets of one node that may wait for a batch; an edge has one a domain on its way"
     )
+    crystal_edges: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Nodes that must bring an n-gram which the bundle does not know, where five or more are enrolled; "
+        "until then it waits at the centre",
+    )
     common_edges: int = Field(3, ge=3, le=8, description="Edges that have to mention the same before it may be said")
 
 

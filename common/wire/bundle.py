@@ -16,11 +16,13 @@ from nacl.signing import SigningKey, VerifyKey
 
 from common.errors import Corrupt
 from common.wire.codec import canonical, validated
-from common.wire.messages import SIGNATURE_BYTES, Bundle, Candidate, Part
+from common.wire.messages import SIGNATURE_BYTES, Batch, Bundle, Candidate, Part
 from common.wire.packet import key_id
 
 DOMAIN_SEPARATION: Final = b"qig/bundle/1\0"
 TAKES_BACK: Final = "revoke-"  # begins the id of a release that a publisher makes without a trainer's candidate
+CORRECTS: Final = "correction-"  # begins the id of a candidate that takes out what a node had brought
+_CORRECTS_DIGITS: Final = 48
 
 
 def sign(candidate: Candidate, *, version: int, released_at_s: float, signing_key: SigningKey) -> Bundle:
@@ -61,6 +63,16 @@ def digest(bundle: Bundle) -> str:
 def takes_back(bundle: Bundle | Candidate) -> bool:
     """Whether it brings back an older release's parts because a newer one turned out bad (`qig bundle revoke`)."""
     return bundle.id.startswith(TAKES_BACK)
+
+
+def candidate_id(batch: Batch) -> str:
+    """What the candidate of a batch is called: the same whoever makes it, and however often."""
+    return CORRECTS + batch.id[:_CORRECTS_DIGITS] if batch.corrections else batch.id
+
+
+def corrects(candidate: Bundle | Candidate) -> bool:
+    """Whether it brings nothing and takes out what a node had brought (`qig packet disown`)."""
+    return candidate.id.startswith(CORRECTS)
 
 
 def part_of(data: bytes) -> Part:

@@ -56,6 +56,7 @@ MAX_TOKENS: Final = 1 << 15  # of a vocabulary
 MAX_MERGES: Final = 64  # of a batch, chosen: a round of growth that costs an edge's memories a second
 MAX_MERGE_EDGES: Final = 8  # that are named for a merge: more than must agree
 MAX_BATCH_PACKETS: Final = 256
+MAX_CORRECTIONS: Final = 256  # of a batch; their bytes bound them first
 MAX_BUNDLE_PACKETS: Final = 4096  # a candidate may span several batches
 MAX_PARTS: Final = 256
 MAX_FIGURES: Final = 512
@@ -235,9 +236,7 @@ def batch_id(packets: Iterable[PacketRef]) -> str:
     return hashlib.sha256(b"".join(sorted(ref.packed for ref in packets))).hexdigest()
 
 
-BatchPackets = Annotated[
-    tuple[PacketRef, ...], Field(min_length=1, max_length=MAX_BATCH_PACKETS), AfterValidator(ordered)
-]
+BatchPackets = Annotated[tuple[PacketRef, ...], Field(max_length=MAX_BATCH_PACKETS), AfterValidator(ordered)]
 BundlePackets = Annotated[tuple[PacketRef, ...], Field(max_length=MAX_BUNDLE_PACKETS), AfterValidator(ordered)]
 
 
@@ -264,8 +263,24 @@ class Merge(Value):
     edges: Annotated[tuple[tuple[KeyId, Count], ...], Field(min_length=1, max_length=MAX_MERGE_EDGES)]
 
 
+class Correction(Value):
+    """What an earlier batch said of a domain, and what it says without a node that was disowned."""
+
+    batch: Digest
+    name: Name
+    was: Annotated[bytes, Blob(0, CRYSTALS_MAX_BYTES)]  # crystals.py, plain form, as is `now`
+    now: Annotated[bytes, Blob(0, CRYSTALS_MAX_BYTES)]
+
+
+def correction_id(corrections: Iterable[Correction]) -> str:
+    """Sha256, in hex, of all that they say, in their order."""
+    told = (each.batch.encode() + each.name.encode() + b"\0" + each.was + each.now for each in corrections)
+    return hashlib.sha256(b"".join(hashlib.sha256(one).digest() for one in told)).hexdigest()
+
+
 class Batch(Message):
-    """Packets merged by the aggregator, domain by domain, for the trainer.
+    """Packets merged by the aggregator, domain by domain, for the trainer; or corrections of earlier ones, and nothing
+    else.
 
     vocabulary: the lineage (common/coordizer/artifacts.py) of the ids that it counts; "" where that is not told.
     """
@@ -273,20 +288,35 @@ class Batch(Message):
     id: Digest
     base_version: Count
     base_digest: ParentDigest
-    domains: Annotated[tuple[DomainUpdate, ...], Field(min_length=1, max_length=MAX_DOMAINS)]
+    domains: Annotated[tuple[DomainUpdate, ...], Field(max_length=MAX_DOMAINS)]
     packets: BatchPackets
     merges: Annotated[tuple[Merge, ...], Field(max_length=MAX_MERGES)] = ()
     vocabulary: ParentDigest = ""
+    corrections: Annotated[tuple[Correction, ...], Field(max_length=MAX_CORRECTIONS)] = ()
 
     @model_validator(mode="after")
     def check(self) -> Self:
         """A batch is what its id says, and names each domain once."""
+        if self.corrections:
+            if self.id != correction_id(self.corrections):
+                raise ValueError(f"id {self.id} is not the hash of the {len(self.corrections)} corrections")
+            if self.domains or self.packets or self.merges:
+                raise ValueError("corrections come in a batch of their own")
+            return self
+        if not self.domains or not self.packets:
+            raise ValueError("a batch without packets or domains")
         if self.id != batch_id(self.packets):
             raise ValueError(f"id {self.id} is not the hash of the {len(self.packets)} packets")
         names = [domain.name for domain in self.domains]
         if len(set(names)) != len(names):
             raise ValueError("a domain is named twice")
         return self
+
+    @model_serializer(mode="wrap")
+    def _known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without corrections as it was before there were any: an older trainer reads it."""
+        fields: dict[str, Any] = dump(self)
+        return fields if self.corrections else {name: each for name, each in fields.items() if name != "corrections"}
 
 
 class Common(Message):

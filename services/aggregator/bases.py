@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from common.constellation.domains import Domain, from_json, heirs
 from common.constellation.priors import prior_of
 from common.coordizer.artifacts import FIRST_MERGE, read_merges
@@ -15,7 +17,9 @@ from common.kernels import memory_file, weights
 from common.wire.bundle import digest
 from common.wire.expected import Prior
 from common.wire.messages import Bundle
+from common.wire.ngrams import ORDERS
 from common.wire.packet import base_prefix
+from services.aggregator.quorum import Known
 
 BASE_WINDOW: Final = 3  # settled: DESIGN.md, section 7
 
@@ -23,7 +27,8 @@ BASE_WINDOW: Final = 3  # settled: DESIGN.md, section 7
 @dataclass(frozen=True, slots=True)
 class Base:
     """A released bundle: version and digest; vocab_size: its kernels'; merges: those that make their ids, from
-    FIRST_MERGE on; domains: by name; priors: what it expects of each domain's packets, by its name.
+    FIRST_MERGE on; domains: by name; priors: what it expects of each domain's packets, by its name; known: the n-grams
+    that each domain's memories hold, where a quorum is asked for.
     """
 
     version: int
@@ -32,6 +37,7 @@ class Base:
     merges: tuple[tuple[int, int], ...]
     domains: Mapping[str, Domain]
     priors: Mapping[str, Prior] = field(default_factory=dict)
+    known: Mapping[str, Known] = field(default_factory=dict)
 
     @property
     def prefix(self) -> bytes:
@@ -66,6 +72,16 @@ def base_of(bundle: Bundle, *, domains: bytes, kernel: bytes, merges: bytes) -> 
 def expects(memories: Sequence[bytes], vocab_size: int) -> Prior:
     """What a domain with these memory parts expects. Raises Rejected("bad_memory")."""
     return prior_of([memory_file.from_bytes(data, vocab_size) for data in memories], vocab_size)
+
+
+def holds(memories: Sequence[bytes], vocab_size: int) -> Known:
+    """The n-grams that a domain with these memory parts knows. Raises Rejected("bad_memory")."""
+    read = [memory_file.from_bytes(data, vocab_size) for data in memories]
+    one, two, three = (
+        np.unique(np.concatenate([np.zeros(0, np.uint64), *(m.tables[n].keys for m in read if n < len(m.tables))]))
+        for n in range(ORDERS)
+    )
+    return one, two, three
 
 
 def with_base(bases: Bases, base: Base) -> Bases:

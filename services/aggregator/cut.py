@@ -11,7 +11,7 @@ A packet whose base left the window while it waited is refused alone. What does 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from common.coordizer.artifacts import lineage
@@ -23,9 +23,12 @@ from common.wire.mentions import Hashes
 from common.wire.messages import KEY_ID_BYTES, MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, PacketRef, batch_id
 from common.wire.ngrams import implied
 from common.wire.proposals import Proposal
+from services.aggregator.account import Note
 from services.aggregator.admit import Admitted, read_crystals, read_mentions, read_merges
 from services.aggregator.bases import Base, Bases, find
-from services.aggregator.merge import Merged, check_vocabulary, merged
+from services.aggregator.merge import Merged, Quorum, check_vocabulary, merged
+from services.aggregator.pool import Pool, kept
+from services.aggregator.quorum import needed
 from services.aggregator.quota import NODE_TERRITORIES, Nodes, counting
 from services.aggregator.territories import PENDING_CUTS, Place, Settled, Waiting, founders, read_basin, settle
 
@@ -39,21 +42,26 @@ GREEDY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """packets: as many make a batch due; age_s: so does one that waited this long; mass_cap: counts a packet brings."""
+    """packets: as many make a batch due; age_s: so does one that waited this long; mass_cap: counts a packet brings;
+    crystal_edges: nodes that must bring an n-gram, where enough are enrolled.
+    """
 
     packets: int
     age_s: float
     mass_cap: int
+    crystal_edges: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """Who brings packets. nodes: of each enrolled key its node; founded: of each domain of which one node alone has
-    brought text so far, that node.
+    brought text so far, that node; cuts: how many there were; pool: what waits for a quorum.
     """
 
     nodes: Nodes
     founded: Mapping[str, str]
+    cuts: int = 0
+    pool: Pool = field(default_factory=dict)
 
 
 STRANGERS: Final = Fleet({}, {})
@@ -71,15 +79,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """batch: None when no packet is in it; taken: the refs in it; opened: its places that no bundle knows; founded: as
-    of Fleet, from now on; distances: by key id, of its packets in the batch the farthest from the robust centre of its
-    domain, rad.
+    """batch: None when no packet is in it; note: what it is made of, for the account; taken: the refs in it; opened:
+    its places that no bundle knows; founded: as of Fleet, from now on; distances: by key id, of its packets in the
+    batch the farthest from the robust centre of its domain, rad; pool: as of Fleet, for the next.
 
     silent: packets that are dealt with and in no batch; mentions, proposals: of the taken and the silent, by key id,
     the oldest packet first.
     """
 
     batch: Batch | None
+    note: Note | None
+    pool: Pool
     taken: tuple[bytes, ...]
     refused: tuple[Refusal, ...]
     opened: tuple[Place, ...]
@@ -117,8 +127,7 @@ def cut(
 
     ledger: ref to raw packet, oldest first (`chosen`), 1 to MAX_BATCH_PACKETS; admitted once, and not verified again.
     bases: not empty, the newest is what the batch is for. pending: what earlier batches opened, see `awaited`. fleet:
-    None: whoever sends may, and each key is a node. admitted: by a
-    packet's bytes, what need not be read again.
+    None: whoever sends may, and each key is a node. admitted: by a packet's bytes, what need not be read again.
     """
     current = bases[-1]
     read, refused = _read(ledger, bases, fleet, admitted)
@@ -130,12 +139,19 @@ def cut(
     settled = settle(by_ref, current, pending, founded=fleet.founded, nodes=fleet.nodes)
     refused += [Refusal(one.ref, "too_many_domains", CROWDED) for one in settled.crowded]
     refused += [Refusal(one.ref, "too_many_territories", GREEDY) for one in settled.greedy]
-    updates = tuple(_updates(settled, age, current, limits.mass_cap, fleet.nodes))
+    who = set(fleet.nodes.values())
+    pool = kept(fleet.pool, current, places=settled.places, nodes=who, cuts=fleet.cuts)
+    quorum = Quorum(needed(limits.crystal_edges, len(who)), pool, fleet.cuts)
+    updates = tuple(_updates(settled, age, current, limits.mass_cap, fleet.nodes, quorum))
+    left = {**pool, **{update.update.name: update.waits for update in updates}}
     brought = {update.update.name: update.taken for update in updates}
+    batch = _batch(updates, current) if updates else None
     taken = tuple(sorted(one.ref for update in updates for one in update.taken))
     heard = [one for one in read if one in silent or one.ref in taken]
     return Cut(
-        batch=_batch(updates, current) if updates else None,
+        batch=batch,
+        note=_note(batch, updates, current),
+        pool=kept(left, current, places=settled.places, nodes=who, cuts=fleet.cuts),
         taken=taken,
         refused=tuple(refused),
         opened=tuple(settled.places[u.update.name] for u in updates if u.update.opened),
@@ -201,13 +217,22 @@ def _updates(
     current: Base,
     mass_cap: int,
     nodes: Nodes,
+    quorum: Quorum,
 ) -> Iterable[Merged]:
     """Domain by domain in the order of their names, while the batch has room."""
     room = MESSAGE_MAX_BYTES - FRAME_BYTES
     for name in sorted(settled.members):
         oldest_first = sorted(settled.members[name], key=lambda one: age[one.ref])
         place = settled.places[name]
-        found = merged(place, oldest_first, mass_cap=mass_cap, current=current, room_bytes=room, nodes=nodes)
+        found = merged(
+            place,
+            oldest_first,
+            mass_cap=mass_cap,
+            current=current,
+            room_bytes=room,
+            nodes=nodes,
+            quorum=quorum,
+        )
         if found is not None:
             room -= len(found.update.crystals)
             yield found
@@ -220,6 +245,12 @@ def _distances(updates: Sequence[Merged]) -> dict[bytes, float]:
         for one in update.taken:
             found[one.packet.key] = max(found.get(one.packet.key, 0.0), float(distance(one.basin, centre)))
     return found
+
+
+def _note(batch: Batch | None, updates: Sequence[Merged], current: Base) -> Note | None:
+    if batch is None:
+        return None
+    return Note(batch.id, current.vocab_size, {update.update.name: update.brought for update in updates})
 
 
 def _batch(updates: Sequence[Merged], current: Base) -> Batch:

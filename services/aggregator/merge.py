@@ -1,7 +1,7 @@
 """The merge: what several packets say of one domain, as one update.
 
-    crystals   with the shorter n-grams that they imply, under the mass cap each and the bound of its node, then counts
-               and totals add                                               commutative, exact
+    crystals   with the shorter n-grams that they imply, under the mass cap each; of them what enough nodes have brought
+               (quorum.py), under the bound of its node; then counts and totals add            commutative, exact
     basin      geodesic median of the nodes' basins                         half of them may lie
     gate       the nodes' agreement, bucket by bucket (robust.py)           half of them may lie
     score      the nodes' median of the prequential bits per byte, of the bytes that count
@@ -26,16 +26,17 @@ from common.errors import Rejected
 from common.geometry.means import geodesic_median
 from common.geometry.simplex import to_float16
 from common.kernels import gate
-from common.kernels.memory import TOKEN_BITS, Memory, Table
-from common.kernels.recount import recount
 from common.wire import crystals
 from common.wire.crystals import LEVELS
-from common.wire.messages import CRYSTALS_MAX_BYTES, DomainUpdate
+from common.wire.messages import DomainUpdate
 from common.wire.ngrams import MAX_TOTAL, Crystals, Order, capped, context_starts, group_sums
 from services.aggregator import robust
 from services.aggregator.admit import read_gate
 from services.aggregator.bases import Base
+from services.aggregator.pool import Pool, gathered
+from services.aggregator.quorum import Brought, parted
 from services.aggregator.quota import Nodes, node_of
+from services.aggregator.recount import recounted
 from services.aggregator.territories import NOBODY, Place, Waiting
 
 MAX_DOMAIN_ENTRIES: Final = 1 << 16  # n-grams of one domain in a batch: what the trainer decodes
@@ -43,10 +44,26 @@ MAX_DOMAIN_ENTRIES: Final = 1 << 16  # n-grams of one domain in a batch: what th
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """One domain's update, and the packets that are in it."""
+    """One domain's update, and the packets that are in it. brought: what the update is `combined` of, in one order
+    whoever came first; waits: what is brought and waits for a quorum.
+    """
 
     update: DomainUpdate
     taken: tuple[Waiting, ...]
+    brought: tuple[Brought, ...]
+    waits: tuple[Brought, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """How many nodes must bring an n-gram, what waits for them by domain, and the number of this cut."""
+
+    edges: int
+    pool: Pool
+    number: int
+
+
+NO_QUORUM: Final = Quorum(1, {}, 0)
 
 
 def levelled(found: Crystals) -> Crystals:
@@ -66,7 +83,14 @@ def _levelled(order: Order) -> Order:
 
 
 def merged(
-    place: Place, packets: Sequence[Waiting], *, mass_cap: int, current: Base, room_bytes: int, nodes: Nodes = NOBODY
+    place: Place,
+    packets: Sequence[Waiting],
+    *,
+    mass_cap: int,
+    current: Base,
+    room_bytes: int,
+    nodes: Nodes = NOBODY,
+    quorum: Quorum = NO_QUORUM,
 ) -> Merged | None:
     """As many of the packets, from the first, as fit into one update of at most `room_bytes` of crystals.
 
@@ -74,36 +98,57 @@ def merged(
     current: the bundle that the batch is for; a packet over a smaller vocabulary is counted anew in its. nodes: who
     holds which key.
     """
-    light = [capped(_anew(packet.told, packet.base, current), mass_cap) for packet in packets]
+    light = {
+        packet.ref: Brought(
+            node_of(nodes, packet.packet.key),
+            quorum.number,
+            capped(recounted(packet.told, packet.base.vocab_size, current), mass_cap),
+        )
+        for packet in packets
+    }
     size = len(packets)
     while size:
-        own = [node_of(nodes, packet.packet.key) for packet in packets[:size]]
-        found = levelled(crystals.merge(robust.bounded(light[:size], own)))
-        blob = crystals.encode(found, current.vocab_size)
-        if len(blob) <= min(room_bytes, CRYSTALS_MAX_BYTES) and found.entries <= MAX_DOMAIN_ENTRIES:
-            return Merged(_update(place, packets[:size], blob, nodes), tuple(packets[:size]))
+        taken = sorted(packets[:size], key=lambda packet: packet.ref)
+        said, waits = _parted(place, [light[packet.ref] for packet in taken], current, quorum)
+        found = combined(said)
+        fits = found.entries <= MAX_DOMAIN_ENTRIES
+        blob = encoded(found, current.vocab_size) if fits else None
+        if blob is not None and len(blob) <= room_bytes:
+            return Merged(_update(place, taken, blob, nodes), tuple(packets[:size]), tuple(said), tuple(waits))
         size //= 2
     return None
 
 
-def _anew(found: Crystals, base: Base, current: Base) -> Crystals:
-    """Crystals over a base's vocabulary as an edge counts them anew once it has the current one."""
-    pairs = current.merges[len(base.merges) :]
-    if not pairs:
-        return found
-    memory = Memory(tuple(Table.of(order.keys, order.counts, order.contexts, order.totals) for order in found.orders))
-    one, two, three = map(_order, recount(memory, pairs, base.vocab_size).tables)
-    return Crystals((one, two, three))
+def _parted(
+    place: Place, brought: Sequence[Brought], current: Base, quorum: Quorum
+) -> tuple[list[Brought], list[Brought]]:
+    """What is said and what waits, of what waited and what is brought now."""
+    every = [*quorum.pool.get(place.name, ()), *brought]
+    if quorum.edges == 1:
+        return every, []
+    found = parted(every, edges=quorum.edges, known=current.known.get(place.name, current.known.get(place.role)))
+    said = [one._replace(crystals=mine) for one, (mine, _) in zip(every, found, strict=True) if mine.entries]
+    waits = [one._replace(crystals=left) for one, (_, left) in zip(every, found, strict=True)]
+    return said, gathered(waits)
 
 
-def _order(table: Table) -> Order:
-    """Contexts that no n-gram has go: crystals know none."""
-    there = np.isin(table.contexts, table.keys >> TOKEN_BITS)
-    return Order(table.keys, table.counts, table.contexts[there], table.totals[there])
+def combined(brought: Sequence[Brought]) -> Crystals:
+    """What several nodes brought of a domain as one, no node more than it may be (robust.py), each count at a level."""
+    return levelled(crystals.merge(robust.bounded([one.crystals for one in brought], [one.node for one in brought])))
 
 
-def _update(place: Place, packets: Sequence[Waiting], blob: bytes, nodes: Nodes) -> DomainUpdate:
-    ordered = sorted(packets, key=lambda packet: packet.ref)  # float sums and medians see one order, whoever came first
+def encoded(found: Crystals, vocab_size: int) -> bytes | None:
+    """The crystals as a batch carries them; None where they are too long for it."""
+    try:
+        return crystals.encode(found, vocab_size)
+    except Rejected as error:
+        if error.code != "oversized":
+            raise
+        return None
+
+
+def _update(place: Place, ordered: Sequence[Waiting], blob: bytes, nodes: Nodes) -> DomainUpdate:
+    """ordered: by their refs: float sums and medians see one order, whoever came first."""
     own = [node_of(nodes, packet.packet.key) for packet in ordered]
     weights = np.array([1.0 / own.count(node) for node in own])
     centre = geodesic_median(np.stack([packet.basin for packet in ordered]), weights)

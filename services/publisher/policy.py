@@ -5,7 +5,8 @@
                 gone has an heir
     figures     finite; no domain's held-out bits per byte worse by more than regress_limit, nor the crystals of one
                 that learned; no role's home drifted; no gate of Phi lost that the parent kept; something better than
-                before by more than chance (its interval lies below 0), unless there was no before
+                before by more than chance (its interval lies below 0), unless there was no before, or it only
+                takes out what a node had brought
     guards      a kernel that was RESTOREd in training carries its parent's weights
 
 Guards that merely spoke (a renewal, a dropped state) refuse nothing: they did their work, and the figures show the
@@ -21,7 +22,7 @@ from typing import Final
 from common.constants import DRIFT_LIMIT_RAD, PHI_WINDOW, ROLES, Role
 from common.constellation.domains import from_json, heirs
 from common.constellation.paths import COORDIZER, DOMAINS, HOMES, INTEGRATOR, kernel_path, memory_path
-from common.wire.bundle import digest, takes_back
+from common.wire.bundle import corrects, digest, takes_back
 from common.wire.messages import Bundle, Candidate, Figure
 
 BITS_PER_BYTE: Final = "bits_per_byte"  # on held-out text, a figure a domain
@@ -68,7 +69,7 @@ def judge(candidate: Candidate, *, current: Bundle | None, limits: Limits) -> Ve
         *_regressed(figures, limits.regress_limit),
         *_drifted(figures, limits.drift_limit_rad),
         *_lost(figures),
-        *(_nothing_gained(figures) if current is not None else ()),
+        *(_nothing_gained(figures) if current is not None and not corrects(candidate) else ()),
         *(_restored(candidate, current) if current is not None else ()),
     )
     return Verdict(not reasons, reasons)

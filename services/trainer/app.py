@@ -32,10 +32,11 @@ from common.runtime.releases import newest_release
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import TrainerSettings
 from common.runtime.trust import Trust
-from common.wire.bundle import digest
+from common.wire.bundle import candidate_id, digest
 from common.wire.codec import pack, unpack
 from common.wire.messages import REASON_MAX_CHARS, Batch, Bundle, Candidate, Evidence, Figure, Part, Returned
 from services.trainer import folder, growth, text
+from services.trainer.ancestry import ancestry
 from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner, instruments
 from services.trainer.recipe import forget, genesis
@@ -114,8 +115,9 @@ class Trainer:
                 raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
             return await self._consolidate(batch, delivery.at_ms / 1000)
         except (Rejected, Corrupt) as error:
-            told = Returned(packets=batch.packets, code=error.code, reason=error.message[:REASON_MAX_CHARS])
-            await self._broker.produce(streams.RETURNED, pack(told), batch.id)
+            if batch.packets:
+                told = Returned(packets=batch.packets, code=error.code, reason=error.message[:REASON_MAX_CHARS])
+                await self._broker.produce(streams.RETURNED, pack(told), batch.id)
             raise
 
     async def _consolidate(self, batch: Batch, cut_s: float) -> Sequence[Effect]:
@@ -127,6 +129,7 @@ class Trainer:
         parts = {
             path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
         }
+        batch = await self._of_released(batch, current)
         runs = self._settings.genesis.with_name(RUNS)
         await asyncio.to_thread(_forget_others, runs, batch.id)
         made = await asyncio.to_thread(
@@ -143,7 +146,7 @@ class Trainer:
         )
         evidence = Evidence(figures=made.figures, guards=made.guards, seconds=time.monotonic() - started)
         candidate = Candidate(
-            id=batch.id,
+            id=candidate_id(batch),
             parent=current.version,
             parent_digest=digest(current),
             parts=await self._store(made.parts),
@@ -176,6 +179,21 @@ class Trainer:
                 message = f"the publisher has not decided on candidate {last.decode()[:12]} yet"
                 raise Unavailable("candidate_pending", message)
         return bundle
+
+    async def _of_released(self, batch: Batch, current: Bundle) -> Batch:
+        """The batch with the corrections of batches that the current bundle has: what no release has is not in it.
+
+        Raises Rejected("nothing_to_correct") where that leaves nothing.
+        """
+        if not batch.corrections:
+            return batch
+        known = await self._broker.read_hash(RELEASED)
+        has = ancestry({name: int(version) for name, version in known.items()}, current.version)
+        left = tuple(each for each in batch.corrections if each.batch in has)
+        if not left:
+            message = f"none of the batches that batch {batch.id[:12]} corrects is in bundle {current.version}"
+            raise Rejected("nothing_to_correct", message)
+        return batch.model_copy(update={"corrections": left})
 
     async def _refused_growth(self) -> list[str]:
         """The names of the merges that were in the last candidate, where the publisher has refused that."""

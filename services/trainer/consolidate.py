@@ -1,5 +1,6 @@
 """Consolidation: a batch becomes a candidate.
 
+corrections ──▶ the domain's memory: what earlier batches say without a node that was disowned, for what they said
 crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
 domains that have become one, or are not used any more, end (endings.py)
 proposed merges ──▶ a larger vocabulary, kept only if no old domain gets worse by GROWTH_TOLERANCE
@@ -30,7 +31,7 @@ from common.kernels import gate, memory
 from common.kernels.memory import Memory, Table
 from common.kernels.recount import recount
 from common.wire import crystals as crystal_codec
-from common.wire.messages import Batch, DomainUpdate, Figure, Merge
+from common.wire.messages import Batch, Correction, DomainUpdate, Figure, Merge
 from services.trainer import dreams, growth
 from services.trainer.endings import ended
 from services.trainer.evaluate import Changed, Examiner, Score, gram_bits, gram_interval, moved
@@ -87,7 +88,7 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
     current = bundle_parts.load(parts)
     _check_vocabulary(batch, current)
     updates = _at_home(batch.domains, current.domains)
-    merged = _merge(current, updates)
+    merged = _merge(_corrected(current, batch.corrections), updates)
     examiner = Examiner(held_out, parents)
     before, after = examiner.scores(current), examiner.scores(merged)
     allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
@@ -177,9 +178,26 @@ def _merge(current: Constellation, updates: Sequence[DomainUpdate]) -> Constella
             changes["basin"] = _moved(domain, update, known[0].tokens)
         domains[update.name] = domain.model_copy(update=changes)
     brought = {update.name for update in updates}
+    if not brought:  # a correction brings nobody anything
+        return replace(current, memories=memories, domains=domains)
     for name in domains.keys() - brought - set(ROLES):
         domains[name] = domains[name].model_copy(update={"idle": domains[name].idle + 1})
     return replace(current, memories=memories, domains=domains)
+
+
+def _corrected(current: Constellation, corrections: Sequence[Correction]) -> Constellation:
+    """What earlier batches had said is taken out of the memories, and what they say now put in; never below zero.
+
+    A domain that has ended has left its memory to its heir; of one that is not known there is nothing to correct.
+    """
+    memories, gone = dict(current.memories), heirs(current.domains.values())
+    for each in corrections:
+        domain = current.domains.get(gone.get(each.name, each.name))
+        own = domain.memories[-1] if domain is not None else ""
+        if own in memories:
+            with_now = memory.merge([memories[own], memory_of(each.now, current)])
+            memories[own] = memory.subtract(with_now, memory_of(each.was, current))
+    return replace(current, memories=memories) if corrections else current
 
 
 def _sized(known: Memory, current: Constellation) -> Memory:
@@ -272,13 +290,18 @@ def _check_vocabulary(batch: Batch, current: Constellation) -> None:
 
 
 def crystals_of(update: DomainUpdate, current: Constellation) -> Memory:
-    """The crystals of a domain as a memory: the same packed keys, orders 0 to 2.
+    """The crystals of a domain as a memory."""
+    return memory_of(update.crystals, current)
+
+
+def memory_of(blob: bytes, current: Constellation) -> Memory:
+    """Crystals as a memory: the same packed keys, orders 0 to 2.
 
     A batch may have waited while the vocabulary grew: then its counts are those of the larger one.
     """
-    known, stated = current.coordizer.vocab_size, crystal_codec.stated_vocabulary(update.crystals)
+    known, stated = current.coordizer.vocab_size, crystal_codec.stated_vocabulary(blob)
     size = stated if FIRST_MERGE <= stated <= known else known
-    found = crystal_codec.decode(update.crystals, size, crystal_codec.BATCH_MAX_ENTRIES)
+    found = crystal_codec.decode(blob, size, crystal_codec.BATCH_MAX_ENTRIES)
     tables = tuple(Table.of(order.keys, order.counts, order.contexts, order.totals) for order in found.orders)
     return recount(Memory(tables), pairs_from(current.coordizer.merges, size), size)
 

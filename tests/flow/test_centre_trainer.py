@@ -20,7 +20,16 @@ from common.runtime.settings import TrainerSettings
 from common.runtime.trust import Trust
 from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
-from common.wire.messages import Batch, Candidate, DomainUpdate, Merge, PacketRef, batch_id
+from common.wire.messages import (
+    Batch,
+    Candidate,
+    Correction,
+    DomainUpdate,
+    Merge,
+    PacketRef,
+    batch_id,
+    correction_id,
+)
 from services.trainer import app as room
 from services.trainer import growth, text
 from services.trainer.app import MAX_DELIVERIES, Trainer
@@ -189,6 +198,41 @@ async def test_of_what_training_keeps_only_the_batch_that_is_worked_on_stays(cen
         await eventually(released, deadline_s=60)
     assert [each.name for each in (centre.home / "one" / room.RUNS).iterdir()] == [batches[-1].id]
     assert len(list((centre.home / "one" / room.RUNS / batches[-1].id).glob("*.safetensors"))) == 1
+
+
+# Corrections
+
+
+def correction_of(*batches):
+    """What takes all that these batches said of a domain out again."""
+    nothing = encode(crystals(()), MICRO.vocab)
+    told = tuple(Correction(batch=each.id, name="percept", was=SOUND, now=nothing) for each in batches)
+    return Batch(id=correction_id(told), base_version=0, base_digest="", domains=(), packets=(), corrections=told)
+
+
+async def test_a_correction_becomes_a_bundle_without_what_is_taken_out_and_without_a_packet(centre, few, eventually):
+    first = await centre.release()
+    said = numbered(centre, 1)
+    for each in (said, correction_of(said)):
+        await centre.broker.produce(streams.BATCHES, pack(each), each.id)
+
+    async def released():
+        return len(await centre.bundles()) == 3
+
+    async with running(centre, few, "one", 0), centre.running("publisher"):
+        await eventually(released)
+    _, taught, corrected = await centre.bundles()
+    memory = "memories/percept.bin"
+    assert [taught.packets, corrected.packets] == [said.packets, ()]
+    assert corrected.id.startswith("correction-")
+    assert taught.parts[memory] != first.parts[memory] == corrected.parts[memory]
+
+
+async def test_a_batch_that_no_release_has_is_not_corrected_and_gives_nothing_back(centre, trainer):
+    await centre.release()
+    with pytest.raises(Rejected, match=r"nothing_to_correct.*bundle 1"):
+        await trainer.take(delivery(), correction_of(numbered(centre, 1)))
+    assert await centre.returned() == []
 
 
 # Growth that was refused

@@ -88,6 +88,13 @@ def test_something_must_get_better(name, after, accepted):
     assert accepted or "nothing got better" in why(found)
 
 
+def test_a_correction_need_gain_nothing_and_may_lose_no_more_than_others():
+    told = {"id": "correction-abc"}
+    assert judge(candidate([figure(2.0, 2.0)], CURRENT, **told), current=CURRENT, limits=LIMITS).accepted
+    worse = judge(candidate([figure(2.0, 2.1)], CURRENT, **told), current=CURRENT, limits=LIMITS)
+    assert "worse" in why(worse)
+
+
 def test_a_figure_that_is_no_code_length_is_no_gain():
     found = judge(candidate([figure(0.9, 0.1, name="phi")], CURRENT), current=CURRENT, limits=LIMITS)
     assert "none of 0 figures" in why(found)

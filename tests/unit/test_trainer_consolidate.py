@@ -9,13 +9,13 @@ from micro import MICRO, SENTENCES
 from trainer_runs import one_thread  # noqa: F401 - a fixture
 
 from common.constants import ROLES
-from common.constellation.parts import load
+from common.constellation.parts import domains_part, load
 from common.errors import Rejected
 from common.geometry.means import drift
 from common.geometry.simplex import to_float16, uniform
 from common.kernels import gate, memory
 from common.wire import crystals as codec
-from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
+from common.wire.messages import Batch, Correction, DomainUpdate, PacketRef, batch_id, correction_id
 from common.wire.ngrams import Crystals, Order
 from services.trainer import consolidate as room
 from services.trainer import dreams
@@ -327,3 +327,62 @@ def test_the_constellation_that_was_given_is_not_touched(micro, micro_parts):
     run(micro_parts, update(micro))
     assert micro_parts == before
     assert replace(micro).domains == load(micro_parts).domains
+
+
+# Corrections
+
+
+def correcting(*corrections):
+    return Batch(
+        id=correction_id(corrections), base_version=0, base_digest="", domains=(), packets=(), corrections=corrections
+    )
+
+
+def correction(name, was, now):
+    return Correction(batch="ab" * 32, name=name, was=crystals_from(was), now=crystals_from(now))
+
+
+def corrected(parts, *corrections):
+    made = consolidate(parts, correcting(*corrections), replay=REPLAY, held_out=HELD_OUT, steps=5, seed=1)
+    return load(made.parts), made
+
+
+def same_memory(one, other):
+    return all(
+        np.array_equal(mine, theirs)
+        for a, b in zip(one.tables, other.tables, strict=True)
+        for mine, theirs in zip(a[:4], b[:4], strict=True)
+    )
+
+
+def test_a_correction_leaves_the_memory_that_the_batch_without_the_node_would_have_made(micro, micro_parts):
+    whole, less = (micro.encoder.encode(SENTENCES["heart"] * times) for times in (3, 2))
+    with_all = run(micro_parts, update(micro, "heart", "heart", crystals=crystals_from(whole))).parts
+    wanted = load(run(micro_parts, update(micro, "heart", "heart", crystals=crystals_from(less))).parts)
+    found, made = corrected(with_all, correction("heart", whole, less))
+    assert same_memory(found.memories["heart"], wanted.memories["heart"])
+    assert made.guards == ()
+    assert {f.after for f in made.figures if f.name == "drift_rad"} == {0.0}
+
+
+def test_a_correction_takes_no_count_below_zero_and_brings_no_domain_anything(micro, micro_parts):
+    ids = micro.encoder.encode(FRESH * 3)
+    opened = run(micro_parts, update(micro)).parts
+    found, _ = corrected(opened, correction("d-new", np.tile(ids, 9), ids[:0]))
+    assert found.memories["d-new"].entries == 0
+    assert found.domains["d-new"].idle == load(opened).domains["d-new"].idle
+
+
+def test_what_an_ended_domain_s_batch_said_is_corrected_in_its_heir(micro, micro_parts):
+    heir = micro.domains["heart"].model_copy(update={"formerly": ("d-gone",)})
+    parts = micro_parts | domains_part({**micro.domains, "heart": heir})
+    ids = micro.encoder.encode(SENTENCES["heart"] * 3)
+    with_it = run(parts, update(micro, "heart", "heart", crystals=crystals_from(ids))).parts
+    found, _ = corrected(with_it, correction("d-gone", ids, ids[:0]))
+    assert same_memory(found.memories["heart"], load(parts).memories["heart"])
+
+
+def test_of_a_domain_that_is_not_known_there_is_nothing_to_correct(micro, micro_parts):
+    ids = micro.encoder.encode(FRESH)
+    found, _ = corrected(micro_parts, correction("d-never", ids, ids[:0]))
+    assert all(same_memory(found.memories[name], each) for name, each in micro.memories.items())

@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from common.wire import export
+from common.wire.codec import pack, unpack
 from common.wire.messages import (
     ANSWER_MAX_CHARS,
     CRYSTALS_MAX_BYTES,
@@ -20,6 +21,7 @@ from common.wire.messages import (
     Batch,
     Bundle,
     Candidate,
+    Correction,
     DeadLetter,
     DomainUpdate,
     Figure,
@@ -30,6 +32,7 @@ from common.wire.messages import (
     RouteStep,
     Value,
     batch_id,
+    correction_id,
 )
 
 GOLDEN = {type(message): message for message in export.golden()}
@@ -40,6 +43,7 @@ EXAMPLES: dict[type[Value], Value] = {
     DomainUpdate: GOLDEN[Batch].domains[0],
     RouteStep: STEP,
     PacketRef: REF,
+    Correction: Correction(batch="0" * 64, name="d-1", was=b"", now=b""),
     Part: Part(digest="0" * 64, size_bytes=0),
 }
 # class, field, the least it takes, the most, and a value just outside on each side (None: there is none)
@@ -172,6 +176,26 @@ def test_a_batch_whose_id_is_not_that_of_its_packets_is_refused():
 def test_a_packet_cannot_count_twice_in_one_batch():
     with pytest.raises(ValidationError, match="named twice"):
         changed(Batch, id=batch_id((REF, REF)), packets=(REF, REF))
+
+
+def corrections(count=1):
+    told = tuple(Correction(batch="ab" * 32, name=f"d-{n}", was=b"was", now=b"now") for n in range(count))
+    return {"id": correction_id(told), "corrections": told}
+
+
+def test_corrections_come_in_a_batch_of_their_own_that_is_named_by_what_they_say():
+    alone = {"domains": (), "packets": ()}
+    whole = changed(Batch, **alone, **corrections(2))
+    assert unpack(Batch, pack(whole)) == whole
+    assert len({correction_id(corrections(n)["corrections"]) for n in (1, 2, 3)}) == 3
+    with pytest.raises(ValidationError, match="not the hash"):
+        changed(Batch, **alone, **corrections(2) | {"id": "0" * 64})
+    with pytest.raises(ValidationError, match="of their own"):
+        changed(Batch, **corrections(2))
+
+
+def test_a_batch_without_corrections_has_the_bytes_that_it_had_before_there_were_any():
+    assert b"corrections" not in pack(EXAMPLES[Batch])
 
 
 def test_a_domain_cannot_be_named_twice_in_one_batch():

@@ -33,7 +33,7 @@ class Aggregator:
         """Raises Unavailable("missing_key"), Rejected("bad_key")."""
         enrolment = Enrolment(settings.home)
         standings = Standings(broker, enrolment)
-        self.window = Window(broker, trust)
+        self.window = Window(broker, trust, quorum=settings.crystal_edges > 1)
         self.packets = Packets(broker, self.window, enrolment, standings, most=settings.node_packets)
         self.batches = Batches(settings, broker, self.window, enrolment, standings, self.packets.read)
 

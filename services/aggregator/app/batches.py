@@ -19,7 +19,7 @@ from typing import Final, cast
 
 from common.runtime import metrics, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import Absent, Effect, Equals, HashAdd, HashDelete, HashSet, Send
+from common.runtime.effects import Effect, HashAdd, HashDelete, HashSet, Send
 from common.runtime.settings import AggregatorSettings
 from common.wire import packet as packets_
 from common.wire.codec import pack
@@ -34,9 +34,11 @@ from common.wire.messages import (
     Returned,
 )
 from services.aggregator.admit import Admitted
+from services.aggregator.app.accounts import note_effects
 from services.aggregator.app.enrolment import Enrolment
 from services.aggregator.app.hashes import (
     ACCEPTED,
+    ACCOUNTS,
     COMMON,
     COUNT,
     CUTS,
@@ -45,12 +47,17 @@ from services.aggregator.app.hashes import (
     LEDGER,
     MENTIONED,
     OPENED,
+    POOL,
     PROPOSED,
+    counted,
 )
 from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
 from services.aggregator.bases import Base
 from services.aggregator.cut import Cut, Fleet, Limits, Refusal, awaited, chosen, cut, due
+from services.aggregator.pool import Pool
+from services.aggregator.pool import read as read_pool
+from services.aggregator.pool import to_bytes as pool_bytes
 from services.aggregator.proposals import Gathered, gather, left_with, name_of
 from services.aggregator.proposals import from_bytes as votes_of
 from services.aggregator.proposals import to_bytes as packed
@@ -78,7 +85,9 @@ class Batches:
     ) -> None:
         self._settings, self._broker, self._window = settings, broker, window
         self._enrolment, self._standings, self._read = enrolment, standings, read
-        self._limits = Limits(settings.batch_packets, settings.batch_age_s, int(settings.mass_cap))
+        self._limits = Limits(
+            settings.batch_packets, settings.batch_age_s, int(settings.mass_cap), settings.crystal_edges
+        )
         self._tally: tuple[bytes | None, Tally] | None = None  # what the broker has, and the count of cuts it is of
 
     async def cut_due(self) -> None:
@@ -99,7 +108,13 @@ class Batches:
         ledger, lost = await self._ledger(chosen(waiting))
         current, cuts = self._window.bases[-1], int(count or 0)
         noted, founded = await self._broker.read_hash(OPENED), await self._broker.read_hash(FOUNDED)
-        fleet = Fleet(self._enrolment.nodes, {name: node.decode() for name, node in founded.items()})
+        waits = await self._broker.read_hash(POOL)
+        fleet = Fleet(
+            self._enrolment.nodes,
+            {name: node.decode() for name, node in founded.items()},
+            cuts,
+            await asyncio.to_thread(read_pool, waits, current),
+        )
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
         done = sorted(noted.keys() - pending.keys())
         found = await asyncio.to_thread(
@@ -116,9 +131,11 @@ class Batches:
             gathered = left_with(gathered)
             found = replace(found, batch=found.batch.model_copy(update={"merges": gathered.merges}))
         effects = [
-            *_counted(count),
+            *counted(count),
             *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
             *founded_effects(fleet.founded, found.founded),
+            *(await self._note_of(found, cuts)),
+            *(await asyncio.to_thread(pool_effects, waits, found.pool, current)),
             *_forgotten(lost),
         ]
         tallied = None
@@ -142,6 +159,12 @@ class Batches:
         _show(found)
         await self._note(found, waiting)
         return True
+
+    async def _note_of(self, found: Cut, cuts: int) -> list[Effect]:
+        """What the account keeps of the batch."""
+        if found.note is None:
+            return []
+        return await asyncio.to_thread(note_effects, cuts, found.note, await self._broker.read_hash(ACCOUNTS))
 
     async def _note(self, found: Cut, waiting: Mapping[bytes, int]) -> None:
         """The standings once a batch was cut."""
@@ -210,6 +233,13 @@ def cut_effects(
     return effects
 
 
+def pool_effects(before: Mapping[str, bytes], after: Pool, current: Base) -> list[Effect]:
+    """What waits for a quorum, as it is now."""
+    packed_now = {name: pool_bytes(name, some, current) for name, some in after.items() if some}
+    gone: list[Effect] = [HashDelete(POOL, name) for name in sorted(before.keys() - packed_now.keys())]
+    return gone + [HashSet(POOL, name, data) for name, data in packed_now.items() if before.get(name) != data]
+
+
 def founded_effects(before: Mapping[str, str], after: Mapping[str, str]) -> list[Effect]:
     """The domains of which one node alone has brought text, as they are now."""
     effects: list[Effect] = [HashDelete(FOUNDED, name) for name in sorted(before.keys() - after.keys())]
@@ -232,12 +262,6 @@ def tally_effects(heard: Counted, silent: Sequence[PacketRef], number: int) -> l
             body = pack(message)
             effects.append(Send(streams.COMMON, body, f"{number}-{hashlib.sha256(body).hexdigest()[:32]}"))
     return effects
-
-
-def _counted(count: bytes | None) -> list[Effect]:
-    before = 0 if count is None else int(count)
-    held = Absent(CUTS, COUNT) if count is None else Equals(CUTS, COUNT, count)
-    return [held, HashSet(CUTS, COUNT, str(before + 1).encode())]
 
 
 def _forgotten(refs: Sequence[bytes]) -> list[Effect]:

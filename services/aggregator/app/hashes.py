@@ -13,6 +13,7 @@
 from typing import Final
 
 from common.runtime import streams
+from common.runtime.effects import Absent, Effect, Equals, HashSet
 
 LEDGER: Final = streams.side_key(streams.PACKETS, "ledger")
 ACCEPTED: Final = streams.side_key(streams.PACKETS, "accepted")
@@ -24,5 +25,14 @@ OPENED: Final = streams.side_key(streams.PACKETS, "opened")
 MENTIONED: Final = streams.side_key(streams.PACKETS, "mentioned")
 COMMON: Final = streams.side_key(streams.PACKETS, "common")
 PROPOSED: Final = streams.side_key(streams.PACKETS, "proposed")
+POOL: Final = streams.side_key(streams.PACKETS, "pool")
+ACCOUNT: Final = streams.side_key(streams.PACKETS, "account")
+ACCOUNTS: Final = streams.side_key(streams.PACKETS, "accounts")
 CUTS: Final = streams.side_key(streams.PACKETS, "cuts")
 COUNT: Final = "count"
+
+
+def counted(count: bytes | None) -> list[Effect]:
+    """One more cut, only where there were so many: whatever was read after the count is there still, or it fails."""
+    held = Absent(CUTS, COUNT) if count is None else Equals(CUTS, COUNT, count)
+    return [held, HashSet(CUTS, COUNT, str(int(count or 0) + 1).encode())]

@@ -16,7 +16,8 @@ from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.expected import Prior
 from common.wire.messages import Bundle
-from services.aggregator.bases import BASE_WINDOW, Base, Bases, base_of, expects, with_base
+from services.aggregator.bases import BASE_WINDOW, Base, Bases, base_of, expects, holds, with_base
+from services.aggregator.quorum import Known
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +25,12 @@ BLOB_TRIES: Final = 30  # about 25 s: a bundle whose parts are gone for good mus
 
 
 class Window:
-    """What is known of the newest bundles. bases: oldest first; empty until one was released."""
+    """What is known of the newest bundles. bases: oldest first; empty until one was released. quorum: whether it is
+    asked which n-grams they know.
+    """
 
-    def __init__(self, broker: Broker, trust: Trust) -> None:
-        self._broker, self._trust = broker, trust
+    def __init__(self, broker: Broker, trust: Trust, *, quorum: bool = False) -> None:
+        self._broker, self._trust, self._quorum = broker, trust, quorum
         self.bases: Bases = ()
         self._priors: dict[tuple[str, ...], Prior] = {}  # by vocabulary size and the digests of a domain's memories
 
@@ -60,7 +63,7 @@ class Window:
             kernel=await self._part(bundle, kernel_path(ROLES[0])),
             merges=await self._part(bundle, MERGES),
         )
-        base = replace(base, priors=await self._expected(bundle, base))
+        base = replace(base, priors=await self._expected(bundle, base), known=await self._held(bundle, base))
         self.bases = with_base(self.bases, base)
         metrics.BUNDLE_VERSION.set(self.bases[-1].version)
         log.info("bundle %d is a base, with %d domains", bundle.version, len(base.domains))
@@ -78,6 +81,16 @@ class Window:
             found[name] = self._priors[key]
         used = {id(prior) for other in self.bases for prior in other.priors.values()} | set(map(id, found.values()))
         self._priors = {key: prior for key, prior in self._priors.items() if id(prior) in used}
+        return found
+
+    async def _held(self, bundle: Bundle, base: Base) -> dict[str, Known]:
+        """Which n-grams each domain's memories hold; 8 bytes each, so only where it is asked."""
+        if not self._quorum:
+            return {}
+        found = {}
+        for name, domain in base.domains.items():
+            parts = [await self._part(bundle, memory_path(memory)) for memory in domain.memories]
+            found[name] = await asyncio.to_thread(holds, parts, base.vocab_size)
         return found
 
     async def _part(self, bundle: Bundle, path: str) -> bytes:

@@ -32,6 +32,14 @@ def packet_show(
     command.do("packet", "show", packet=packet, node=node, genesis=genesis, home=home, json=as_json)
 
 
+@packet.command("disown")
+def packet_disown(
+    node: Annotated[str, typer.Argument(help="The node, as `qig nodes` names it.")], home: Home = DEFAULT_HOME
+) -> None:
+    """Enrol a node no more, and take what its packets brought out of the fleet's memories; on the centre's home."""
+    command.do("disown", node=node, home=home)
+
+
 @batch.command("list")
 def batch_list(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
     """List the batches that wait for a trainer, and the dead ones."""

@@ -1,0 +1,82 @@
+"""The account: what each node brought to the batches of late, so that a hostile one's part of them is taken out again.
+
+    cut        the batch's shares are noted: of each domain what each packet brought, as it was merged
+    disown     of every batch that is noted and has packets of the node: a Correction for each domain, what the batch
+               said and what it says without the node; then the node is in the note no more
+
+A batch is a function of its shares (merge.combined), so what it says without a node is what it would have said: counts,
+totals, rounding, and how much of it each of the others may be. The trainer adds the one and subtracts the other, and
+has the memory that it would have had, to the count. What can't be taken out: batches that are noted no more (the
+newest ACCOUNT_BATCHES are, of ACCOUNT_BYTES at most); what gates, basins and trained states took up from a batch;
+n-grams that the node helped to a quorum, where others brought them too; and after the vocabulary has grown the counts
+are those of a re-count, which is as good as counting the text, and not to the count the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from common.errors import Corrupt
+from common.wire.messages import MAX_CORRECTIONS, MESSAGE_MAX_BYTES, Correction
+from services.aggregator import shares
+from services.aggregator.merge import combined, encoded
+from services.aggregator.shares import Shares
+
+ACCOUNT_BATCHES: Final = 1024  # chosen: a week of a fleet of 50 edges that sleep once an hour
+ACCOUNT_BYTES: Final = 64 << 20  # in the broker; 5 KB a packet of the default size
+ROOM_BYTES: Final = MESSAGE_MAX_BYTES - 64 * 1024  # of a message, for corrections
+_BATCH_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is noted of a batch. vocab: what its crystals are over; shares: by domain."""
+
+    batch: str
+    vocab: int
+    shares: Shares
+
+    @property
+    def packed(self) -> bytes:
+        """As the broker keeps it: the batch's digest, then shares.py."""
+        return bytes.fromhex(self.batch) + shares.to_bytes(self.vocab, self.shares)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Note":
+        """The inverse of `packed`. Raises Corrupt("shares")."""
+        if len(data) <= _BATCH_BYTES:
+            raise Corrupt("shares", f"{len(data)} bytes of a batch's shares that no aggregator wrote: delete them")
+        return cls(data[:_BATCH_BYTES].hex(), *shares.from_bytes(data[_BATCH_BYTES:]))
+
+
+def outdated(sizes: Mapping[int, int]) -> list[int]:
+    """The numbers of the notes that are kept no longer, the oldest first. sizes: in bytes, by number of the cut."""
+    kept, total = 0, 0
+    for number in sorted(sizes, reverse=True):
+        kept, total = kept + 1, total + sizes[number]
+        if kept > ACCOUNT_BATCHES or total > ACCOUNT_BYTES:
+            return [older for older in sorted(sizes) if older <= number]
+    return []
+
+
+def without(note: Note, node: str) -> tuple[list[Correction], Note]:
+    """What takes a node out of a batch, and the note that is then true."""
+    left = dict(note.shares)
+    corrections = []
+    for domain, brought in note.shares.items():
+        others = [one for one in brought if one.node != node]
+        if len(others) == len(brought):
+            continue
+        was, now = (encoded(combined(some), note.vocab) for some in (brought, others))
+        if was is None or now is None:  # its fellows weigh more without it, and no message takes them: it stays
+            continue
+        corrections.append(Correction(batch=note.batch, name=domain, was=was, now=now))
+        left[domain] = others
+    shares = {domain: brought for domain, brought in left.items() if brought}
+    return corrections, Note(note.batch, note.vocab, shares)
+
+
+def fits(corrections: Sequence[Correction]) -> bool:
+    """Whether these go into one message."""
+    size = sum(len(each.was) + len(each.now) + 256 for each in corrections)
+    return len(corrections) <= MAX_CORRECTIONS and size <= ROOM_BYTES

@@ -1,0 +1,88 @@
+"""The pool: what nodes brought of a domain and what waits there for a quorum (quorum.py), by node and cut.
+
+    cut      what waits and what packets bring ─▶ said (merged)  and  waits (the next cut's pool)
+    leaves   what is WAIT_CUTS old; of a domain what is beyond WAITING_MAX n-grams a node and DOMAIN_MAX in all, the
+             oldest first; what is of a node that is enrolled no more, of a domain that is none, or over ids that stand
+             for other tokens now
+
+A domain that has ended leaves its pool to its heir; a vocabulary that grew has it counted anew, as packets are. The
+same pool and packets leave the same pool, whatever order they came in.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from common.coordizer.artifacts import FIRST_MERGE, lineage
+from common.errors import Corrupt
+from common.wire.ngrams import merge
+from services.aggregator import shares
+from services.aggregator.bases import Base
+from services.aggregator.quorum import Brought
+from services.aggregator.recount import recounted
+from services.aggregator.shares import Shares
+
+WAIT_CUTS: Final = 256  # chosen: a day of a fleet that cuts ten batches an hour
+WAIT_STEP: Final = 32  # cuts that are told apart no further: a node has eight shares of a domain, not hundreds
+WAITING_MAX: Final = 1 << 14  # n-grams of one node and domain: a dozen packets of which nobody says a thing
+DOMAIN_MAX: Final = 1 << 18  # n-grams of a domain, 1 MB in the broker
+SHARES_MAX: Final = 4000  # of a domain
+_LINEAGE_BYTES: Final = 32
+
+Pool = Shares
+
+
+def gathered(several: Iterable[Brought]) -> list[Brought]:
+    """One share for each node and WAIT_STEP cuts, in their order, those without an n-gram left out."""
+    of_each: dict[tuple[str, int], list[Brought]] = {}
+    for one in several:
+        if one.crystals.entries:
+            of_each.setdefault((one.node, one.cut - one.cut % WAIT_STEP), []).append(one)
+    return [Brought(node, cut, merge([one.crystals for one in some])) for (node, cut), some in sorted(of_each.items())]
+
+
+def kept(pool: Pool, current: Base, *, places: Collection[str], nodes: Collection[str], cuts: int) -> Pool:
+    """What of a pool waits on. places: the domains there are; nodes: who is enrolled; cuts: how many there were."""
+    home: dict[str, list[Brought]] = {}
+    for domain, some in pool.items():
+        name = current.heirs.get(domain, domain)
+        young = [one for one in some if one.node in nodes and cuts - one.cut < WAIT_CUTS]
+        if name in places and young:
+            home.setdefault(name, []).extend(young)
+    return {name: _bounded(gathered(some)) for name, some in home.items()}
+
+
+def _bounded(several: Sequence[Brought]) -> list[Brought]:
+    """The newest, of each node and of all."""
+    held: dict[str, int] = {}
+    left: list[Brought] = []
+    total = 0
+    for one in sorted(several, key=lambda one: (-one.cut, one.node)):
+        own = held.get(one.node, 0) + one.crystals.entries
+        if own <= WAITING_MAX and total + one.crystals.entries <= DOMAIN_MAX and len(left) < SHARES_MAX:
+            held[one.node], total = own, total + one.crystals.entries
+            left.append(one)
+    return sorted(left, key=lambda one: (one.node, one.cut))
+
+
+def to_bytes(domain: str, several: Sequence[Brought], current: Base) -> bytes:
+    """As the broker keeps a domain's pool: the lineage of the ids, then shares.py."""
+    return bytes.fromhex(lineage(current.merges)) + shares.to_bytes(current.vocab_size, {domain: several})
+
+
+def from_bytes(data: bytes, current: Base) -> list[Brought]:
+    """The inverse of `to_bytes`, over the current vocabulary; nothing where ids stand for other tokens now.
+
+    Raises Corrupt("shares").
+    """
+    if len(data) <= _LINEAGE_BYTES:
+        raise Corrupt("shares", f"{len(data)} bytes of a pool that no aggregator wrote: delete them")
+    vocab, found = shares.from_bytes(data[_LINEAGE_BYTES:])
+    own = current.merges[: max(vocab - FIRST_MERGE, 0)]
+    if vocab > current.vocab_size or lineage(own) != data[:_LINEAGE_BYTES].hex():
+        return []
+    return [one._replace(crystals=recounted(one.crystals, vocab, current)) for some in found.values() for one in some]
+
+
+def read(kept_bytes: Mapping[str, bytes], current: Base) -> dict[str, list[Brought]]:
+    """Every domain's pool. Raises Corrupt("shares")."""
+    return {domain: from_bytes(data, current) for domain, data in kept_bytes.items()}

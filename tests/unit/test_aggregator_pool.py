@@ -1,0 +1,169 @@
+"""What waits for a quorum: from cut to cut, until enough nodes have brought it or it is too old."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from aggregator_packets import BASES, KEYS, MERGES, NODES, VOCAB, base, domain, ledger, ngrams, packet, peak
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_aggregator_quorum import packets, rows
+
+from common.coordizer.artifacts import FIRST_MERGE
+from common.errors import Corrupt
+from common.wire import crystals
+from common.wire.ngrams import crystals as made
+from common.wire.ngrams import entry, implied
+from common.wire.packet import key_id
+from services.aggregator import pool as room
+from services.aggregator.cut import Fleet, Limits, cut
+from services.aggregator.pool import WAIT_CUTS, WAIT_STEP, from_bytes, gathered, kept, to_bytes
+from services.aggregator.quorum import Brought
+
+IDS = [key_id(key.verify_key) for key in KEYS]
+LIMITS = Limits(packets=8, age_s=60.0, mass_cap=100_000, crystal_edges=3)
+SECRET = ngrams(((7,), 9, 3, 4))  # what each of them says alone would be its client's
+
+
+def cut_of(*raws, pool=None, cuts=0, bases=BASES, nodes=NODES, limits=LIMITS, pending=None):
+    fleet = Fleet(nodes, {}, cuts, pool or {})
+    return cut(ledger(*raws), bases=bases, pending=pending or {}, limits=limits, fleet=fleet)
+
+
+def said(found, order=1, name="percept"):
+    """The n-grams that a batch says of a domain, with their counts."""
+    (update,) = (each for each in found.batch.domains if each.name == name)
+    told = crystals.decode(update.crystals, VOCAB, 1 << 16).orders[order]
+    keys = [(int(key) >> 15, int(key) & 0x7FFF) for key in told.keys]
+    return dict(zip(keys, told.counts.tolist(), strict=True))
+
+
+def test_what_one_and_two_nodes_bring_waits_and_what_a_third_brings_counts_with_all_they_brought():
+    first = cut_of(packet(key=0, crystals=SECRET), packet(key=1, crystals=SECRET))
+    assert (said(first), len(first.taken), len(first.pool["percept"])) == ({}, 2, 2)
+    second = cut_of(packet(key=0, sequence=2, crystals=SECRET), pool=first.pool, cuts=1)
+    assert said(second) == {}
+    third = cut_of(packet(key=2, crystals=SECRET), pool=second.pool, cuts=2)
+    assert said(third) == {(7, 9): 12}
+    assert third.pool == {}
+
+
+def test_what_the_bundle_s_memories_know_needs_nobody_else():
+    known = tuple(np.sort(order.keys) for order in implied(crystals.decode(SECRET, VOCAB, 99)).orders)
+    current = replace(BASES[-1], known={"percept": known})
+    assert said(cut_of(packet(crystals=SECRET), bases=(*BASES[:-1], current))) == {(7, 9): 3}
+
+
+def test_new_territory_is_held_against_what_its_role_knows():
+    known = tuple(np.sort(order.keys) for order in implied(crystals.decode(SECRET, VOCAB, 99)).orders)
+    current = replace(BASES[-1], known={"percept": known})
+    found = cut_of(packet(domain=None, at=peak(60), crystals=SECRET), bases=(*BASES[:-1], current))
+    assert said(found, name=found.opened[0].name) == {(7, 9): 3}
+
+
+def test_where_few_are_enrolled_everything_counts_at_once():
+    assert said(cut_of(packet(crystals=SECRET), nodes={key: NODES[key] for key in IDS[:4]})) == {(7, 9): 3}
+
+
+def test_with_a_quorum_of_one_what_waits_counts_with_the_next_packet_of_its_domain():
+    waits = cut_of(packet(key=0, crystals=SECRET)).pool
+    found = cut_of(packet(key=1), pool=waits, cuts=1, limits=replace(LIMITS, crystal_edges=1))
+    assert said(found)[7, 9] == 6
+    assert found.pool == {}
+
+
+def test_what_the_account_notes_is_what_counted():
+    first = cut_of(*[packet(key=n, crystals=SECRET) for n in range(2)])
+    third = cut_of(packet(key=2, crystals=SECRET), pool=first.pool, cuts=1)
+    noted = third.note.shares["percept"]
+    assert sorted(one.node for one in noted) == sorted(NODES[key] for key in IDS[:3])
+    assert first.note.shares["percept"] == ()
+
+
+@given(st.permutations(range(5)))
+@settings(max_examples=15, deadline=None)
+def test_the_same_packets_in_any_order_leave_the_same_pool(order):
+    told = {(n, s): ngrams(((7,), 9 + (n + s) % 4, 3, 9), ((8,), n, 2, 5)) for n in range(5) for s in (1, 2)}
+    raws = [packet(key=n, sequence=s, crystals=each) for (n, s), each in told.items()]
+    mixed = [raw for n in order for raw in raws[2 * n : 2 * n + 2]]
+    one, other = cut_of(*raws), cut_of(*mixed)
+    packed = [to_bytes("percept", found.pool["percept"], BASES[-1]) for found in (one, other)]
+    assert packed[0] == packed[1]
+    assert one.note.packed == other.note.packed
+
+
+# What leaves
+
+
+def share(node="edge-0", cut_number=0, *grams):
+    told = grams or (((1,), 2),)
+    found = made([entry(ctx, token, count=2, total=2 * len(told)) for ctx, token in told])
+    return Brought(node, cut_number, found)
+
+
+def left(*several, cuts=0, nodes=("edge-0", "edge-1"), places=("heart",), name="heart", current=BASES[-1]):
+    found = kept({name: several}, current, places=places, nodes=nodes, cuts=cuts)
+    return {domain: [(one.node, one.cut) for one in some] for domain, some in found.items()}
+
+
+@pytest.mark.parametrize(("cuts", "waits"), [(WAIT_CUTS - 1, True), (WAIT_CUTS, False), (WAIT_CUTS + 1, False)])
+def test_what_waits_too_long_is_dropped(cuts, waits):
+    assert left(share(), cuts=cuts) == ({"heart": [("edge-0", 0)]} if waits else {})
+
+
+def test_what_is_of_nobody_or_of_no_domain_is_dropped():
+    assert left(share("edge-9")) == {}
+    assert left(share(), places=("vocab",)) == {}
+
+
+def test_a_domain_that_has_ended_leaves_its_pool_to_its_heir():
+    current = base(7, domain("d-2", peak(60)).model_copy(update={"formerly": ("d-1",)}))
+    assert left(share(), name="d-1", current=current, places=("d-2",)) == {"d-2": [("edge-0", 0)]}
+
+
+def test_of_a_node_the_newest_wait_and_no_more_than_so_many(monkeypatch):
+    monkeypatch.setattr(room, "WAITING_MAX", 2)
+    several = [share("edge-0", n * WAIT_STEP) for n in range(4)] + [share("edge-1", 0)]
+    assert left(*several) == {"heart": [("edge-0", 2 * WAIT_STEP), ("edge-0", 3 * WAIT_STEP), ("edge-1", 0)]}
+    monkeypatch.setattr(room, "DOMAIN_MAX", 1)
+    assert left(*several) == {"heart": [("edge-0", 3 * WAIT_STEP)]}
+    monkeypatch.setattr(room, "SHARES_MAX", 0)
+    assert left(*several) == {"heart": []}
+
+
+def test_shares_of_a_node_are_one_while_they_are_of_an_age():
+    several = [share("edge-0", n) for n in (0, WAIT_STEP - 1, WAIT_STEP)]
+    found = gathered(several)
+    assert [(one.node, one.cut) for one in found] == [("edge-0", 0), ("edge-0", WAIT_STEP)]
+    assert found[0].crystals.orders[1].counts.tolist() == [4]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(packets(), max_size=4))
+def test_a_pool_comes_back_from_the_broker(several):
+    found = from_bytes(to_bytes("heart", several, BASES[-1]), BASES[-1])
+    assert [(one.node, one.cut, rows(one.crystals)) for one in found] == [
+        (one.node, one.cut, rows(one.crystals)) for one in several
+    ]
+
+
+def test_a_pool_over_a_smaller_vocabulary_is_counted_anew_and_one_over_others_is_dropped():
+    small = base(4, vocab=500)
+    left_half, right_half = MERGES[500 - FIRST_MERGE]
+    told = made([
+        entry((), left_half, count=4, total=8),
+        entry((), right_half, count=4, total=8),
+        entry((left_half,), right_half, count=4, total=4),
+    ])  # fmt: skip
+    data = to_bytes("heart", [Brought("edge-0", 3, told)], small)
+    (found,) = from_bytes(data, BASES[-1])
+    assert 500 in found.crystals.orders[0].keys.tolist()
+    assert from_bytes(to_bytes("heart", [found], BASES[-1]), small) == []
+    others = replace(BASES[-1], merges=MERGES[::-1])
+    assert from_bytes(data, others) == []
+
+
+@pytest.mark.parametrize("data", [b"", bytes(32), bytes(40)])
+def test_what_no_aggregator_wrote_is_corrupt(data):
+    with pytest.raises(Corrupt, match="shares"):
+        from_bytes(data, BASES[-1])
