@@ -14,8 +14,9 @@ come the counts of the text encoded anew, as far as its longest n-grams reach (t
 An encoder merges within the pieces of its pattern only; n-grams do not say where these end. Two tokens that make a
 piece, and stand beside each other in two, are taken for merged: line ends, mostly.
 
-Merges are taken in their order, as an encoder takes them; those that share no token, at once. A merge of a token with
-itself overlaps itself in a run of three and more: there it is counted too often, never too seldom.
+Merges are taken in their order, as an encoder takes them, one after the other: so whoever counts anew twice, for one
+growth and for the next, has what somebody has who missed the first (tested). A merge of a token with itself overlaps
+itself in a run of three and more: there it is counted too often, never too seldom.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,12 +51,14 @@ Marks = npt.NDArray[np.bool_]
 _EMPTY: Final = Table.counted(np.zeros(0, np.uint64))
 
 
-def recount(memory: Memory, pairs: Pairs, first: int) -> Memory:
+def recount(memory: Memory, pairs: Pairs, first: int, *, at_once: bool = False) -> Memory:
     """The memory over a vocabulary that grew by these merges: pair i became token `first` + i.
 
-    The halves of a pair are any earlier ids; the memory holds none from `first` on.
+    The halves of a pair are any earlier ids; the memory holds none from `first` on. at_once: take merges that share no
+    token in one pass, ten times as fast, for a memory that nobody else counts anew: what the memory does not say, where
+    two merges meet, is then rounded once and not twice (2 of 75,000 counts of scripture differ).
     """
-    for together in _rounds(pairs, first):
+    for together in _rounds(pairs, first) if at_once else ([number] for number in range(len(pairs))):
         memory = _recounted(memory, _Merges.of([(*pairs[i], first + i) for i in together]))
     return memory
 

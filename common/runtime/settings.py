@@ -154,7 +154,9 @@ class TrainerSettings(CommonSettings):
     size: Literal["tiny", "small", "base"] | None = Field(
         None, description="Size of a genesis to train; the one in QIG_DATA/genesis serves when this is not set"
     )
-    steps: int = Field(30, ge=0, description="Training steps a batch; 0 merges memories alone")
+    steps: int = Field(
+        0, ge=0, description="Training steps a batch; 0 merges memories alone, which is as good (docs/experiments.md)"
+    )
     data: Path = Field(Path("data"), description="Directory of the corpora, one DOMAIN.jsonl.gz each")
     genesis: Path = Field(Path(".qig/genesis"), description="Directory of the first constellation")
 

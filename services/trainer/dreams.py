@@ -1,13 +1,10 @@
-"""What a state learns from a batch, asleep: replayed text and dreams, and what the merged kernels say of both.
+"""What a state learns from a batch, asleep, where it learns at all: replayed text and dreams.
 
     replay     text of the role's corpus, so that an old domain is not forgotten for a new one's sake
     dreams     samples of the merged domain's kernel, each begun with its crystals: the only text of a new domain that
                the centre ever sees
-    teachers   after each place of replayed text, the token that the role's merged kernel draws there; a dream was drawn
-               by its own
 
-One drawn token a place is what a teacher's whole distribution asks for, in expectation: distillation (Hinton, Vinyals &
-Dean 2015; of samples, Kim & Rush 2016). So the state learns what its memories know, and the packets with them.
+A trainer takes no steps unless it is told to: merging memories alone reads a new domain as well (docs/experiments.md).
 
 A run keeps its checkpoint under a name made of all that it depends on: text, weights, plan. Killed and begun again it
 goes on from there, to the same bits; one that found other text, another parent or other steps begins anew.
@@ -29,10 +26,7 @@ from common.coordizer.artifacts import EOS
 from common.errors import Corrupt, Unavailable
 from common.geometry.means import carry
 from common.kernels import memory, weights
-from common.kernels.blend import mix
 from common.kernels.engine import State
-from common.kernels.kernel import Kernel
-from common.kernels.memory import ORDERS
 from services.trainer import curves
 from services.trainer.evaluate import home
 from services.trainer.loop import Plan, train
@@ -49,7 +43,7 @@ CONSOLIDATION_RATE: Final = 0.01  # of the genesis rate: 0.02 already costs the 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """text: (N,) ids. following: (N,) the token to be expected after each place."""
+    """text: (N,) ids. following: (N,) the token to be expected after each place: the text's, or a teacher's."""
 
     text: Ids
     following: Ids
@@ -61,8 +55,7 @@ def lesson(
     """What the state of a domain's role learns when the domain was brought something. replay: texts by role, at least
     one of this one's.
     """
-    role = merged.domains[domain].role
-    known = taught(merged.kernel(role), replayed(merged, role, replay, steps, rng), rng)
+    known = spoken(replayed(merged, merged.domains[domain].role, replay, steps, rng))
     dreamt = spoken(dream(merged, domain, rng))
     return joined([known, *[dreamt] * max(1, len(known.text) // (REPLAY_SHARE * len(dreamt.text)))])
 
@@ -82,21 +75,6 @@ def replayed(
 def spoken(text: Ids) -> Lesson:
     """A text as it stands."""
     return Lesson(text, np.append(text[1:], np.int32(EOS)))
-
-
-def taught(kernel: Kernel, text: Ids, rng: np.random.Generator) -> Lesson:
-    """A text after each place of which a kernel draws the token that it expects there."""
-    context, p = kernel.state.spec.context, np.empty(kernel.state.spec.vocab)
-    uniforms, following = rng.random(len(text)), np.empty(len(text), np.int32)
-    for start in range(0, len(text), context):
-        hidden, basins = kernel.state.read(text[None, start : start + context])
-        for place, logits in enumerate(kernel.state.speak(hidden[0], basins[0]), start):
-            p[:] = 0.0
-            before = text[max(0, place + 2 - ORDERS) : place + 1]
-            mix(logits, kernel.addresses, kernel.bases, kernel.gate, before, 1.0, p)
-            summed = np.cumsum(p)
-            following[place] = min(int(np.searchsorted(summed, uniforms[place] * summed[-1], "right")), len(p) - 1)
-    return Lesson(text, following)
 
 
 def joined(lessons: Sequence[Lesson]) -> Lesson:

@@ -43,7 +43,7 @@ def grown(constellation: Constellation, coordizer: Coordizer) -> Constellation:
     """The constellation over `coordizer`, whose first merges are its own; states as their parts will hold them."""
     first = constellation.coordizer.vocab_size
     pairs = pairs_from(coordizer.merges, first)
-    memories = {name: recount(memory, pairs, first) for name, memory in constellation.memories.items()}
+    memories = {name: recount(memory, pairs, first, at_once=True) for name, memory in constellation.memories.items()}
     roots = np.sqrt(from_float16(coordizer.basins))
     states = {
         role: _state(state, pairs, _shares(memories[constellation.domains[role].memories[0]], pairs, first), roots)

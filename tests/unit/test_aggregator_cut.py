@@ -9,7 +9,7 @@ from aggregator_packets import AT_MS, BASES, ENROLLED, KEYS, MERGES, VOCAB, base
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.coordizer.artifacts import FIRST_MERGE
+from common.coordizer.artifacts import FIRST_MERGE, lineage
 from common.geometry.simplex import distance
 from common.kernels import gate
 from common.wire import basin, crystals, mentions, proposals
@@ -66,6 +66,7 @@ def test_a_batch_names_its_base_its_packets_and_crosses_the_wire():
     assert (batch.base_version, batch.base_digest) == (6, BASES[-1].digest)
     assert found.taken == tuple(ref.packed for ref in batch.packets)
     assert batch.id == batch_id(batch.packets)
+    assert batch.vocabulary == lineage(MERGES)
     assert [one.packets for one in batch.domains if not one.opened] == [3, 3]
     assert sorted(one.packets for one in batch.domains if one.opened) == [3, 6]
 

@@ -16,6 +16,7 @@ from common.coordizer.artifacts import (
     check_merges,
     digest,
     from_parts,
+    lineage,
     prefix,
     printable,
     to_parts,
@@ -59,6 +60,13 @@ def test_four_parts_make_the_round_trip_bit_for_bit(coordizer):
     assert (back.merges == coordizer.merges).all()
     assert (back.basins == coordizer.basins).all()
     assert (back.lam, back.provenance) == (coordizer.lam, coordizer.provenance)
+
+
+def test_a_lineage_is_one_vocabulary_s_and_no_other_s_of_its_size(coordizer):
+    merges = coordizer.merges
+    assert lineage(merges) == lineage([tuple(pair) for pair in merges.tolist()])
+    others = [merges[:-1], merges[::-1], np.concatenate([merges[:-1], merges[:1]]), merges[:0]]
+    assert len({lineage(merges), *map(lineage, others)}) == 1 + len(others)
 
 
 def test_the_parts_are_what_other_programs_read(coordizer, tmp_path):

@@ -73,6 +73,27 @@ def test_single_tokens_and_their_number_are_exact_after_several_merges(documents
     assert anew.totals.tolist() == true.totals.tolist()
 
 
+@given(DOCUMENTS, st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=5), st.integers(1, 4))
+def test_a_memory_counted_anew_growth_by_growth_is_that_of_all_growths_at_once(documents, drawn, cut):
+    pairs = [(1 + left % (VOCAB - 1 + n), 1 + right % (VOCAB - 1 + n)) for n, (left, right) in enumerate(drawn)]
+    known = remember(documents, 3)
+    once = recount(known, pairs, VOCAB)
+    twice = recount(recount(known, pairs[:cut], VOCAB), pairs[cut:], VOCAB + min(cut, len(pairs)))
+    assert memory_file.to_bytes(twice) == memory_file.to_bytes(once)
+
+
+@given(DOCUMENTS, st.lists(UNEQUAL, min_size=1, max_size=4, unique=True))
+def test_merges_taken_at_once_give_the_same_tokens_and_at_most_a_few_other_longer_n_grams(documents, pairs):
+    known = remember(documents)
+    one, other = recount(known, pairs, VOCAB), recount(known, pairs, VOCAB, at_once=True)
+    assert one.tables[0].keys.tolist() == other.tables[0].keys.tolist()
+    assert one.tables[0].counts.tolist() == other.tables[0].counts.tolist()
+    for order in range(1, ORDERS):
+        found = [grams(each.tables[order].keys, each.tables[order].counts, order + 1) for each in (one, other)]
+        apart = sum(abs(found[0].get(gram, 0) - found[1].get(gram, 0)) for gram in found[0].keys() | found[1].keys())
+        assert apart <= 0.1 * sum(found[0].values()) + 4
+
+
 @given(DOCUMENTS, TOKENS)
 def test_a_token_merged_with_itself_is_counted_too_often_in_runs_and_never_too_seldom(documents, token):
     anew = recount(remember(documents), [(token, token)], VOCAB).tables[0]

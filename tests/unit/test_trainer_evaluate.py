@@ -12,9 +12,21 @@ from common.errors import Rejected
 from common.geometry.integration import integration, moments
 from common.geometry.routing import Route, Step
 from common.kernels import gate
+from common.kernels.engine import State
 from common.kernels.kernel import read
+from common.kernels.memory import count, merge
 from services.trainer import evaluate
-from services.trainer.evaluate import Examiner, by_reader, home, instruments, whole_windows
+from services.trainer.evaluate import (
+    Examiner,
+    by_reader,
+    gram_bits,
+    gram_interval,
+    home,
+    instruments,
+    moved,
+    whole_windows,
+)
+from services.trainer.intervals import Interval
 
 PASSAGES = {role: [SENTENCES[role], SENTENCES[role] * 2 + "More of it."] for role in ROLES}
 
@@ -202,3 +214,49 @@ def test_a_passage_is_read_as_an_edge_reads_it_by_both_of_the_nearest_where_the_
     (score,) = Examiner({"heart": [text]}).scores(micro).values()
     assert score.bits_per_byte == pytest.approx((both if abstained else heart).sum() / len(text))
     assert score.routed == 1
+
+
+# Before and after
+
+LONG = [(SENTENCES["heart"][9 * n :] + SENTENCES["percept"][5 * n :]) * 8 for n in range(6)]
+
+
+@pytest.fixture(scope="module")
+def nudged(micro):
+    """HEART's state with other biases of its basin head, and a home a little off."""
+    state = micro.states["heart"]
+    tensors = {**state.weights, "basin.bias": state.weights["basin.bias"] + np.linspace(0, 0.4, 64, dtype=np.float32)}
+    other = State(state.spec, tensors, state.sqrt_basins)
+    return replace(micro, states={**micro.states, "heart": other})
+
+
+def test_the_gauges_of_another_state_are_read_before_and_after_on_the_same_windows(micro, nudged):
+    found = moved(micro, nudged, "heart", LONG)
+    for seen, constellation in ((found.phi.before, micro), (found.phi.after, nudged)):
+        assert seen == instruments(constellation, "heart", LONG).phi.phi
+    for seen, constellation in ((found.kappa.before, micro), (found.kappa.after, nudged)):
+        assert seen == pytest.approx(instruments(constellation, "heart", LONG).kappa)
+    change = found.kappa.after - found.kappa.before
+    assert found.kappa.interval.low < change < found.kappa.interval.high
+    assert 0.05 < found.drift.low <= found.drift.high < 0.5
+
+
+def test_the_same_state_has_not_moved_and_one_of_another_vocabulary_has_no_interval(micro, micro_larger):
+    found = moved(micro, micro, "heart", LONG)
+    assert (found.kappa.interval, found.drift) == (Interval(0.0, 0.0), Interval(0.0, 0.0))
+    larger = moved(micro, micro_larger, "heart", LONG)
+    assert (larger.kappa.interval, larger.drift) == (None, None)
+
+
+def test_text_that_fills_no_window_tells_nothing(micro, nudged):
+    assert moved(micro, nudged, "heart", ["O sing"]) is None
+    assert moved(micro, nudged, "heart", []) is None
+
+
+def test_what_was_just_counted_in_is_surely_better_known(micro):
+    grams = count([micro.encoder.encode(SENTENCES["vocab"] * 4)], 3)
+    after = replace(micro, memories={**micro.memories, "heart": merge([micro.memories["heart"], grams])})
+    found = gram_interval(micro.kernel("heart"), after.kernel("heart"), grams)
+    change = gram_bits(after.kernel("heart"), grams) - gram_bits(micro.kernel("heart"), grams)
+    assert found.low < change < found.high < 0
+    assert gram_interval(micro.kernel("heart"), after.kernel("heart"), count([], 3)) is None

@@ -35,6 +35,13 @@ def test_no_validation_text_is_replayed_or_held_out(folder):
         assert len(validation) + len(found.replay[role]) + len(found.held_out[role]) == 60
 
 
+def test_each_held_out_text_names_the_document_that_it_is_a_part_of(folder):
+    found = text.load(folder)
+    for role in ROLES:
+        known = {document.text: document.parent for document in found.corpora[role].held_out}
+        assert found.parents[role] == [known[each] for each in found.held_out[role]]
+
+
 def test_a_missing_corpus_is_unavailable(folder):
     (folder / "heart.jsonl.gz").unlink()
     with pytest.raises(Unavailable, match="heart") as error:

@@ -11,7 +11,8 @@ from common.errors import Rejected
 from common.geometry.integration import Integration, faculties, integration, moments
 from common.geometry.simplex import from_float16
 from services.trainer import losses
-from services.trainer.whole import divergence, foreseen, mixed, whole
+from services.trainer.intervals import Interval
+from services.trainer.whole import divergence, foreseen, mixed, whole, whole_changed
 
 TEXTS = {role: [SENTENCES[role] * 12] * 2 for role in ROLES}
 
@@ -27,6 +28,13 @@ def test_every_control_is_measured_on_as_many_transitions(found, micro):
     assert all(isinstance(each, Integration) for each in flat)
     assert {each.n for each in flat} == {len(mixed(micro, TEXTS)) * (MICRO.context - 1)}
     assert len(flat) == 7 + 3 * 4
+
+
+def test_the_constellation_s_phi_is_read_before_and_after_on_the_same_stream(found, micro):
+    same = whole_changed(micro, micro, TEXTS)
+    assert (same.before, same.after) == (found.phi.phi, found.phi.phi)
+    assert same.interval == Interval(0.0, 0.0)
+    assert whole_changed(micro, micro, {**TEXTS, "heart": ["O sing"]}) is None
 
 
 def test_the_mixed_stream_has_as_many_windows_of_each_role(micro):
