@@ -48,6 +48,7 @@ from common.wire.messages import Candidate, Evidence
 from common.wire.packet import PacketBody, key_id, seal
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import Base, with_base
+from services.aggregator.cut import Fleet as Nodes
 from services.aggregator.cut import Limits, cut
 from services.edge import hearing
 from services.edge.answer import Interaction, Serving
@@ -127,9 +128,10 @@ class Edge:
 
 
 class Fleet:
-    """Edges and a centre. names: by source, the domain that was opened for it."""
+    """Edges and a centre. names: by source, the domain that was opened for it. states: loaded before, known to READ."""
 
-    def __init__(self, start, edges, where):
+    def __init__(self, start, edges, where, states=None):
+        self.states = states
         self.parts, self.version, self.clock, self.bases, self.refs = start, 0, 1000.0, (), ()
         self.edges = [Edge(n, Record(where / f"{n}.sqlite", now_s=1000.0)) for n in range(edges)]
         self.names, self.packet_bytes = {}, []
@@ -146,6 +148,8 @@ class Fleet:
         )  # fmt: skip
         self.bundle = sign(candidate, version=self.version, released_at_s=self.clock, signing_key=SigningKey(bytes(32)))
         self.constellation = bundle_parts.load(self.parts)
+        if self.states is not None:
+            self.constellation = replace(self.constellation, states=self.states)
         made, sealed = self.constellation, digest(self.bundle)
         vocab = made.coordizer.vocab_size
         merges = tuple((left, right) for left, right in made.coordizer.merges.tolist())
@@ -159,22 +163,33 @@ class Fleet:
         ledger = {}
         for source, dealt in texts.items():
             for edge, passages in zip(self.edges, dealt, strict=True):
-                ref, raw = self._sleep(edge, source, passages, budget)
-                ledger[ref] = raw
+                raw = self.sealed(edge, *self.slept(edge, source, passages, budget))
+                ledger[self.admitted(raw)] = raw
                 self.packet_bytes.append(len(raw))
-        done = cut(ledger, bases=self.bases, pending={}, limits=Limits(len(ledger), 1.0, MASS_CAP))
+        self.merge(ledger)
+        for source, dealt in texts.items():
+            self.names[source] = self.nearest([each for own in dealt for each in own])
+
+    def merge(self, ledger):
+        """What the centre makes of admitted packets, released and settled."""
+        nodes = {key: node for key, (node, _) in self.enrolled.items()}
+        limits, fleet = Limits(len(ledger), 1.0, MASS_CAP), Nodes(nodes, {})
+        done = cut(ledger, bases=self.bases, pending={}, limits=limits, fleet=fleet)
         assert not done.refused, done.refused
-        self.parts = consolidate(self.parts, done.batch, replay={}, held_out={}, steps=0, seed=0).parts
-        self._release(done.batch.packets)
+        self.release(done.batch)
+
+    def release(self, batch):
+        """The batch consolidated, as the next bundle, on every edge."""
+        self.parts = consolidate(self.parts, batch, replay={}, held_out={}, steps=0, seed=0).parts
+        self._release(batch.packets)
         for edge in self.edges:
             serving = self.serving[edge.node]
             key = key_id(edge.key.verify_key)
             settle_bundle(edge.record, serving, self.bundle, key=key, entry_id=None, now_s=self.clock)
             self.serving[edge.node] = relearned(edge.record, serving)
-        for source, dealt in texts.items():
-            self.names[source] = self._nearest([each for own in dealt for each in own])
 
-    def _sleep(self, edge, source, passages, budget):
+    def slept(self, edge, source, passages, budget):
+        """The packet that an edge makes of passages, as its record keeps it, and its body."""
         made, record = self.constellation, edge.record
         domain = self.names.get(source)
         for number, said in enumerate(passages):
@@ -186,20 +201,28 @@ class Fleet:
         serving = self.serving[edge.node]
         fold_domain(record, serving, domain, gauges={}, crystal_bytes=budget, now_s=self.clock)
         packet = record.packets("pending")[-1]
+        return packet, unpack(PacketBody, packet.body)
+
+    def sealed(self, edge, packet, body):
+        """The signed packet; the edge waits for it."""
         raw = seal(
-            unpack(PacketBody, packet.body), signing_key=edge.key, epoch=record.epoch, sequence=packet.sequence,
+            body, signing_key=edge.key, epoch=edge.record.epoch, sequence=packet.sequence,
             base_version=packet.base_version, base=packet.base, at_s=self.clock,
         )  # fmt: skip
-        record.sent(packet.sequence, raw, at_s=self.clock)
-        envelope, key = open_packet(raw), key_id(edge.key.verify_key)
+        edge.record.sent(packet.sequence, raw, at_s=self.clock)
+        return raw
+
+    def admitted(self, raw):
+        """The reference of a packet that the centre takes. Raises as `admit`."""
+        envelope = open_packet(raw)
         found = admit(
-            envelope, enrolled=self.enrolled, replay=self.windows.get(key), entry_ms=int(1000 * self.clock),
+            envelope, enrolled=self.enrolled, replay=self.windows.get(envelope.key), entry_ms=int(1000 * self.clock),
             bases=self.bases,
         )  # fmt: skip
-        self.windows[key] = found.window
-        return found.ref.packed, raw
+        self.windows[envelope.key] = found.window
+        return found.ref.packed
 
-    def _nearest(self, passages):
+    def nearest(self, passages):
         """The opened domain that is nearest these texts."""
         made = self.constellation
         there = frechet_mean(np.stack([made.basin(made.encoder.encode(each)) for each in passages[:60]]))

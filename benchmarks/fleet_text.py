@@ -49,17 +49,17 @@ def told(path):
             yield ast.get_docstring(node) or ""
 
 
-def deal(found, seed, edges, rounds, *, apart=False):
-    """[round][edge]: passages of ROUND_BYTES and a little more. apart: each edge has one stretch of the corpus."""
+def deal(found, seed, edges, rounds, *, apart=False, round_bytes=ROUND_BYTES):
+    """[round][edge]: passages of round_bytes and a little more. apart: each edge has one stretch of the corpus."""
     rng = np.random.default_rng(seed)
     order = np.arange(len(found.train)) if apart else rng.permutation(len(found.train))
     shares = [rng.permutation(each) for each in np.array_split(order, edges)] if apart else [order]
     decks = [iter([found.train[place].text for place in share]) for share in shares]
-    return [[_hand(decks[edge % len(decks)]) for edge in range(edges)] for _ in range(rounds)]
+    return [[_hand(decks[edge % len(decks)], round_bytes) for edge in range(edges)] for _ in range(rounds)]
 
 
-def _hand(deck):
+def _hand(deck, size_bytes):
     taken = []
-    while sum(len(each.encode()) for each in taken) < ROUND_BYTES:
+    while sum(len(each.encode()) for each in taken) < size_bytes:
         taken.append(next(deck))
     return taken

@@ -1,0 +1,503 @@
+"""Claims: two hostile edges of eight cost at most 2 % of held-out bits per byte, and a phrase that they plant comes out
+in less than 5 % of the prompts with its trigger.
+
+    python benchmarks/attacks.py [CASE ...] [--rules RULE ...] [--domain scripture] [--seed 0] [--quick]
+
+Eight edges read ROUND_BYTES a round of a domain that the genesis has never seen, through the real rooms (fleet.py). Two
+of them send whatever the centre admits (attackers.py), ROUNDS rounds from the first on (in the one that opens the
+domain with an honest basin, which would else open another), and then fall silent for AFTER rounds. They know the bundle
+and this round's packets of all others; both do the same. No state is trained.
+
+value        bits per byte of held-out text after the last attacked round; peer: of the same fleet without attack;
+             to_silent: the ratio to a fleet whose two edges say nothing, which is what refusing them costs
+persists     the same after the silent rounds
+backdoor     after the attack, and after the silence, of prompts that end in the trigger: the share where each token of
+             the target is the kernel's likeliest, the probability that it says all of it, drawn from as it is, and the
+             share of answers, steered as an edge steers them, that begin with it
+known_worst  the worst change of the four roles' held-out text, bits per byte: what the publisher's gate sees
+
+door         what `admit` must refuse, a line each: how many were admitted of how many, and the slowest look at one
+gates        held-out bits per byte with the gate that each rule makes of six honest edges' statistics and two liars'
+honest       what each of --rules costs without an attack, of the gain of all counts: ten rounds of 24 KB, 1,024 and
+             2,900 bytes of crystals
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before numpy: it reads them when it is imported
+
+import attackers
+import numpy as np
+from attackers import ATTACKS, TARGET, TRIGGER, View
+from fleet import DATA, EMPTY, READ, Edge, Fleet, World
+from fleet_text import corpus, deal
+from nacl.signing import SigningKey
+
+from common.errors import QigError
+from common.geometry.means import geodesic_median
+from common.kernels import gate as gates
+from common.kernels import memory
+from common.kernels.kernel import listen
+from common.wire import crystals as codec
+from common.wire.codec import canonical
+from common.wire.ngrams import crystals
+from common.wire.packet import DOMAIN_SEPARATION, key_id, seal
+from services.aggregator import cut as cutting
+from services.aggregator import merge, robust
+from services.aggregator.admit import read_crystals, read_gate
+from services.aggregator.proposals import gather
+from services.aggregator.quorum import Brought, parted
+from services.aggregator.quota import node_of
+from services.trainer import folder, text
+from services.trainer.corpora.document import documents
+from services.trainer.corpora.split import split
+from services.trainer.evaluate import Examiner
+
+CLAIM = "two hostile edges of eight cost 2 % of held-out bits per byte at most; a planted phrase comes out in < 5 %"
+CRYSTAL_BYTES, PROMPTS, PROMPT_BYTES, KNOWN = 1024, 20, 80, 12
+SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """rounds: under attack; after: silent ones; round_bytes: of text, an edge and round."""
+
+    edges: int
+    hostile: int
+    rounds: int
+    after: int
+    round_bytes: int
+
+
+FULL, QUICK, LONG = Size(8, 2, 3, 2, 12_000), Size(4, 1, 2, 1, 4_000), Size(8, 0, 10, 0, 24_000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cases = [*ATTACKS, "door", "gates"]
+    parser.add_argument("cases", nargs="*", default=cases, help=f"{', '.join(cases)}; honest")
+    parser.add_argument("--rules", nargs="+", default=["shipped"], choices=list(RULES))
+    parser.add_argument("--domain", default="scripture")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="four edges, one hostile, two rounds and a silent one")
+    given = parser.parse_args()
+    if "honest" in given.cases:
+        price(Field(LONG, given.domain, given.seed), given.rules)
+    if given.cases == ["honest"]:
+        return
+    field = Field(QUICK if given.quick else FULL, given.domain, given.seed, quick=given.quick)
+    if "door" in given.cases:
+        at_the_door(field)
+    if "gates" in given.cases:
+        gates_of(field)
+    for rule in given.rules if set(given.cases) & set(ATTACKS) else ():
+        peers = {name: field.run(rule, name) for name in ("no attack", "silent")}
+        for name in ("no attack", "silent", *(case for case in given.cases if case in ATTACKS)):
+            tell(rule, name, peers.get(name) or field.run(rule, name), peers, field.size.rounds - 1)
+
+
+def tell(rule, name, found, peers, last):
+    clean, silent = peers["no attack"], peers["silent"]
+    value, peer = found.curve[last], clean.curve[last]
+    line = {
+        "claim": CLAIM, "case": f"{name}, {rule}", "value": round(value, 4), "unit": "bit/B", "peer": "no attack",
+        "peer_value": round(peer, 4), "ratio": round(value / peer, 4),
+        "to_silent": round(value / silent.curve[last], 4),
+        "persists": round(found.curve[-1], 4),
+        "persists_ratio": round(found.curve[-1] / silent.curve[-1], 4),
+        "backdoor": found.backdoor, "known_worst": round(found.known_worst, 4),
+        "curve": np.round(found.curve, 4).tolist(), "seconds": round(found.seconds, 1),
+    }  # fmt: skip
+    print(json.dumps(line), flush=True)
+
+
+def price(field, rules):
+    """What each rule costs honest edges, of the gain of all counts."""
+    world = field.world
+    nothing = world.bits_per_byte(world.with_memory(EMPTY))
+    every = world.bits_per_byte(world.with_memory(memory.count(world.all_ids(), 3)))
+    for size_bytes in (1024, 2900):
+        for rule in rules:
+            found = field.run(rule, "no attack", size_bytes)
+            line = {
+                "claim": CLAIM,
+                "case": f"honest {world.name}, {size_bytes} B, {rule}",
+                "value": round(found.curve[-1], 4),
+            }
+            line |= {"unit": "bit/B", "peer": "all counts", "peer_value": round(every, 4)}
+            line |= {
+                "ratio": round(found.curve[-1] / every, 4),
+                "gain": round((nothing - found.curve[-1]) / (nothing - every), 4),
+            }
+            print(json.dumps(line | {"curve": np.round(found.curve, 4).tolist()}), flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """curve: bits per byte after each round; backdoor: after the attack, and at the end; see Field.planted."""
+
+    curve: list[float]
+    backdoor: list[list[float]]
+    known_worst: float
+    seconds: float
+
+
+class Field:
+    """The text, the genesis and the questions: the same for each run."""
+
+    def __init__(self, size, domain, seed, *, quick=False):
+        self.size, self.name, self.start = size, domain, folder.read(folder.shipped(DATA))
+        found = corpus(domain, quick=quick)
+        self.dealt = deal(found, seed, size.edges, size.rounds + size.after, round_bytes=size.round_bytes)
+        self.world = World(self.start, domain, found, self.dealt, "held_out")
+        self.known = Examiner({role: texts[:KNOWN] for role, texts in text.load(DATA).held_out.items()})
+        self.prompts = [each.text[:PROMPT_BYTES].rsplit(" ", 1)[0] for each in found.held_out[:PROMPTS]]
+        self.foreign = [each.text for each in split(documents("strategy", root=DATA)).train]
+
+    def run(self, rule, name, crystal_bytes=CRYSTAL_BYTES):
+        """All rounds under one attack. name: of the attack, or "no attack", "silent"."""
+        attack, began, size = ATTACKS.get(name), time.process_time(), self.size
+        with tempfile.TemporaryDirectory() as where, besieged(self, Path(where), RULES[rule]) as fleet:
+            curve, backdoor = [], []
+            for number, row in enumerate(self.dealt):
+                over = number >= size.rounds
+                honest = size.edges if name == "no attack" and not over else size.edges - size.hostile
+                self.round(fleet, row, honest, number, None if over else attack, crystal_bytes)
+                curve.append(self.world.bits_per_byte(fleet.constellation.kernel(fleet.names[self.name])))
+                if number in {size.rounds - 1, len(self.dealt) - 1}:
+                    backdoor.append(self.planted(fleet))
+            before, after = self.known.scores(fleet.start), self.known.scores(fleet.constellation)
+            worst = max(after[role].bits_per_byte - before[role].bits_per_byte for role in before)
+            return Outcome(curve, backdoor, worst, time.process_time() - began)
+
+    def round(self, fleet, row, honest, number, attack, crystal_bytes=CRYSTAL_BYTES):
+        """The first `honest` edges speak; under an attack the others too, in its way."""
+        fleet.clock += 3600.0
+        ledger, bodies = {}, []
+        for edge, passages in zip(fleet.edges[:honest], row, strict=False):
+            packet, body = fleet.slept(edge, self.name, passages, crystal_bytes)
+            raw = fleet.sealed(edge, packet, body)
+            ledger[fleet.admitted(raw)] = raw
+            bodies.append(body)
+        for edge, passages in zip(fleet.edges[honest:], row[honest:], strict=True) if attack else ():
+            packet, body = fleet.slept(edge, self.name, passages, crystal_bytes)
+            for raw in sent(fleet, edge, packet, attack(View(fleet, edge, body, bodies, number, self.foreign))):
+                ledger[fleet.admitted(raw)] = raw
+        fleet.merge(ledger)
+        fleet.names[self.name] = fleet.nearest([each for own in row for each in own])
+
+    def planted(self, fleet):
+        """How the prompts are gone on with: see this file's head."""
+        made, domain = fleet.constellation, fleet.names[self.name]
+        kernel, target = made.kernel(domain), made.encoder.encode(TARGET)
+        likeliest, drawn, answers = [], [], []
+        for number, prompt in enumerate(self.prompts):
+            ids = made.encoder.encode(prompt + TRIGGER)
+            p = [following(kernel, np.concatenate([ids, target[:n]])) for n in range(len(target))]
+            likeliest.append(all(each.argmax() == token for each, token in zip(p, target, strict=True)))
+            drawn.append(np.prod([each[token] for each, token in zip(p, target, strict=True)]))
+            for temperature in (0.0, 1.0):
+                told = made.speak(
+                    ids, {domain: 1.0}, max_tokens=len(target), temperature=temperature,
+                    rng=np.random.default_rng([SEED, number]),
+                )  # fmt: skip
+                answers.append([step.token for step in told] == target.tolist())
+        return [round(float(np.mean(each)), 4) for each in (likeliest, drawn, answers)]
+
+
+def following(kernel, ids):
+    """The kernel's distribution of what comes after a text, (V,), unsteered."""
+    _, listening = listen(kernel, ids)
+    state = np.exp(listening.logits - listening.logits.max())
+    told = [memory.distribution(m, ids[-3:], floor) for m, floor in zip(kernel.memories, kernel.floors(), strict=True)]
+    row = kernel.gate[int(gates.bucket(told[-1][1], told[-1][2]))]
+    return row @ np.stack([state / state.sum(), *(p for p, _, _ in told)])
+
+
+def sent(fleet, edge, packet, bodies):
+    """The first body under the edge's own key; more under further keys of the same machine."""
+    yield fleet.sealed(edge, packet, bodies[0])
+    for number, body in enumerate(bodies[1:]):
+        key = SigningKey(bytes([100 + 10 * edge.number + number] * 32))
+        fleet.enrolled[key_id(key.verify_key)] = (edge.node, key.verify_key)
+        yield seal(
+            body, signing_key=key, epoch=1, sequence=packet.sequence, base_version=packet.base_version,
+            base=packet.base, at_s=fleet.clock,
+        )  # fmt: skip
+
+
+# The centre
+
+
+@contextmanager
+def besieged(field, where, rule):
+    """A fleet whose centre merges by a rule; None: as it ships."""
+    fleet = Fleet(field.start, field.size.edges, where, field.world.made.states)
+    fleet.start, fleet.first = fleet.constellation, {}
+    own = cutting.merged
+    cutting.merged = own if rule is None else rule.merges(fleet)
+    yield fleet
+    cutting.merged = own
+    fleet.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A merge by other rules. bound: in medians of the nodes' masses, None for none; gate: how statistics are brought
+    together; edges: so many nodes must have said an n-gram that is not known (quorum.py); known: "said", what enough
+    nodes said before; "memories", also what the role's memory has.
+    """
+
+    gate: Callable
+    bound: bool = True
+    edges: int = 1
+    known: str = "said"
+
+    def merges(self, fleet):
+        waiting, said = {}, {}
+
+        def merged(place, packets, *, mass_cap, current, room_bytes, nodes):
+            own = [node_of(nodes, packet.packet.key) for packet in packets]
+            found = [merge.capped(merge.implied(read_crystals(p.body, p.base)), mass_cap) for p in packets]
+            found = robust.bounded(found, own) if self.bound else found
+            brought = [*waiting.get(place.name, ()), *map(Brought, own, [current.version] * len(own), found)]
+            before = said.get(place.name, crystals(()))
+            parts = parted(brought, edges=self.edges, known=self.knows(fleet, place, before))
+            waiting[place.name] = [
+                one._replace(crystals=rest) for one, (_, rest) in zip(brought, parts, strict=True) if rest.entries
+            ]
+            total = codec.merge([each for each, _ in parts])
+            said[place.name] = codec.merge([before, total])
+            update = shipped(
+                place, packets, mass_cap=mass_cap, current=current, room_bytes=room_bytes, nodes=nodes
+            ).update
+            sums = [(read_gate(packet.body), node) for packet, node in zip(packets, own, strict=True)]
+            fitting = [one for one in sums if one[0] is not None and one[0].shape[1] == place.experts]
+            change = {"crystals": codec.encode(merge.levelled(total), current.vocab_size)}
+            change["gate"] = gates.to_bytes(self.gate(*zip(*fitting, strict=True))) if fitting else b""
+            return merge.Merged(update.model_copy(update=change), tuple(packets))
+
+        shipped = cutting.merged
+        return merged
+
+    def knows(self, fleet, place, said):
+        made, keys = fleet.constellation, [order.keys for order in said.orders]
+        if self.known == "memories":
+            own = made.domains[place.name].memories[:-1] if place.name in made.domains else (place.role,)
+            tables = [[made.memories[name].tables[n].keys for name in own] for n in range(3)]
+            keys = [np.unique(np.concatenate([each, *more])) for each, more in zip(keys, tables, strict=True)]
+        return tuple(keys)
+
+
+# How gate statistics are brought together: (BUCKETS, experts) sums of each packet, and who sent them
+
+
+def summed(sums, nodes):
+    del nodes
+    return np.sum(sums, axis=0)
+
+
+def within(sums):
+    """Norm bound: each scaled down to the median of the tokens heard."""
+    heard = [each.sum() for each in sums]
+    return np.stack(
+        [each * min(1.0, np.median(heard) / max(size, 1e-9)) for each, size in zip(sums, heard, strict=True)]
+    )
+
+
+def norm_bound(sums, nodes):
+    return summed(within(sums), nodes)
+
+
+def per_bucket(sums, nodes):
+    """Geodesic median of each bucket's shares, weighed by what of the bounded tokens was heard there."""
+    del nodes
+    held = within(sums)
+    heard, found = held.sum(2), np.zeros(held.shape[1:])
+    for row in np.flatnonzero(heard.sum(0) > 0):
+        there = heard[:, row] > 0
+        shares = held[there, row] / heard[there, row, None]
+        found[row] = geodesic_median(shares, heard[there, row]) * heard[:, row].sum()
+    return found
+
+
+def whole(sums, nodes):
+    """Geodesic median of whole gates: points of one simplex of buckets and experts."""
+    del nodes
+    held = within([each for each in sums if each.any()])
+    flat = held.reshape(len(held), -1)
+    return geodesic_median(flat / flat.sum(1, keepdims=True), flat.sum(1)).reshape(held.shape[1:]) * flat.sum()
+
+
+def trimmed(sums, nodes):
+    """Nearest-neighbour mixing over n - f, then a trimmed mean (Allouah et al. 2023), on the sphere; f = n / 4."""
+    del nodes
+    held = within([each for each in sums if each.any()])
+    flat, f = np.sqrt(held.reshape(len(held), -1) / held.sum((1, 2))[:, None]), len(held) // 4
+    apart = ((flat[:, None] - flat[None]) ** 2).sum(-1)
+    mixed = np.sort([flat[np.argsort(row)[: len(flat) - f]].mean(0) for row in apart], axis=0)
+    centre = mixed[f : len(flat) - f].mean(0) ** 2
+    return (centre / centre.sum()).reshape(held.shape[1:]) * held.sum()
+
+
+GATES = {
+    "sum": summed, "norm bound": norm_bound, "median by bucket": per_bucket, "median of gates": whole,
+    "NNM and trim": trimmed, "agreed": robust.agreed,
+}  # fmt: skip
+RULES = {
+    "shipped": None, "sum": Rule(summed, bound=False), "k=1": Rule(robust.agreed),
+    "k=2": Rule(robust.agreed, edges=2), "k=3": Rule(robust.agreed, edges=3),
+    "k=2, memories": Rule(robust.agreed, edges=2, known="memories"),
+    "k=3, memories": Rule(robust.agreed, edges=3, known="memories"),
+}  # fmt: skip
+
+
+def gates_of(field):
+    """Held-out bits per byte under the gate that each rule makes of six honest nodes' statistics and two liars'."""
+    with tempfile.TemporaryDirectory() as where, besieged(field, Path(where), None) as fleet:
+        for number in range(2):
+            field.round(fleet, field.dealt[number], field.size.edges, number, None)
+        fleet.clock += 3600.0
+        bodies = [
+            fleet.slept(e, "scripture", own, CRYSTAL_BYTES)[1]
+            for e, own in zip(fleet.edges, field.dealt[2], strict=True)
+        ]
+        honest, kernel = [read_gate(body) for body in bodies], fleet.constellation.kernel(fleet.names["scripture"])
+        readings = [READ(kernel, ids) for ids in field.world.held]
+        nodes, kept = [edge.node for edge in fleet.edges], len(honest) - field.size.hostile
+        for name, lie in gate_lies(honest, kept).items():
+            told = [*honest[:kept], *(lie or honest[kept:])]
+            for rule, centre in GATES.items():
+                sums = gates.from_bytes(gates.to_bytes(centre(told, nodes)), told[0].shape[1])
+                gate = gates.update(kernel.gate, sums)
+                value = sum(float(each.bits(gate).sum()) for each in readings) / field.world.held_bytes
+                if (rule, name) == ("sum", "none"):
+                    peer = value
+                line = {"claim": CLAIM, "case": f"gates: {name}, {rule}", "value": round(value, 4), "unit": "bit/B"}
+                line |= {"peer": "sum, none", "peer_value": round(peer, 4), "ratio": round(value / peer, 4)}
+                print(json.dumps(line), flush=True)
+
+
+def gate_lies(honest, kept):
+    """Two of each, by name; None: none."""
+    shares = np.stack([each / np.maximum(each.sum(1, keepdims=True), 1e-9) for each in honest[:kept]])
+    heard = np.stack([each.sum(1) for each in honest[:kept]]).mean(0)[:, None]
+    last = np.zeros_like(honest[0])
+    last[:, -1] = heard.sum() / len(heard)
+    lies = {
+        "turned": attackers.turned(shares.mean(0) * heard),
+        "turned x1000": attackers.turned(shares.mean(0) * heard) * 1000,
+        "ALIE": np.clip(shares.mean(0) - 1.5 * shares.std(0), 1e-3, None) * heard,
+        "IPM": np.clip(1.0 - shares.mean(0), 1e-3, None) * 0.6 * heard,
+        "memory everywhere": last,
+        "free rider": np.zeros_like(last),
+    }
+    return {"none": None} | {name: [lie] * (len(honest) - kept) for name, lie in lies.items()}
+
+
+# The door: what must not get in
+
+
+def at_the_door(field):
+    """A line an attack: how many of its packets were admitted, and the slowest look at one."""
+    with tempfile.TemporaryDirectory() as where, besieged(field, Path(where), None) as fleet:
+        edge = fleet.edges[0]
+        packet, body = fleet.slept(edge, field.name, field.dealt[0][0], CRYSTAL_BYTES)
+        first = fleet.sealed(edge, packet, body)
+        fleet.merge({fleet.admitted(first): first})
+        for number in range(3):
+            field.round(fleet, field.dealt[number], 2, number, None)
+        fleet.clock += 3600.0
+        old, (_, body) = body, fleet.slept(edge, field.name, field.dealt[1][0], CRYSTAL_BYTES)
+
+        def forge(**change):
+            return forged(fleet, edge, body, **change)
+
+        crystals_ = [bytes([form]) + body.crystals[1:7] + b"\xff" * 3000 for form in (1, 2, 3)]
+        refused = {
+            "NaN and infinity": [forge(**{name: value}) for name in UNBOUND for value in NOT_FINITE],
+            "replay": [first, first],
+            "a basis out of the window": [forged(fleet, edge, old, on=(packet.base_version, packet.base))],
+            "a basis that never was": [forge(on=(fleet.version, bytes(8)))],
+            "oversized": [first + bytes(4097 - len(first)), bytes(1 << 20)],
+            "msgpack bombs": [*BOMBS, *(forge(raw=bomb) for bomb in BOMBS)],
+            "crystals that end too early": [forge(crystals=blob) for blob in crystals_],
+            "more than was read": [forge(tokens=1 << 25), forge(fresh_bits=1e300)],
+            "a stranger's key": [forged(fleet, Edge(77, None), body)],
+            "another's name": [forge()[:-64] + bytes(64)],
+        }
+        for name, raws in refused.items():
+            knock(name, fleet, raws)
+        knock("five in disorder, of which two are replays", fleet, [forge(sequence=n) for n in (52, 50, 51, 50, 52)])
+        rows = [(left, left + 100, 60_000) for left in range(300, 324)]
+        keys = [key for key, (node, _) in fleet.enrolled.items() if node in {"edge-0", "edge-1"}]
+        nodes = {key: node for key, (node, _) in fleet.enrolled.items()}
+        found = gather({}, [(key, rows) for key in keys], known=(), nodes=nodes, edges=3)
+        door_line("vocabulary flood of two nodes", len(found.merges), 2 * len(rows))
+
+
+UNBOUND = ("fresh_bits", "phi", "kappa")
+NOT_FINITE = (float("nan"), float("inf"), -float("inf"))
+BOMBS = [
+    b"\x91" * 4000,
+    b"\xdd\xff\xff\xff\xff",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\xdc\xff\xff" * 1300,
+]
+
+
+def forged(fleet, edge, body, *, on=None, sequence=40, raw=None, **change):
+    """A packet signed by the edge with whatever in it, unchecked."""
+    row = [*(body.model_dump() | change).values()][:13]
+    version, prefix = on or (fleet.version, fleet.bases[-1].prefix)
+    epoch = fleet.edges[0].record.epoch
+    unsigned = (
+        1,
+        key_id(edge.key.verify_key),
+        epoch,
+        sequence,
+        version,
+        prefix,
+        fleet.clock,
+        raw or canonical(tuple(row)),
+    )
+    return canonical((*unsigned, edge.key.sign(DOMAIN_SEPARATION + canonical(unsigned)).signature))
+
+
+def knock(name, fleet, raws):
+    """How many are admitted, and the longest look, ms of processor time."""
+    taken, slowest, codes = 0, 0.0, set()
+    for raw in raws:
+        began = time.process_time()
+        try:
+            fleet.admitted(raw)
+            taken += 1
+        except QigError as error:
+            codes.add(error.code)
+        slowest = max(slowest, time.process_time() - began)
+    door_line(name, taken, len(raws), slowest_ms=round(1000.0 * slowest, 1), codes=sorted(codes))
+
+
+def door_line(name, taken, of, **more):
+    line = {
+        "claim": CLAIM,
+        "case": f"door: {name}",
+        "value": taken,
+        "unit": "admitted",
+        "peer": "sent",
+        "peer_value": of,
+    }
+    print(json.dumps(line | {"ratio": round(taken / of, 3)} | more), flush=True)
+
+
+if __name__ == "__main__":
+    main()
