@@ -145,12 +145,11 @@ def copies(view):
 
 
 def other_domain(view):
-    """Wrong followers in PERCEPT's own domain, as heavy as the centre admits."""
-    body = against(100)(view)[0]
-    if body.domain is None:
-        return [view.body]
-    lied = view.body.model_copy(update={"domain": "percept", "kernel": "percept"})
-    return [stated(replace(view, body=lied), times(wrong(view.read()), 100), gate=None, factor=100, lie=True)]
+    """Wrong followers in PERCEPT's own domain, as heavy as the centre admits, and a gate of its state alone."""
+    body = view.body.model_copy(update={"domain": "percept", "kernel": "percept"})
+    gate = np.zeros((gates.BUCKETS, 1 + len(view.fleet.constellation.domains["percept"].memories)))
+    gate[:, 0] = body.tokens / gates.BUCKETS
+    return [stated(replace(view, body=body), times(wrong(view.read()), 100), gate=gate, factor=100, lie=True)]
 
 
 def known_lies(view):

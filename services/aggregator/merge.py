@@ -4,6 +4,7 @@
                (quorum.py), under the bound of its node; then counts and totals add            commutative, exact
     basin      geodesic median of the nodes' basins                         half of them may lie
     gate       the nodes' agreement, bucket by bucket (robust.py)           half of them may lie
+               (a role's: of three nodes at least, where five are enrolled)
     score      the nodes' median of the prequential bits per byte, of the bytes that count
 
 Mass cap: a packet heavier than `mass_cap`, or than its node may be in this batch (robust.py), is scaled down to it
@@ -22,6 +23,7 @@ from typing import Final
 
 import numpy as np
 
+from common.constants import ROLES
 from common.errors import Rejected
 from common.geometry.means import geodesic_median
 from common.geometry.simplex import to_float16
@@ -35,7 +37,7 @@ from services.aggregator.admit import read_gate
 from services.aggregator.bases import Base
 from services.aggregator.pool import Pool, gathered
 from services.aggregator.quorum import Brought, parted
-from services.aggregator.quota import Nodes, node_of
+from services.aggregator.quota import Nodes, many, node_of
 from services.aggregator.recount import recounted
 from services.aggregator.territories import NOBODY, Place, Waiting
 
@@ -161,12 +163,19 @@ def _update(place: Place, ordered: Sequence[Waiting], blob: bytes, nodes: Nodes)
         opened=place.opened,
         basin=to_float16(centre).astype("<f2").tobytes(),
         crystals=blob,
-        gate=_gate(ordered, own, place.experts),
+        gate=b"" if _alone(place, own, nodes) else _gate(ordered, own, place.experts),
         packets=len(bodies),
         tokens=sum(robust.allowed([body.tokens for body in bodies], own)),
         fresh_bytes=fresh_bytes,
         fresh_bits=told * fresh_bytes,
     )
+
+
+def _alone(place: Place, own: Sequence[str], nodes: Nodes) -> bool:
+    """Whether too few of many nodes speak of a role's domain to turn its gate, which text of the centre's own taught:
+    the worse gate would have the whole batch refused.
+    """
+    return place.name in ROLES and many(nodes) and len(set(own)) < robust.NODES_LEAST
 
 
 def _gate(packets: Sequence[Waiting], nodes: Sequence[str], experts: int) -> bytes:

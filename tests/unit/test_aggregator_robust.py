@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from aggregator_packets import BASES, KEYS, VOCAB, ledger, ngrams, packet
+from aggregator_packets import BASES, KEYS, VOCAB, ledger, ngrams, packet, peak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +94,19 @@ def test_a_score_is_the_median_nodes_however_much_one_says_it_read(lies, told):
 
 def test_nobody_read_is_no_score():
     assert score([0.0] * 3, [0] * 3, list("abc")) == score([], [], []) == 0.0
+
+
+@pytest.mark.parametrize(("enrolled", "speak", "moves"), [(4, 2, True), (5, 2, False), (5, 3, True)])
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_gate_of_a_role_is_moved_by_three_nodes_where_five_are_enrolled(enrolled, speak, moves, opened):
+    """The gate of a domain that was opened is moved by whoever speaks there: nobody else has taught it."""
+    nodes = {key_id(KEYS[n].verify_key): f"n{n}" for n in range(enrolled)}
+    told = {"domain": None, "at": peak(60)} if opened else {}
+    bytes_ = gate.to_bytes(gates_of(HONEST, 4.0)[:, : 3 if opened else 2])
+    raws = [packet(key=n, gate=bytes_, tokens=5000, **told) for n in range(speak)]
+    found = cut(ledger(*raws), bases=BASES, pending={}, limits=Limits(8, 60.0, 100_000), fleet=Fleet(nodes, {}))
+    (update,) = found.batch.domains
+    assert bool(update.gate) == (moves or opened)
 
 
 def test_a_batch_bounds_a_machine_that_holds_many_keys():
