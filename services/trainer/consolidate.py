@@ -1,10 +1,12 @@
 """Consolidation: a batch becomes a candidate.
 
-crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
-domains that have become one, or are not used any more, end (endings.py)
-proposed merges ──▶ a larger vocabulary, kept only if no old domain gets worse by GROWTH_TOLERANCE
-merged kernel ──dreams──▶ its state trains on them beside replayed text; kept only if no guard undid it and no old
-domain gets worse
+    crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
+    domains that have become one, or are not used any more, end (endings.py)
+    proposed merges ──▶ a larger vocabulary, kept only if no old domain gets worse by GROWTH_TOLERANCE
+    with steps: merged kernel ──dreams──▶ its state trains on them beside replayed text (dreams.py); kept only if no
+    guard undid it and no old domain gets worse
+
+A function of values: a trainer calls it for the stream, `qig train --batch` for a file, a handler for its request.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
