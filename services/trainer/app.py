@@ -5,8 +5,7 @@
 
 One candidate at a time, however many trainers there are: the oldest batch of the stream is worked on, and only when the
 publisher has decided on the candidate before, for its parent would be out of date. A batch that is redelivered after a
-kill goes on from its last checkpoint to the same bytes; the candidate's id is the batch's, so it counts
-once.
+kill goes on from its last checkpoint to the same bytes; the candidate's id is the batch's, so it counts once.
 """
 
 import asyncio

@@ -1,11 +1,13 @@
 """Consolidation: a batch becomes a candidate.
 
-corrections ──▶ the domain's memory: what earlier batches say without a node that was disowned, for what they said
-crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
-domains that have become one, or are not used any more, end (endings.py)
-proposed merges ──▶ a larger vocabulary, kept only if no old domain gets worse by GROWTH_TOLERANCE
-merged kernel ──dreams──▶ its state trains on them beside replayed text; kept only if no guard undid it and no old
-domain gets worse
+    corrections ──▶ the domain's memory: what earlier batches say without a disowned node, for what they said
+    crystals ──▶ the domain's memory (added)            gate statistics ──▶ the domain's gate (one M-step)
+    domains that have become one, or are not used any more, end (endings.py)
+    proposed merges ──▶ a larger vocabulary, kept only if no old domain gets worse by GROWTH_TOLERANCE
+    with steps: merged kernel ──dreams──▶ its state trains on them beside replayed text (dreams.py); kept only if no
+    guard undid it and no old domain gets worse
+
+A function of values: a trainer calls it for the stream, `qig train --batch` for a file, a handler for its request.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -31,7 +31,7 @@ from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance, normalise
 from common.kernels import gate, memory
 from common.kernels.engine import State
-from common.kernels.kernel import Kernel, read
+from common.kernels.kernel import Kernel, Reading, read, reread
 from common.kernels.memory import Memory
 from services.trainer import controls
 from services.trainer.intervals import Interval, of_ratio, of_windows
@@ -94,6 +94,7 @@ class Examiner:
     ) -> None:
         self._passages, self._parents = passages, parents or passages
         self._bits: dict[tuple[Kernel, str], Floats] = {}
+        self._heard: dict[tuple[int, str], Reading] = {}
 
     def scores(self, constellation: Constellation) -> dict[str, Score]:
         """The score of every domain that has passages (at least one, none empty)."""
@@ -126,9 +127,13 @@ class Examiner:
         )
 
     def _read(self, kernel: Kernel, text: str, ids: Ids) -> Floats:
-        """Code length of each token, in bits."""
+        """Code length of each token, in bits. A state, which is most of the work, is asked once of a text."""
         if (kernel, text) not in self._bits:
-            self._bits[kernel, text] = read(kernel, ids).bits(kernel.gate)
+            state = id(kernel.state), text  # it lives as long as the kernel that is a key
+            heard = self._heard.get(state)
+            reading = read(kernel, ids) if heard is None else reread(kernel, ids, heard)
+            self._heard[state] = Reading(reading.experts[:, :1].copy(), reading.buckets, reading.basins[:0])
+            self._bits[kernel, text] = reading.bits(kernel.gate)
         return self._bits[kernel, text]
 
 

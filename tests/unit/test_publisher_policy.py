@@ -100,10 +100,19 @@ def test_a_figure_that_is_no_code_length_is_no_gain():
     assert "none of 0 figures" in why(found)
 
 
-@pytest.mark.parametrize(("high", "accepted"), [(-1e-9, True), (0.0, False), (1e-9, False), (None, True)])
-def test_what_got_better_got_so_by_more_than_chance(high, accepted):
+@pytest.mark.parametrize(
+    ("name", "high", "accepted"),
+    [
+        ("bits_per_byte", -1e-9, True),
+        ("bits_per_byte", 0.0, False),
+        ("bits_per_byte", 1e-9, False),
+        ("bits_per_byte", None, True),
+        ("crystal_bits", 1e-9, True),
+    ],
+)
+def test_held_out_text_that_got_better_got_so_by_more_than_chance(name, high, accepted):
     sure = {} if high is None else {"low": -0.2, "high": high}
-    gain = figure(2.0, 1.9).model_copy(update=sure)
+    gain = figure(2.0, 1.9, name=name).model_copy(update=sure)
     found = judge(candidate([gain], CURRENT), current=CURRENT, limits=LIMITS)
     assert found.accepted is accepted
     assert accepted or "nothing got better: none of 1 figures" in why(found)

@@ -82,15 +82,21 @@ def test_no_passage_is_read_twice_and_the_figures_stay(micro, reads):
     assert after == len(reads) == 8
 
 
-def test_a_changed_gate_is_read_again_and_only_it(micro, reads):
+def test_another_gate_or_memory_asks_no_state_again_and_changes_its_own_figure_alone(micro, reads):
     examiner = Examiner(PASSAGES)
     before = examiner.scores(micro)
     reads.clear()
     changed = with_gate(micro, "heart", np.tile([0.9, 0.1], (gate.BUCKETS, 1)))
+    more = merge([micro.memories["heart"], count([micro.encoder.encode(SENTENCES["heart"] * 3)])])
+    changed = replace(changed, memories={**changed.memories, "heart": more})
     after = examiner.scores(changed)
-    assert len(reads) == 2
+    assert reads == []
     assert after == Examiner(PASSAGES).scores(changed)
     assert after["heart"] != before["heart"]
+    reads.clear()
+    another = State(micro.states["heart"].spec, micro.states["heart"].weights, micro.states["heart"].sqrt_basins)
+    examiner.scores(replace(changed, states={**changed.states, "heart": another}))
+    assert len(reads) == 2  # another state is asked
     assert all(after[role] == before[role] for role in ROLES if role != "heart")
 
 
