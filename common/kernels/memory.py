@@ -15,8 +15,9 @@ partial table stays honest.
 c count of (h, w); T total of h; S sum and u number of h's known followers; d the absolute discount (Ney, Essen & Kneser
 1994). Below the highest order c counts by *continuation* (Kneser & Ney 1995): how many different tokens came before
 (h, w), and besides each occurrence that no longer n-gram of the memory accounts for, as a packet's have none. And there
-T - S counts half: a kernel mixes its memories with others that know better what a memory has not been told. These are
-derived from the stored counts when a memory is first asked, so that the stored ones stay additive.
+T - S counts a third, for contexts of 0 and 1 tokens: a kernel mixes its memories with others that know better what one
+has not been told. These are derived from the stored counts when a memory is first asked, so that the stored ones stay
+additive.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,7 +40,7 @@ TOKEN_BITS: Final = np.uint64(15)
 TOKEN_MASK: Final = np.uint64((1 << 15) - 1)
 ORDERS: Final = 4  # contexts of 0 to 3 tokens
 _BYTES: Final = (8, 4, 8, 4, 8, 8)  # of a number in each of a table's columns
-UNSENT_SHARE: Final = 2  # chosen: of what a lower order does not name, one part in so many (docs/experiments.md)
+UNSENT_PARTS: Final = (3, 3, 1)  # chosen, by lower order: one part in so many of T - S backs off (docs/experiments.md)
 DISCOUNT: Final = 0.75  # chosen: best of 0.5-0.9 on the validation split (docs/experiments.md)
 
 
@@ -244,7 +245,7 @@ def _continued(table: Table, longer: Table, order: int) -> Table:
     counts = kinds + np.maximum(table.counts - seen, 0)
     known = np.add.reduceat(np.append(counts, 0), table.starts[:-1]) * (table.starts[1:] > table.starts[:-1])
     unsent = table.totals - table.known
-    totals = known + -(-unsent // UNSENT_SHARE)
+    totals = known + -(-unsent // UNSENT_PARTS[order])
     return table._replace(counts=counts.astype(np.uint32), known=known, totals=totals.astype(np.uint32))
 
 

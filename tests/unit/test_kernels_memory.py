@@ -95,7 +95,7 @@ def followers(memory, n):
     grams = list(zip(longer.keys.tolist(), longer.counts.tolist(), strict=True))
     continued = {}
     for context, (counts, total) in found.items():
-        unsent, new = math.ceil((total - sum(counts.values())) / m.UNSENT_SHARE), {}
+        unsent, new = math.ceil((total - sum(counts.values())) / m.UNSENT_PARTS[n]), {}
         for token, seen in counts.items():
             ends = [c for key, c in grams if key & (1 << 15 * (n + 1)) - 1 == context << 15 | token]
             new[token] = len(ends) + max(seen - sum(ends), 0)
