@@ -23,7 +23,7 @@ from services.aggregator.merge import combined, encoded
 from services.aggregator.shares import Shares
 
 ACCOUNT_BATCHES: Final = 1024  # chosen: a week of a fleet of 50 edges that sleep once an hour
-ACCOUNT_BYTES: Final = 64 << 20  # in the broker; 5 KB a packet of the default size
+ACCOUNT_BYTES: Final = 64 << 20  # in the broker; 2.5 KB a packet of the default size
 ROOM_BYTES: Final = MESSAGE_MAX_BYTES - 64 * 1024  # of a message, for corrections
 _BATCH_BYTES: Final = 32
 

@@ -19,6 +19,7 @@ from common.wire.proposals import Proposal
 from services.aggregator.quota import NODE_MERGES, Nodes
 
 PROPOSED_MAX: Final = 4096  # merges that wait; 400 KB in the broker
+CHANGED_MAX: Final = 1024  # that one cut notes, and forgets: a transaction has room for them; edges say the rest again
 MERGES_LEAST: Final = 8  # chosen: see above
 _COUNT_BYTES: Final = 2
 _VOTE_BYTES: Final = KEY_ID_BYTES + _COUNT_BYTES
@@ -63,9 +64,10 @@ def gather(
     ready.sort(key=lambda pair: (-sum(believed[pair].values()), pair))
     leaving = ready[:MAX_MERGES] if len(ready) >= MERGES_LEAST else []
     kept = {pair: believed[pair] for pair in [pair for pair in ranked if believed[pair]][:PROPOSED_MAX]}
+    noted = [pair for pair, said in kept.items() if said != before.get(pair)]
     return Gathered(
-        noted={pair: said for pair, said in kept.items() if said != before.get(pair)},
-        gone=tuple(pair for pair in before if pair not in kept),
+        noted={pair: kept[pair] for pair in noted[:CHANGED_MAX]},
+        gone=tuple(pair for pair in before if pair not in kept)[:CHANGED_MAX],
         merges=tuple(_merge(pair, believed[pair]) for pair in leaving),
     )
 

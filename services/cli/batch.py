@@ -76,6 +76,7 @@ class Found:
             "base_version": self.batch.base_version,
             "packets": len(self.batch.packets),
             "merges": len(self.batch.merges),
+            "corrections": len(self.batch.corrections),
             "bytes": len(self.body),
             "tokens": tokens,
         }
@@ -125,6 +126,7 @@ def _table(found: Sequence[Found]) -> Table:
         table.add_column(column, overflow="fold")
     for one in found:
         domains = ", ".join(f"{update.name} {update.tokens}" for update in one.batch.domains)
+        domains = domains or f"{len(one.batch.corrections)} corrections"
         numbers = (str(one.batch.base_version), str(len(one.batch.packets)), str(len(one.body)))
         table.add_row(one.batch.id[:SHOWN], one.where, *numbers, plain(domains))
     return table

@@ -44,13 +44,13 @@ def waves(centre, bundle):
     return found
 
 
-def served(centre):
-    """The aggregator as its process runs it, but impatient: what a dead one held is claimed after 50 ms."""
+def served(centre, claim_after_s=0.05):
+    """The aggregator as its process runs it, but impatient: what a dead one held is claimed soon."""
     settings = centre.settings("aggregator", batch_packets=PACKETS, batch_age_s=600.0)
 
     async def build(broker):
         wiring = await APPS["aggregator"][0](settings, broker)
-        return replace(wiring, consumers=[replace(each, claim_after_s=0.05) for each in wiring.consumers])
+        return replace(wiring, consumers=[replace(each, claim_after_s=claim_after_s) for each in wiring.consumers])
 
     return serve(settings, service="aggregator", build=build, check_every_s=0.02)
 
@@ -83,7 +83,7 @@ async def wave_done(centre, number):
     return waiting == 0 and len(await centre.batches()) >= number
 
 
-async def outlived(centre, came, deaths):
+async def outlived(centre, came, deaths, **given):
     """The waves one after the other, the aggregator dying at such writes of its lives; how often it did."""
     died = 0
     async with asyncio.timeout(30):
@@ -91,7 +91,7 @@ async def outlived(centre, came, deaths):
             await centre.send(*raws)
             while not await wave_done(centre, number):
                 nth, moment = next(deaths)
-                died += await dies(Death(nth, moment), served(centre), lambda n=number: wave_done(centre, n))
+                died += await dies(Death(nth, moment), served(centre, **given), lambda n=number: wave_done(centre, n))
     return died
 
 
@@ -119,6 +119,16 @@ async def test_an_aggregator_killed_at_random_leaves_the_bytes_of_an_undisturbed
         died += await outlived(centre, came, at_random(seed))
         assert await state(centre) == expected, f"seed {seed}, {died} deaths"
         seed += 1
+
+
+async def test_eight_deaths_in_a_row_bury_no_packet(centre, monkeypatch):
+    install(monkeypatch)
+    bundle = await centre.release()
+    (raws, *_) = waves(centre, bundle)
+    deaths = iter([*[(7, "before")] * 8, *[(10**9, "before")] * 8])
+    assert await outlived(centre, [raws], deaths, claim_after_s=0.001) == 8
+    assert len(await centre.counted()) == PACKETS
+    assert await centre.letters(streams.PACKETS) == []
 
 
 async def test_what_was_counted_and_comes_again_and_again_changes_nothing(centre, eventually):

@@ -66,6 +66,15 @@ def test_of_a_node_s_proposals_those_that_most_others_said_stay(monkeypatch, mos
     assert sorted(found.noted[(5, 6)]) == KEYS[:2]
 
 
+@pytest.mark.parametrize(("most", "noted"), [(2, 2), (3, 3), (4, 3)])
+def test_a_cut_changes_so_many_merges_at_once_those_that_most_said_first(monkeypatch, most, noted):
+    monkeypatch.setattr(room, "CHANGED_MAX", most)
+    found = said((0, [(1, 2), (3, 4), (5, 6)]), (1, [(5, 6)]))
+    assert len(found.noted) == noted
+    assert (5, 6) in found.noted
+    assert len(said(before=found.noted, known={(1, 2), (3, 4), (5, 6)}).gone) == min(most, noted)
+
+
 def test_one_node_leaves_room_for_the_proposals_of_others():
     flood = [(n, n + 1) for n in range(PROPOSED_MAX)]
     found = said((0, flood), (1, [(9000, 9001)]))

@@ -24,6 +24,9 @@ from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
 
 CUT_EVERY_S: Final = 1.0
+# Chosen. A process that dies holds packets that it has not looked at yet; five that die one after the other, as of any
+# other stream, would bury them.
+MAX_DELIVERIES: Final = 20
 
 
 class Aggregator:
@@ -43,7 +46,15 @@ async def build(settings: AggregatorSettings, broker: Broker) -> Wiring:
     aggregator = Aggregator(settings, broker, Trust(broker.redis, keys.load_root(settings.home)))
     window, packets = aggregator.window, aggregator.packets
     return Wiring(
-        consumers=[Consumer(streams.PACKETS, streams.GROUPS[streams.PACKETS], packets.open, packets.take)],
+        consumers=[
+            Consumer(
+                streams.PACKETS,
+                streams.GROUPS[streams.PACKETS],
+                packets.open,
+                packets.take,
+                max_deliveries=MAX_DELIVERIES,
+            )
+        ],
         followers=[Follower(streams.BUNDLES, await window.first_position(), window.follow)],
         ticks=[
             Tick("cut", CUT_EVERY_S, aggregator.batches.cut_due),
