@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before numpy: it reads them when it is imported
@@ -48,7 +48,7 @@ from common.kernels import memory
 from common.kernels.kernel import listen
 from common.wire import crystals as codec
 from common.wire.codec import canonical
-from common.wire.ngrams import crystals
+from common.wire.ngrams import crystals, implied
 from common.wire.packet import DOMAIN_SEPARATION, key_id, seal
 from services.aggregator import cut as cutting
 from services.aggregator import merge, robust
@@ -251,7 +251,7 @@ def besieged(field, where, rule):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A merge by other rules. bound: in medians of the nodes' masses, None for none; gate: how statistics are brought
+    """A merge by other rules. bound: whether a node may be so much and no more; gate: how statistics are brought
     together; edges: so many nodes must have said an n-gram that is not known (quorum.py); known: "said", what enough
     nodes said before; "memories", also what the role's memory has.
     """
@@ -264,9 +264,9 @@ class Rule:
     def merges(self, fleet):
         waiting, said = {}, {}
 
-        def merged(place, packets, *, mass_cap, current, room_bytes, nodes):
+        def merged(place, packets, *, nodes, mass_cap, current, **more):
             own = [node_of(nodes, packet.packet.key) for packet in packets]
-            found = [merge.capped(merge.implied(read_crystals(p.body, p.base)), mass_cap) for p in packets]
+            found = [merge.capped(implied(read_crystals(p.body, p.base)), mass_cap) for p in packets]
             found = robust.bounded(found, own) if self.bound else found
             brought = [*waiting.get(place.name, ()), *map(Brought, own, [current.version] * len(own), found)]
             before = said.get(place.name, crystals(()))
@@ -276,14 +276,13 @@ class Rule:
             ]
             total = codec.merge([each for each, _ in parts])
             said[place.name] = codec.merge([before, total])
-            update = shipped(
-                place, packets, mass_cap=mass_cap, current=current, room_bytes=room_bytes, nodes=nodes
-            ).update
+            done = shipped(place, packets, nodes=nodes, mass_cap=mass_cap, current=current, **more)
             sums = [(read_gate(packet.body), node) for packet, node in zip(packets, own, strict=True)]
             fitting = [one for one in sums if one[0] is not None and one[0].shape[1] == place.experts]
             change = {"crystals": codec.encode(merge.levelled(total), current.vocab_size)}
-            change["gate"] = gates.to_bytes(self.gate(*zip(*fitting, strict=True))) if fitting else b""
-            return merge.Merged(update.model_copy(update=change), tuple(packets))
+            if self.gate is not robust.agreed:
+                change["gate"] = gates.to_bytes(self.gate(*zip(*fitting, strict=True))) if fitting else b""
+            return replace(done, update=done.update.model_copy(update=change))
 
         shipped = cutting.merged
         return merged
