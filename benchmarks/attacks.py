@@ -37,7 +37,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before nu
 import attackers
 import numpy as np
 from attackers import ATTACKS, TARGET, TRIGGER, View
-from fleet import DATA, EMPTY, READ, Edge, Fleet, World
+from fleet import DATA, EMPTY, READ, Edge, Fleet, World, taught
 from fleet_text import corpus, deal
 from nacl.signing import SigningKey
 
@@ -46,16 +46,11 @@ from common.geometry.means import geodesic_median
 from common.kernels import gate as gates
 from common.kernels import memory
 from common.kernels.kernel import listen
-from common.wire import crystals as codec
 from common.wire.codec import canonical
-from common.wire.ngrams import crystals
 from common.wire.packet import DOMAIN_SEPARATION, key_id, seal
-from services.aggregator import cut as cutting
-from services.aggregator import merge, robust
-from services.aggregator.admit import read_crystals, read_gate
+from services.aggregator import robust
+from services.aggregator.admit import read_gate
 from services.aggregator.proposals import gather
-from services.aggregator.quorum import Brought, parted
-from services.aggregator.quota import node_of
 from services.trainer import folder, text
 from services.trainer.corpora.document import documents
 from services.trainer.corpora.split import split
@@ -84,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cases = [*ATTACKS, "door", "gates"]
     parser.add_argument("cases", nargs="*", default=cases, help=f"{', '.join(cases)}; honest")
-    parser.add_argument("--rules", nargs="+", default=["shipped"], choices=list(RULES))
+    parser.add_argument("--rules", nargs="+", default=["k=3"], choices=list(RULES))
     parser.add_argument("--domain", default="scripture")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="four edges, one hostile, two rounds and a silent one")
@@ -239,62 +234,43 @@ def sent(fleet, edge, packet, bodies):
 
 @contextmanager
 def besieged(field, where, rule):
-    """A fleet whose centre merges by a rule; None: as it ships."""
-    fleet = Fleet(field.start, field.size.edges, where, field.world.made.states)
+    """A fleet whose centre merges by a rule."""
+    fleet = Fleet(
+        field.start, field.size.edges, where, field.world.made.states, crystal_edges=rule.edges, known=rule.known
+    )
     fleet.start, fleet.first = fleet.constellation, {}
-    own = cutting.merged
-    cutting.merged = own if rule is None else rule.merges(fleet)
+    agreed, bounded = robust.agreed, robust.bounded
+    robust.agreed, robust.bounded = rule.gate, bounded if rule.bound else unbounded
     yield fleet
-    cutting.merged = own
+    robust.agreed, robust.bounded = agreed, bounded
     fleet.close()
+
+
+def unbounded(several, nodes):
+    del nodes
+    return list(several)
+
+
+def held(made):
+    """Everything that the bundle's memories hold."""
+    return {
+        name: tuple(
+            np.unique(np.concatenate([made.memories[m].tables[n].keys for m in domain.memories])) for n in range(3)
+        )
+        for name, domain in made.domains.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A merge by other rules. bound: in medians of the nodes' masses, None for none; gate: how statistics are brought
-    together; edges: so many nodes must have said an n-gram that is not known (quorum.py); known: "said", what enough
-    nodes said before; "memories", also what the role's memory has.
+    """edges: of the quorum; known: what needs none; gate: how statistics are brought together; bound: whether a node
+    may be so much of a batch and no more.
     """
 
-    gate: Callable
-    bound: bool = True
     edges: int = 1
-    known: str = "said"
-
-    def merges(self, fleet):
-        waiting, said = {}, {}
-
-        def merged(place, packets, *, mass_cap, current, room_bytes, nodes):
-            own = [node_of(nodes, packet.packet.key) for packet in packets]
-            found = [merge.capped(merge.implied(read_crystals(p.body, p.base)), mass_cap) for p in packets]
-            found = robust.bounded(found, own) if self.bound else found
-            brought = [*waiting.get(place.name, ()), *map(Brought, own, [current.version] * len(own), found)]
-            before = said.get(place.name, crystals(()))
-            parts = parted(brought, edges=self.edges, known=self.knows(fleet, place, before))
-            waiting[place.name] = [
-                one._replace(crystals=rest) for one, (_, rest) in zip(brought, parts, strict=True) if rest.entries
-            ]
-            total = codec.merge([each for each, _ in parts])
-            said[place.name] = codec.merge([before, total])
-            update = shipped(
-                place, packets, mass_cap=mass_cap, current=current, room_bytes=room_bytes, nodes=nodes
-            ).update
-            sums = [(read_gate(packet.body), node) for packet, node in zip(packets, own, strict=True)]
-            fitting = [one for one in sums if one[0] is not None and one[0].shape[1] == place.experts]
-            change = {"crystals": codec.encode(merge.levelled(total), current.vocab_size)}
-            change["gate"] = gates.to_bytes(self.gate(*zip(*fitting, strict=True))) if fitting else b""
-            return merge.Merged(update.model_copy(update=change), tuple(packets))
-
-        shipped = cutting.merged
-        return merged
-
-    def knows(self, fleet, place, said):
-        made, keys = fleet.constellation, [order.keys for order in said.orders]
-        if self.known == "memories":
-            own = made.domains[place.name].memories[:-1] if place.name in made.domains else (place.role,)
-            tables = [[made.memories[name].tables[n].keys for name in own] for n in range(3)]
-            keys = [np.unique(np.concatenate([each, *more])) for each, more in zip(keys, tables, strict=True)]
-        return tuple(keys)
+    known: Callable = taught
+    gate: Callable = robust.agreed
+    bound: bool = True
 
 
 # How gate statistics are brought together: (BUCKETS, experts) sums of each packet, and who sent them
@@ -353,16 +329,14 @@ GATES = {
     "NNM and trim": trimmed, "agreed": robust.agreed,
 }  # fmt: skip
 RULES = {
-    "shipped": None, "sum": Rule(summed, bound=False), "k=1": Rule(robust.agreed),
-    "k=2": Rule(robust.agreed, edges=2), "k=3": Rule(robust.agreed, edges=3),
-    "k=2, memories": Rule(robust.agreed, edges=2, known="memories"),
-    "k=3, memories": Rule(robust.agreed, edges=3, known="memories"),
+    "k=1": Rule(), "k=2": Rule(2), "k=3": Rule(3), "k=3, memories": Rule(3, held),
+    "sum": Rule(gate=summed, bound=False),
 }  # fmt: skip
 
 
 def gates_of(field):
     """Held-out bits per byte under the gate that each rule makes of six honest nodes' statistics and two liars'."""
-    with tempfile.TemporaryDirectory() as where, besieged(field, Path(where), None) as fleet:
+    with tempfile.TemporaryDirectory() as where, besieged(field, Path(where), RULES["k=1"]) as fleet:
         for number in range(2):
             field.round(fleet, field.dealt[number], field.size.edges, number, None)
         fleet.clock += 3600.0
@@ -408,7 +382,7 @@ def gate_lies(honest, kept):
 
 def at_the_door(field):
     """A line an attack: how many of its packets were admitted, and the slowest look at one."""
-    with tempfile.TemporaryDirectory() as where, besieged(field, Path(where), None) as fleet:
+    with tempfile.TemporaryDirectory() as where, besieged(field, Path(where), RULES["k=1"]) as fleet:
         edge = fleet.edges[0]
         packet, body = fleet.slept(edge, field.name, field.dealt[0][0], CRYSTAL_BYTES)
         first = fleet.sealed(edge, packet, body)

@@ -35,6 +35,7 @@ import numpy as np
 from fleet_text import DATA, ROUND_BYTES, corpus, deal
 from nacl.signing import SigningKey
 
+from common.constants import ROLES
 from common.constellation import parts as bundle_parts
 from common.constellation.priors import prior_of
 from common.geometry.means import frechet_mean
@@ -127,11 +128,19 @@ class Edge:
         return f"edge-{self.number}"
 
 
-class Fleet:
-    """Edges and a centre. names: by source, the domain that was opened for it. states: loaded before, known to READ."""
+def taught(made):
+    """What a centre takes as said by a quorum before: the memories of the opened domains (the aggregator's window)."""
+    own = {name: domain.memories[-1] for name, domain in made.domains.items() if name not in ROLES}
+    return {name: tuple(table.keys for table in made.memories[each].tables[:3]) for name, each in own.items()}
 
-    def __init__(self, start, edges, where, states=None):
-        self.states = states
+
+class Fleet:
+    """Edges and a centre. names: by source, the domain that was opened for it. states: loaded before, known to READ.
+    crystal_edges: of the quorum; known: of a constellation, the n-grams that need none.
+    """
+
+    def __init__(self, start, edges, where, states=None, *, crystal_edges=1, known=taught):
+        self.states, self.crystal_edges, self.known, self.pool, self.cuts = states, crystal_edges, known, {}, 0
         self.parts, self.version, self.clock, self.bases, self.refs = start, 0, 1000.0, (), ()
         self.edges = [Edge(n, Record(where / f"{n}.sqlite", now_s=1000.0)) for n in range(edges)]
         self.names, self.packet_bytes = {}, []
@@ -154,7 +163,9 @@ class Fleet:
         vocab = made.coordizer.vocab_size
         merges = tuple((left, right) for left, right in made.coordizer.merges.tolist())
         priors = {name: prior_of(made.kernel(name).memories, vocab) for name in made.domains}
-        self.bases = with_base(self.bases, Base(self.version, sealed, vocab, merges, made.domains, priors))
+        known = self.known(made) if self.crystal_edges > 1 else {}
+        base = Base(self.version, sealed, vocab, merges, made.domains, priors, known)
+        self.bases = with_base(self.bases, base)
         self.serving = {e.node: Serving(made, self.version, sealed, e.node) for e in self.edges}
 
     def round(self, texts, budget):
@@ -173,8 +184,10 @@ class Fleet:
     def merge(self, ledger):
         """What the centre makes of admitted packets, released and settled."""
         nodes = {key: node for key, (node, _) in self.enrolled.items()}
-        limits, fleet = Limits(len(ledger), 1.0, MASS_CAP), Nodes(nodes, {})
+        limits = Limits(len(ledger), 1.0, MASS_CAP, self.crystal_edges)
+        fleet = Nodes(nodes, {}, self.cuts, self.pool)
         done = cut(ledger, bases=self.bases, pending={}, limits=limits, fleet=fleet)
+        self.pool, self.cuts = done.pool, self.cuts + 1
         assert not done.refused, done.refused
         self.release(done.batch)
 

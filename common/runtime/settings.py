@@ -141,7 +141,7 @@ class AggregatorSettings(CommonSettings):
         1,
         ge=1,
         le=8,
-        description="Nodes that must bring an n-gram which the bundle does not know, where five or more are enrolled; "
+        description="Nodes that must bring an n-gram to a domain before it counts, where five or more are enrolled; "
         "until then it waits at the centre",
     )
     common_edges: int = Field(3, ge=3, le=8, description="Edges that have to mention the same before it may be said")

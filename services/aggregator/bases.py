@@ -28,7 +28,7 @@ BASE_WINDOW: Final = 3  # settled: DESIGN.md, section 7
 class Base:
     """A released bundle: version and digest; vocab_size: its kernels'; merges: those that make their ids, from
     FIRST_MERGE on; domains: by name; priors: what it expects of each domain's packets, by its name; known: the n-grams
-    that each domain's memories hold, where a quorum is asked for.
+    that need no quorum in an opened domain, where one is asked for.
     """
 
     version: int
@@ -74,13 +74,10 @@ def expects(memories: Sequence[bytes], vocab_size: int) -> Prior:
     return prior_of([memory_file.from_bytes(data, vocab_size) for data in memories], vocab_size)
 
 
-def holds(memories: Sequence[bytes], vocab_size: int) -> Known:
-    """The n-grams that a domain with these memory parts knows. Raises Rejected("bad_memory")."""
-    read = [memory_file.from_bytes(data, vocab_size) for data in memories]
-    one, two, three = (
-        np.unique(np.concatenate([np.zeros(0, np.uint64), *(m.tables[n].keys for m in read if n < len(m.tables))]))
-        for n in range(ORDERS)
-    )
+def holds(memory: bytes, vocab_size: int) -> Known:
+    """The n-grams of a memory part. Raises Rejected("bad_memory")."""
+    tables = memory_file.from_bytes(memory, vocab_size).tables
+    one, two, three = (tables[n].keys if n < len(tables) else np.zeros(0, np.uint64) for n in range(ORDERS))
     return one, two, three
 
 

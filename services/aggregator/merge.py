@@ -128,7 +128,7 @@ def _parted(
     every = [*quorum.pool.get(place.name, ()), *brought]
     if quorum.edges == 1:
         return every, []
-    found = parted(every, edges=quorum.edges, known=current.known.get(place.name, current.known.get(place.role)))
+    found = parted(every, edges=quorum.edges, known=current.known.get(place.name))
     said = [one._replace(crystals=mine) for one, (mine, _) in zip(every, found, strict=True) if mine.entries]
     waits = [one._replace(crystals=left) for one, (_, left) in zip(every, found, strict=True)]
     return said, gathered(waits)

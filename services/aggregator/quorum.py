@@ -1,4 +1,4 @@
-"""The quorum: an n-gram counts once enough nodes have brought it, or where the fleet's memory knows it already.
+"""The quorum: an n-gram counts once enough nodes have brought it to its domain, now or before.
 
     what nodes brought, now and in earlier cuts ─┬▶ said    known, or brought by `edges` different nodes: counts
                                                  └▶ waits   comes again with the next cut, until it is too old
@@ -23,7 +23,9 @@ from common.wire.ngrams import ORDERS, SHIFT, Crystals, Keys, Order, context_sta
 ENROLLED_LEAST: Final = 5  # nodes; with fewer no rule is worth much, and who is enrolled is all the defence there is
 
 Known = tuple[Keys, Keys, Keys]
-"""The n-grams that a domain's memories hold, by their order, each ascending."""
+"""The n-grams that need no quorum any more, by their order, each ascending: of an opened domain its own memory's, which
+only a quorum brought there. What a role's memory knows needs one: wrong followers that it knows are as wrong.
+"""
 
 Marks = npt.NDArray[np.bool_]
 

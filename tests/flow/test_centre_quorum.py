@@ -1,9 +1,12 @@
 """What one node alone says waits at the centre for two more, through a real broker and restarts."""
 
+import numpy as np
 import pytest
 from centre import NODES, Centre
 from micro import MICRO
 
+from common.constellation import parts
+from common.kernels import gate, memory
 from common.runtime import keys
 from common.wire.crystals import crystals, decode, encode, entry
 from services.aggregator.app.hashes import POOL
@@ -49,12 +52,18 @@ async def test_a_pair_counts_once_three_nodes_have_brought_it_whatever_was_resta
     assert [pairs(batch) for batch in await centre.batches()] == [{}, {}, {(a, b): 6}]
 
 
-async def test_what_the_bundle_knows_counts_at_once(centre, eventually, micro):
-    bundle = await centre.release()
-    key = int(micro.memories["percept"].tables[1].keys[0])
-    said = encode(crystals([entry((key >> 15,), key & 0x7FFF, count=2, total=2)]), MICRO.vocab)
+async def test_what_a_domain_was_taught_counts_at_once_and_what_its_role_knows_waits(centre, eventually, micro):
+    """Wrong followers that a role's memory happens to know are wrong; in a domain's own is what a quorum brought."""
+    (a, b), known = unknown(micro), int(micro.memories["percept"].tables[1].keys[0])
+    own = memory.count([np.array([a, b], np.int32)], 3)
+    rows = tuple(map(tuple, gate.prior(3).tolist()))
+    change = {"name": "d-own", "memories": ("percept", "d-own"), "gate": rows}
+    domains = {**micro.domains, "d-own": micro.domains["percept"].model_copy(update=change)}
+    bundle = await centre.release(change=parts.memory_part("d-own", own) | parts.domains_part(domains))
+    pair = {(a,): b, (known >> 15,): known & 0x7FFF}
+    said = encode(crystals([entry(context, token, count=2, total=2) for context, token in pair.items()]), MICRO.vocab)
     async with centre.running("aggregator", **GIVEN):
-        await centre.send(centre.packet(bundle, crystals=said))
+        await centre.send(centre.packet(bundle, domain="d-own", crystals=said))
         await eventually(lambda: has_counted(centre, 1))
-    assert pairs((await centre.batches())[0]) == {(key >> 15, key & 0x7FFF): 2}
-    assert await centre.broker.read_hash(POOL) == {}
+    assert pairs((await centre.batches())[0]) == {(a, b): 2}
+    assert list(await centre.broker.read_hash(POOL)) == ["d-own"]

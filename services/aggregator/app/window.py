@@ -84,13 +84,16 @@ class Window:
         return found
 
     async def _held(self, bundle: Bundle, base: Base) -> dict[str, Known]:
-        """Which n-grams each domain's memories hold; 8 bytes each, so only where it is asked."""
-        if not self._quorum:
-            return {}
+        """Which n-grams a quorum has brought to each opened domain: its own memory's; only where it is asked.
+
+        What a role's memory knows is none of them: its text is the centre's, and wrong words that it knows cost a fleet
+        as much as others.
+        """
+        opened = {name: domain.memories[-1] for name, domain in base.domains.items() if name not in ROLES}
         found = {}
-        for name, domain in base.domains.items():
-            parts = [await self._part(bundle, memory_path(memory)) for memory in domain.memories]
-            found[name] = await asyncio.to_thread(holds, parts, base.vocab_size)
+        for name, own in opened.items() if self._quorum else ():
+            part = await self._part(bundle, memory_path(own))
+            found[name] = await asyncio.to_thread(holds, part, base.vocab_size)
         return found
 
     async def _part(self, bundle: Bundle, path: str) -> bytes:
