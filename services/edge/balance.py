@@ -9,7 +9,8 @@ A packet says more than the edge has left of an n-gram where a longer one implie
 was named before is told once more by each triple that ends in it. And a total is told as its nearest doubling. What is
 owed makes that good: nothing that is owed is named, until as much of it was seen again. So what nothing implies, the
 triples, is never told more often than it was seen. Of what is implied a packet may still say too much, if it was told
-in another way before; to keep all that back until it recurs costs more than it brings (docs/experiments.md).
+in another way before; to keep all that back until it recurs costs up to a third of the gain, and to keep back triples
+alone brings nothing (docs/experiments.md).
 
 Pure.
 """
