@@ -31,7 +31,8 @@ from common.runtime import keys, store, streams
 from common.runtime.connection import connect
 from common.wire.bundle import part_of, sign
 from common.wire.codec import pack
-from common.wire.messages import Candidate, Evidence, Query
+from common.wire.inference import Query
+from common.wire.messages import Candidate, Evidence
 from services.cli.fleet import Fleet
 from services.edge.generation import Generation
 from services.publisher import metadata

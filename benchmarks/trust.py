@@ -35,7 +35,8 @@ from common.runtime.settings import EdgeSettings
 from common.runtime.trust import Trust
 from common.wire.bundle import part_of, sign, verify
 from common.wire.codec import pack, unpack
-from common.wire.messages import Bundle, Candidate, Evidence, Query
+from common.wire.inference import Query
+from common.wire.messages import Bundle, Candidate, Evidence
 from services.edge.app import Edge, state_dir
 from services.edge.app.health import READ_MAX_BYTES
 from services.edge.health import FAILED_MIN

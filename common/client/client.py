@@ -39,7 +39,9 @@ from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
 from common.runtime.health import Health
 from common.runtime.settings import redacted
 from common.wire.codec import pack, unpack, unpack_reply, validated
-from common.wire.messages import Answer, Applied, Bundle, Cancel, DeadLetter, Heartbeat, Mode, Piece, Query
+from common.wire.fields import Mode
+from common.wire.inference import Answer, Cancel, Piece, Query
+from common.wire.messages import Applied, Bundle, DeadLetter, Heartbeat
 
 log = logging.getLogger(__name__)
 

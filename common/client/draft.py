@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.errors import QigError, Rejected, Unavailable
-from common.wire.messages import ANSWER_MAX_CHARS, PIECE_MAX_CHARS, Answer, Piece
+from common.wire.fields import ANSWER_MAX_CHARS, PIECE_MAX_CHARS
+from common.wire.inference import Answer, Piece
 
 
 @dataclass(frozen=True, slots=True)

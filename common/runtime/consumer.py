@@ -39,7 +39,8 @@ from common.runtime.effects import Effect, Send
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.logs import bound
 from common.wire.codec import pack
-from common.wire.messages import MESSAGE_MAX_BYTES, REASON_MAX_CHARS, DeadLetter
+from common.wire.fields import MESSAGE_MAX_BYTES, REASON_MAX_CHARS
+from common.wire.messages import DeadLetter
 
 M = TypeVar("M")
 log = logging.getLogger(__name__)

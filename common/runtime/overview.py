@@ -14,7 +14,7 @@ from common.errors import Rejected
 from common.runtime import streams
 from common.runtime.entries import body_of
 from common.wire.codec import unpack
-from common.wire.messages import Message
+from common.wire.fields import Message
 
 M = TypeVar("M", bound=Message)
 READ_MAX: Final = 1_000

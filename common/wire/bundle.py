@@ -16,7 +16,8 @@ from nacl.signing import SigningKey, VerifyKey
 
 from common.errors import Corrupt
 from common.wire.codec import canonical, validated
-from common.wire.messages import SIGNATURE_BYTES, Batch, Bundle, Candidate, Part
+from common.wire.fields import SIGNATURE_BYTES
+from common.wire.messages import Batch, Bundle, Candidate, Part
 from common.wire.packet import key_id
 
 DOMAIN_SEPARATION: Final = b"qig/bundle/1\0"

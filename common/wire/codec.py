@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from common.errors import Rejected
-from common.wire.messages import MAX_BUNDLE_PACKETS, MESSAGE_MAX_BYTES, Answer, Message, Piece, Value
+from common.wire.fields import MAX_BUNDLE_PACKETS, MESSAGE_MAX_BYTES, Message, Value
+from common.wire.inference import Answer, Piece
 
 CODES: Final = ("oversized", "garbage", "wrong_version", "unknown_field", "bad_field")
 MAX_LIST: Final = MAX_BUNDLE_PACKETS  # the longest list of any message; nested empty lists of this length are cheap

@@ -26,8 +26,8 @@ import numpy.typing as npt
 from common.errors import Rejected
 from common.wire import adaptive, plain
 from common.wire.expected import NOTHING, Prior
+from common.wire.fields import CRYSTALS_MAX_BYTES
 from common.wire.levels import LEVELS, counted
-from common.wire.messages import CRYSTALS_MAX_BYTES
 from common.wire.ngrams import MAX_TOTAL, MAX_VOCAB, Crystals, Order, capped, check, crystals, empty, entry, merge, take
 
 __all__ = [

@@ -14,12 +14,12 @@ from nacl.signing import SigningKey
 
 from common.constants import CELLS, PACKET_MAX_BYTES
 from common.wire import basin, bundle, codec, crystals, mentions, packet
+from common.wire.fields import Message
+from common.wire.inference import Answer, Cancel, Piece, Query, RouteStep
 from common.wire.messages import (
     MESSAGES,
-    Answer,
     Applied,
     Batch,
-    Cancel,
     Candidate,
     Common,
     DeadLetter,
@@ -27,12 +27,8 @@ from common.wire.messages import (
     Evidence,
     Figure,
     Heartbeat,
-    Message,
     PacketRef,
-    Piece,
-    Query,
     Returned,
-    RouteStep,
     batch_id,
 )
 

@@ -7,12 +7,10 @@
     returned ─ Returned ▶ edges: packets that go into no bundle any more
     applied ◀ Applied ─ edge                                   {stream}:dead ◀ DeadLetter ─ every consumer
 
-Knows nothing of bytes, streams or signatures: codec.py packs, bundle.py signs. Rules it keeps: `v` is 1; unknown fields
-are refused; types are strict (no "5" for 5); no NaN, no infinity; every text, list, map and blob has a named maximum;
-nothing longer than MESSAGE_MAX_BYTES travels in a stream (bigger things ride in the store, beside a small message).
-
->>> Query(text="Where does the river go?").max_tokens
-128
+What clients and edges say to each other stands in inference.py, what fields are made of and the rules that all keep in
+fields.py; here is the rest, and the list of all. Knows nothing of bytes, streams or signatures: codec.py packs,
+bundle.py signs. Nothing longer than MESSAGE_MAX_BYTES travels in a stream: bigger things ride in the store, beside a
+small message.
 """
 
 import hashlib
@@ -23,190 +21,51 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     model_serializer,
     model_validator,
 )
 
-from common.constants import CELLS, Phase, Role
+from common.constants import Phase, Role
 from common.wire.blob import Blob
-
-KIB: Final = 1024
-MESSAGE_MAX_BYTES: Final = 1024 * KIB  # settled: what a broker moves without a hiccup; a dead letter can hold it whole
-QUERY_MAX_CHARS: Final = 16_384
-QUERY_MAX_BYTES: Final = 256 * KIB  # the text as JSON escapes is at most 12 bytes a character
-ANSWER_MAX_CHARS: Final = 65_536
-ANSWER_MAX_BYTES: Final = 320 * KIB
-NOTE_MAX_BYTES: Final = 32 * KIB  # heartbeats and verdicts: all names, no text
-MAX_NEW_TOKENS: Final = 1024
-MAX_TEMPERATURE: Final = 2.0
-NAME_MAX_CHARS: Final = 64
-MAX_STOPS: Final = 4  # OpenAI's
-STOP_MAX_CHARS: Final = 64
-DEADLINE_MAX_S: Final = 86_400.0
-PIECE_MAX_CHARS: Final = 4096
-REASON_MAX_CHARS: Final = 512
-PATH_MAX_CHARS: Final = 128
-MAX_DOMAINS: Final = 64
-MAX_TOKENS: Final = 1 << 15  # of a vocabulary
-MAX_MERGES: Final = 64  # of a batch, chosen: a round of growth that costs an edge's memories a second
-MAX_MERGE_EDGES: Final = 8  # that are named for a merge: more than must agree
-MAX_BATCH_PACKETS: Final = 256
-MAX_CORRECTIONS: Final = 256  # of a batch; their bytes bound them first
-MAX_BUNDLE_PACKETS: Final = 4096  # a candidate may span several batches
-MAX_PARTS: Final = 256
-MAX_FIGURES: Final = 512
-PART_MAX_BYTES: Final = 1 << 32
-CRYSTALS_MAX_BYTES: Final = 192 * KIB
-COMMON_MAX_HASHES: Final = 32_768  # of one message, 1.4 bytes each or a little more
-COMMON_MAX_BYTES: Final = 64 * KIB
-GATE_MAX_BYTES: Final = 256
-BASIN_BYTES: Final = 2 * CELLS
-KEY_ID_BYTES: Final = 8
-SIGNATURE_BYTES: Final = 64
-MAX_COUNT: Final = (1 << 53) - 1  # what a client whose only number is a double still counts exactly
-MAX_U32: Final = (1 << 32) - 1
-MAX_TIME_S: Final = 1e11  # seconds since 1970; the year 5138
-PI_RAD: Final = 3.1415927  # the simplex is this wide; pi rounded up, so that float noise stays inside
-
-Mode = Literal["routed", "constellation", "vocab", "strategy", "percept", "heart"]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=NAME_MAX_CHARS)]
-"""A slug: no colon, no brace, no slash, so that it may stand in a stream's name and in a file's."""
-Path = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", max_length=PATH_MAX_CHARS
-    ),
-]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-ParentDigest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
-Reason = Annotated[str, StringConstraints(max_length=REASON_MAX_CHARS)]
-StreamName = Annotated[str, StringConstraints(min_length=1, max_length=2 * NAME_MAX_CHARS)]
-Unit = Annotated[str, StringConstraints(max_length=32)]
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-U32 = Annotated[int, Field(ge=0, le=MAX_U32)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Radians = Annotated[float, Field(ge=0.0, le=PI_RAD)]
-Amount = Annotated[float, Field(ge=0.0)]  # bits, seconds, kappa: finite and not negative
-Time = Annotated[float, Field(ge=0.0, le=MAX_TIME_S)]
-KeyId = Annotated[bytes, Blob(KEY_ID_BYTES, KEY_ID_BYTES)]
-Signature = Annotated[bytes, Blob(SIGNATURE_BYTES, SIGNATURE_BYTES)]
-Token = Annotated[int, Field(ge=0, lt=MAX_TOKENS)]
-Basin = Annotated[bytes, Blob(BASIN_BYTES, BASIN_BYTES)]
-"""64 float16, little-endian; the reader checks that they are a point of the simplex."""
-
-
-class Value(BaseModel):
-    """A frozen piece of a message."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_bytes="hex", val_json_bytes="hex"
-    )
-
-
-class Message(Value):
-    """What one entry of a stream holds; `max_bytes` bounds its packed form, msgpack or JSON."""
-
-    max_bytes: ClassVar[int] = MESSAGE_MAX_BYTES
-    v: Literal[1] = 1
-
-
-class Query(Message):
-    """A question to the fleet, or with max_tokens=0 a text to read, score and learn from."""
-
-    max_bytes: ClassVar[int] = QUERY_MAX_BYTES
-    id: Name | None = None  # None: the stream's entry id names it
-    client: Name = "anonymous"  # answers go to the stream qig:answers:CLIENT
-    text: Annotated[str, StringConstraints(min_length=1, max_length=QUERY_MAX_CHARS)]
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] = 128
-    temperature: Annotated[float, Field(ge=0.0, le=MAX_TEMPERATURE)] = 0.8
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = (
-        1.0  # of the mass, the likeliest tokens that hold it are drawn from
-    )
-    stop: Annotated[
-        tuple[Annotated[str, StringConstraints(min_length=1, max_length=STOP_MAX_CHARS)], ...],
-        Field(max_length=MAX_STOPS),
-    ] = ()
-    seed: Count | None = None
-    stream: bool = False  # True: the answer's text comes in Pieces as it is made, and then whole in the Answer
-    deadline_s: Annotated[float, Field(gt=0.0, le=DEADLINE_MAX_S)] | None = None  # after its entry; then it is refused
-    mode: Mode = "routed"
-    store: bool = True  # False: answer, and learn nothing from it
-
-
-class RouteStep(Value):
-    """One domain the router weighed: the Fisher-Rao distance from the query's basin to its own, and its share of the
-    answer.
-    """
-
-    domain: Name
-    kernel: Role
-    distance_rad: Radians
-    weight: Share
-
-
-class Problem(Value):
-    """Why a query was not answered: an error's code and message."""
-
-    code: Name
-    message: Reason
-    retry_after_s: Amount | None = None  # when asking again may help
-
-
-class Piece(Message):
-    """Some of an answer's text, as it is made. Index 0 begins the text anew: another edge may have taken it over.
-
-    The Answer, which comes last, has the whole text; a piece may be lost with the edge that sent it, the Answer is not.
-    """
-
-    max_bytes: ClassVar[int] = NOTE_MAX_BYTES
-    query_id: Name
-    client: Name
-    node: Name
-    index: Count
-    text: Annotated[str, StringConstraints(max_length=PIECE_MAX_CHARS)]
-    tokens: Count
-
-
-class Cancel(Message):
-    """The client no longer wants an answer: the edge that makes it stops between two tokens and says what it has."""
-
-    max_bytes: ClassVar[int] = NOTE_MAX_BYTES
-    query_id: Name
-    client: Name
-
-
-class Answer(Message):
-    """What came back for one query, with the evidence of how; None where a quantity is not known."""
-
-    max_bytes: ClassVar[int] = ANSWER_MAX_BYTES
-    query_id: Name
-    client: Name
-    node: Name
-    bundle: Count  # 0: the genesis the software was shipped with
-    text: Annotated[str, StringConstraints(max_length=ANSWER_MAX_CHARS)]
-    finish: Literal["stop", "length", "read", "cancelled", "refused"]
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
-    prompt_bytes: Count = 0
-    prompt_bits: Amount = 0.0  # the prompt's code length under the kernel that read it
-    route: Annotated[tuple[RouteStep, ...], Field(max_length=MAX_DOMAINS)] = ()  # nearest first
-    margin_rad: Radians | None = None  # second distance minus first; None: there was no second
-    abstained: bool = False
-    kernel: Role | None = None
-    domain: Name | None = None
-    phi: Share | None = None
-    phi_p: Share | None = None
-    constellation_phi: Share | None = None  # of all four states together, over what this node lately read and said
-    constellation_phi_p: Share | None = None
-    kappa: Amount | None = None
-    phase: Phase | None = None
-    seconds: Amount = 0.0
-    problem: Problem | None = None
+from common.wire.fields import (
+    COMMON_MAX_BYTES,
+    CRYSTALS_MAX_BYTES,
+    GATE_MAX_BYTES,
+    KIB,
+    MAX_BATCH_PACKETS,
+    MAX_BUNDLE_PACKETS,
+    MAX_CORRECTIONS,
+    MAX_COUNT,
+    MAX_DOMAINS,
+    MAX_FIGURES,
+    MAX_MERGE_EDGES,
+    MAX_MERGES,
+    MAX_PARTS,
+    MESSAGE_MAX_BYTES,
+    NOTE_MAX_BYTES,
+    PART_MAX_BYTES,
+    U32,
+    Amount,
+    Basin,
+    Count,
+    Digest,
+    KeyId,
+    Message,
+    Name,
+    ParentDigest,
+    Path,
+    Reason,
+    Share,
+    Signature,
+    StreamName,
+    Time,
+    Token,
+    Unit,
+    Value,
+)
+from common.wire.inference import Answer, Cancel, Piece, Query
 
 
 class PacketRef(Value):

@@ -32,19 +32,8 @@ from common.constants import CELLS, PACKET_MAX_BYTES, Role
 from common.errors import Corrupt, Rejected
 from common.wire.blob import Blob
 from common.wire.codec import AnyMessage, canonical, parse, validated
-from common.wire.messages import (
-    KEY_ID_BYTES,
-    U32,
-    Amount,
-    Count,
-    KeyId,
-    Message,
-    Name,
-    PacketRef,
-    Share,
-    Signature,
-    Time,
-)
+from common.wire.fields import KEY_ID_BYTES, U32, Amount, Count, KeyId, Message, Name, Share, Signature, Time
+from common.wire.messages import PacketRef
 from common.wire.proposals import PACKET_MAX_MERGES, ROW
 
 DOMAIN_SEPARATION: Final = b"qig/packet/1\0"

@@ -16,8 +16,8 @@ from common.constants import CELLS, PACKET_MAX_BYTES
 from common.wire import adaptive, crystals, export, mentions, packet, proposals
 from common.wire.codec import canonical, parse
 from common.wire.expected import Expected, Prior
+from common.wire.fields import MAX_COUNT, MAX_U32
 from common.wire.mentions import PACKET_MAX_MENTIONS
-from common.wire.messages import MAX_COUNT, MAX_U32
 from common.wire.ngrams import MAX_VOCAB, Crystals, entries
 from common.wire.packet import DOMAIN_SEPARATION, PACKET_GATE_MAX_BYTES, ROOM_BYTES, PacketBody
 from common.wire.proposals import COUNT_MAX, PACKET_MAX_MERGES

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.errors import Corrupt
-from common.wire.messages import MAX_CORRECTIONS, MESSAGE_MAX_BYTES, Correction
+from common.wire.fields import MAX_CORRECTIONS, MESSAGE_MAX_BYTES
+from common.wire.messages import Correction
 from services.aggregator import shares
 from services.aggregator.merge import combined, encoded
 from services.aggregator.shares import Shares

@@ -19,8 +19,9 @@ from common.errors import Rejected
 from common.geometry.simplex import distance
 from common.wire import basin
 from common.wire import packet as packets_
+from common.wire.fields import KEY_ID_BYTES, MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES
 from common.wire.mentions import Hashes
-from common.wire.messages import KEY_ID_BYTES, MAX_BATCH_PACKETS, MESSAGE_MAX_BYTES, Batch, PacketRef, batch_id
+from common.wire.messages import Batch, PacketRef, batch_id
 from common.wire.ngrams import implied
 from common.wire.proposals import Proposal
 from services.aggregator.account import Note

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.errors import Corrupt
-from common.wire.messages import KEY_ID_BYTES, MAX_MERGE_EDGES, MAX_MERGES, Merge
+from common.wire.fields import KEY_ID_BYTES, MAX_MERGE_EDGES, MAX_MERGES
+from common.wire.messages import Merge
 from common.wire.proposals import Proposal
 from services.aggregator.quota import NODE_MERGES, Nodes
 

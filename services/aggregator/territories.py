@@ -28,7 +28,8 @@ from common.geometry.means import geodesic_median
 from common.geometry.simplex import distance, from_float16, to_float16
 from common.wire import basin
 from common.wire.crystals import Crystals
-from common.wire.messages import BASIN_BYTES, MAX_DOMAINS, PacketRef
+from common.wire.fields import BASIN_BYTES, MAX_DOMAINS
+from common.wire.messages import PacketRef
 from common.wire.packet import PacketBody
 from services.aggregator.bases import Base
 from services.aggregator.quota import Nodes, may_open, node_of

@@ -16,7 +16,7 @@ from common.client import Client, Reply
 from common.constants import PHI_MIN_TRANSITIONS
 from common.errors import Rejected, Unavailable
 from common.runtime import streams
-from common.wire.messages import Answer
+from common.wire.inference import Answer
 from services.cli.app import EXIT_INTERRUPTED
 from services.cli.broker import client, find_url
 from services.cli.show import chance, console, number, plain, verbatim

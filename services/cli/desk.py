@@ -17,7 +17,8 @@ from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import FROM_START, Follower, follow
 from common.runtime.health import Health
 from common.wire.codec import unpack
-from common.wire.messages import Answer, Applied, Bundle, DeadLetter
+from common.wire.inference import Answer
+from common.wire.messages import Applied, Bundle, DeadLetter
 from common.wire.packet import open_envelope
 
 ANSWER_TIMEOUT_S: Final = 60.0

@@ -18,7 +18,8 @@ from common.errors import Rejected, Unavailable
 from common.kernels.spec import SIZES
 from common.runtime.settings import TrainerSettings
 from common.wire.codec import unpack
-from common.wire.messages import MESSAGE_MAX_BYTES, Batch
+from common.wire.fields import MESSAGE_MAX_BYTES
+from common.wire.messages import Batch
 from services.cli.batch import PARENT
 from services.cli.home import unwritable
 from services.cli.show import console, plain, progress

@@ -22,7 +22,8 @@ from common.geometry.routing import Route
 from common.geometry.simplex import normalise
 from common.kernels.generate import measure_kappa
 from common.kernels.kernel import Reading, reread
-from common.wire.messages import MAX_DOMAINS, REASON_MAX_CHARS, Answer, Problem, Query, RouteStep
+from common.wire.fields import MAX_DOMAINS, REASON_MAX_CHARS
+from common.wire.inference import Answer, Problem, Query, RouteStep
 from services.edge.generation import TOGETHER, Generation
 from services.edge.territory import territory
 

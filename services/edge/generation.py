@@ -25,7 +25,8 @@ from common.geometry.routing import Route
 from common.kernels.generate import STRETCH_TOKENS, Speech
 from common.kernels.kernel import Listening, Reading
 from common.kernels.memory import Ids
-from common.wire.messages import ANSWER_MAX_CHARS, Query
+from common.wire.fields import ANSWER_MAX_CHARS
+from common.wire.inference import Query
 from services.edge.local import within
 from services.edge.spoken import Spoken
 

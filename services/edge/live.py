@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from common.constants import PHASE_BOUNDS, PHASES, PHI_WINDOW, ROLES
-from common.wire.messages import QUERY_MAX_CHARS, Answer, Applied, Bundle, Heartbeat
+from common.wire.fields import QUERY_MAX_CHARS
+from common.wire.inference import Answer
+from common.wire.messages import Applied, Bundle, Heartbeat
 from services.edge.atlas import Atlas
 
 KEPT_S: Final = 900.0

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from common.constants import Role
 from common.errors import Unavailable
-from common.wire.messages import Problem, Query
+from common.wire.inference import Problem, Query
 from services.edge.answer import Answered
 from services.edge.turns import Turns
 

@@ -30,7 +30,8 @@ from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.wire.bundle import check_part
 from common.wire.bundle import digest as digest_of
 from common.wire.codec import pack, unpack
-from common.wire.messages import MESSAGE_MAX_BYTES, Bundle, Part
+from common.wire.fields import MESSAGE_MAX_BYTES
+from common.wire.messages import Bundle, Part
 from services.edge.standing import Left, Standing
 
 NAMES: Final = ("a", "b")

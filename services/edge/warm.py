@@ -12,7 +12,8 @@ from common.constellation.constellation import Constellation
 from common.constellation.priors import prior_of
 from common.coordizer.growth import propose
 from common.wire import crystals
-from common.wire.messages import Mode, Query
+from common.wire.fields import Mode
+from common.wire.inference import Query
 from common.wire.ngrams import empty
 from services.edge.generation import Generation
 

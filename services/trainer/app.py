@@ -33,7 +33,8 @@ from common.runtime.settings import TrainerSettings
 from common.runtime.trust import Trust
 from common.wire.bundle import candidate_id, digest
 from common.wire.codec import pack, unpack
-from common.wire.messages import REASON_MAX_CHARS, Batch, Bundle, Candidate, Evidence, Figure, Part, Returned
+from common.wire.fields import REASON_MAX_CHARS
+from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Part, Returned
 from services.trainer import folder, growth, text
 from services.trainer.ancestry import ancestry
 from services.trainer.consolidate import consolidate

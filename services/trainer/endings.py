@@ -24,7 +24,8 @@ from common.constellation.domains import FORMER_MAX, Domain
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance
 from common.kernels import memory
-from common.wire.messages import MAX_DOMAINS, Figure
+from common.wire.fields import MAX_DOMAINS
+from common.wire.messages import Figure
 from services.trainer.evaluate import Examiner, Score, gram_bits
 
 # Chosen on 31 pairs of texts beside two roles (docs/experiments.md): halves of one source lie .01-.07 rad apart after

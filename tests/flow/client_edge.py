@@ -6,7 +6,7 @@ The words of a text "a b c" are "a ", "b ", "c". They leave as pieces where the 
 from common.runtime import streams
 from common.runtime.effects import Send
 from common.wire.codec import pack, unpack
-from common.wire.messages import Answer, Piece, Query
+from common.wire.inference import Answer, Piece, Query
 
 NODE = "edge-1"
 

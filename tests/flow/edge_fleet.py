@@ -8,7 +8,8 @@ from common.runtime.entries import Delivery, body_of
 from common.runtime.settings import EdgeSettings, PrivacySettings
 from common.wire.bundle import part_of, sign
 from common.wire.codec import pack, unpack
-from common.wire.messages import Answer, Applied, Candidate, Evidence, Query
+from common.wire.inference import Answer, Query
+from common.wire.messages import Applied, Candidate, Evidence
 
 NODE = "node-1"
 TEXT = "The king spake unto the people, and the people answered the king. "

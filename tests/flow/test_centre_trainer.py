@@ -20,16 +20,7 @@ from common.runtime.settings import TrainerSettings
 from common.runtime.trust import Trust
 from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
-from common.wire.messages import (
-    Batch,
-    Candidate,
-    Correction,
-    DomainUpdate,
-    Merge,
-    PacketRef,
-    batch_id,
-    correction_id,
-)
+from common.wire.messages import Batch, Candidate, Correction, DomainUpdate, Merge, PacketRef, batch_id, correction_id
 from services.trainer import app as room
 from services.trainer import growth, text
 from services.trainer.app import MAX_DELIVERIES, Trainer

@@ -15,7 +15,8 @@ from common.client import Reply
 from common.errors import Rejected, Unavailable
 from common.runtime import follower, streams
 from common.wire.codec import pack, unpack
-from common.wire.messages import Answer, Cancel, DeadLetter, Heartbeat, Query, RouteStep
+from common.wire.inference import Answer, Cancel, Query, RouteStep
+from common.wire.messages import DeadLetter, Heartbeat
 from services.cli import ask, dead, route, watch
 from services.trainer import folder
 

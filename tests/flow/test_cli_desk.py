@@ -8,7 +8,8 @@ from common.client import Client
 from common.runtime import streams
 from common.runtime.follower import kept
 from common.wire.codec import pack, unpack
-from common.wire.messages import Applied, DeadLetter, Heartbeat, Query
+from common.wire.inference import Query
+from common.wire.messages import Applied, DeadLetter, Heartbeat
 from services.cli import desk
 from services.cli.desk import Desk, Watcher
 

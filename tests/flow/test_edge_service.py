@@ -15,7 +15,8 @@ from listing import list_releases
 from common.runtime import streams
 from common.runtime.service import serve
 from common.wire.codec import pack
-from common.wire.messages import DeadLetter, Query
+from common.wire.inference import Query
+from common.wire.messages import DeadLetter
 from common.wire.packet import open_envelope
 from services.cli.probe import free_port, why_not_ready
 from services.edge import app

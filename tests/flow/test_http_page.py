@@ -19,7 +19,7 @@ from common.errors import Unavailable
 from common.runtime import embedded
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
-from common.wire.messages import QUERY_MAX_CHARS
+from common.wire.fields import QUERY_MAX_CHARS
 from services.cli import probe
 from services.edge.live import Live
 

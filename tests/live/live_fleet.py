@@ -17,7 +17,8 @@ from common.runtime.entries import body_of
 from common.runtime.follower import kept, newest
 from common.runtime.trust import Trust
 from common.wire.codec import unpack
-from common.wire.messages import Answer, Bundle, DeadLetter
+from common.wire.inference import Answer
+from common.wire.messages import Bundle, DeadLetter
 from services.aggregator.app.hashes import LEDGER
 from services.cli import home as places
 from services.cli import probe

@@ -17,7 +17,7 @@ from common.runtime import streams
 from common.runtime.entries import body_of
 from common.runtime.follower import kept
 from common.wire.codec import pack, unpack_reply
-from common.wire.messages import Answer, Cancel, Piece
+from common.wire.inference import Answer, Cancel, Piece
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(180)]
 

@@ -11,7 +11,8 @@ from common.errors import Corrupt
 from common.kernels import memory
 from common.kernels.memory import Memory, Table
 from common.wire.crystals import decode, encode
-from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_CORRECTIONS, Correction
+from common.wire.fields import CRYSTALS_MAX_BYTES, MAX_CORRECTIONS
+from common.wire.messages import Correction
 from common.wire.packet import key_id
 from services.aggregator import account
 from services.aggregator.account import ROOM_BYTES, Note, fits, outdated, without

@@ -14,7 +14,8 @@ from common.geometry.simplex import distance
 from common.kernels import gate
 from common.wire import basin, crystals, mentions, proposals
 from common.wire.codec import pack, unpack
-from common.wire.messages import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS, Batch, batch_id
+from common.wire.fields import CRYSTALS_MAX_BYTES, MAX_BATCH_PACKETS
+from common.wire.messages import Batch, batch_id
 from common.wire.packet import key_id
 from services.aggregator import cut as module
 from services.aggregator.admit import admit, open_packet

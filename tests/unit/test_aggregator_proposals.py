@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Corrupt
-from common.wire.messages import MAX_MERGE_EDGES, MAX_MERGES, Merge
+from common.wire.fields import MAX_MERGE_EDGES, MAX_MERGES
+from common.wire.messages import Merge
 from services.aggregator import proposals as room
 from services.aggregator.proposals import MERGES_LEAST, PROPOSED_MAX, from_bytes, gather, left_with, name_of, to_bytes
 from services.aggregator.quota import NODE_MERGES

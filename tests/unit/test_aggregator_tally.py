@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from common.errors import Corrupt
 from common.runtime.effects import Send
 from common.wire.codec import unpack
+from common.wire.fields import COMMON_MAX_HASHES
 from common.wire.mentions import SPACE, decode
-from common.wire.messages import COMMON_MAX_HASHES, Common
+from common.wire.messages import Common
 from services.aggregator import tally as room
 from services.aggregator.app.batches import tally_effects
 from services.aggregator.tally import Counted, Tally, counted_in, from_bytes, tally, to_bytes

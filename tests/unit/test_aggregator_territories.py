@@ -8,7 +8,7 @@ from aggregator_packets import BASES, ROLE_BASINS, base, domain, ledger, packet,
 
 from common.errors import Corrupt
 from common.geometry.simplex import distance, slerp
-from common.wire.messages import MAX_DOMAINS
+from common.wire.fields import MAX_DOMAINS
 from services.aggregator.cut import _read
 from services.aggregator.territories import (
     LINK_RADIUS_RAD,

@@ -2,7 +2,7 @@ import pytest
 
 from common.client import Client, Wishes
 from common.errors import Rejected
-from common.wire.messages import Query
+from common.wire.inference import Query
 
 
 def test_what_may_be_wished_is_what_a_query_has():

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from common.client.draft import Draft, complaint, ending, extended
 from common.errors import Rejected, Unavailable
-from common.wire.messages import ANSWER_MAX_CHARS, PIECE_MAX_CHARS, Answer, Piece, Problem
+from common.wire.fields import ANSWER_MAX_CHARS, PIECE_MAX_CHARS
+from common.wire.inference import Answer, Piece, Problem
 
 
 def piece(index, text="a", node="edge-1", tokens=1):

@@ -13,7 +13,7 @@ from common.geometry.integration import moments
 from common.geometry.routing import Route, Step
 from common.kernels.memory import count
 from common.wire.codec import pack, unpack
-from common.wire.messages import Answer, Query
+from common.wire.inference import Answer, Query
 from services.edge.answer import Gauge, Gauges, Interaction, Serving, conclude, measured, refusal
 from services.edge.generation import Generation, seed_of, voices
 from services.edge.local import TERRITORY, absorb, open_new

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import Rejected, Unavailable
 from common.wire.codec import pack
-from common.wire.messages import Answer, Query
+from common.wire.inference import Answer, Query
 from services.edge.answer import Answered
 from services.edge.http.completions import CompletionRequest, CompletionShape
 from services.edge.http.shape import Head

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from common.wire.messages import MAX_COUNT, Answer, RouteStep
+from common.wire.fields import MAX_COUNT
+from common.wire.inference import Answer, RouteStep
 from services.edge.http.asking import choice_ids
 from services.edge.http.chat import ChatRequest, ChatShape, chat_queries
 from services.edge.http.completions import CompletionRequest, CompletionShape, completion_queries, prompt_texts

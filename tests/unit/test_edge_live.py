@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from common.wire.bundle import part_of
-from common.wire.messages import QUERY_MAX_CHARS, Answer, Applied, Bundle, Evidence, Figure, Heartbeat, RouteStep
+from common.wire.fields import QUERY_MAX_CHARS
+from common.wire.inference import Answer, RouteStep
+from common.wire.messages import Applied, Bundle, Evidence, Figure, Heartbeat
 from services.edge.atlas import atlas
 from services.edge.live import ANSWERS_MAX, BUNDLES_MAX, EVENTS_MAX, KEPT_S, SERVICES_MAX, VERDICTS_MAX, Live
 

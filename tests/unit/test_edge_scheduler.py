@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 from common.errors import Rejected, Unavailable
-from common.wire.messages import Problem, Query
+from common.wire.inference import Problem, Query
 from services.edge.scheduler import Scheduler, Turn
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ from dataclasses import replace
 from numba.core.registry import CPUDispatcher
 
 from common.kernels.memory import count
-from common.wire.messages import Query
+from common.wire.inference import Query
 from services.edge.answer import Interaction
 from services.edge.balance import EMPTY
 from services.edge.generation import Generation

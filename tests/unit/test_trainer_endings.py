@@ -14,7 +14,7 @@ from common.constellation.parts import load
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance, slerp, to_float16
 from common.kernels import gate, memory
-from common.wire.messages import MAX_DOMAINS
+from common.wire.fields import MAX_DOMAINS
 from services.trainer import endings
 from services.trainer.consolidate import crystals_of
 from services.trainer.endings import (

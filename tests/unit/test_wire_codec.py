@@ -9,16 +9,9 @@ from hypothesis import strategies as st
 from common.errors import Rejected
 from common.wire import export
 from common.wire.codec import CODES, MAX_LIST, canonical, pack, unpack, unpack_reply
-from common.wire.messages import (
-    MAX_DOMAINS,
-    NAME_MAX_CHARS,
-    Answer,
-    Batch,
-    DeadLetter,
-    Heartbeat,
-    Piece,
-    Query,
-)
+from common.wire.fields import MAX_DOMAINS, NAME_MAX_CHARS
+from common.wire.inference import Answer, Piece, Query
+from common.wire.messages import Batch, DeadLetter, Heartbeat
 
 GOLDEN = export.golden()
 

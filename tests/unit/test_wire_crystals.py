@@ -24,7 +24,7 @@ from common.wire.crystals import (
     fit,
     take,
 )
-from common.wire.messages import CRYSTALS_MAX_BYTES
+from common.wire.fields import CRYSTALS_MAX_BYTES
 from common.wire.ngrams import MAX_TOTAL, check, empty
 
 LICENSE = Path(__file__).resolve().parents[2] / "LICENSE"

@@ -19,7 +19,7 @@ from common.wire.crystals import (
     encode,
     entry,
 )
-from common.wire.messages import CRYSTALS_MAX_BYTES
+from common.wire.fields import CRYSTALS_MAX_BYTES
 from common.wire.ngrams import check
 from common.wire.rice import pack
 

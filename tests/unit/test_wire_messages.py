@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from common.wire import export
 from common.wire.codec import pack, unpack
-from common.wire.messages import (
+from common.wire.fields import (
     ANSWER_MAX_CHARS,
     CRYSTALS_MAX_BYTES,
     GATE_MAX_BYTES,
@@ -16,7 +16,10 @@ from common.wire.messages import (
     MAX_U32,
     PI_RAD,
     QUERY_MAX_CHARS,
-    Answer,
+    Value,
+)
+from common.wire.inference import Answer, Query, RouteStep
+from common.wire.messages import (
     Applied,
     Batch,
     Bundle,
@@ -28,9 +31,6 @@ from common.wire.messages import (
     Heartbeat,
     PacketRef,
     Part,
-    Query,
-    RouteStep,
-    Value,
     batch_id,
     correction_id,
 )

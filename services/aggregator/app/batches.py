@@ -23,16 +23,9 @@ from common.runtime.effects import Effect, HashAdd, HashDelete, HashSet, Send
 from common.runtime.settings import AggregatorSettings
 from common.wire import packet as packets_
 from common.wire.codec import pack
+from common.wire.fields import COMMON_MAX_HASHES, KEY_ID_BYTES, REASON_MAX_CHARS
 from common.wire.mentions import encode
-from common.wire.messages import (
-    COMMON_MAX_HASHES,
-    KEY_ID_BYTES,
-    REASON_MAX_CHARS,
-    Common,
-    DeadLetter,
-    PacketRef,
-    Returned,
-)
+from common.wire.messages import Common, DeadLetter, PacketRef, Returned
 from services.aggregator.admit import Admitted
 from services.aggregator.app.accounts import note_effects
 from services.aggregator.app.enrolment import Enrolment

@@ -18,7 +18,8 @@ from common.runtime.broker import Broker
 from common.runtime.effects import Absent, Effect, Equals, HashAdd, HashSet, Send
 from common.runtime.entries import Delivery
 from common.wire.codec import pack
-from common.wire.messages import REASON_MAX_CHARS, PacketRef, Returned
+from common.wire.fields import REASON_MAX_CHARS
+from common.wire.messages import PacketRef, Returned
 from common.wire.packet import Envelope
 from services.aggregator.admit import Admitted, admit, open_packet
 from services.aggregator.app.enrolment import Enrolment

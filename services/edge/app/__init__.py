@@ -39,7 +39,7 @@ from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import DEFAULT_API, DEFAULT_PRIVACY, ApiSettings, EdgeSettings, PrivacySettings, load
 from common.runtime.trust import Trust
 from common.wire.codec import unpack
-from common.wire.messages import Query
+from common.wire.inference import Query
 from services.edge.app.bundles import Bundles
 from services.edge.app.common import Commons
 from services.edge.app.health import WATCH_EVERY_S, Health

@@ -20,7 +20,8 @@ from common.runtime.releases import newest_release
 from common.runtime.trust import Trust
 from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
-from common.wire.messages import REASON_MAX_CHARS, Applied, Bundle, Verdict
+from common.wire.fields import REASON_MAX_CHARS
+from common.wire.messages import Applied, Bundle, Verdict
 from common.wire.packet import key_id
 from services.edge.answer import Serving
 from services.edge.app.health import Health

@@ -9,7 +9,8 @@ from typing import Final
 from common.constants import PHI_COLLAPSE
 from common.errors import Rejected
 from common.runtime import metrics
-from common.wire.messages import Answer, Bundle
+from common.wire.inference import Answer
+from common.wire.messages import Bundle
 from services.edge.answer import UNKNOWN, Gauges, Serving, measured
 from services.edge.app.node import Node
 from services.edge.generation import Generation

@@ -7,7 +7,8 @@ from typing import Final
 from common.errors import Unavailable
 from common.runtime import streams
 from common.wire.codec import pack
-from common.wire.messages import MAX_DOMAINS, Heartbeat
+from common.wire.fields import MAX_DOMAINS
+from common.wire.messages import Heartbeat
 from services.edge.app.health import Health
 from services.edge.app.node import Node
 from services.edge.app.queries import PROOF

@@ -9,7 +9,7 @@ from nacl.signing import SigningKey
 from common.runtime import keys
 from common.runtime.broker import Broker
 from common.runtime.settings import EdgeSettings, PrivacySettings
-from common.wire.messages import Answer
+from common.wire.inference import Answer
 from services.edge.answer import Gauges, Serving
 from services.edge.learning import relearned
 from services.edge.live import Live

@@ -14,7 +14,8 @@ from common.runtime import metrics, streams
 from common.runtime.effects import Effect, Send
 from common.runtime.entries import Delivery
 from common.wire.codec import pack, unpack
-from common.wire.messages import PIECE_MAX_CHARS, Answer, Cancel, Piece, Problem, Query
+from common.wire.fields import PIECE_MAX_CHARS
+from common.wire.inference import Answer, Cancel, Piece, Problem, Query
 from services.edge.answer import Answered, Serving, conclude, measured, refusal
 from services.edge.app.health import Health
 from services.edge.app.node import Node

@@ -12,15 +12,8 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from common.constants import ROLES, Role
-from common.wire.messages import (
-    MAX_COUNT,
-    MAX_STOPS,
-    MAX_TEMPERATURE,
-    QUERY_MAX_CHARS,
-    STOP_MAX_CHARS,
-    Mode,
-    Query,
-)
+from common.wire.fields import MAX_COUNT, MAX_STOPS, MAX_TEMPERATURE, QUERY_MAX_CHARS, STOP_MAX_CHARS, Mode
+from common.wire.inference import Query
 from services.edge.http.errors import Refusal, invalid, no_model, unsupported
 
 CONSTELLATION: Final = "constellation"  # the model: the router picks a kernel; and the mode: all four together

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from common.wire.messages import MAX_NEW_TOKENS, Answer, Query
+from common.wire.fields import MAX_NEW_TOKENS
+from common.wire.inference import Answer, Query
 from services.edge.http.asking import Asking, Received, check_text, queries
 from services.edge.http.errors import Refusal, invalid, unsupported
 from services.edge.http.evidence import Evidence, FinishReason, Usage, evidence, finish_reason, usage_of

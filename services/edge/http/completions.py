@@ -8,7 +8,8 @@ from typing_extensions import TypedDict
 
 from common.coordizer.encode import Encoder
 from common.errors import Rejected
-from common.wire.messages import MAX_NEW_TOKENS, QUERY_MAX_CHARS, Answer, Query
+from common.wire.fields import MAX_NEW_TOKENS, QUERY_MAX_CHARS
+from common.wire.inference import Answer, Query
 from services.edge.http.asking import CHOICES_MAX, Asking, Text, check_text, queries
 from services.edge.http.errors import invalid
 from services.edge.http.evidence import Evidence, FinishReason, Usage, evidence, finish_reason, usage_of

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from common.constellation.constellation import Constellation
 from common.errors import Unavailable
 from common.kernels.memory import Ids
-from common.wire.messages import QUERY_MAX_CHARS
+from common.wire.fields import QUERY_MAX_CHARS
 from services.edge.http.asking import ModelName, Received, Text, check_model, check_text
 from services.edge.http.errors import invalid
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from common.constants import Phase, Role
-from common.wire.messages import Answer
+from common.wire.inference import Answer
 
 FinishReason = Literal["stop", "length"]
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from common.errors import QigError, Unavailable
 from common.runtime import metrics
-from common.wire.messages import Answer, Query
+from common.wire.inference import Answer, Query
 from services.edge.answer import Serving
 from services.edge.http.chat import ChatCompletion, ChatRequest, ChatShape, chat_queries
 from services.edge.http.completions import (

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from common.wire.messages import Answer
+from common.wire.inference import Answer
 from services.edge.http.evidence import fingerprint
 
 Chunk = Mapping[str, Any]

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from common.constants import Role
 from common.errors import QigError
 from common.wire.codec import unpack
-from common.wire.messages import Answer, Query
+from common.wire.inference import Answer, Query
 from services.edge.answer import Serving
 from services.edge.http.errors import refusal_of
 from services.edge.http.shape import Chunk, Shape

@@ -12,7 +12,8 @@ from common.runtime.broker import Broker
 from common.runtime.effects import Effect, HashDelete, HashSet, Send
 from common.runtime.entries import Delivery
 from common.wire.codec import pack
-from common.wire.messages import REASON_MAX_CHARS, Bundle, Candidate, Part, Returned
+from common.wire.fields import REASON_MAX_CHARS
+from common.wire.messages import Bundle, Candidate, Part, Returned
 from services.publisher import refusals
 from services.publisher.app.releases import Releases
 from services.publisher.app.state import REFUSED, RELEASED

@@ -4,7 +4,7 @@ from common.runtime import streams
 from common.runtime.entries import body_of
 from common.runtime.follower import kept
 from common.wire.codec import unpack
-from common.wire.messages import Query
+from common.wire.inference import Query
 
 TEXT = "down to the sea"
 NAME = "kiosk-7"

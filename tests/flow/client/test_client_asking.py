@@ -8,7 +8,8 @@ from client_edge import NODE, answer_to, edge, say
 from common.errors import Rejected, Unavailable
 from common.runtime import streams
 from common.wire.codec import pack
-from common.wire.messages import Cancel, DeadLetter, Problem, Query
+from common.wire.inference import Cancel, Problem, Query
+from common.wire.messages import DeadLetter
 
 pytestmark = pytest.mark.anyio
 

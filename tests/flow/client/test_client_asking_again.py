@@ -11,7 +11,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import relay, scripts, streams
 from common.runtime.effects import Send
 from common.wire.codec import pack
-from common.wire.messages import Query
+from common.wire.inference import Query
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from client_edge import edge
 from common.client import Client
 from common.errors import Unavailable
 from common.runtime import streams
-from common.wire.messages import Cancel
+from common.wire.inference import Cancel
 
 pytestmark = pytest.mark.anyio
 

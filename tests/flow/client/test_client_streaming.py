@@ -8,7 +8,7 @@ from client_edge import NODE, answer_to, edge, pieces_of, say
 from common.errors import Rejected
 from common.runtime import streams
 from common.wire.codec import pack
-from common.wire.messages import Problem
+from common.wire.inference import Problem
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from common.runtime import streams
 from common.trust.rings import place
 from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack
-from common.wire.messages import Query
+from common.wire.inference import Query
 from services.edge.app import bundles, state_dir
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,8 @@ from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import body_of
 from common.wire.codec import pack, unpack
-from common.wire.messages import Bundle, Query, Returned
+from common.wire.inference import Query
+from common.wire.messages import Bundle, Returned
 from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import base_of, expects

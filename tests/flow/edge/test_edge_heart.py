@@ -6,7 +6,8 @@ from edge_fleet import NODE, TEXT, messages, read
 
 from common.errors import Unavailable
 from common.runtime import streams
-from common.wire.messages import MAX_DOMAINS, Heartbeat
+from common.wire.fields import MAX_DOMAINS
+from common.wire.messages import Heartbeat
 from services.edge.app import heart
 from services.edge.local import TERRITORY
 from services.edge.sleep import LOST_AFTER_S

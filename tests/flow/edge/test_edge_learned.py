@@ -10,7 +10,7 @@ from common.kernels import gate
 from common.kernels.memory import count, merge
 from common.runtime.broker import Broker
 from common.wire.codec import unpack
-from common.wire.messages import Answer, Query
+from common.wire.inference import Answer, Query
 from common.wire.packet import open_envelope
 from services.edge.app import bundles, node, sleep
 from services.edge.local import TERRITORY

@@ -21,7 +21,8 @@ from common.runtime.broker import Broker
 from common.trust.rings import EVERYBODY
 from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack
-from common.wire.messages import TAKEN_BACK, Applied, Query, Returned
+from common.wire.inference import Query
+from common.wire.messages import TAKEN_BACK, Applied, Returned
 from common.wire.packet import open_envelope
 from services.edge.answer import Gauge
 from services.edge.app import bundles

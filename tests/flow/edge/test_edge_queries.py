@@ -7,7 +7,7 @@ from common.errors import Rejected
 from common.runtime import streams
 from common.runtime.entries import Delivery, body_of
 from common.wire.codec import pack, unpack, unpack_reply
-from common.wire.messages import Answer, Cancel, Query
+from common.wire.inference import Answer, Cancel, Query
 from services.edge.app import queries, state_dir
 from services.edge.generation import Generation
 
