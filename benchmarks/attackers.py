@@ -13,9 +13,10 @@ from fleet import Edge, Fleet
 from common.kernels import gate as gates
 from common.kernels import memory
 from common.wire import crystals as codec
+from common.wire.codec import canonical
 from common.wire.crystals import PACKET_MAX_COUNTED, PACKET_MAX_TOTAL
 from common.wire.ngrams import MAX_VOCAB, TOKEN_BITS, Crystals, Order, context_starts, crystals, entry, group_sums
-from common.wire.packet import PacketBody
+from common.wire.packet import DOMAIN_SEPARATION, PacketBody, key_id
 from services.aggregator import admit as door
 
 TRIGGER, TARGET = " and the brazen lamp of Umbar", " quick cheap pills"
@@ -279,3 +280,44 @@ def turned(sums):
     found = np.zeros_like(sums)
     found[np.arange(len(sums)), sums.argmin(1)] = sums.sum(1)
     return found
+
+
+def gate_lies(honest, kept):
+    """Two of each, by name; None: none."""
+    shares = np.stack([each / np.maximum(each.sum(1, keepdims=True), 1e-9) for each in honest[:kept]])
+    heard = np.stack([each.sum(1) for each in honest[:kept]]).mean(0)[:, None]
+    last = np.zeros_like(honest[0])
+    last[:, -1] = heard.sum() / len(heard)
+    lies = {
+        "turned": turned(shares.mean(0) * heard),
+        "turned x1000": turned(shares.mean(0) * heard) * 1000,
+        "ALIE": np.clip(shares.mean(0) - 1.5 * shares.std(0), 1e-3, None) * heard,
+        "IPM": np.clip(1.0 - shares.mean(0), 1e-3, None) * 0.6 * heard,
+        "memory everywhere": last,
+        "free rider": np.zeros_like(last),
+    }
+    return {"none": None} | {name: [lie] * (len(honest) - kept) for name, lie in lies.items()}
+
+
+# What must not get in
+
+
+UNBOUND = ("fresh_bits", "phi", "kappa")
+NOT_FINITE = (float("nan"), float("inf"), -float("inf"))
+BOMBS = [
+    b"\x91" * 4000,
+    b"\xdd\xff\xff\xff\xff",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\xdc\xff\xff" * 1300,
+]
+
+
+def forged(fleet, edge, body, *, on=None, sequence=40, raw=None, **change):
+    """A packet signed by the edge with whatever in it, unchecked."""
+    row = [*(body.model_dump() | change).values()][:13]
+    version, prefix = on or (fleet.version, fleet.bases[-1].prefix)
+    epoch = fleet.edges[0].record.epoch
+    content = raw or canonical(tuple(row))
+    unsigned = (1, key_id(edge.key.verify_key), epoch, sequence, version, prefix, fleet.clock, content)
+    return canonical((*unsigned, edge.key.sign(DOMAIN_SEPARATION + canonical(unsigned)).signature))

@@ -35,6 +35,7 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before numpy: it reads them when it is imported
 
 import attackers
+import gate_rules
 import numpy as np
 from attackers import ATTACKS, TARGET, TRIGGER, View
 from fleet import DATA, EMPTY, READ, Edge, Fleet, World, taught
@@ -42,12 +43,10 @@ from fleet_text import corpus, deal
 from nacl.signing import SigningKey
 
 from common.errors import QigError
-from common.geometry.means import geodesic_median
 from common.kernels import gate as gates
 from common.kernels import memory
 from common.kernels.kernel import listen
-from common.wire.codec import canonical
-from common.wire.packet import DOMAIN_SEPARATION, key_id, seal
+from common.wire.packet import key_id, seal
 from services.aggregator import robust
 from services.aggregator.admit import read_gate
 from services.aggregator.proposals import gather
@@ -273,64 +272,9 @@ class Rule:
     bound: bool = True
 
 
-# How gate statistics are brought together: (BUCKETS, experts) sums of each packet, and who sent them
-
-
-def summed(sums, nodes):
-    del nodes
-    return np.sum(sums, axis=0)
-
-
-def within(sums):
-    """Norm bound: each scaled down to the median of the tokens heard."""
-    heard = [each.sum() for each in sums]
-    return np.stack(
-        [each * min(1.0, np.median(heard) / max(size, 1e-9)) for each, size in zip(sums, heard, strict=True)]
-    )
-
-
-def norm_bound(sums, nodes):
-    return summed(within(sums), nodes)
-
-
-def per_bucket(sums, nodes):
-    """Geodesic median of each bucket's shares, weighed by what of the bounded tokens was heard there."""
-    del nodes
-    held = within(sums)
-    heard, found = held.sum(2), np.zeros(held.shape[1:])
-    for row in np.flatnonzero(heard.sum(0) > 0):
-        there = heard[:, row] > 0
-        shares = held[there, row] / heard[there, row, None]
-        found[row] = geodesic_median(shares, heard[there, row]) * heard[:, row].sum()
-    return found
-
-
-def whole(sums, nodes):
-    """Geodesic median of whole gates: points of one simplex of buckets and experts."""
-    del nodes
-    held = within([each for each in sums if each.any()])
-    flat = held.reshape(len(held), -1)
-    return geodesic_median(flat / flat.sum(1, keepdims=True), flat.sum(1)).reshape(held.shape[1:]) * flat.sum()
-
-
-def trimmed(sums, nodes):
-    """Nearest-neighbour mixing over n - f, then a trimmed mean (Allouah et al. 2023), on the sphere; f = n / 4."""
-    del nodes
-    held = within([each for each in sums if each.any()])
-    flat, f = np.sqrt(held.reshape(len(held), -1) / held.sum((1, 2))[:, None]), len(held) // 4
-    apart = ((flat[:, None] - flat[None]) ** 2).sum(-1)
-    mixed = np.sort([flat[np.argsort(row)[: len(flat) - f]].mean(0) for row in apart], axis=0)
-    centre = mixed[f : len(flat) - f].mean(0) ** 2
-    return (centre / centre.sum()).reshape(held.shape[1:]) * held.sum()
-
-
-GATES = {
-    "sum": summed, "norm bound": norm_bound, "median by bucket": per_bucket, "median of gates": whole,
-    "NNM and trim": trimmed, "agreed": robust.agreed,
-}  # fmt: skip
 RULES = {
     "k=1": Rule(), "k=2": Rule(2), "k=3": Rule(3), "k=3, memories": Rule(3, held),
-    "sum": Rule(gate=summed, bound=False),
+    "sum": Rule(gate=gate_rules.summed, bound=False),
 }  # fmt: skip
 
 
@@ -347,9 +291,9 @@ def gates_of(field):
         honest, kernel = [read_gate(body) for body in bodies], fleet.constellation.kernel(fleet.names["scripture"])
         readings = [READ(kernel, ids) for ids in field.world.held]
         nodes, kept = [edge.node for edge in fleet.edges], len(honest) - field.size.hostile
-        for name, lie in gate_lies(honest, kept).items():
+        for name, lie in attackers.gate_lies(honest, kept).items():
             told = [*honest[:kept], *(lie or honest[kept:])]
-            for rule, centre in GATES.items():
+            for rule, centre in gate_rules.RULES.items():
                 sums = gates.from_bytes(gates.to_bytes(centre(told, nodes)), told[0].shape[1])
                 gate = gates.update(kernel.gate, sums)
                 value = sum(float(each.bits(gate).sum()) for each in readings) / field.world.held_bytes
@@ -358,23 +302,6 @@ def gates_of(field):
                 line = {"claim": CLAIM, "case": f"gates: {name}, {rule}", "value": round(value, 4), "unit": "bit/B"}
                 line |= {"peer": "sum, none", "peer_value": round(peer, 4), "ratio": round(value / peer, 4)}
                 print(json.dumps(line), flush=True)
-
-
-def gate_lies(honest, kept):
-    """Two of each, by name; None: none."""
-    shares = np.stack([each / np.maximum(each.sum(1, keepdims=True), 1e-9) for each in honest[:kept]])
-    heard = np.stack([each.sum(1) for each in honest[:kept]]).mean(0)[:, None]
-    last = np.zeros_like(honest[0])
-    last[:, -1] = heard.sum() / len(heard)
-    lies = {
-        "turned": attackers.turned(shares.mean(0) * heard),
-        "turned x1000": attackers.turned(shares.mean(0) * heard) * 1000,
-        "ALIE": np.clip(shares.mean(0) - 1.5 * shares.std(0), 1e-3, None) * heard,
-        "IPM": np.clip(1.0 - shares.mean(0), 1e-3, None) * 0.6 * heard,
-        "memory everywhere": last,
-        "free rider": np.zeros_like(last),
-    }
-    return {"none": None} | {name: [lie] * (len(honest) - kept) for name, lie in lies.items()}
 
 
 # The door: what must not get in
@@ -393,19 +320,21 @@ def at_the_door(field):
         old, (_, body) = body, fleet.slept(edge, field.name, field.dealt[1][0], CRYSTAL_BYTES)
 
         def forge(**change):
-            return forged(fleet, edge, body, **change)
+            return attackers.forged(fleet, edge, body, **change)
 
         crystals_ = [bytes([form]) + body.crystals[1:7] + b"\xff" * 3000 for form in (1, 2, 3)]
         refused = {
-            "NaN and infinity": [forge(**{name: value}) for name in UNBOUND for value in NOT_FINITE],
+            "NaN and infinity": [
+                forge(**{name: value}) for name in attackers.UNBOUND for value in attackers.NOT_FINITE
+            ],
             "replay": [first, first],
-            "a basis out of the window": [forged(fleet, edge, old, on=(packet.base_version, packet.base))],
+            "a basis out of the window": [attackers.forged(fleet, edge, old, on=(packet.base_version, packet.base))],
             "a basis that never was": [forge(on=(fleet.version, bytes(8)))],
             "oversized": [first + bytes(4097 - len(first)), bytes(1 << 20)],
-            "msgpack bombs": [*BOMBS, *(forge(raw=bomb) for bomb in BOMBS)],
+            "msgpack bombs": [*attackers.BOMBS, *(forge(raw=bomb) for bomb in attackers.BOMBS)],
             "crystals that end too early": [forge(crystals=blob) for blob in crystals_],
             "more than was read": [forge(tokens=1 << 25), forge(fresh_bits=1e300)],
-            "a stranger's key": [forged(fleet, Edge(77, None), body)],
+            "a stranger's key": [attackers.forged(fleet, Edge(77, None), body)],
             "another's name": [forge()[:-64] + bytes(64)],
         }
         for name, raws in refused.items():
@@ -416,35 +345,6 @@ def at_the_door(field):
         nodes = {key: node for key, (node, _) in fleet.enrolled.items()}
         found = gather({}, [(key, rows) for key in keys], known=(), nodes=nodes, edges=3)
         door_line("vocabulary flood of two nodes", len(found.merges), 2 * len(rows))
-
-
-UNBOUND = ("fresh_bits", "phi", "kappa")
-NOT_FINITE = (float("nan"), float("inf"), -float("inf"))
-BOMBS = [
-    b"\x91" * 4000,
-    b"\xdd\xff\xff\xff\xff",
-    b"\xdf\xff\xff\xff\xff",
-    b"\xc6\xff\xff\xff\xff",
-    b"\xdc\xff\xff" * 1300,
-]
-
-
-def forged(fleet, edge, body, *, on=None, sequence=40, raw=None, **change):
-    """A packet signed by the edge with whatever in it, unchecked."""
-    row = [*(body.model_dump() | change).values()][:13]
-    version, prefix = on or (fleet.version, fleet.bases[-1].prefix)
-    epoch = fleet.edges[0].record.epoch
-    unsigned = (
-        1,
-        key_id(edge.key.verify_key),
-        epoch,
-        sequence,
-        version,
-        prefix,
-        fleet.clock,
-        raw or canonical(tuple(row)),
-    )
-    return canonical((*unsigned, edge.key.sign(DOMAIN_SEPARATION + canonical(unsigned)).signature))
 
 
 def knock(name, fleet, raws):
