@@ -367,7 +367,7 @@ async def test_a_packet_of_a_bundle_that_the_publisher_took_back_goes_again(with
     await bundles_to(edge, redis)
     assert edge.node.serving.bundle == 3
     await edge.sleep.round()
-    assert [each.sequence for each in edge.node.record.packets("lost")] == [packet.sequence]
+    assert [each.sequence for each in edge.node.record.packets("taken_back")] == [packet.sequence]
     tokens = (8 + TEXTS) * len(edge.node.serving.constellation.encoder.encode(TEXT))
     assert edge.node.record.residue("heart").tokens == tokens
     assert edge.node.serving.answering.memories["heart"].tokens == heart.tokens + tokens
