@@ -124,8 +124,10 @@ def merged(
 def _parted(
     place: Place, brought: Sequence[Brought], current: Base, quorum: Quorum
 ) -> tuple[list[Brought], list[Brought]]:
-    """What is said and what waits, of what waited and what is brought now."""
-    every = [*quorum.pool.get(place.name, ()), *brought]
+    """What is said and what waits, of what waited and what is brought now. Who brings no n-gram of a domain says
+    nothing of how many others may bring (robust.py).
+    """
+    every = [one for one in (*quorum.pool.get(place.name, ()), *brought) if one.crystals.entries]
     if quorum.edges == 1:
         return every, []
     found = parted(every, edges=quorum.edges, known=current.known.get(place.name, current.known.get(place.role)))
