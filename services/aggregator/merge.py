@@ -96,7 +96,8 @@ def merged(
 ) -> Merged | None:
     """As many of the packets, from the first, as fit into one update of at most `room_bytes` of crystals.
 
-    packets: oldest first; they are halved until they fit, the rest waits for the next batch. None when not one fits.
+    packets: oldest first; they are halved until they fit, and then what waited, which may all be said at once when a
+    quorum is asked no more; the rest waits for the next batch. None when not one fits.
     current: the bundle that the batch is for; a packet over a smaller vocabulary is counted anew in its. nodes: who
     holds which key.
     """
@@ -108,30 +109,35 @@ def merged(
         )
         for packet in packets
     }
-    size = len(packets)
+    size, pool, later = len(packets), list(quorum.pool.get(place.name, ())), list[Brought]()
     while size:
         taken = sorted(packets[:size], key=lambda packet: packet.ref)
-        said, waits = _parted(place, [light[packet.ref] for packet in taken], current, quorum)
+        said, waits = _parted(place, [*pool, *(light[packet.ref] for packet in taken)], current, quorum.edges)
         found = combined(said)
         fits = found.entries <= MAX_DOMAIN_ENTRIES
         blob = encoded(found, current.vocab_size) if fits else None
         if blob is not None and len(blob) <= room_bytes:
-            return Merged(_update(place, taken, blob, nodes), tuple(packets[:size]), tuple(said), tuple(waits))
-        size //= 2
+            left = tuple(gathered([*waits, *later]))
+            return Merged(_update(place, taken, blob, nodes), tuple(packets[:size]), tuple(said), left)
+        if size == 1 and pool:
+            half = len(pool) // 2
+            pool, later = pool[:half], [*pool[half:], *later]
+        else:
+            size //= 2
     return None
 
 
-def _parted(
-    place: Place, brought: Sequence[Brought], current: Base, quorum: Quorum
-) -> tuple[list[Brought], list[Brought]]:
-    """What is said and what waits, of what waited and what is brought now."""
-    every = [*quorum.pool.get(place.name, ()), *brought]
-    if quorum.edges == 1:
+def _parted(place: Place, brought: Sequence[Brought], current: Base, edges: int) -> tuple[list[Brought], list[Brought]]:
+    """What is said and what waits. Who brings no n-gram of a domain says nothing of how many others may bring
+    (robust.py).
+    """
+    every = [one for one in brought if one.crystals.entries]
+    if edges == 1:
         return every, []
-    found = parted(every, edges=quorum.edges, known=current.known.get(place.name))
+    found = parted(every, edges=edges, known=current.known.get(place.name))
     said = [one._replace(crystals=mine) for one, (mine, _) in zip(every, found, strict=True) if mine.entries]
     waits = [one._replace(crystals=left) for one, (_, left) in zip(every, found, strict=True)]
-    return said, gathered(waits)
+    return said, waits
 
 
 def combined(brought: Sequence[Brought]) -> Crystals:

@@ -1,6 +1,7 @@
 """The robust centre: how much of a batch one node may be, and what the nodes agree on.
 
     mass       a node's crystals of a domain weigh at most MASS_MEDIANS times the median of the nodes'     norm bound
+               that bring some
     numbers    so do the tokens and bytes that it says it read
     score      bits per byte: the median of the nodes'
     gate       bucket by bucket: the geodesic median of the nodes' shares, each weighed by the tokens that it heard

@@ -135,7 +135,7 @@ def follow_vocabulary(record: Record, serving: Serving) -> bool:
     if before is None:  # nothing was counted yet, or by a release that knew one vocabulary only
         record.translate(merges, ids={}, taken={}, balances={}, counts={})
         return False
-    packets = record.packets("pending", "sent", "lost", "acknowledged")
+    packets = record.packets("pending", "sent", "lost", "acknowledged", "taken_back")
     found = translate(serving.constellation, before, record.counted(), record.balances(), packets)
     record.translate(merges, ids=found.ids, taken=found.taken, balances=found.balances, counts=found.counts)
     return True
@@ -203,11 +203,13 @@ def take_back(
     record: Record, refs: Iterable[PacketRef], *, key: bytes, entry_id: str | None, now_s: float, undone: bool = False
 ) -> tuple[int, ...]:
     """Waits no longer for the packets among `refs` that are this edge's; their sequences. The residue has their counts
-    still. undone: a release that had them is taken back; those that it settled are in the residue again. entry_id: of
-    the entry that named them, from which the next start reads on.
+    still. undone: a release that had them is taken back; those that it settled are in the residue again, and whoever
+    meets it only afterwards settles nothing by it. entry_id: of the entry that named them, from which the next start
+    reads on.
     """
     own = {ref.sequence for ref in refs if (ref.key, ref.epoch) == (key, record.epoch)}
     away = [packet for packet in record.packets("pending", "sent") if packet.raw is not None]
+    away += record.packets("lost") if undone else []
     settled = record.packets("acknowledged") if undone else []
     back = [packet for packet in settled if packet.sequence in own]
     balances: dict[Domain, Balance] = {}
@@ -215,7 +217,8 @@ def take_back(
         before = balances.get(packet.domain, record.balance(packet.domain))
         balances[packet.domain] = before.seen(packet.counts)
     lost = sorted(packet.sequence for packet in [*away, *back] if packet.sequence in own)
-    record.lose(lost, balances=balances, cursor=entry_id, at_s=now_s)
+    status: Literal["lost", "taken_back"] = "taken_back" if undone else "lost"
+    record.lose(lost, balances=balances, cursor=entry_id, at_s=now_s, status=status)
     return tuple(lost)
 
 

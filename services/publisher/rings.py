@@ -7,8 +7,9 @@
 This is the peer review of what the centre has no text for: each of them tries the bundle on its own fresh text, watches
 it for a while, and then finds it good or goes back: only then it counts. One alone decides nothing: a refusal needs a
 second, and of what they read the median counts, so that a single liar among three neither stops a good bundle nor
-passes a bad one. The nodes are those that reported on the last release that everybody got. Reports are not signed: this
-guards against a bundle that is bad, or a node that lies of itself, not against somebody who can write into the broker.
+passes a bad one. The nodes are those that reported on one of the last two releases that everybody got. Reports are not
+signed: this guards against a bundle that is bad, or a node that lies of itself, not against somebody who can write into
+the broker.
 """
 
 import math

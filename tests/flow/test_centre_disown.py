@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from centre import NODES, Centre, ref_of
 
+from common.constants import ROLES
 from common.errors import Rejected, Unavailable
 from common.kernels.memory import merge, subtract
 from common.runtime import keys, streams
@@ -82,6 +83,18 @@ async def test_corrections_go_out_in_as_many_messages_as_it_takes(centre, eventu
     monkeypatch.setattr("services.aggregator.account.MAX_CORRECTIONS", 2)
     assert await accounts.disown(centre.broker, NODES[0]) == (3, 3, 2)
     assert [len(batch.corrections) for batch in await sent(centre)] == [2, 1]
+
+
+async def test_what_one_batch_asks_for_goes_out_in_as_many_messages_as_it_takes(centre, eventually, monkeypatch):
+    bundle = await centre.release()
+    async with centre.running("aggregator", batch_packets=3):
+        await centre.send(*[centre.packet(bundle, 0, wave, domain=role) for wave, role in enumerate(ROLES[:3], 1)])
+        await eventually(lambda: has_batches(centre, 1))
+    monkeypatch.setattr("services.aggregator.account.MAX_CORRECTIONS", 2)
+    assert await asyncio.wait_for(accounts.disown(centre.broker, NODES[0]), 10.0) == (1, 1, 2)
+    told = [[each.name for each in batch.corrections] for batch in await sent(centre)]
+    assert [len(names) for names in told] == [2, 1]
+    assert sorted(name for names in told for name in names) == sorted(ROLES[:3])
 
 
 async def test_a_cut_between_the_look_and_the_commit_is_not_overtaken(centre, eventually):

@@ -69,6 +69,18 @@ async def entries(centre, count):
     return await centre.broker.redis.xlen(streams.BUNDLES) == count
 
 
+async def test_what_is_released_the_moment_another_was_opened_goes_to_a_tenth_first_too(centre, eventually, quick):
+    async with centre.running("publisher"):
+        one = await released_to(centre, eventually)
+    async with centre.running("publisher"):
+        two = await released_to(centre, eventually, one)
+        first, _ = await first_and_rest(centre, two)
+        await say(centre, 2, first)
+        await eventually(lambda: entries(centre, 3))
+        three = await released_to(centre, eventually, two)
+        assert (three.version, (await first_and_rest(centre, three))[0]) == (3, first)
+
+
 @pytest.mark.parametrize(("verdict", "probe"), [("refused", {}), ("good", {"probe_before": 2.0, "probe_after": 2.015})])
 async def test_a_release_that_the_first_refuse_or_read_worse_is_taken_back(centre, eventually, quick, verdict, probe):
     async with centre.running("publisher"):

@@ -48,6 +48,19 @@ def test_what_one_and_two_nodes_bring_waits_and_what_a_third_brings_counts_with_
     assert third.pool == {}
 
 
+def test_what_waits_and_is_too_much_for_one_batch_is_said_in_several(monkeypatch):
+    """A quorum that is asked no more: all of the pool would be said at once."""
+    monkeypatch.setattr("services.aggregator.merge.MAX_DOMAIN_ENTRIES", 5)
+    pool = {"percept": [Brought(f"edge-{n}", 0, made([entry((n,), 9, count=2, total=2)])) for n in range(6)]}
+    alone, told = replace(LIMITS, crystal_edges=1), {}
+    for cuts in range(1, 5):
+        found = cut_of(packet(sequence=cuts, crystals=ngrams(((7,), 9, 2, 2))), pool=pool, cuts=cuts, limits=alone)
+        assert len(found.taken) == 1
+        told |= {pair: told.get(pair, 0) + count for pair, count in said(found).items()}
+        pool = found.pool
+    assert (told, pool) == ({(7, 9): 8, **{(n, 9): 2 for n in range(6)}}, {})
+
+
 def test_what_a_quorum_has_brought_to_a_domain_needs_nobody_else():
     known = tuple(np.sort(order.keys) for order in implied(crystals.decode(SECRET, VOCAB, 99)).orders)
     current = replace(BASES[-1], known={"percept": known})

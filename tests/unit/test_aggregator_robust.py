@@ -109,6 +109,17 @@ def test_the_gate_of_a_role_is_moved_by_three_nodes_where_five_are_enrolled(enro
     assert bool(update.gate) == (moves or opened)
 
 
+@pytest.mark.parametrize("nothing", [b"", ngrams()])
+def test_nodes_that_bring_no_n_gram_of_a_domain_leave_the_others_what_they_bring(nothing):
+    nodes = {key_id(KEYS[n].verify_key): f"n{n}" for n in range(4)}
+    told = [ngrams(((7,), 9, 256, 512))] + [nothing] * 3
+    raws = [packet(key=n, crystals=blob, tokens=5000) for n, blob in enumerate(told)]
+    found = cut(ledger(*raws), bases=BASES, pending={}, limits=Limits(8, 60.0, 100_000), fleet=Fleet(nodes, {}))
+    (update,) = found.batch.domains
+    order = crystals.decode(update.crystals, VOCAB, 1 << 16).orders[1]
+    assert (update.packets, order.counts.tolist(), order.totals.tolist()) == (4, [256], [512])
+
+
 def test_a_batch_bounds_a_machine_that_holds_many_keys():
     """Six keys of one node against three nodes: what they say has the weight of one."""
     nodes = {key_id(KEYS[n].verify_key): f"node-{min(n, 3)}" for n in range(5)}

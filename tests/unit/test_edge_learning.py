@@ -176,10 +176,23 @@ def test_what_a_release_had_that_is_taken_back_goes_again(record, serving, micro
     settled(record, serving, bundle_naming(0))
     for _ in range(2):
         take_back(record, refs(0), key=KEY, entry_id="7-0", now_s=300.0, undone=True)
-        assert [packet.status for packet in record.packets("acknowledged", "lost")] == ["lost"]
+        assert [packet.sequence for packet in record.packets("taken_back")] == [0]
         assert [table.counts.tolist() for table in record.residue("heart").tables] == [
             table.counts.tolist() for table in whole.tables
         ]
+
+
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_a_release_that_is_met_after_it_was_taken_back_settles_nothing(record, serving, micro, waited_for):
+    read(record, micro, "heart", 3)
+    folded(record, serving, "heart")
+    record.sent(0, b"raw", at_s=200.0)
+    whole = tables(record.residue("heart"))
+    if not waited_for:
+        assert give_up(record, now_s=200.0 + LOST_AFTER_S) == [0]
+    take_back(record, refs(0), key=KEY, entry_id="7-0", now_s=300.0, undone=True)
+    assert settled(record, serving, bundle_naming(0)) == ()
+    assert tables(record.residue("heart")) == whole
 
 
 @pytest.mark.parametrize(("number", "gone"), [(3, 3), (4, 0)])

@@ -55,25 +55,28 @@ async def disown(broker: Broker, node: str) -> Disowned:
         for _ in range(TRIES):
             count = await cast("Awaitable[bytes | None]", broker.redis.hget(CUTS, COUNT))
             read, changed, corrections = await _corrected(broker, numbers[at:], node)
-            if await broker.commit(streams.PACKETS, [*counted(count), *changed, *_sent(corrections)]):
+            told = _messages(corrections)
+            if await broker.commit(streams.PACKETS, [*counted(count), *changed, *map(_sent, told)]):
                 break
         else:
             raise Unavailable("overtaken", f"aggregators cut too often: disown {node} again")
         at, batches = at + read, batches + len({each.batch for each in corrections})
-        messages += bool(corrections)
+        messages += len(told)
         if at >= len(numbers):
             return Disowned(batches, len(numbers), messages)
 
 
 async def _corrected(broker: Broker, numbers: list[int], node: str) -> tuple[int, list[Effect], list[Correction]]:
-    """How many of the notes were read, what changes in them, and the corrections, as many as one message takes."""
+    """How many of the notes were read, what changes in them, and the corrections: of as many as fit into one message,
+    and of one at least.
+    """
     read, changed = 0, list[Effect]()
     corrections: list[Correction] = []
     for number in numbers:
         data = await cast("Awaitable[bytes | None]", broker.redis.hget(ACCOUNT, str(number)))
         if data is not None:
             found, left = await asyncio.to_thread(without, Note.unpack(data), node)
-            if found and (len(changed) >= 2 * NOTES_AT_ONCE or not fits([*corrections, *found])):
+            if corrections and found and (len(changed) >= 2 * NOTES_AT_ONCE or not fits([*corrections, *found])):
                 break
             corrections += found
             if found:
@@ -86,11 +89,20 @@ async def _corrected(broker: Broker, numbers: list[int], node: str) -> tuple[int
     return read, changed, corrections
 
 
-def _sent(corrections: list[Correction]) -> list[Effect]:
-    if not corrections:
-        return []
+def _messages(corrections: list[Correction]) -> list[list[Correction]]:
+    """The corrections, in their order, in as few messages as take them: a large batch's are more than one."""
+    messages: list[list[Correction]] = []
+    for each in corrections:
+        if messages and fits([*messages[-1], each]):
+            messages[-1].append(each)
+        else:
+            messages.append([each])
+    return messages
+
+
+def _sent(corrections: list[Correction]) -> Send:
     batch = Batch(
         id=correction_id(corrections), base_version=0, base_digest="", domains=(), packets=(),
         corrections=tuple(corrections),
     )  # fmt: skip
-    return [Send(streams.BATCHES, pack(batch), batch.id)]
+    return Send(streams.BATCHES, pack(batch), batch.id)

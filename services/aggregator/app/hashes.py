@@ -3,10 +3,16 @@
 {qig:packets}:ledger     ref (hex) ─▶ the packet's bytes
 {qig:packets}:accepted   ref (hex) ─▶ when the broker took it, ms: the ledger's index, small enough to look at often
 {qig:packets}:sequence   key id (hex) ─▶ replay window, 16 bytes
+{qig:packets}:held       key id (hex) ─▶ how many of its packets the ledger has (quota.py)
+{qig:packets}:standing   key id (hex) ─▶ what became of its packets (standing.py)
+{qig:packets}:founded    domain ─▶ the one node that has brought text of it
 {qig:packets}:opened     domain ─▶ role and basin of a territory that no bundle knows yet, and which cut named it
 {qig:packets}:mentioned  key id (hex) ─▶ the hashes that this edge mentioned (tally.py)
 {qig:packets}:common     number of a cut ─▶ the hashes that became common by it
 {qig:packets}:proposed   left and right id ─▶ the edges that proposed this merge (proposals.py)
+{qig:packets}:pool       domain ─▶ what waits for a quorum (pool.py)
+{qig:packets}:account    number of a cut ─▶ what each packet brought to its batch (account.py)
+{qig:packets}:accounts   number of a cut ─▶ how many bytes that is
 {qig:packets}:cuts       "count" ─▶ how many cuts there were
 """
 

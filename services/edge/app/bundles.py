@@ -76,6 +76,9 @@ class Bundles:
         """Watches a bundle that had not proved good when the process before this one ended."""
         if installed.digest == self._slots.standing.good:
             return
+        if takes_back(installed.bundle):  # killed before that was noted; what it took the place of is bad
+            await asyncio.to_thread(self._slots.approve, installed.digest)
+            return
         good, before = await asyncio.to_thread(self._slots.last_good), None
         if good is not None:
             with contextlib.suppress(Rejected, Corrupt):  # then there is nothing to hold it against

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -300,21 +300,25 @@ class Record:
         balances: Mapping[Domain, Balance] = MappingProxyType({}),
         cursor: str | None = None,
         at_s: float,
+        status: Literal["lost", "taken_back"] = "lost",
     ) -> None:
         """These packets are waited for no longer, where they may have left. What they mentioned goes out again.
 
         balances: as they are with the counts of those that had been settled; cursor: the entry id of what said so, from
-        which the next start reads on; None: it does not move.
+        which the next start reads on; None: it does not move. status: of one that is lost a bundle may still tell, of
+        one whose release was taken back none that counts.
         """
         with self._file.write() as db:
             db.executemany(
-                "UPDATE packets SET status = 'lost', at_s = ?"
-                " WHERE sequence = ? AND status IN ('pending', 'sent', 'acknowledged') AND raw IS NOT NULL",
-                [(at_s, sequence) for sequence in sequences],
+                "UPDATE packets SET status = ?, at_s = ?"
+                " WHERE sequence = ? AND status IN ('pending', 'sent', 'acknowledged', 'lost') AND raw IS NOT NULL",
+                [(status, at_s, sequence) for sequence in sequences],
             )
             for domain, balance in balances.items():
                 _put_balance(db, domain, balance)
-            db.execute("DELETE FROM mentions WHERE packet IN (SELECT sequence FROM packets WHERE status = 'lost')")
+            db.execute(
+                "DELETE FROM mentions WHERE packet IN (SELECT sequence FROM packets WHERE status = ?)", (status,)
+            )
             if cursor is not None:
                 set_meta(db, "returned", cursor)
 
@@ -484,7 +488,9 @@ class Record:
                     " length(answer)) OVER (ORDER BY id DESC) AS kept FROM interactions) WHERE kept > ?)",
                     (max_bytes,),
                 ).rowcount
-            db.execute("DELETE FROM packets WHERE status IN ('acknowledged', 'lost') AND at_s < ?", (limit_s,))
+            db.execute(
+                "DELETE FROM packets WHERE status IN ('acknowledged', 'lost', 'taken_back') AND at_s < ?", (limit_s,)
+            )
         self._file.scrub()  # every time: one that found the file being read left the log as it was
         return gone
 

@@ -11,7 +11,7 @@ from common.kernels.memory import Ids, Memory
 from common.kernels.spec import MAX_VOCAB
 from services.edge.answer import Interaction
 
-Status = Literal["pending", "sent", "acknowledged", "lost"]
+Status = Literal["pending", "sent", "acknowledged", "lost", "taken_back"]
 Verdict = Literal["accepted", "rejected"]
 Domain = str | None
 Merges = tuple[tuple[int, int], ...]

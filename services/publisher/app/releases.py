@@ -65,8 +65,11 @@ class Releases:
         return past
 
     def nodes(self, past: Past) -> set[str]:
-        """The edges that reported on the last release that everybody got."""
-        return set(self._verdicts.fleet.reports.get(past.open_version, {}))
+        """The edges that reported on the last release that everybody got, or on the one before: when it was opened a
+        moment ago, few have said anything of it.
+        """
+        reports = self._verdicts.fleet.reports
+        return {node for version in past.open_versions[-2:] for node in reports.get(version, {})}
 
     async def make(self, candidate: Candidate, past: Past) -> list[Effect]:
         """The candidate as the release after `past`, to its ring or to everybody, and the list that names it."""

@@ -43,10 +43,14 @@ class Past:
     rings: dict[int, int]
 
     @property
+    def open_versions(self) -> list[int]:
+        """Those that are for everybody, the oldest first."""
+        return sorted(version for version in self.releases if self.rings.get(version, EVERYBODY) == EVERYBODY)
+
+    @property
     def open_version(self) -> int:
         """The newest that is for everybody; 0 for none."""
-        open_ = (version for version in self.releases if self.rings.get(version, EVERYBODY) == EVERYBODY)
-        return max(open_, default=0)
+        return max(self.open_versions, default=0)
 
     @property
     def current(self) -> Bundle | None:

@@ -165,6 +165,19 @@ async def test_a_bundle_that_takes_another_back_is_good_at_once(on_trial, publis
         assert on_trial.node.serving.bundle == 3
 
 
+async def test_a_bundle_that_takes_another_back_is_on_no_trial_after_a_kill_either(
+    on_trial, publisher, micro_parts, redis, life, monkeypatch
+):
+    await publisher.release(micro_parts, name=f"{TAKES_BACK}2-to-1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Slots, "approve", killed_at(Slots.approve, 1, done=False))
+        with pytest.raises(Killed):
+            await bundles_to(on_trial, redis)
+    again = await life()
+    assert (again.node.serving.bundle, again.health.bundle) == (3, None)
+    assert again.bundles._slots.standing.good == again.node.serving.digest
+
+
 async def test_the_first_bundle_serves_on_where_there_is_nothing_to_go_back_to(edge, monkeypatch, redis, clock):
     assert edge.health.bundle.version == 1
     for n in range(FAILED_MIN):
@@ -368,7 +381,7 @@ async def test_a_packet_of_a_bundle_that_the_publisher_took_back_goes_again(with
     await bundles_to(edge, redis)
     assert edge.node.serving.bundle == 3
     await edge.sleep.round()
-    assert [each.sequence for each in edge.node.record.packets("lost")] == [packet.sequence]
+    assert [each.sequence for each in edge.node.record.packets("taken_back")] == [packet.sequence]
     tokens = (8 + TEXTS) * len(edge.node.serving.constellation.encoder.encode(TEXT))
     assert edge.node.record.residue("heart").tokens == tokens
     assert edge.node.serving.answering.memories["heart"].tokens == heart.tokens + tokens
