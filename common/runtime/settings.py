@@ -138,11 +138,11 @@ class AggregatorSettings(CommonSettings):
         64, ge=1, description="Packets of one node that may wait for a batch; an edge has one a domain on its way"
     )
     crystal_edges: int = Field(
-        3,
+        1,
         ge=1,
         le=8,
         description="Nodes that must bring an n-gram to a domain before it counts, where five or more are enrolled; "
-        "until then it waits at the centre. 1 asks for none: for a fleet whose edges are all one's own",
+        "until then it waits at the centre. 1 asks for none",
     )
     common_edges: int = Field(3, ge=3, le=8, description="Edges that have to mention the same before it may be said")
 

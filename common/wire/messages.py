@@ -171,12 +171,6 @@ class Batch(Message):
             raise ValueError("a domain is named twice")
         return self
 
-    @model_serializer(mode="wrap")
-    def _known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without corrections as it was before there were any: an older trainer reads it."""
-        fields: dict[str, Any] = dump(self)
-        return fields if self.corrections else {name: each for name, each in fields.items() if name != "corrections"}
-
 
 class Common(Message):
     """What enough edges have mentioned, and the packets that did nothing but mention: no bundle will name them.

@@ -194,10 +194,6 @@ def test_corrections_come_in_a_batch_of_their_own_that_is_named_by_what_they_say
         changed(Batch, **corrections(2))
 
 
-def test_a_batch_without_corrections_has_the_bytes_that_it_had_before_there_were_any():
-    assert b"corrections" not in pack(EXAMPLES[Batch])
-
-
 def test_a_domain_cannot_be_named_twice_in_one_batch():
     with pytest.raises(ValidationError, match="domain is named twice"):
         changed(Batch, domains=(EXAMPLES[DomainUpdate],) * 2)
