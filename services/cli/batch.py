@@ -113,6 +113,8 @@ async def _read(wanted: str | None, home: Path, url: str) -> tuple[Found, Mappin
 def _chosen(found: Sequence[Found], wanted: str | None) -> Found:
     """Raises Unavailable("no_batch"), Rejected("bad_argument") for a beginning that several ids have."""
     fitting = {one.batch.id: one for one in reversed(found) if one.batch.id.startswith(wanted or "")}
+    if not found:
+        raise Unavailable("no_batch", "no batch waits, and none is dead: what is done is in a bundle")
     if not fitting:
         raise Unavailable("no_batch", f"no batch {(wanted or '')[:80]!r} waits or is dead: `qig batch list` shows them")
     if wanted is not None and len(fitting) > 1:

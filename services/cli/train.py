@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
+from common.constellation.paths import DOMAINS
 from common.errors import Rejected, Unavailable
 from common.kernels.spec import SIZES
 from common.runtime.settings import TrainerSettings
 from common.wire.codec import unpack
 from common.wire.fields import MESSAGE_MAX_BYTES
 from common.wire.messages import Batch
-from services.cli.batch import PARENT
+from services.cli.batch import FILE, PARENT
 from services.cli.home import unwritable
 from services.cli.show import console, plain, progress
 from services.trainer import coordizers, folder, text
@@ -68,9 +69,9 @@ def consolidate(
 
     parent: a folder of parts; the one beside the file when not given. steps: as many as a trainer takes when not given.
     """
-    message = unpack(Batch, _contents(batch))
+    message = _batch(batch)
     parts = folder.read(parent or batch.with_name(PARENT))
-    if parts is None:
+    if parts is None or DOMAINS not in parts:
         where = parent or batch.with_name(PARENT)
         raise Unavailable("no_parent", f"no constellation at {where}: name what the batch is for with --parent")
     owned = text.load(data)
@@ -96,8 +97,18 @@ def consolidate(
     return 0
 
 
+def _batch(file: Path) -> Batch:
+    """Raises Unavailable("unreadable"), Rejected("oversized", or what is wrong with what is in it)."""
+    try:
+        return unpack(Batch, _contents(file))
+    except Rejected as error:
+        message = f"{file} holds no whole batch: {error.message}; `qig batch save` writes one"
+        raise Rejected(error.code, message) from error
+
+
 def _contents(file: Path) -> bytes:
-    """Raises Unavailable("unreadable"), Rejected("oversized")."""
+    if file.is_dir():
+        raise Unavailable("unreadable", f"{file} is a directory: name the file in it, {file / FILE}")
     try:
         if file.stat().st_size > MESSAGE_MAX_BYTES:
             raise Rejected("oversized", f"{file} has {file.stat().st_size} bytes; a batch has {MESSAGE_MAX_BYTES}")

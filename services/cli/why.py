@@ -61,6 +61,8 @@ def run(name: str | None, home: Path, *, json: bool) -> int:
             for part in shown(story):
                 out.print(part)
             out.print()
+    if not (found or json):
+        out.print("nothing was released or refused yet")
     return 0
 
 

@@ -114,6 +114,11 @@ async def test_a_batch_is_saved_by_the_beginning_of_its_id(centre, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+async def test_where_no_batch_waits_it_says_so(centre, tmp_path):
+    with pytest.raises(Unavailable, match="no batch waits, and none is dead"):
+        await command(room.save, None, tmp_path / "saved", centre.home)
+
+
 async def test_without_a_release_there_is_nothing_to_consolidate_a_batch_on(centre, tmp_path):
     await waiting(centre, made(centre, 1))
     with pytest.raises(Unavailable, match="no_bundle"):
@@ -128,4 +133,20 @@ def test_what_is_no_batch_or_lies_beside_no_constellation_is_said_so(tmp_path, f
     with pytest.raises((Rejected, Unavailable)) as error:
         train.consolidate(batch=tmp_path / "batch", **options)
     assert code in error.value.code
+    assert str(tmp_path / "batch") in error.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_answered_with_the_file_in_it(tmp_path, few):
+    options = {"parent": None, "out": tmp_path / "out", "data": few, "steps": 0, "seed": 0, "json": False}
+    with pytest.raises(Unavailable, match=r"is a directory: name .*batch\.msgpack"):
+        train.consolidate(batch=tmp_path, **options)
+
+
+async def test_a_parent_that_is_no_constellation_is_named(tmp_path, few, centre):
+    (tmp_path / "batch").write_bytes(pack(made(centre, 1)))
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "notes.txt").write_text("no part of anything")
+    options = {"parent": tmp_path / "else", "out": tmp_path / "out", "data": few, "steps": 0, "seed": 0, "json": False}
+    with pytest.raises(Unavailable, match=r"no constellation at .*else"):
+        await command(train.consolidate, batch=tmp_path / "batch", **options)

@@ -2,7 +2,7 @@ import json
 import time
 
 import pytest
-from centre import NODES, Centre
+from centre import NODES
 from rich.console import Console
 
 from common.runtime import keys, streams
@@ -11,12 +11,6 @@ from common.wire.messages import Applied, DeadLetter, Heartbeat
 from services.cli import nodes
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def centre(tmp_path, broker_url, broker, micro_parts):
-    keys.init(tmp_path, NODES)
-    return Centre(tmp_path, broker_url, broker, micro_parts)
 
 
 def key_of(centre, node):

@@ -1,4 +1,5 @@
 import importlib.util
+import sys
 import time
 
 import pytest
@@ -162,5 +163,15 @@ def test_without_textual_it_says_what_to_install(monkeypatch, tmp_path):
 
 def test_without_a_broker_it_says_how_to_start_one(tmp_path, monkeypatch):
     monkeypatch.delenv("QIG_BROKER_URL", raising=False)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
     with pytest.raises(Unavailable, match="qig up"):
+        top.run(every_s=1.0, home=tmp_path)
+
+
+@pytest.mark.parametrize("piped", ["stdin", "stdout"])
+def test_without_a_terminal_it_names_the_command_that_needs_none(tmp_path, monkeypatch, piped):
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(getattr(sys, stream), "isatty", lambda stream=stream: stream != piped)
+    with pytest.raises(Unavailable, match=r"no_terminal.*qig watch --once"):
         top.run(every_s=1.0, home=tmp_path)

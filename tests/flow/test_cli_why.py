@@ -1,13 +1,13 @@
+import asyncio
 import dataclasses
 import json
 import time
 
 import pytest
-from centre import NODES, Centre
 from rich.console import Console
 
 from common.errors import Rejected, Unavailable
-from common.runtime import keys, streams
+from common.runtime import streams
 from common.runtime.effects import HashSet
 from common.wire.codec import pack
 from common.wire.messages import Applied, DeadLetter, Evidence, Figure
@@ -20,12 +20,6 @@ FIGURES = (
     Figure(name="bits_per_byte", domain="heart", before=2.0, after=2.1, unit="bit/B"),
     Figure(name="drift_rad", domain="heart", before=None, after=0.05, unit="rad"),
 )
-
-
-@pytest.fixture
-def centre(tmp_path, broker_url, broker, micro_parts):
-    keys.init(tmp_path, NODES)
-    return Centre(tmp_path, broker_url, broker, micro_parts)
 
 
 async def refuse(centre, name, *reasons, at_s=1.0):
@@ -145,3 +139,9 @@ def test_for_programs_it_is_a_line_a_candidate(tmp_path, broker_url, monkeypatch
 def test_a_note_that_cannot_be_read_says_so():
     assert refusals.reasons(refusals.note(["one", "two"], 1.0)) == ("one", "two")
     assert refusals.reasons(b"{}") == refusals.reasons(b"\xff") == ("its note in the broker cannot be read",)
+
+
+async def test_before_anything_was_released_it_says_so(centre, monkeypatch, capsys):
+    monkeypatch.setenv("QIG_BROKER_URL", centre.url)
+    assert await asyncio.to_thread(why.run, None, centre.home, json=False) == 0
+    assert capsys.readouterr().out == "nothing was released or refused yet\n"

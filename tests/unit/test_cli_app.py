@@ -26,6 +26,7 @@ COMMANDS = {
     "packet list": ["packet", "list"],
     "packet show": ["packet", "show", "3"],
     "batch list": ["batch", "list"],
+    "packet disown": ["packet", "disown", "edge-1"],
     "batch save": ["batch", "save", "ab12", "--out", "there"],
     "bundle revoke": ["bundle", "revoke", "--to", "3"],
     "bundle why": ["bundle", "why", "3"],
@@ -99,6 +100,12 @@ def test_training_on_a_batch_takes_other_arguments_than_a_genesis(asked):
     ((module, function, given),) = asked
     inspect.signature(getattr(import_module(f"services.cli.{module}"), function)).bind(**given)
     assert (function, given["out"].name) == ("consolidate", "candidate")
+
+
+def test_a_size_beside_a_batch_is_refused(asked):
+    found = CliRunner().invoke(cli.app, ["train", "--batch", "b", "--size", "base"])
+    assert (found.exit_code, asked) == (2, [])
+    assert "leave --size out" in " ".join(found.output.replace("│", "").split())
 
 
 def test_every_command_is_tried_above():

@@ -143,7 +143,10 @@ def route(
 
 @app.command()
 def train(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
-    size: Annotated[str, typer.Option(help="The kernels' size: tiny, small, base.")] = "tiny",
+    size: Annotated[
+        str | None,
+        typer.Option(help="The kernels' size: tiny (when not given), small, base. A batch has its own."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Directory for the parts; HOME/genesis or HOME/candidate when not given.")
@@ -169,12 +172,14 @@ def train(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     """Train the first constellation from text alone, or the next one from a batch; go on with what was killed. Needs
     torch.
     """
+    if batch is not None and size is not None:
+        raise typer.BadParameter("a batch goes on with kernels of its parent's size: leave --size out")
     if batch is not None:
         given = {"batch": batch, "parent": parent, "steps": steps, "json": as_json}
         command.do("train", "consolidate", out=out or home / "candidate", data=data, seed=seed, **given)
     else:
         out = out or home / "genesis"
-        command.do("train", size=size, seed=seed, out=out, data=data, coordizer=coordizer, workers=workers)
+        command.do("train", size=size or "tiny", seed=seed, out=out, data=data, coordizer=coordizer, workers=workers)
 
 
 @app.command()
