@@ -110,7 +110,8 @@ def test_every_metric_has_our_prefix_a_unit_that_says_what_it_is_and_bounded_lab
     for name, kind, labels, text in metrics.DECLARED:
         assert name.startswith("qig_")
         assert name.endswith("_total") == (kind == "counter")
-        assert not {"node", "client", "id", "key"} & set(labels)
+        assert not {"client", "id", "key"} & set(labels)
+        assert ("node" in labels) == name.startswith("qig_node_")  # who is enrolled is bounded by hand
         assert text
 
 
