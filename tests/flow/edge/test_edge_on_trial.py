@@ -334,10 +334,9 @@ async def test_while_the_broker_is_away_a_good_bundle_is_on_trial_no_more_and_th
 
     with monkeypatch.context() as patch:
         patch.setattr(Broker, "produce", away)
-        for _ in range(3):
-            with pytest.raises(ConnectionError):
-                await edge.bundles.watch()
-            assert (edge.node.serving.bundle, edge.health.bundle) == (2, None)
+        with pytest.raises(ConnectionError):
+            await edge.bundles.watch()
+        assert (edge.node.serving.bundle, edge.health.bundle) == (2, None)
         for _ in range(3):  # power cuts
             edge = await life()
             assert (edge.node.serving.bundle, edge.health.bundle) == (2, None)
@@ -346,6 +345,23 @@ async def test_while_the_broker_is_away_a_good_bundle_is_on_trial_no_more_and_th
     told = await messages(redis, streams.APPLIED, Applied)
     assert [(each.version, each.verdict) for each in told] == [(1, "applied"), (2, "applied"), (2, "good")]
     assert told[-1].probe_before == told[-1].probe_after
+
+
+async def test_a_publisher_that_could_not_be_told_is_told_again_after_a_pause(watched, redis, clock, monkeypatch):
+    async def away(*_):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Broker, "produce", away)
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await watched.bundles.watch()
+            clock[0] += bundles.TELL_AGAIN_S - 0.1
+            await watched.bundles.watch()
+            clock[0] += 0.2
+    for _ in range(2):
+        await watched.bundles.watch()
+        assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "good")]
 
 
 @pytest.mark.parametrize("done", [False, True])
