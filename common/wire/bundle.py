@@ -9,6 +9,7 @@ signed; parts are named by the sha256 and size of their bytes, so that signing t
 """
 
 import hashlib
+import re
 from typing import Final
 
 from nacl.exceptions import BadSignatureError
@@ -24,6 +25,7 @@ DOMAIN_SEPARATION: Final = b"qig/bundle/1\0"
 TAKES_BACK: Final = "revoke-"  # begins the id of a release that a publisher makes without a trainer's candidate
 CORRECTS: Final = "correction-"  # begins the id of a candidate that takes out what a node had brought
 _CORRECTS_DIGITS: Final = 48
+_BACK: Final = re.compile(re.escape(TAKES_BACK) + r"\d+-to-(?P<version>\d+)")
 
 
 def sign(candidate: Candidate, *, version: int, released_at_s: float, signing_key: SigningKey) -> Bundle:
@@ -64,6 +66,12 @@ def digest(bundle: Bundle) -> str:
 def takes_back(bundle: Bundle | Candidate) -> bool:
     """Whether it brings back an older release's parts because a newer one turned out bad (`qig bundle revoke`)."""
     return bundle.id.startswith(TAKES_BACK)
+
+
+def brings_back(name: str) -> int | None:
+    """The version that the release of this id goes back to, "revoke-LAST-to-VERSION"; None for any other."""
+    back = _BACK.fullmatch(name)
+    return int(back["version"]) if back else None
 
 
 def candidate_id(batch: Batch) -> str:

@@ -32,7 +32,7 @@ from common.wire.bundle import digest as digest_of
 from common.wire.codec import pack, unpack
 from common.wire.fields import MESSAGE_MAX_BYTES
 from common.wire.messages import Bundle, Part
-from services.edge.standing import Left, Standing
+from services.edge.standing import Left, Proved, Standing
 
 NAMES: Final = ("a", "b")
 CURRENT: Final = "current"
@@ -130,8 +130,12 @@ class Slots:
         return Standing()
 
     def approve(self, digest: str) -> None:
-        """The bundle that serves has proved good."""
+        """The bundle that serves is the last good one from now on."""
         self._stand(self.standing.approved(digest))
+
+    def keep(self, proved: Proved) -> None:
+        """The bundle that serves has proved good, of which the publisher is to be told."""
+        self._stand(self.standing.found_good(proved))
 
     def boot(self, *, now_s: float) -> Installed | None:
         """`load` for a process that begins. A bundle on trial that has ended too many is gone back from first."""
@@ -167,7 +171,7 @@ class Slots:
         return good
 
     def told(self, digest: str) -> None:
-        """The publisher has heard that this bundle was gone back from."""
+        """The publisher has heard what became of this bundle."""
         self._stand(self.standing.told(digest))
 
     def collect(self) -> int:

@@ -3,6 +3,7 @@
     good     the last bundle that was watched to its end; what else serves is on trial, and this is what it is left for
     boots    processes in a row that began with the bundle on trial and did not end in good order
     left     bundles that were gone back from: never taken again; untold: the publisher has not heard of it yet
+    proved   the last bundle that was found good, while the publisher has not heard of it yet
 
 A value with its transitions. slots.py keeps it beside the bundles.
 """
@@ -31,6 +32,18 @@ class Left(BaseModel):
     told: bool = False
 
 
+class Proved(BaseModel):
+    """A bundle that was found good, as the publisher is told. before, after: as of Left."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    version: int
+    reason: str
+    before: float | None = None
+    after: float | None = None
+
+
 class Standing(BaseModel):
     """good: a digest; "" before anything was watched to the end. boots are those of the bundle `trial`."""
 
@@ -40,19 +53,25 @@ class Standing(BaseModel):
     trial: str = ""
     boots: int = 0
     left: tuple[Left, ...] = ()
+    proved: Proved | None = None
 
     def has_left(self, digest: str) -> bool:
         """Whether this bundle was gone back from."""
         return any(each.digest == digest for each in self.left)
 
     @property
-    def untold(self) -> tuple[Left, ...]:
+    def untold(self) -> tuple[Proved | Left, ...]:
         """What the publisher is still to be told."""
-        return tuple(each for each in self.left if not each.told)
+        good = () if self.proved is None else (self.proved,)
+        return (*good, *(each for each in self.left if not each.told))
 
     def approved(self, digest: str) -> "Standing":
         """This bundle is the last good one."""
         return self.model_copy(update={"good": digest, "trial": "", "boots": 0})
+
+    def found_good(self, proved: Proved) -> "Standing":
+        """This bundle was watched to its end: it is the last good one, and the publisher is to be told."""
+        return self.approved(proved.digest).model_copy(update={"proved": proved})
 
     def booted(self, digest: str) -> "Standing":
         """One more process begins with this bundle, which is on trial."""
@@ -75,6 +94,7 @@ class Standing(BaseModel):
         return self.model_copy(update={"left": (*self.left, left)[-LEFT_KEPT:], "trial": "", "boots": 0})
 
     def told(self, digest: str) -> "Standing":
-        """The publisher has heard that this bundle was gone back from."""
+        """The publisher has heard what became of this bundle."""
         said = tuple(each.model_copy(update={"told": True}) if each.digest == digest else each for each in self.left)
-        return self.model_copy(update={"left": said})
+        proved = None if self.proved is not None and self.proved.digest == digest else self.proved
+        return self.model_copy(update={"left": said, "proved": proved})

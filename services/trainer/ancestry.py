@@ -6,13 +6,9 @@
 Each release has what the one before it has, but for one that takes back, which has what it goes back to.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Final
 
-from common.wire.bundle import TAKES_BACK
-
-_BACK: Final = re.compile(re.escape(TAKES_BACK) + r"\d+-to-(?P<version>\d+)")
+from common.wire.bundle import brings_back
 
 
 def ancestry(released: Mapping[str, int], version: int) -> frozenset[str]:
@@ -22,10 +18,8 @@ def ancestry(released: Mapping[str, int], version: int) -> frozenset[str]:
     for number in sorted(names, reverse=True):
         if number > version:
             continue
-        back = _BACK.fullmatch(names[number])
-        if back:
-            version = int(back["version"])
-        else:
+        back = brings_back(names[number])
+        if back is None:
             found.add(names[number])
-            version = number - 1
+        version = number - 1 if back is None else back
     return frozenset(found)

@@ -6,6 +6,7 @@ import time
 import pytest
 from centre import NODES, Centre
 
+from common.errors import Rejected
 from common.runtime import keys, metrics, streams
 from common.wire.codec import pack
 from common.wire.messages import Applied, PacketRef
@@ -95,6 +96,20 @@ async def test_why_a_release_was_taken_back_is_noted_with_the_taking_back_of_eac
         assert [await noted(centre, each) for each in (one, two, three)] == [None, ["by hand"], ["by hand"]]
         assert await operator.releases.take_back(3, "on second thoughts") == (5, 3)
         assert await noted(centre, three) == ["by hand"]
+
+
+async def test_a_release_whose_packets_go_out_again_is_not_brought_back_by_hand(centre, eventually):
+    async with centre.running("publisher"):
+        one = await released(centre, eventually, 1)
+        await released(centre, eventually, 2, one, change={"notes.bin": b"two"}, packets=(CARRIED,))
+        operator = app.Publisher(centre.settings("publisher"), centre.broker)
+        assert await operator.releases.take_back(1, "by hand") == (3, 1)
+        await eventually(centre.returned)
+        for to in (2, None):
+            with pytest.raises(Rejected, match=r"packets_returned.*1 packet.*Keep bundle 3.*: 1$"):
+                await operator.releases.take_back(to, "on second thoughts")
+        assert len(await centre.bundles()) == 3
+    assert await centre.returned() == [(CARRIED.packed, "taken_back")]
 
 
 async def test_a_publisher_that_was_away_hears_of_it_when_it_starts(centre, eventually):

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.edge.standing import BOOTS_MAX, LEFT_KEPT, Left, Standing
+from services.edge.standing import BOOTS_MAX, LEFT_KEPT, Left, Proved, Standing
 
 
 def left(digest, version=2):
@@ -29,6 +29,29 @@ def test_what_proved_good_is_on_trial_no_more():
     assert booted(1).approved("new") == Standing(good="new")
 
 
+PROVED = Proved(digest="new", version=2, reason="64 answers", before=2.5, after=2.0)
+
+
+def test_what_was_found_good_is_on_trial_no_more_before_that_is_told():
+    standing = booted(1).found_good(PROVED)
+    assert standing == Standing(good="new", proved=PROVED)
+    assert standing.untold == (PROVED,)
+    assert standing.told("old") == standing
+    assert standing.told("new") == Standing(good="new")
+
+
+def test_what_was_found_good_and_what_was_left_after_it_are_both_told():
+    standing = booted(1).found_good(PROVED).booted("newer").without(left("newer", 3))
+    assert [each.digest for each in standing.untold] == ["new", "newer"]
+    assert [each.digest for each in standing.told("new").untold] == ["newer"]
+    assert standing.approved("another").proved == PROVED
+
+
+def test_a_standing_of_before_good_was_told_afterwards_is_read():
+    old = '{"good":"old","trial":"new","boots":1,"left":[]}'
+    assert Standing.model_validate_json(old) == Standing(good="old", trial="new", boots=1)
+
+
 def test_what_was_left_is_remembered_once_and_told_once():
     standing = booted(2).without(left("new")).without(left("new"))
     assert standing.has_left("new")
@@ -47,5 +70,5 @@ def test_the_oldest_that_were_left_are_forgotten():
 
 @given(st.text(), st.integers(0, 9), st.lists(st.text(min_size=1), max_size=4))
 def test_what_is_kept_is_read_back(good, boots, names):
-    standing = Standing(good=good, trial="x", boots=boots, left=tuple(map(left, names)))
+    standing = Standing(good=good, trial="x", boots=boots, left=tuple(map(left, names)), proved=PROVED)
     assert Standing.model_validate_json(standing.model_dump_json()) == standing

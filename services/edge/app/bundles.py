@@ -29,12 +29,13 @@ from services.edge.app.node import Node
 from services.edge.atlas import atlas
 from services.edge.learning import follow_vocabulary, rehome, relearned, settle_bundle
 from services.edge.slots import Installed, Slots
-from services.edge.standing import Left
+from services.edge.standing import Left, Proved
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 
 log = logging.getLogger(__name__)
 
 Figures = tuple[float | None, float | None]
+TELL_AGAIN_S: Final = 5.0  # chosen: after a broker that was not there; the bundle is looked at meanwhile
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
 
 
@@ -49,7 +50,8 @@ class Bundles:
         self.follow_from = FROM_START
         self._taking = asyncio.Lock()
         self._judged = ""  # digest of the bundle that was applied or refused last
-        self._untold: tuple[Left, ...] = ()  # gone back from, and the publisher has not heard of it
+        self._untold: tuple[Proved | Left, ...] = ()  # good, or gone back from, and the publisher has not heard of it
+        self._not_told_s = -math.inf  # when that was tried last and failed
 
     async def start(self) -> None:
         """Serve the last good slot, or nothing yet. After damage the bundles are followed from the start again.
@@ -148,16 +150,26 @@ class Bundles:
                     await self._go_back(bundle, seen.reason)
                 elif seen.word == "good":
                     await self._keep(bundle, seen.reason)
-            for left in self._untold:
-                await self._tell(left.version, left.digest, "reverted", left.reason, (left.before, left.after))
-                await asyncio.to_thread(self._slots.told, left.digest)
-                self._untold = self._untold[1:]
+            if self._untold and abs(self._node.now() - self._not_told_s) >= TELL_AGAIN_S:  # abs: a clock that was set
+                self._not_told_s = self._node.now()
+                await self._tell_all()
+                self._not_told_s = -math.inf
+
+    async def _tell_all(self) -> None:
+        for each in self._untold:
+            verdict: Verdict = "good" if isinstance(each, Proved) else "reverted"
+            await self._tell(each.version, each.digest, verdict, each.reason, (each.before, each.after))
+            await asyncio.to_thread(self._slots.told, each.digest)
+            self._untold = self._untold[1:]
 
     async def _keep(self, bundle: Bundle, reason: str) -> None:
-        name = digest(bundle)
-        await self._tell(bundle.version, name, "good", reason, self._health.figures)
-        await asyncio.to_thread(self._slots.approve, name)
+        before, after = self._health.figures
+        proved = Proved(
+            digest=digest(bundle), version=bundle.version, reason=reason[:REASON_MAX_CHARS], before=before, after=after
+        )
+        await asyncio.to_thread(self._slots.keep, proved)  # first: without the broker too it is on trial no more
         self._health.end()
+        self._untold = (*self._untold, proved)
         await asyncio.to_thread(_give_back)
 
     async def _go_back(self, bundle: Bundle, reason: str) -> None:

@@ -94,7 +94,7 @@ class Releases:
         """Releases the parts of version `to` (None: of the one before the last) again, as the next version, because
         what came after it is bad, which is noted of it; that version, and the one that is back.
 
-        Raises Rejected("not_older", "not_listed"), Unavailable("overtaken").
+        Raises Rejected("not_older", "not_listed", "packets_returned"), Unavailable("overtaken").
         """
         past = await self.past()
         older = sorted(version for version in past.releases if version < past.last)
@@ -102,7 +102,8 @@ class Releases:
         if past.current is None or wanted not in past.releases:
             there = ", ".join(map(str, older)) or "none"
             raise Rejected("not_listed", f"there is no release {wanted} to go back to; older ones there are: {there}")
-        candidate = taken_back(past.current, unpack(Bundle, past.releases[wanted]), last=past.last)
+        known = {version: unpack(Bundle, message) for version, message in past.releases.items()}
+        candidate = taken_back(past.current, known[wanted], known, last=past.last)
         effects = [*await self.make(candidate, past), *undone(past, wanted, why=why, at_s=time.time())]
         if not await self._broker.commit(streams.CANDIDATES, effects):
             raise Unavailable("overtaken", "something was released meanwhile: look at it, then run this again")

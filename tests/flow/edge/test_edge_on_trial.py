@@ -314,6 +314,74 @@ async def test_while_the_broker_is_away_it_goes_back_and_tells_later(on_trial, l
     assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "reverted")]
 
 
+@pytest.fixture
+async def watched(edge, publisher, micro_parts, redis, clock):
+    """An edge whose bundle has served well until its window ends."""
+    await publisher.release(micro_parts | {"notes.bin": b"two"})
+    await bundles_to(edge, redis)
+    await read(edge, TEXTS)
+    clock[0] += edge.node.settings.health_s
+    return edge
+
+
+async def test_while_the_broker_is_away_a_good_bundle_is_on_trial_no_more_and_that_is_told_later(
+    watched, life, redis, monkeypatch
+):
+    edge = watched
+
+    async def away(*_):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Broker, "produce", away)
+        with pytest.raises(ConnectionError):
+            await edge.bundles.watch()
+        assert (edge.node.serving.bundle, edge.health.bundle) == (2, None)
+        for _ in range(3):  # power cuts
+            edge = await life()
+            assert (edge.node.serving.bundle, edge.health.bundle) == (2, None)
+    await edge.bundles.watch()
+    await edge.bundles.watch()
+    told = await messages(redis, streams.APPLIED, Applied)
+    assert [(each.version, each.verdict) for each in told] == [(1, "applied"), (2, "applied"), (2, "good")]
+    assert told[-1].probe_before == told[-1].probe_after
+
+
+async def test_a_publisher_that_could_not_be_told_is_told_again_after_a_pause(watched, redis, clock, monkeypatch):
+    async def away(*_):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Broker, "produce", away)
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await watched.bundles.watch()
+            clock[0] += bundles.TELL_AGAIN_S - 0.1
+            await watched.bundles.watch()
+            clock[0] += 0.2
+    for _ in range(2):
+        await watched.bundles.watch()
+        assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "good")]
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("step", ["keep", "produce", "told"])
+async def test_a_kill_at_any_step_of_keeping_ends_with_the_good_bundle_and_one_report(
+    watched, life, redis, clock, monkeypatch, step, done
+):
+    with monkeypatch.context() as patch:
+        owner = Broker if step == "produce" else Slots
+        patch.setattr(owner, step, killed_at(getattr(owner, step), 1, done=done))
+        with pytest.raises(Killed):
+            await watched.bundles.watch()
+    again = await life()
+    clock[0] += again.node.settings.health_s  # killed before the first step, it still has to find out
+    await again.bundles.watch()
+    await again.bundles.watch()
+    assert (again.node.serving.bundle, again.health.bundle) == (2, None)
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "good")]
+
+
 STEPS = [("go_back", 1), ("follow_vocabulary", 1), ("rehome", 1), ("relearned", 1), ("produce", 1), ("told", 1)]
 
 
