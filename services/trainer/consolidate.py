@@ -113,22 +113,12 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
             merged, after, grown = _charged(larger.constellation, costs), figures, larger.names
             changed |= growth.parts(merged) | bundle_parts.domains_part(merged.domains)
             allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
-    for update in updates if steps else ():
-        if not merged.memories[merged.domains[update.name].memories[-1]].entries:
-            continue  # opened without a crystal: nothing to dream of
-        role = update.kernel
-        rng = np.random.default_rng([seed, update.packets, update.tokens])
-        given = dreams.lesson(merged, update.name, replay, steps, rng)
-        state, words = dreams.learned(merged.states[role], given, steps, seed, folder)
-        said += [f"{word}-{role}" for word in words]
-        trial = dreams.with_state(merged, role, state, replay)
-        figures = examiner.scores(trial)
-        if "restore" in words or any(figures[d].bits_per_byte > allowed[d] for d in figures):
-            said.append(f"state-dropped-{role}")
-            continue
-        merged, after = trial, figures
-        changed |= bundle_parts.kernel_part(role, state.spec, state.weights)
-        changed |= bundle_parts.homes_part(merged.homes)
+    if steps:
+        merged, after, trained, words = dreams.trained(
+            merged, after, updates, examiner, allowed, replay=replay, steps=steps, seed=seed, folder=folder
+        )
+        changed |= trained
+        said += words
     return Consolidated(
         {**parts, **changed},
         (*_figures(current, merged, {d: (before[d], after[d]) for d in after}, examiner, held_out), *told),

@@ -22,13 +22,15 @@ import torch
 
 from common.constants import Role
 from common.constellation.constellation import Constellation
+from common.constellation.parts import homes_part, kernel_part
 from common.coordizer.artifacts import EOS
 from common.errors import Corrupt, Unavailable
 from common.geometry.means import carry
 from common.kernels import memory, weights
 from common.kernels.engine import State
+from common.wire.messages import DomainUpdate
 from services.trainer import curves
-from services.trainer.evaluate import home
+from services.trainer.evaluate import Examiner, Score, home
 from services.trainer.loop import Plan, train
 from services.trainer.model import StateModel, export, restore
 
@@ -47,6 +49,43 @@ class Lesson:
 
     text: Ids
     following: Ids
+
+
+def trained(  # noqa: PLR0913 -- what `consolidate` was given, and what it has made so far
+    merged: Constellation,
+    after: dict[str, Score],
+    updates: Sequence[DomainUpdate],
+    examiner: Examiner,
+    allowed: Mapping[str, float],
+    *,
+    replay: Mapping[Role, Sequence[str]],
+    steps: int,
+    seed: int,
+    folder: Path | None,
+) -> tuple[Constellation, dict[str, Score], dict[str, bytes], list[str]]:
+    """The constellation with the states that training made better, its scores, its changed parts, and what guards said.
+
+    allowed: bits per byte by domain; a state with which one reads above it is dropped.
+    """
+    changed: dict[str, bytes] = {}
+    said: list[str] = []
+    for update in updates:
+        if not merged.memories[merged.domains[update.name].memories[-1]].entries:
+            continue  # opened without a crystal: nothing to dream of
+        role = update.kernel
+        rng = np.random.default_rng([seed, update.packets, update.tokens])
+        given = lesson(merged, update.name, replay, steps, rng)
+        state, words = learned(merged.states[role], given, steps, seed, folder)
+        said += [f"{word}-{role}" for word in words]
+        trial = with_state(merged, role, state, replay)
+        figures = examiner.scores(trial)
+        if "restore" in words or any(figures[d].bits_per_byte > allowed[d] for d in figures):
+            said.append(f"state-dropped-{role}")
+            continue
+        merged, after = trial, figures
+        changed |= kernel_part(role, state.spec, state.weights)
+        changed |= homes_part(merged.homes)
+    return merged, after, changed, said
 
 
 def lesson(
