@@ -1,3 +1,4 @@
+import asyncio
 import json
 import time
 
@@ -108,16 +109,16 @@ def test_how_long_ago_is_told_in_the_largest_unit(seconds, told):
     assert nodes._ago(seconds) == told
 
 
-def test_for_programs_it_is_a_line_a_node(tmp_path, broker_url, monkeypatch, capsys):
-    keys.init(tmp_path, NODES)
-    monkeypatch.setenv("QIG_BROKER_URL", broker_url)
-    assert nodes.run(home=tmp_path, json=True) == 0
+async def test_for_programs_it_is_a_line_a_node(centre, monkeypatch, capsys):
+    monkeypatch.setenv("QIG_BROKER_URL", centre.url)
+    assert await asyncio.to_thread(nodes.run, home=centre.home, json=True) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["node"] for line in lines] == NODES
     assert lines[0]["packets"] == {"accepted": 0, "refused": {}, "last_s": None, "distance_rad": None}
 
 
-def test_where_there_is_no_edge_that_is_said(tmp_path, broker_url, monkeypatch, capsys):
+@pytest.mark.usefixtures("redis")
+async def test_where_there_is_no_edge_that_is_said(tmp_path, broker_url, monkeypatch, capsys):
     monkeypatch.setenv("QIG_BROKER_URL", broker_url)
-    assert nodes.run(home=tmp_path, json=False) == 0
+    assert await asyncio.to_thread(nodes.run, home=tmp_path, json=False) == 0
     assert "no edge is enrolled" in capsys.readouterr().out
