@@ -130,6 +130,7 @@ class Batches:
             *(await self._note_of(found, cuts)),
             *(await asyncio.to_thread(pool_effects, waits, found.pool, current)),
             *_forgotten(lost),
+            *([] if gathered is None else _proposed(gathered)),
         ]
         tallied = None
         if found.mentions or found.silent:
@@ -138,9 +139,6 @@ class Batches:
             tallied = counted_in(before, heard, cuts)
             effects += tally_effects(heard, found.silent, cuts)
             log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))
-        if gathered is not None:
-            effects += [HashSet(PROPOSED, name_of(pair), packed(said)) for pair, said in gathered.noted.items()]
-            effects += [HashDelete(PROPOSED, name_of(pair)) for pair in gathered.gone]
         if not await self._broker.commit(streams.PACKETS, effects):
             log.info("another aggregator cut first: nothing was taken")
             return False
@@ -255,6 +253,12 @@ def tally_effects(heard: Counted, silent: Sequence[PacketRef], number: int) -> l
             body = pack(message)
             effects.append(Send(streams.COMMON, body, f"{number}-{hashlib.sha256(body).hexdigest()[:32]}"))
     return effects
+
+
+def _proposed(gathered: Gathered) -> list[Effect]:
+    """What of the proposed merges is noted, and what is done with."""
+    effects: list[Effect] = [HashSet(PROPOSED, name_of(pair), packed(said)) for pair, said in gathered.noted.items()]
+    return [*effects, *(HashDelete(PROPOSED, name_of(pair)) for pair in gathered.gone)]
 
 
 def _forgotten(refs: Sequence[bytes]) -> list[Effect]:
