@@ -109,7 +109,6 @@ class Batches:
             await asyncio.to_thread(read_pool, waits, current),
         )
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
-        done = sorted(noted.keys() - pending.keys())
         found = await asyncio.to_thread(
             cut,
             ledger,
@@ -125,7 +124,7 @@ class Batches:
             found = replace(found, batch=found.batch.model_copy(update={"merges": gathered.merges}))
         effects = [
             *counted(count),
-            *cut_effects(found, ledger, done, cuts=cuts, at_s=float(seconds)),
+            *cut_effects(found, ledger, sorted(noted.keys() - pending.keys()), cuts=cuts, at_s=float(seconds)),
             *founded_effects(fleet.founded, found.founded),
             *(await self._note_of(found, cuts)),
             *(await asyncio.to_thread(pool_effects, waits, found.pool, current)),
