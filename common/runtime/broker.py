@@ -3,13 +3,13 @@
 produce   publish by id: a second publication of the id does nothing
 tell      publish what may be lost, or come twice
 commit    conditions and writes of a periodic job, all or nothing, in one stream's slot
-put_blob, get_blob   large things, by digest
+put_blob, get_blob, forget_blobs   large things, by digest
 latest    the newest entry of a stream;  read_hash  a whole hash
 depths    what waits in each work stream;  lately  what was lately broadcast
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -63,13 +63,17 @@ class Broker:
         """Apply `effects` in the slot of `stream`, all or nothing: False when a condition among them does not hold."""
         return await scripts.commit(self.redis, stream, effects) == "done"
 
-    async def put_blob(self, data: bytes, ttl_s: int | None = None) -> str:
+    async def put_blob(self, data: bytes) -> str:
         """Store a blob; its digest."""
-        return await store.put(self.redis, data, ttl_s)
+        return await store.put(self.redis, data)
 
     async def get_blob(self, digest: str, size_bytes: int) -> bytes:
         """A blob, verified. Raises Unavailable("blob_missing"), Corrupt("part_digest")."""
         return await store.get(self.redis, digest, size_bytes)
+
+    async def forget_blobs(self, needed: Collection[str], idle_s: float) -> int:
+        """As `store.forget`."""
+        return await store.forget(self.redis, needed, idle_s)
 
     async def latest(self, stream: str) -> Entry | None:
         """The newest entry of `stream`."""

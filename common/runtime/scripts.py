@@ -4,7 +4,7 @@
     commit    conditions, acknowledgement, effects: the one place where work becomes done
     finish    of many entries: acknowledgement and one message each, an entry whole or not at all
     publish   add an entry unless its id was published before; tell: add one
-    sweep     forget consumers that are gone and hold nothing
+    sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
 it the acknowledgement would be made and the effects refused. Each script is safe to repeat, because a client whose
@@ -141,6 +141,13 @@ for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
 end
 return gone
+"""
+
+# KEYS: any key. ARGV: seconds for which nobody may have read or written it.
+_FORGET: Final = """#!lua
+local idle = redis.call('OBJECT', 'IDLETIME', KEYS[1])
+if not idle or idle < tonumber(ARGV[1]) then return 0 end
+return redis.call('UNLINK', KEYS[1])
 """
 
 
@@ -331,6 +338,11 @@ def _limits(stream: str) -> list[str]:
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
     """Delete consumers that were silent for `idle_s` and hold nothing; how many."""
     return int(await _run(redis, _SWEEP, [stream], [group, int(idle_s * 1000)]))
+
+
+async def forget(redis: Redis, key: str, *, idle_s: float) -> int:
+    """Delete `key` if nobody has read or written it for `idle_s`; how many were deleted."""
+    return int(await _run(redis, _FORGET, [key], [int(idle_s)]))
 
 
 Operation = tuple[str, str, str, str | bytes, bytes | str]
