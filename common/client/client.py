@@ -269,7 +269,9 @@ class Client:
             await self._leave(asked)
 
     async def _publish(self, asked: _Asked) -> None:
-        """Raises Unavailable("broker_refused"). It lasts as long as an outage does: who waits no more cancels it."""
+        """Raises Unavailable("broker_full", "broker_refused"). It lasts as long as an outage does: who waits no more
+        cancels it.
+        """
         assert asked.query.id is not None
         while True:
             try:
@@ -320,7 +322,7 @@ class Client:
     async def _cancel(self, query: Query) -> None:
         """Scripts go in the order in which they are called: a publication on its way is followed by its cancel."""
         cancel = pack(Cancel(query_id=query.id or "", client=self.name))
-        with suppress(RedisError, TimeoutError):
+        with suppress(RedisError, TimeoutError, Unavailable):
             async with asyncio.timeout(CANCEL_TIMEOUT_S):
                 await scripts.publish(self._redis, streams.CANCEL, cancel, f"{self.name}:{query.id}")
 

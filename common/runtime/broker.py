@@ -33,7 +33,8 @@ class Broker:
     async def produce(self, stream: str, message: bytes, message_id: str) -> bool:
         """Publish, exactly once by id: False when `message_id` was published on `stream` before.
 
-        Raises Unavailable("broker_away") after about 7 s; calling again with the same id is always right.
+        Raises Unavailable: "broker_away" after about 7 s, "broker_full" when its memory is out. Calling again with the
+        same id is always right.
         """
         try:
             entry = await scripts.publish(self.redis, stream, message, message_id)

@@ -42,7 +42,7 @@ async def carry(redis: Redis, stream: str, *, block_ms: int | None = None) -> in
 
 async def _publish(redis: Redis, fields: Mapping[bytes, bytes]) -> None:
     target, message_id = fields[b"stream"].decode(), fields[b"id"].decode()
-    if await scripts.publish(redis, target, fields[streams.DATA_FIELD.encode()], message_id) is None:
+    if await scripts.publish(redis, target, fields[streams.DATA_FIELD.encode()], message_id, carried=True) is None:
         metrics.DUPLICATES.labels(metrics.stream_label(target)).inc()
 
 

@@ -4,11 +4,14 @@
     commit    conditions, acknowledgement, effects: the one place where work becomes done
     finish    of many entries: acknowledgement and one message each, an entry whole or not at all
     publish   add an entry unless its id was published before; tell: add one
+    make_group   make a group that reads a stream from its start, unless it is there
     sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
-it the acknowledgement would be made and the effects refused. Each script is safe to repeat, because a client whose
-reply was lost cannot know whether it ran.
+it the acknowledgement would be made and the effects refused. What brings new work (publish, tell) is refused when
+memory is out, as `Unavailable("broker_full")`; what ends or moves work that is there (`allow-oom`) is not: were it, a
+full broker could not be emptied. What that adds is bounded by the work that is there. Each script is safe to repeat,
+because a client whose reply was lost cannot know whether it ran.
 """
 
 import asyncio
@@ -19,22 +22,27 @@ from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
+from common.errors import Unavailable
 from common.runtime import effects, streams
 from common.runtime.connection import AWAY
 from common.runtime.effects import Absent, Effect, Equals, Exists, HashAdd, HashDelete, HashSet, Send
 
 SEEN_TTL_S: Final = 7 * 86_400  # a relay or a producer that was away for a week no longer counts on being remembered
+FULL_RETRY_S: Final = 1.0  # after which it is worth asking again
 TRIP_MAX: Final = 128  # calls in one round trip
 SEEN_MAX_IDS: Final = 100_000  # per stream, about 10 MB: the older half of a flood is forgotten first
 
 Committed = Literal["done", "gone", "conflict"]
 _COMMITTED: Final[dict[int, Committed]] = {1: "done", 0: "gone", -1: "conflict"}
 
+_ADDS: Final = "#!lua\n"
+_ENDS: Final = "#!lua flags=allow-oom\n"
+
 # KEYS: stream. ARGV: group, consumer, entry, idle_ms, delivered ('' = leave the count). Returns the times delivered, 0
 # when lost. JUSTID, so that looking is not counted as a delivery.
-_HOLD: Final = """#!lua
+_HOLD: Final = f"""{_ENDS}
 local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #mine == 0 then return 0 end
 if ARGV[5] == '' then
@@ -46,7 +54,7 @@ return mine[1][4]
 """
 
 # An entry unless its id was published before. entries kept and seconds kept: '' = all, for ever; ids remembered.
-_PUBLISHING: Final = f"""#!lua
+_PUBLISHING: Final = f"""
 local function publish(stream, seen, id, message, entries, seconds, ids)
   if redis.call('ZSCORE', seen, id) then return false end
   local now = tonumber(redis.call('TIME')[1])
@@ -66,7 +74,7 @@ end
 
 # KEYS: stream, then every key an operation names. ARGV: group, entry ('' = no entry), keep, then five to an operation:
 # name, index of its key, a, b, c. Nothing is written before every condition held and the acknowledgement was ours.
-_COMMIT: Final = f"""{_PUBLISHING}
+_COMMIT: Final = f"""{_ENDS}{_PUBLISHING}
 for i = 4, #ARGV, 5 do
   local op, key, field = ARGV[i], KEYS[tonumber(ARGV[i + 1])], ARGV[i + 2]
   if op == 'exists' and redis.call('HEXISTS', key, field) == 0 then return -1 end
@@ -98,7 +106,7 @@ return 1
 """
 
 # KEYS as in commit. ARGV: group, keep, then six to an entry: its id and the one operation that goes with it.
-_FINISH: Final = f"""{_PUBLISHING}
+_FINISH: Final = f"""{_ENDS}{_PUBLISHING}
 local done = 0
 for i = 3, #ARGV, 6 do
   local key, a, b, c = KEYS[tonumber(ARGV[i + 2])], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
@@ -118,22 +126,31 @@ return done
 """
 
 # KEYS: stream. ARGV: message, entries kept ('' = all).
-_TELL: Final = """#!lua
+_TELL: Final = f"""{_ADDS}
 if ARGV[2] == '' then redis.call('XADD', KEYS[1], '*', '__data__', ARGV[1])
 else redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1]) end
 return 1
 """
 
 # KEYS: stream, its seen set. ARGV: id, message, entries kept, seconds kept, ids remembered.
-_PUBLISH: Final = f"""{_PUBLISHING}
+_PUBLISH: Final = f"""{_ADDS}{_PUBLISHING}
 return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+"""
+_CARRY: Final = _PUBLISH.replace(_ADDS, _ENDS)  # what lies in an outbox is in memory already
+
+# KEYS: stream. ARGV: group. Outside a script a server without memory refuses even to say that the group is there.
+_MAKE_GROUP: Final = f"""{_ENDS}
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if not made['err'] then return 1 end
+if string.find(made['err'], 'BUSYGROUP', 1, true) then return 0 end
+return made
 """
 
 # KEYS: stream. ARGV: group, idle_ms. A consumer that holds entries stays: deleting it would delete its pending list.
-_SWEEP: Final = """#!lua
+_SWEEP: Final = f"""{_ENDS}
 local gone = 0
 for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local consumer = {}
+  local consumer = {{}}
   for i = 1, #row, 2 do consumer[row[i]] = row[i + 1] end
   if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
@@ -144,7 +161,7 @@ return gone
 """
 
 # KEYS: any key. ARGV: seconds for which nobody may have read or written it.
-_FORGET: Final = """#!lua
+_FORGET: Final = f"""{_ENDS}
 local idle = redis.call('OBJECT', 'IDLETIME', KEYS[1])
 if not idle or idle < tonumber(ARGV[1]) then return 0 end
 return redis.call('UNLINK', KEYS[1])
@@ -238,7 +255,13 @@ _LANES: Final[WeakKeyDictionary[Redis, _Lane]] = WeakKeyDictionary()
 
 
 async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-    return await _LANES.setdefault(redis, _Lane()).call(redis, script, keys, args)
+    try:
+        return await _LANES.setdefault(redis, _Lane()).call(redis, script, keys, args)
+    except OutOfMemoryError as error:
+        message = (
+            "the broker's memory is full: it takes new work again once old work is done, or with a higher maxmemory"
+        )
+        raise Unavailable("broker_full", message, retry_after_s=FULL_RETRY_S) from error
 
 
 async def hold(
@@ -307,10 +330,13 @@ async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, st
     return await _commit(redis, stream, [operation], entry=entry, keep=keep)
 
 
-async def publish(redis: Redis, stream: str, message: bytes, message_id: str) -> str | None:
-    """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None."""
+async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False) -> str | None:
+    """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None.
+
+    carried: it lies in an outbox already. Raises Unavailable("broker_full").
+    """
     keys = [stream, streams.seen(stream)]
-    entry = await _run(redis, _PUBLISH, keys, [message_id, message, *_limits(stream)])
+    entry = await _run(redis, _CARRY if carried else _PUBLISH, keys, [message_id, message, *_limits(stream)])
     return None if entry is None else cast("bytes", entry).decode()
 
 
@@ -333,6 +359,11 @@ async def has_slots(redis: Redis) -> bool:
 def _limits(stream: str) -> list[str]:
     kept = streams.retention(stream)
     return ["" if limit is None else str(limit) for limit in (kept.entries, kept.idle_s)] + [str(SEEN_MAX_IDS)]
+
+
+async def make_group(redis: Redis, stream: str, group: str) -> bool:
+    """Make the group, which reads `stream` from its start; False when it was there."""
+    return bool(await _run(redis, _MAKE_GROUP, [stream], [group]))
 
 
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
