@@ -192,7 +192,7 @@ class Client:
         With deadline_s it gives up then, and so does the edge; without, it waits for as long as it takes. Raises
         Rejected with the reason when the query is refused or became a dead letter, Unavailable when asking again may
         help ("no_answer" at the deadline; "answer_gone" for an id of more than a day ago: under another; what an edge
-        says, with its retry_after_s). Outages are waited out.
+        says, with its retry_after_s). Outages are waited out, and so is a stream of queries that is full.
         """
         async with aclosing(self._say(self._query(text, wishes))) as said:
             async for each in said:
@@ -269,8 +269,8 @@ class Client:
             await self._leave(asked)
 
     async def _publish(self, asked: _Asked) -> None:
-        """Raises Unavailable("broker_full", "broker_refused"). It lasts as long as an outage does: who waits no more
-        cancels it.
+        """Raises Unavailable("broker_full", "broker_refused"). It lasts as long as an outage does, or the stream
+        is full: who waits no more cancels it.
         """
         assert asked.query.id is not None
         while True:
@@ -286,6 +286,11 @@ class Client:
             except AWAY as error:
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
+            except Unavailable as error:
+                if error.code != "stream_full":
+                    raise
+                log.warning("query %s waits: %s", asked.query.id, error)
+                await asyncio.sleep(scripts.FULL_RETRY_S)
             except ResponseError as error:
                 raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
             else:

@@ -1,6 +1,6 @@
 """The broker as a service sees it: one value with the few things that are safe to do outside a handler.
 
-produce   publish by id: a second publication of the id does nothing
+produce   publish by id: a second publication of the id does nothing;  check_room   whether it would be taken
 tell      publish what may be lost, or come twice
 commit    conditions and writes of a periodic job, all or nothing, in one stream's slot
 put_blob, get_blob, forget_blobs   large things, by digest
@@ -33,8 +33,8 @@ class Broker:
     async def produce(self, stream: str, message: bytes, message_id: str) -> bool:
         """Publish, exactly once by id: False when `message_id` was published on `stream` before.
 
-        Raises Unavailable: "broker_away" after about 7 s, "broker_full" when its memory is out. Calling again with the
-        same id is always right.
+        Raises Unavailable: "broker_away" after about 7 s, "broker_full" when its memory is out, "stream_full" when the
+        stream has no room. Calling again with the same id is always right.
         """
         try:
             entry = await scripts.publish(self.redis, stream, message, message_id)
@@ -45,6 +45,13 @@ class Broker:
         if entry is None:
             metrics.DUPLICATES.labels(metrics.stream_label(stream)).inc()
         return entry is not None
+
+    async def check_room(self, stream: str) -> None:
+        """Before work that ends with a message on the work stream `stream`. Raises Unavailable("stream_full")."""
+        length, most = await self.redis.xlen(stream), streams.retention(stream).entries
+        if length >= most:
+            message = f"{stream} holds {length} entries, its limit is {most}: this waits until some are done"
+            raise Unavailable("stream_full", message, retry_after_s=scripts.FULL_RETRY_S)
 
     async def was_published(self, stream: str, message_id: str) -> bool:
         """Whether `message_id` was published on `stream`, as long as that is remembered (scripts.py)."""

@@ -9,7 +9,8 @@
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
 it the acknowledgement would be made and the effects refused. What brings new work (publish, tell) is refused when
-memory is out, as `Unavailable("broker_full")`; what ends or moves work that is there (`allow-oom`) is not: were it, a
+memory is out, as `Unavailable("broker_full")`, and so is what a full work stream or outbox would have to take, as
+`Unavailable("stream_full")`; what ends or moves work that is there (`allow-oom`) is not: were it, a
 full broker could not be emptied. What that adds is bounded by the work that is there. Each script is safe to repeat,
 because a client whose reply was lost cannot know whether it ran.
 """
@@ -53,13 +54,67 @@ end
 return mine[1][4]
 """
 
-# An entry unless its id was published before. entries kept and seconds kept: '' = all, for ever; ids remembered.
-_PUBLISHING: Final = f"""
-local function publish(stream, seen, id, message, entries, seconds, ids)
+# A letter says how many bytes of letters there were with it, so that the oldest can go by size.
+_BURYING: Final = f"""
+local function total(letter)
+  for i = 1, letter and #letter[2] or 0, 2 do
+    if letter[2][i] == 'total' then return tonumber(letter[2][i + 1]) end
+  end
+  return 0
+end
+local function bury(stream, message, entries)
+  local sum = total(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]) + #message
+  local entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', 'total', sum, '__data__', message)
+  local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  while sum - total(oldest) >= {streams.DEAD_MAX_BYTES} do
+    redis.call('XDEL', stream, oldest[1])
+    oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  end
+  return entry
+end
+"""
+
+# Whether a stream of this kind has no room for one more. Of work what every group has finished goes first; what one was
+# not given yet, or has not finished, never does. Ids are compared as digits: a number of Lua has too few.
+_FILLING: Final = f"""
+local function earlier(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms)
+end
+local function needed(stream)
+  local first
+  for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local group = {{}}
+    for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
+    local pending = redis.call('XPENDING', stream, group['name'], '-', '+', 1)[1]
+    local own = pending and pending[1] or group['last-delivered-id']
+    if not first or earlier(own, first) then first = own end
+  end
+  return first
+end
+local function is_full(stream, entries, kind)
+  entries = tonumber(entries)
+  if kind ~= 'work' or redis.call('XLEN', stream) < entries then return false end
+  local first = needed(stream)
+  if first then redis.call('XTRIM', stream, 'MINID', '=', first) end
+  return redis.call('XLEN', stream) >= entries
+end
+local function is_stuck(outbox)
+  return redis.call('XLEN', outbox) >= {streams.OUTBOX_MAX_ENTRIES}
+end
+"""
+
+# An entry unless its id was published before, whether there is room or not. entries kept and their kind; seconds kept,
+# '' = for ever; ids remembered.
+_PUBLISHING: Final = f"""{_BURYING}{_FILLING}
+local function publish(stream, seen, id, message, entries, kind, seconds, ids)
   if redis.call('ZSCORE', seen, id) then return false end
   local now = tonumber(redis.call('TIME')[1])
   local entry
-  if entries == '' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  if kind == 'work' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  elseif kind == 'letters' then entry = bury(stream, message, entries)
   else entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message) end
   redis.call('ZADD', seen, now, id)
   redis.call('ZREMRANGEBYSCORE', seen, '-inf', now - {SEEN_TTL_S})
@@ -83,7 +138,10 @@ for i = 4, #ARGV, 5 do
   if op == 'tell' then
     local kind = redis.call('TYPE', key)['ok']
     if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
+    local entries, of = string.match(ARGV[i + 4], '^%d+ (%d+) (%a+) ')
+    if is_full(key, entries, of) then return redis.error_reply('FULL ' .. key) end
   end
+  if op == 'send' and is_stuck(key) then return redis.error_reply('FULL ' .. key) end
 end
 if ARGV[2] ~= '' then
   if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
@@ -97,9 +155,9 @@ for i = 4, #ARGV, 5 do
   elseif op == 'add' then redis.call('HINCRBY', key, a, b)
   elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
   elseif op == 'tell' then
-    local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
-    publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
-  elseif op == 'dead' then redis.call('XADD', key, 'MAXLEN', '~', a, '*', '__data__', b)
+    local seen, entries, kind, seconds, ids = string.match(c, '^(%d+) (%d+) (%a+) (%d*) (%d+)$')
+    publish(key, KEYS[tonumber(seen)], a, b, entries, kind, seconds, ids)
+  elseif op == 'dead' then bury(key, b, a)
   end
 end
 return 1
@@ -110,31 +168,33 @@ _FINISH: Final = f"""{_ENDS}{_PUBLISHING}
 local done = 0
 for i = 3, #ARGV, 6 do
   local key, a, b, c = KEYS[tonumber(ARGV[i + 2])], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  local kind = redis.call('TYPE', key)['ok']
+  local found = redis.call('TYPE', key)['ok']
+  local room = found == 'stream' or found == 'none'
+  local seen, entries, kind, seconds, ids = string.match(c, '^(%d+) (%d+) (%a+) (%d*) (%d+)$')
+  if room and ARGV[i + 1] == 'send' then room = not is_stuck(key)
+  elseif room then room = not is_full(key, entries, kind) end
   -- where its message cannot go an entry stays pending, and whoever takes it alone is told why
-  if (kind == 'stream' or kind == 'none') and redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
+  if room and redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
     if ARGV[2] == '' then redis.call('XDEL', KEYS[1], ARGV[i]) end
     if ARGV[i + 1] == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
-    else
-      local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
-      publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
-    end
+    else publish(key, KEYS[tonumber(seen)], a, b, entries, kind, seconds, ids) end
     done = done + 1
   end
 end
 return done
 """
 
-# KEYS: stream. ARGV: message, entries kept ('' = all).
+# KEYS: stream. ARGV: message, entries kept.
 _TELL: Final = f"""{_ADDS}
-if ARGV[2] == '' then redis.call('XADD', KEYS[1], '*', '__data__', ARGV[1])
-else redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1]) end
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1])
 return 1
 """
 
-# KEYS: stream, its seen set. ARGV: id, message, entries kept, seconds kept, ids remembered.
+# KEYS: stream, its seen set. ARGV: id, message, entries kept and their kind, seconds kept, ids remembered.
 _PUBLISH: Final = f"""{_ADDS}{_PUBLISHING}
-return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+local known = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not known and is_full(KEYS[1], ARGV[3], ARGV[4]) then return redis.error_reply('FULL ' .. KEYS[1]) end
+return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 """
 _CARRY: Final = _PUBLISH.replace(_ADDS, _ENDS)  # what lies in an outbox is in memory already
 
@@ -262,6 +322,12 @@ async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[st
             "the broker's memory is full: it takes new work again once old work is done, or with a higher maxmemory"
         )
         raise Unavailable("broker_full", message, retry_after_s=FULL_RETRY_S) from error
+    except ResponseError as error:
+        code, _, stream = str(error).partition(" ")
+        if code != "FULL":
+            raise
+        message = f"{stream} holds as much as it may: it takes more once those who read it have done some (`qig watch`)"
+        raise Unavailable("stream_full", message, retry_after_s=FULL_RETRY_S) from error
 
 
 async def hold(
@@ -295,7 +361,8 @@ async def commit(
 
     entry: (group, entry id), or None when no entry is being finished. keep: leave the finished entry in the stream.
     direct: what is sent is published here and now instead of through the outbox; only where there are no slots.
-    "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done.
+    "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done,
+    and neither where it raises Unavailable("stream_full"): what is sent has no room.
     """
     effects.check(stream, tuple(wanted))
     operations = [_operation(stream, effect, direct=direct) for effect in wanted]
@@ -326,14 +393,14 @@ async def finish(
 
 async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str], keep: bool = False) -> Committed:
     """Finish an entry as a dead letter: `letter` in `{stream}:dead` and the acknowledgement, together."""
-    operation = ("dead", streams.dead(stream), str(streams.DEAD_MAX_ENTRIES), letter, "")
+    operation = ("dead", streams.dead(stream), str(streams.retention(streams.dead(stream)).entries), letter, "")
     return await _commit(redis, stream, [operation], entry=entry, keep=keep)
 
 
 async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False) -> str | None:
     """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None.
 
-    carried: it lies in an outbox already. Raises Unavailable("broker_full").
+    carried: it lies in an outbox already. Raises Unavailable("broker_full", "stream_full").
     """
     keys = [stream, streams.seen(stream)]
     entry = await _run(redis, _CARRY if carried else _PUBLISH, keys, [message_id, message, *_limits(stream)])
@@ -341,10 +408,9 @@ async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *,
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
-    """Add `message` to `stream`, ahead of whatever is asked of `redis` from here on by a script."""
-    kept = streams.retention(stream).entries
+    """Add `message` to a broadcast, ahead of whatever is asked of `redis` from here on by a script."""
     lane = _LANES.setdefault(redis, _Lane())
-    return lane.call(redis, _TELL, [stream], [message, "" if kept is None else kept])
+    return lane.call(redis, _TELL, [stream], [message, streams.retention(stream).entries])
 
 
 async def has_slots(redis: Redis) -> bool:
@@ -358,7 +424,7 @@ async def has_slots(redis: Redis) -> bool:
 
 def _limits(stream: str) -> list[str]:
     kept = streams.retention(stream)
-    return ["" if limit is None else str(limit) for limit in (kept.entries, kept.idle_s)] + [str(SEEN_MAX_IDS)]
+    return [str(kept.entries), kept.kind, "" if kept.idle_s is None else str(kept.idle_s), str(SEEN_MAX_IDS)]
 
 
 async def make_group(redis: Redis, stream: str, group: str) -> bool:

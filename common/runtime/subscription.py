@@ -165,6 +165,7 @@ class Subscription(Generic[M]):
         lag = about["lag"] if self.consumer.keep and about["lag"] is not None else max(0, length - pending)
         metrics.LAG.labels(stream).set(lag)
         metrics.PENDING.labels(stream).set(pending)
+        metrics.FILL.labels(stream).set(length / streams.retention(stream).entries)
         metrics.OLDEST_IDLE.labels(stream).set(int(oldest[0]["time_since_delivered"]) / 1000 if oldest else 0.0)
         metrics.DEAD.labels(stream).set(await self._redis.xlen(streams.dead(stream)))
         metrics.OUTBOX.labels(stream).set(await self._redis.xlen(streams.outbox(stream)))

@@ -83,10 +83,10 @@ async def test_a_key_outside_the_slot_is_refused_before_anything_is_written(redi
 
 
 async def test_the_relay_carries_in_order_and_empties_the_outbox(redis, broker):
-    sends = [Send(streams.BATCHES, b"b%d" % number, f"b{number}") for number in range(100)]
+    sends = [Send(streams.RETURNED, b"r%d" % number, f"r{number}") for number in range(100)]
     await broker.commit(streams.PACKETS, sends)
     await relay.drain(redis, streams.PACKETS)
-    assert await bodies(redis, streams.BATCHES) == [send.message for send in sends]
+    assert await bodies(redis, streams.RETURNED) == [send.message for send in sends]
     assert await redis.xlen(BOX) == 0
 
 
