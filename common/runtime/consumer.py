@@ -25,6 +25,7 @@ in `asyncio.to_thread`: it blocks the lease's renewal otherwise, and the entry i
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -95,6 +96,11 @@ def wait_delay_s(consumer: Consumer[M], age_s: float) -> float:
     return min(consumer.claim_after_s, max(consumer.retry_first_s, age_s / 2))
 
 
+def drawn_s(delay_s: float, chance: float) -> float:
+    """Half of a pause, and `chance` (drawn from 0..1) of the other half: what failed together isn't tried together."""
+    return delay_s * (1.0 + chance) / 2.0
+
+
 class _Given(Generic[M]):
     """An entry that was read, with its message, which is decoded once."""
 
@@ -136,13 +142,20 @@ class Intake(Generic[M]):
     """Takes deliveries of one consumer in this process, `at_once` at the same time."""
 
     def __init__(
-        self, redis: Redis, consumer: Consumer[M], *, direct: bool = False, clock: Callable[[], float] = time.time
+        self,
+        redis: Redis,
+        consumer: Consumer[M],
+        *,
+        direct: bool = False,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         """direct: what handlers send is published with their commit, not through the outbox (`scripts.commit`)."""
         self.consumer = consumer
         self._direct = direct
         self._redis = redis
         self._clock = clock
+        self._chance = chance
         self._room = asyncio.Semaphore(consumer.at_once)
         self._leases: set[_Lease] = set()
         self._renewal: asyncio.Task[None] | None = None
@@ -354,9 +367,10 @@ class Intake(Generic[M]):
         return "unavailable"
 
     async def _retry_in(self, holder: str, entry: Entry, delay_s: float, delivered: int | None = None) -> None:
-        """Let the claimer have it in `delay_s`: it counts as idle for the rest of the claim time already."""
+        """Let the claimer have it in `delay_s` or less: it counts as idle for the rest of the claim time already."""
         self._leases -= {lease for lease in self._leases if (lease.holder, lease.entry.id) == (holder, entry.id)}
-        await self._hold(holder, entry, idle_s=self.consumer.claim_after_s - delay_s, delivered=delivered)
+        idle_s = self.consumer.claim_after_s - drawn_s(delay_s, self._chance())
+        await self._hold(holder, entry, idle_s=idle_s, delivered=delivered)
 
     async def _bury(self, entry: Entry, deliveries: int, code: str, reason: str, outcome: Outcome) -> Outcome:
         consumer = self.consumer
