@@ -108,8 +108,9 @@ def connect(url: str, retries: int = RETRIES) -> Redis:
 def faststream_broker(url: str, graceful_s: float = GRACEFUL_S) -> RedisBroker:
     """FastStream's broker, set so that it reconnects by itself and stays out of the way.
 
-    Retries without end: an error that reaches its loop costs a fixed pause of 5 s. apply_types off: bodies are decoded
-    by the consumer, and a reason for a refusal belongs in a dead letter, not in a framework's log.
+    Retries without end: an error that reaches its loop costs a fixed pause of 5 s (docs/upstream/error_pause.py).
+    apply_types off: bodies are decoded by the consumer, and a reason for a refusal belongs in a dead letter, not in a
+    framework's log.
     """
     return RedisBroker(
         url,

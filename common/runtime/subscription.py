@@ -3,8 +3,8 @@
     watch, each check_every_s:  XGROUP CREATE at 0 (BUSYGROUP: it is there) ─▶ restart a dead reader or claimer
                                 ─▶ sweep consumers that are gone ─▶ gauges ─▶ report health
 
-FastStream 0.7.8 is worked around in these places, each with its reason at the line: the group's first position, the
-parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
+FastStream 0.7.8 is worked around in these places, each with its reason at the line and shown in docs/upstream: the
+group's first position, the parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
 """
 
 import asyncio
