@@ -163,8 +163,8 @@ async def test_an_outbox_that_nobody_carries_takes_no_more_than_its_limit(redis,
     else:
         with pytest.raises(Unavailable, match="stream_full"):
             await committing
-        send = Send(streams.answers("kiosk"), b"a", "a1")
-        assert await scripts.finish(redis, streams.QUERIES, "edge", [(entry, send)]) == 0
+        (refused,) = await scripts.finish(redis, streams.QUERIES, "edge", [(entry, effects)])
+        assert isinstance(refused, Unavailable)
     assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 1 - done
     assert await redis.exists(count_it.key) == done
     assert await redis.xlen(box) == OUTBOX_MAX_ENTRIES
