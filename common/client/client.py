@@ -144,9 +144,7 @@ class Client:
         try:
             self._redis: Redis = connect(url, RETRIES)
         except ValueError as error:
-            raise Rejected(
-                "bad_url", f"no broker address: {error}; it begins with redis://, rediss:// or unix://"
-            ) from None
+            raise Rejected("bad_url", f"no broker address: {error}") from None
         self._open: dict[str, _Asked] = {}
         self._turn = asyncio.Lock()  # publications share one connection, however many are asked at once
         self._readers: list[asyncio.Task[None]] = []
