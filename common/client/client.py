@@ -28,12 +28,12 @@ from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from common.client.draft import Draft, complaint, ending, extended
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import scripts, streams
-from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet
+from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet, passes
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
 from common.runtime.health import Health
@@ -279,11 +279,11 @@ class Client:
                         await self._catch_up()
                         if not under_way:
                             asked.end(_answer_gone(asked.query))
-            except AWAY as error:
+            except RedisError as error:
+                if not passes(error):
+                    raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
-            except ResponseError as error:
-                raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
             else:
                 return
 

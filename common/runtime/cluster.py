@@ -7,7 +7,7 @@ redis-py 8.1.0 is worked around in these places:
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, RedisCluster
 from redis.asyncio.connection import Connection
@@ -15,21 +15,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
-    ClusterDownError,
-    ClusterError,
     ConnectionError,  # noqa: A004 -- redis-py's
     RedisClusterException,
+    RedisError,
     ResponseError,
-    TimeoutError,  # noqa: A004
 )
 
 T = TypeVar("T")
-# In a failover nobody serves a slot for a while, or everybody refers to somebody else.
-PASSING: Final = (ConnectionError, TimeoutError, ClusterDownError, ClusterError)
 
 
 class Cluster(RedisCluster):
-    """A client of the whole cluster. kind: of its connections; retry: its patience, as that of a `Redis`."""
+    """A client of the whole cluster. kind: of its connections; retry: its patience; passing: with which errors."""
 
     def __init__(
         self,
@@ -37,9 +33,12 @@ class Cluster(RedisCluster):
         *,
         kind: type[Connection],
         retry: Retry,
+        passing: tuple[type[RedisError], ...],
         **options: Any,
     ) -> None:
-        self._patience = Retry(retry._backoff, retry.get_retries(), PASSING)  # noqa: SLF001 -- it has no other door
+        self.passing = passing
+        self._patience = retry
+        self._patience.update_supported_errors(passing)
         startup = [ClusterNode(host, port) for host, port in nodes]
         super().__init__(startup_nodes=startup, retry=Retry(NoBackoff(), 0), **options)
         self.connection_kwargs["connection_class"] = kind
@@ -117,7 +116,9 @@ class Pipeline(ClusterPipeline):
                 pipeline.execute_command(*args, **kwargs)
             found = await pipeline.execute(raise_on_error=False, allow_redirections=allow_redirections)
             errors = [answer for answer in found if isinstance(answer, Exception)]
-            wrong = next((error for error in errors if raise_on_error or isinstance(error, PASSING)), None)
+            wrong = next(
+                (error for error in errors if raise_on_error or isinstance(error, self._cluster.passing)), None
+            )
             if wrong is not None:
                 raise wrong
             return found

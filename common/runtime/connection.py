@@ -31,7 +31,14 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError  # noqa: A004 -- redis-py's
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterError,
+    ConnectionError,  # noqa: A004 -- redis-py's
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004
+)
 
 from common.errors import Rejected
 from common.runtime import address
@@ -46,7 +53,7 @@ BACKOFF_MAX_S: Final = 1.0
 RETRIES: Final = 10  # a command rides out about 7 s of outage; then its caller decides
 SOCKET_TIMEOUT_S: Final = 5.0  # above every blocking read of ours: silence for this long is a dead peer
 CONNECT_TIMEOUT_S: Final = 2.0  # the kernel's tries grow rarer (1, 3, 7 s): after a cut a new one connects sooner
-AWAY: Final = (ConnectionError, TimeoutError)
+AWAY: Final = (ConnectionError, TimeoutError, ClusterError)  # the last: nobody serves the slot, or each says another
 WAIT_MAX_S: Final = 5.0  # between two looks for a broker that is not there yet
 GRACEFUL_S: Final = 20.0  # within the 30 s that orchestrators grant between SIGTERM and SIGKILL
 
@@ -125,6 +132,11 @@ def retry(retries: int = RETRIES) -> Retry:
     return Retry(ExponentialWithJitterBackoff(cap=BACKOFF_MAX_S, base=BACKOFF_FIRST_S), retries)
 
 
+def passes(error: RedisError) -> bool:
+    """Whether it is gone after a while: the broker is away, or it writes nothing that too few replicas would have."""
+    return isinstance(error, AWAY) or str(error).startswith("NOREPLICAS")
+
+
 def connect(url: str, retries: int = RETRIES) -> Redis:
     """A client for our own commands, which end in bounded time. Raises ValueError when `url` is no address."""
     where = address.parse(url)
@@ -137,7 +149,7 @@ def connect(url: str, retries: int = RETRIES) -> Redis:
             options, kind = _options(where.options)
             options |= {"ssl": True} if kind is _Tls else {}
             # It knows the commands of a Redis, and is one to whoever uses it; only scripts.py asks for its slots.
-            return cast("Redis", Cluster(where.nodes, kind=kind, retry=retry(retries), **options))
+            return cast("Redis", Cluster(where.nodes, kind=kind, retry=retry(retries), passing=AWAY, **options))
 
 
 class _Given(ConnectionState[Redis]):
@@ -189,6 +201,8 @@ async def greet(redis: Redis, url: str) -> None:
     except AuthenticationError as error:
         message = f"{redacted(url)} refuses us: {error}; check user and password in QIG_BROKER_URL"
         raise Rejected("broker_refused", message) from None
+    except AWAY:
+        raise
     except ResponseError as error:  # protected mode, a right that is missing: it will say so again
         message = f"{redacted(url)} refuses us: {error}; see QIG_BROKER_URL and the broker's own settings"
         raise Rejected("broker_refused", message) from None
