@@ -156,4 +156,4 @@ def _setns(handle: int) -> None:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], capture_output=True, check=True)
+    subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
