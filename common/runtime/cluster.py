@@ -62,7 +62,7 @@ class Cluster(RedisCluster):
             if isinstance(cause, AuthenticationError):
                 raise cause from None
             if isinstance(cause, RedisClusterException):
-                raise ResponseError(str(cause)) from None
+                raise ResponseError(f"{cause}: {cause.__context__}") from None  # it says so of a right that lacks, too
             raise ConnectionError(str(error)) from error
         return self
 

@@ -102,6 +102,26 @@ async def test_the_rate_of_a_client_is_counted_there(redis, standing):
     assert [hit.allowed for hit in hits if hit] == [True, True, False]
 
 
+@pytest.mark.parametrize("standing", ["cluster"], indirect=True)
+async def test_a_slot_that_moves_to_another_master_amid_the_work_loses_nothing(redis, standing, start_node, eventually):
+    slot, source = redis.keyslot(streams.QUERIES), standing.master_of(streams.QUERIES)
+    target = standing.master_of("qig:answers:kiosk-0")
+    assert target is not source
+    node = await start(standing.url, start_node, redis)
+    names = [f"q{number}" for number in range(400)]
+    asking = [asyncio.create_task(Broker(redis).produce(streams.QUERIES, name.encode(), name)) for name in names]
+    await eventually(lambda: redis.hlen(COUNTS))
+    name = target.ask("CLUSTER MYID").decode()
+    source.ask("CLUSTER MIGRATESLOTS", "SLOTSRANGE", str(slot), str(slot), "NODE", name)
+    await asyncio.gather(*asking)
+    await eventually(lambda: standing.master_of(streams.QUERIES) is target)
+    await eventually(lambda: finished(redis))
+    await eventually(lambda: finished(redis, streams.outbox(streams.QUERIES)))
+    assert await redis.hgetall(COUNTS) == {name.encode(): b"1" for name in names}
+    assert await answered(redis) == sorted(names)
+    await eventually(lambda: not node.health.reasons())
+
+
 async def test_a_client_asks_and_is_answered(redis, standing, start_node):
     await start_node(consumer(edge(redis)), url=standing.url, direct=not await scripts.has_slots(redis))
     async with Client(standing.url, name="kiosk") as client:
@@ -125,11 +145,11 @@ async def test_a_server_that_is_no_cluster_is_refused_and_one_that_is_away_is_wa
                 pass
 
 
+@pytest.mark.parametrize("standing", ["sentinels"], indirect=True)
 async def test_sentinels_that_know_no_such_master_are_waited_for(standing):
-    if "sentinel" in standing.url:
-        async with connect(f"{standing.url}-2", retries=0) as client:
-            with pytest.raises(ConnectionError, match="No master found for 'fleet-2'"):
-                await client.ping()
+    async with connect(f"{standing.url}-2", retries=0) as client:
+        with pytest.raises(ConnectionError, match="No master found for 'fleet-2'"):
+            await client.ping()
 
 
 async def test_the_password_is_the_servers(standing):
