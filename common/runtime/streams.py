@@ -53,8 +53,8 @@ _CLIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Retention:
     """How much of a stream is kept: about `entries` at most, and the key itself `idle_s` after its last entry.
 
-    At the limit the oldest go: of `letters` also by their size, so that DEAD_MAX_BYTES stay; of `work` only what every
-    group has finished, and where that makes no room what is published is refused.
+    At the limit the oldest go: of `letters` also by their size, so that DEAD_MAX_BYTES stay. Of `work` nothing goes
+    that is not finished: what is published is refused.
     """
 
     entries: int
