@@ -11,6 +11,7 @@ kill goes on from its last checkpoint to the same bytes; the candidate's id is t
 import asyncio
 import hashlib
 import logging
+import math
 import shutil
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -257,6 +258,7 @@ async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
         handle=trainer.take,
         max_records=1,
         max_deliveries=MAX_DELIVERIES,
+        give_up_after_s=math.inf,  # it waits for those before it, and for room: a full stream is more than a day's work
     )
     return Wiring(
         consumers=[batches],

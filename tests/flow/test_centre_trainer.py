@@ -12,7 +12,7 @@ from micro import MICRO, SENTENCES
 
 from common.coordizer.growth import propose
 from common.errors import Rejected, Unavailable
-from common.runtime import keys, streams
+from common.runtime import keys, metrics, streams
 from common.runtime.effects import Send
 from common.runtime.entries import Delivery
 from common.runtime.service import serve
@@ -176,6 +176,17 @@ async def test_two_trainers_take_one_batch_at_a_time_in_order_and_each_once_thou
     assert watched.most == 1
     assert [bundle.parent for bundle in await centre.bundles()] == [0, 1, 2]
     assert await centre.returned() == []
+
+
+async def test_a_batch_that_has_waited_for_years_is_not_given_up(centre, few, eventually):
+    waited = metrics.HANDLED.labels(streams.BATCHES, "unavailable")._value
+    before = waited.get()
+    redis = centre.broker.redis
+    await redis.xadd(streams.BATCHES, {"__data__": pack(numbered(centre, 1))}, id="1-0")
+    async with running(centre, few, "one"):  # there is no bundle to train on
+        await eventually(lambda: waited.get() > before)
+    assert await redis.xlen(streams.BATCHES) == 1
+    assert await centre.letters(streams.BATCHES) == []
 
 
 async def test_a_batch_waits_while_an_older_one_is_not_done(centre, trainer):
