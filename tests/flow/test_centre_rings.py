@@ -14,7 +14,6 @@ from common.wire import bundle as bundles
 from common.wire.codec import pack
 from common.wire.messages import Applied, PacketRef
 from services.publisher import app
-from services.publisher.app import state
 
 pytestmark = pytest.mark.anyio
 FLEET = [f"edge-{number}" for number in range(40)]
@@ -102,7 +101,7 @@ async def test_a_release_that_the_first_refuse_or_read_worse_is_taken_back(centr
 
 
 async def noted(centre, bundle):
-    return bundle.id in await centre.broker.read_hash(state.REFUSED)
+    return bundle.id in await centre.broker.read_hash(streams.REFUSED)
 
 
 async def test_a_ring_stays_while_lists_are_renewed_and_publishers_restart(centre, eventually):

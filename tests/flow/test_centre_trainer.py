@@ -255,7 +255,7 @@ async def test_a_growth_that_the_publisher_refused_waits_and_what_comes_with_it_
     batches, hour = [growing(centre, micro, number) for number in range(1, 6)], 3600.0
 
     async def refuse(given):
-        await centre.broker.redis.hset(room.REFUSED, given.id, b"{}")
+        await centre.broker.redis.hset(streams.REFUSED, given.id, b"{}")
 
     assert await made(centre, trainer, batches[0], hour) == (4, 0)
     await refuse(batches[0])
@@ -272,6 +272,6 @@ async def test_a_growth_that_costs_too_much_is_not_measured_again_with_every_bat
     monkeypatch.setattr("services.trainer.consolidate.GROWTH_TOLERANCE", -10.0)
     await centre.release()
     assert await made(centre, trainer, growing(centre, micro, 1), 100.0) == (0, 4)
-    await centre.broker.redis.hset(room.REFUSED, growing(centre, micro, 1).id, b"{}")
+    await centre.broker.redis.hset(streams.REFUSED, growing(centre, micro, 1).id, b"{}")
     monkeypatch.setattr(growth, "grown", None)
     assert await made(centre, trainer, growing(centre, micro, 2), 101.0) == (0, 4)

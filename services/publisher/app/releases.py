@@ -28,7 +28,7 @@ from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.messages import Bundle, Candidate
 from services.publisher import metadata, rings
-from services.publisher.app.state import BUNDLE, CURRENT, RELEASED, Past, listed, released, undone
+from services.publisher.app.state import BUNDLE, CURRENT, Past, listed, released, undone
 from services.publisher.app.verdicts import Verdicts
 from services.publisher.policy import BITS_PER_BYTE
 from services.publisher.release import release, taken_back
@@ -78,7 +78,10 @@ class Releases:
         known = metadata.newest(past.releases | {bundle.version: pack(bundle)})
         ring = EVERYBODY if bundles.takes_back(bundle) else rings.ring(self.nodes(past))
         files = self._signed(known, past, past.rings | {bundle.version: ring})
-        return [*released(bundle, past.packed, await self._broker.read_hash(RELEASED)), *listed(past.held, files)]
+        return [
+            *released(bundle, past.packed, await self._broker.read_hash(streams.RELEASED)),
+            *listed(past.held, files),
+        ]
 
     async def open(self, past: Past) -> None:
         """The newest once more, for those who passed it over, and the list that is open."""

@@ -22,8 +22,6 @@ from common.wire.messages import TAKEN_BACK, Bundle, Returned
 from services.publisher import metadata, refusals
 
 CURRENT: Final = streams.side_key(streams.CANDIDATES, "current")
-RELEASED: Final = streams.side_key(streams.CANDIDATES, "released")
-REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 BUNDLE: Final = "bundle"
 
 
@@ -66,9 +64,9 @@ def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -
     return [
         held,
         HashSet(CURRENT, BUNDLE, message),
-        HashSet(RELEASED, bundle.id, str(bundle.version).encode()),
-        *(HashDelete(RELEASED, name) for name in forgotten),
-        HashDelete(REFUSED, bundle.id),
+        HashSet(streams.RELEASED, bundle.id, str(bundle.version).encode()),
+        *(HashDelete(streams.RELEASED, name) for name in forgotten),
+        HashDelete(streams.REFUSED, bundle.id),
         Send(streams.BUNDLES, message, f"{bundle.version}-{bundles.digest(bundle)}"),
     ]
 
@@ -84,7 +82,7 @@ def undone(past: Past, wanted: int, *, why: str, at_s: float) -> list[Effect]:
             told = Returned(packets=bundle.packets, code=TAKEN_BACK, reason=f"bundle {version} was taken back")
             effects.append(Send(streams.RETURNED, pack(told), f"taken-back-{past.last + 1}-{version}"))
         if not bundles.takes_back(bundle):
-            effects.append(HashSet(REFUSED, bundle.id, refusals.note((why,), at_s)))
+            effects.append(HashSet(streams.REFUSED, bundle.id, refusals.note((why,), at_s)))
     return effects
 
 
