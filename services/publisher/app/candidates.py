@@ -16,7 +16,8 @@ from common.wire.fields import REASON_MAX_CHARS
 from common.wire.messages import Bundle, Candidate, Part, Returned
 from services.publisher import refusals
 from services.publisher.app.releases import Releases
-from services.publisher.policy import Limits, judge, missing_memories, without_heir
+from services.publisher.policy import Limits, changes_nothing, judge, missing_memories, without_heir
+from services.publisher.rings import PATIENCE_S
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,11 @@ class Candidates:
         if past.current is not None and past.open_version != past.current.version:
             message = f"bundle {past.current.version} is not for everybody yet: the next one waits for that"
             raise Unavailable("ring_pending", message)
+        same = past.current is not None and changes_nothing(candidate, past.current)
+        if same and time.time() - past.changed_at_s < PATIENCE_S:
+            # Were it released at once, edges that go back from its parent would go back from it to its parent.
+            message = f"bundle {past.last} may be on trial: what only settles packets waits until it has proved good"
+            raise Unavailable("on_trial", message)
         try:
             effects = await self._releases.make(candidate, past)
         except Rejected as error:

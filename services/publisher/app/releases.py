@@ -30,7 +30,7 @@ from common.wire.messages import Bundle, Candidate
 from services.publisher import metadata, rings
 from services.publisher.app.state import BUNDLE, CURRENT, Past, listed, released, undone
 from services.publisher.app.verdicts import Verdicts
-from services.publisher.policy import BITS_PER_BYTE
+from services.publisher.policy import BITS_PER_BYTE, changes_nothing
 from services.publisher.release import release, taken_back
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ class Releases:
         bundle = release(candidate, after=past.last, released_at_s=time.time(), signing_key=self._key)
         log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
         known = metadata.newest(past.releases | {bundle.version: pack(bundle)})
-        ring = EVERYBODY if bundles.takes_back(bundle) else rings.ring(self.nodes(past))
+        known_parts = past.current is not None and changes_nothing(candidate, past.current)
+        ring = EVERYBODY if known_parts or bundles.takes_back(bundle) else rings.ring(self.nodes(past))
         files = self._signed(known, past, past.rings | {bundle.version: ring})
         return [
             *released(bundle, past.packed, await self._broker.read_hash(streams.RELEASED)),

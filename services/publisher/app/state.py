@@ -55,6 +55,17 @@ class Past:
         """The newest that is believed."""
         return unpack(Bundle, self.releases[max(self.releases)]) if self.releases else None
 
+    @property
+    def changed_at_s(self) -> float:
+        """When the first of the newest releases that are alike in all their parts was released; 0 for none."""
+        at_s, parts = 0.0, None
+        for version in sorted(self.releases, reverse=True):
+            bundle = unpack(Bundle, self.releases[version])
+            if parts is not None and bundle.parts != parts:
+                break
+            at_s, parts = bundle.released_at_s, bundle.parts
+        return at_s
+
 
 def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -> list[Effect]:
     """The release, if `packed` is still what is noted as current. known: versions by candidate; the oldest go."""
