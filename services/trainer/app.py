@@ -150,7 +150,7 @@ class Trainer:
             evidence=evidence,
             packets=batch.packets,
         )
-        _show(evidence, self._settings.steps)
+        _show(evidence, self._settings.steps if made.figures else 0)
         log.info("batch %s of %d packets is candidate on bundle %d", batch.id[:12], len(batch.packets), current.version)
         failed |= growth.noted(known, made.dropped, cut_s)
         return [
