@@ -5,19 +5,22 @@
     qig:blob:DIGEST:2    the rest ┘
 
 Chunks are what a broker moves fastest (an 8 MB value stops everybody else for 50 ms, 32 chunks for none). Putting the
-same bytes twice is putting them once; a put that stopped half-way is finished by the next.
+same bytes twice is putting them once; a put that stopped half-way is finished by the next, or forgotten.
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import Final, cast
 
 from redis.asyncio import Redis
 
 from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import scripts
 from common.runtime.streams import BLOB
 
 CHUNK_BYTES: Final = 256 * 1024
 BLOB_MAX_BYTES: Final = 1 << 30  # chosen: four kernels of size base with their memories
+SCAN_KEYS: Final = 1_000  # looked at in one go
 
 
 def digest_of(data: bytes) -> str:
@@ -30,13 +33,13 @@ def chunk_key(digest: str, index: int) -> str:
     return f"{BLOB}{digest}:{index}"
 
 
-async def put(redis: Redis, data: bytes, ttl_s: int | None = None) -> str:
-    """Store `data`, for ever or at least for `ttl_s` from now; its digest. Raises Rejected("blob_too_large")."""
+async def put(redis: Redis, data: bytes) -> str:
+    """Store `data` until it is forgotten; its digest. Raises Rejected("blob_too_large")."""
     if len(data) > BLOB_MAX_BYTES:
         raise Rejected("blob_too_large", f"a blob of {len(data)} bytes; the limit is {BLOB_MAX_BYTES}: split it")
     digest = digest_of(data)
     for index in range(_chunks(len(data))):
-        await redis.set(chunk_key(digest, index), data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES], ex=ttl_s)
+        await redis.set(chunk_key(digest, index), data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
     return digest
 
 
@@ -62,6 +65,18 @@ async def get(redis: Redis, digest: str, size_bytes: int) -> bytes:
         )
         raise Corrupt("part_digest", message)
     return data
+
+
+async def forget(redis: Redis, needed: Collection[str], idle_s: float) -> int:
+    """Delete what nobody has read or written for `idle_s`, of all blobs but those `needed`; how many chunks.
+
+    needed: digests. Whoever puts a blob, and then tells of it, is safe: what was put a moment ago is not idle.
+    """
+    gone = 0
+    async for key in redis.scan_iter(f"{BLOB}*", SCAN_KEYS):
+        if cast("bytes", key).decode().removeprefix(BLOB).partition(":")[0] not in needed:
+            gone += await scripts.forget(redis, key.decode(), idle_s=idle_s)
+    return gone
 
 
 def _chunks(size_bytes: int) -> int:

@@ -98,7 +98,7 @@ async def test_nobody_waits_for_a_broker_that_was_never_there():
 async def test_a_broker_that_takes_nothing_is_said(redis, client):
     await redis.config_set("maxmemory", 1)
     try:
-        with pytest.raises(Unavailable, match=r"broker_refused: .*maxmemory"):
+        with pytest.raises(Unavailable, match=r"broker_full: .*maxmemory"):
             await client.ask(TEXT)
     finally:
         await redis.config_set("maxmemory", 0)
