@@ -81,6 +81,15 @@ async def test_a_batch_is_not_begun_while_there_is_no_room_for_its_candidate(cen
     assert await centre.returned() == []
 
 
+async def test_a_batch_of_which_nothing_counts_becomes_a_candidate_of_its_parent_s_parts(centre, trainer):
+    bundle = await centre.release()
+    mute = batch(centre, b"").model_copy(update={"domains": ()})
+    effects = await trainer.take(delivery(), unpack(Batch, pack(mute)))
+    (candidate,) = [unpack(Candidate, each.message) for each in effects if isinstance(each, Send)]
+    assert (candidate.id, candidate.packets) == (mute.id, mute.packets)
+    assert (candidate.parts, candidate.parent) == (bundle.parts, 1)
+
+
 async def test_a_batch_that_waits_gives_nothing_back(centre, trainer):
     with pytest.raises(Unavailable, match="no bundle"):
         await trainer.take(delivery(), batch(centre, b"no crystals"))

@@ -76,8 +76,8 @@ class Releases:
         bundle = release(candidate, after=past.last, released_at_s=time.time(), signing_key=self._key)
         log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
         known = metadata.newest(past.releases | {bundle.version: pack(bundle)})
-        known_parts = past.current is not None and changes_nothing(candidate, past.current)
-        ring = EVERYBODY if known_parts or bundles.takes_back(bundle) else rings.ring(self.nodes(past))
+        same = past.current is not None and changes_nothing(candidate, past.current)
+        ring = EVERYBODY if same or bundles.takes_back(bundle) else rings.ring(self.nodes(past))
         files = self._signed(known, past, past.rings | {bundle.version: ring})
         return [
             *released(bundle, past.packed, await self._broker.read_hash(streams.RELEASED)),
