@@ -28,12 +28,12 @@ from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from common.client.draft import Draft, complaint, ending, extended
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import scripts, streams
-from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet
+from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet, passes
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
 from common.runtime.health import Health
@@ -144,9 +144,7 @@ class Client:
         try:
             self._redis: Redis = connect(url, RETRIES)
         except ValueError as error:
-            raise Rejected(
-                "bad_url", f"no broker address: {error}; it begins with redis://, rediss:// or unix://"
-            ) from None
+            raise Rejected("bad_url", f"no broker address: {error}") from None
         self._open: dict[str, _Asked] = {}
         self._turn = asyncio.Lock()  # publications share one connection, however many are asked at once
         self._readers: list[asyncio.Task[None]] = []
@@ -283,7 +281,9 @@ class Client:
                         await self._catch_up()
                         if not under_way:
                             asked.end(_answer_gone(asked.query))
-            except AWAY as error:
+            except RedisError as error:
+                if not passes(error):
+                    raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
             except Unavailable as error:
@@ -291,8 +291,6 @@ class Client:
                     raise
                 log.warning("query %s waits: %s", asked.query.id, error)
                 await asyncio.sleep(scripts.FULL_RETRY_S)
-            except ResponseError as error:
-                raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
             else:
                 return
 

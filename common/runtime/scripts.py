@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from common.errors import Unavailable
@@ -281,9 +281,9 @@ async def _trip(
     pipeline = redis.pipeline(transaction=False)
     for script, keys, args in calls:
         if script in known:
-            pipeline.evalsha(_digest(script), len(keys), *keys, *args)
+            pipeline.execute_command("EVALSHA", _digest(script), len(keys), *keys, *args)
         else:
-            pipeline.eval(script, len(keys), *keys, *args)
+            pipeline.execute_command("EVAL", script, len(keys), *keys, *args)
             known.add(script)
     try:
         found = await pipeline.execute(raise_on_error=False)
@@ -314,12 +314,18 @@ def _digest(script: str) -> str:
     return hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 -- Redis's name for a script
 
 
-_LANES: Final[WeakKeyDictionary[Redis, _Lane]] = WeakKeyDictionary()
+# By slot: a trip of one lane meets one node, and a node that is away holds up what it serves and nothing else.
+_LANES: Final[WeakKeyDictionary[Redis, dict[int, _Lane]]] = WeakKeyDictionary()
+
+
+def _lane(redis: Redis, stream: str) -> _Lane:
+    slot = redis.keyslot(stream) if isinstance(redis, RedisCluster) else 0
+    return _LANES.setdefault(redis, {}).setdefault(slot, _Lane())
 
 
 async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
     try:
-        return await _LANES.setdefault(redis, _Lane()).call(redis, script, keys, args)
+        return await _lane(redis, keys[0]).call(redis, script, keys, args)
     except OutOfMemoryError as error:
         message = (
             "the broker's memory is full: it takes new work again once old work is done, or with a higher maxmemory"
@@ -421,9 +427,8 @@ async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *,
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
-    """Add `message` to a broadcast, ahead of whatever is asked of `redis` from here on by a script."""
-    lane = _LANES.setdefault(redis, _Lane())
-    return lane.call(redis, _TELL, [stream], [message, streams.retention(stream).entries])
+    """Add `message` to a broadcast, ahead of whatever is asked of its slot from here on by a script."""
+    return _lane(redis, stream).call(redis, _TELL, [stream], [message, streams.retention(stream).entries])
 
 
 async def has_slots(redis: Redis) -> bool:
