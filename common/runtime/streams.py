@@ -123,3 +123,8 @@ def seen(stream: str) -> str:
 # TUF's files by name. Beside qig:candidates and not qig:bundles: a release and its metadata are one transaction, and
 # whoever sees the bundle finds the metadata there.
 METADATA: Final = side_key(CANDIDATES, "metadata")
+
+# The publisher's words on a candidate, by its id: the version that it was released as, and why it was refused, or taken
+# back. The trainer and the aggregator, which wait for one or the other, read them there.
+RELEASED: Final = side_key(CANDIDATES, "released")
+REFUSED: Final = side_key(CANDIDATES, "refused")

@@ -81,6 +81,15 @@ async def test_a_batch_is_not_begun_while_there_is_no_room_for_its_candidate(cen
     assert await centre.returned() == []
 
 
+async def test_a_batch_of_which_nothing_counts_becomes_a_candidate_of_its_parent_s_parts(centre, trainer):
+    bundle = await centre.release()
+    mute = batch(centre, b"").model_copy(update={"domains": ()})
+    effects = await trainer.take(delivery(), unpack(Batch, pack(mute)))
+    (candidate,) = [unpack(Candidate, each.message) for each in effects if isinstance(each, Send)]
+    assert (candidate.id, candidate.packets) == (mute.id, mute.packets)
+    assert (candidate.parts, candidate.parent) == (bundle.parts, 1)
+
+
 async def test_a_batch_that_waits_gives_nothing_back(centre, trainer):
     with pytest.raises(Unavailable, match="no bundle"):
         await trainer.take(delivery(), batch(centre, b"no crystals"))
@@ -276,7 +285,7 @@ async def test_a_growth_that_the_publisher_refused_waits_and_what_comes_with_it_
     batches, hour = [growing(centre, micro, number) for number in range(1, 6)], 3600.0
 
     async def refuse(given):
-        await centre.broker.redis.hset(room.REFUSED, given.id, b"{}")
+        await centre.broker.redis.hset(streams.REFUSED, given.id, b"{}")
 
     assert await made(centre, trainer, batches[0], hour) == (4, 0)
     await refuse(batches[0])
@@ -293,6 +302,6 @@ async def test_a_growth_that_costs_too_much_is_not_measured_again_with_every_bat
     monkeypatch.setattr("services.trainer.consolidate.GROWTH_TOLERANCE", -10.0)
     await centre.release()
     assert await made(centre, trainer, growing(centre, micro, 1), 100.0) == (0, 4)
-    await centre.broker.redis.hset(room.REFUSED, growing(centre, micro, 1).id, b"{}")
+    await centre.broker.redis.hset(streams.REFUSED, growing(centre, micro, 1).id, b"{}")
     monkeypatch.setattr(growth, "grown", None)
     assert await made(centre, trainer, growing(centre, micro, 2), 101.0) == (0, 4)
