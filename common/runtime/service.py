@@ -49,8 +49,8 @@ DRAIN_TIMEOUT_S: Final = 5.0
 class Tick:
     """A job that runs, then pauses for `every_s` seconds, and so on; it never overlaps itself.
 
-    What it raises is logged and shown in readiness, and it runs again, within a second where something was not there: one
-    run must be all or nothing (Broker.commit).
+    What it raises is logged and shown in readiness, and it runs again, within a second where something was not there:
+    one run must be all or nothing (Broker.commit).
     """
 
     name: str
