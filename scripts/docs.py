@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from common.runtime import metrics, settings
+from common.runtime import metrics, rights, settings
 from common.wire import export, layout, packet_vectors
 from services.cli import reference
 from services.edge.http import routes
@@ -19,6 +19,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs", reference.render),
     ("docs", lambda: {"settings.md": settings.markdown().encode()}),
     ("docs", lambda: {"metrics.md": metrics.markdown().encode()}),
+    ("docs", lambda: {"rights.md": rights.markdown().encode()}),
     ("docs", lambda: {"openapi.json": routes.openapi()}),
     ("docs/wire", export.render),
     ("docs/wire", packet_vectors.render),

@@ -5,6 +5,8 @@ retries for ever (there is nothing else it could do).
 """
 
 import logging
+import os
+import ssl
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -21,9 +23,14 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError  # noqa: A004 -- redis-py's
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004 -- redis-py's
+    ResponseError,
+    TimeoutError,  # noqa: A004 -- redis-py's
+)
 
-from common.errors import Rejected
+from common.errors import Rejected, said
 from common.runtime.settings import redacted
 
 log = logging.getLogger(__name__)
@@ -34,14 +41,23 @@ RETRIES: Final = 10  # a command rides out about 7 s of outage; then its caller 
 SOCKET_TIMEOUT_S: Final = 5.0  # above every blocking read of ours: silence for this long is a dead peer
 AWAY: Final = (ConnectionError, TimeoutError)
 WAIT_MAX_S: Final = 5.0  # between two looks for a broker that is not there yet
+_TLS_FILES: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 GRACEFUL_S: Final = 20.0  # within the 30 s that orchestrators grant between SIGTERM and SIGKILL
 
 
-class _Cancellable(AbstractConnection):
-    """redis-py sends inside asyncio.wait_for, and that of Python 3.11 swallows a cancellation that arrives together
+class _Ours(AbstractConnection):
+    """A connection that can be cancelled, and does not tell the server what library it is of.
+
+    The name of a library, redis-py's or FastStream's, is of no use to the server, and telling it would need a right
+    (CLIENT SETINFO) that Redis 7.0 does not know.
+
+    redis-py sends inside asyncio.wait_for, and that of Python 3.11 swallows a cancellation that arrives together
     with the result (python/cpython#86296): one task in ten could not be stopped. Without a timeout it does not use
     wait_for; a peer that takes no bytes gives no answer either, and the timeout of reading the answer stays.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"driver_info": None})
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:  # noqa: FBT001, FBT002 -- redis-py's signature
         limit, self.socket_timeout = self.socket_timeout, None
@@ -51,15 +67,15 @@ class _Cancellable(AbstractConnection):
             self.socket_timeout = limit
 
 
-class _Tcp(_Cancellable, Connection):
+class _Tcp(_Ours, Connection):
     pass
 
 
-class _Tls(_Cancellable, SSLConnection):
+class _Tls(_Ours, SSLConnection):
     pass
 
 
-class _Unix(_Cancellable, UnixDomainSocketConnection):
+class _Unix(_Ours, UnixDomainSocketConnection):
     pass
 
 
@@ -99,12 +115,18 @@ def faststream_broker(url: str, graceful_s: float = GRACEFUL_S) -> RedisBroker:
 async def greet(redis: Redis, url: str) -> None:
     """Return when the broker at `url` answers, and would work with us.
 
-    Raises Rejected("broker_refused") when it answers "not you", redis-py's errors in AWAY when it does not answer.
+    Raises Rejected("broker_refused") when it answers "not you", or it or we do not believe the other's certificate;
+    redis-py's errors in AWAY when it does not answer.
     """
     try:
         await redis.ping()
     except AuthenticationError as error:
         message = f"{redacted(url)} refuses us: {error}; check user and password in QIG_BROKER_URL"
+        raise Rejected("broker_refused", message) from None
+    except ConnectionError as error:
+        if (why := _tls_problem(error)) is None:
+            raise
+        message = f"no TLS with {redacted(url)}: {why}; check the certificates (docs/broker.md, TLS)"
         raise Rejected("broker_refused", message) from None
     except ResponseError as error:  # protected mode, a right that is missing: it will say so again
         message = f"{redacted(url)} refuses us: {error}; see QIG_BROKER_URL and the broker's own settings"
@@ -122,12 +144,37 @@ async def wait_until_there(url: str) -> None:
                 try:
                     await greet(client, url)
                 except AWAY as error:
-                    log.warning("no broker at %s yet (%s); trying again", redacted(url), error)
+                    hint = (
+                        ", which by TLS may mean that it wants a certificate of ours"
+                        if url.startswith("rediss:")
+                        else ""
+                    )
+                    log.warning("no broker at %s yet (%s%s); trying again", redacted(url), error, hint)
                     raise
+
+
+def trouble(error: BaseException) -> str:
+    """What keeps us from the broker, in words: it is away, or it is there and does not do what we ask."""
+    refused = isinstance(error, (AuthenticationError, ResponseError)) or _tls_problem(error) is not None
+    return f"the broker {'refuses us' if refused else 'is away'}: {said(error)}"
+
+
+def _tls_problem(error: BaseException | None) -> str | None:
+    """Why there is no TLS, as the library below says it; None where the other side only went away."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            return getattr(error, "verify_message", None) or str(error.reason or error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _options(url: str, retries: int) -> dict[str, Any]:
     options: dict[str, Any] = dict(parse_url(url))
+    for name in _TLS_FILES & options.keys():
+        if not os.access(options[name], os.R_OK):
+            raise Rejected(
+                "bad_setting", f"{name}={options[name]} in QIG_BROKER_URL: there is no file that we can read"
+            )
     kind = options.get("connection_class", Connection)
     patience = {"retry": retry(retries), "retry_on_error": list(AWAY), "socket_timeout": SOCKET_TIMEOUT_S}
     return options | patience | {"connection_class": _KINDS[kind]}

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from common.runtime import effects, streams
 from common.runtime.connection import AWAY
@@ -204,7 +204,7 @@ async def _trip(
         known.clear()
         raise
     for place, call in enumerate(calls):
-        if isinstance(found[place], NoScriptError):
+        if isinstance(found[place], NoScriptError) or is_untold(found[place]):
             known.clear()
             found[place] = await _told(redis, *call)
     return found
@@ -312,6 +312,11 @@ def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
     kept = streams.retention(stream).entries
     lane = _LANES.setdefault(redis, _Lane())
     return lane.call(redis, _TELL, [stream], [message, "" if kept is None else kept])
+
+
+def is_untold(error: object) -> bool:
+    """Whether a server knows no scripts yet, and we have no right to tell it (rights.py, clients): services do so."""
+    return isinstance(error, NoPermissionError) and "'eval'" in str(error)
 
 
 async def has_slots(redis: Redis) -> bool:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -217,11 +217,17 @@ def load(model: type[S], environ: Mapping[str, str] | None = None) -> S:
 
 
 def redacted(url: str) -> str:
-    """A broker address as it may be shown: without its password."""
-    parts = urlsplit(url)
+    """A broker address as it may be shown: without its password, and without its query, which may hold another."""
+    parts = urlsplit(url)._replace(query="")
     if parts.password is None:
-        return url
+        return urlunsplit(parts)
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def user_of(url: str) -> str | None:
+    """The user that a broker address names."""
+    name = urlsplit(url).username
+    return unquote(name) if name else None
 
 
 def markdown() -> str:
