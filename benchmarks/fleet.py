@@ -210,7 +210,7 @@ class Fleet:
             basin, size = made.basin(ids), len(said.encode())
             name = f"{source} {self.clock} {number}"
             heard = Interaction(name, "c", said, self.clock, domain, basin, len(ids), size, 0.0, None, None)
-            record.add(heard, b"", probe=False)
+            record.texts.add(heard, b"", probe=False)
         serving = self.serving[edge.node]
         fold_domain(record, serving, domain, gauges={}, crystal_bytes=budget, now_s=self.clock)
         packet = record.packets("pending")[-1]

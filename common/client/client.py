@@ -45,7 +45,7 @@ from common.wire.messages import Applied, Bundle, DeadLetter, Heartbeat
 
 log = logging.getLogger(__name__)
 
-RETRIES: Final = 3  # a cut connection is made anew within half a second; what lasts longer is waited out by `_publish`
+RETRIES: Final = 6  # a cut connection is made anew within half a second; what lasts longer is waited out by `_publish`
 CANCEL_TIMEOUT_S: Final = 2.0  # who leaves does not wait for a broker that is away: the edge then works in vain
 DEAD_LOOKED_AT: Final = 64  # of the letters that were there before: the one of a query that is asked again is new
 WATCH_AHEAD: Final = 256  # messages read and not yet taken; a slower watcher is read for more slowly

@@ -6,8 +6,9 @@ retries for ever (there is nothing else it could do).
 
 import logging
 import os
+import random
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import stamina
@@ -22,7 +23,7 @@ from redis.asyncio.connection import (
     parse_url,
 )
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import AbstractBackoff
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,  # noqa: A004 -- redis-py's
@@ -36,8 +37,10 @@ from common.runtime.settings import redacted
 log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_GROWTH: Final = 1.3  # chosen: the broker is looked for again before it was away for half as long again
 BACKOFF_MAX_S: Final = 1.0
-RETRIES: Final = 10  # a command rides out about 7 s of outage; then its caller decides
+BACKOFF_LEAST: Final = 0.75  # of a pause; the rest is drawn
+RETRIES: Final = 16  # a command rides out about 7 s of outage; then its caller decides
 SOCKET_TIMEOUT_S: Final = 5.0  # above every blocking read of ours: silence for this long is a dead peer
 AWAY: Final = (ConnectionError, TimeoutError)
 WAIT_MAX_S: Final = 5.0  # between two looks for a broker that is not there yet
@@ -86,9 +89,31 @@ _KINDS: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
 }
 
 
+def pause_s(failures: int, chance: float) -> float:
+    """The pause after the n-th failure in a row, n from 1. chance: drawn from 0..1.
+
+    >>> [round(pause_s(failures, 1.0), 3) for failures in (1, 2, 3, 12, 100)]
+    [0.05, 0.065, 0.085, 0.896, 1.0]
+    """
+    grown = BACKOFF_FIRST_S * BACKOFF_GROWTH ** min(failures - 1, 100)
+    return (BACKOFF_LEAST + (1.0 - BACKOFF_LEAST) * chance) * min(BACKOFF_MAX_S, grown)
+
+
+class _Patience(AbstractBackoff):
+    """redis-py's own grow by two, so that a broker that was away for a second is missed for another; and at their cap
+    they draw no more, so that all who lost it together come back together, for ever.
+    """
+
+    def __init__(self, chance: Callable[[], float]) -> None:
+        self._chance = chance
+
+    def compute(self, failures: int) -> float:
+        return pause_s(failures, self._chance())
+
+
 def retry(retries: int = RETRIES) -> Retry:
     """How a connection meets an outage: soon, then patiently, never all at once."""
-    return Retry(ExponentialWithJitterBackoff(cap=BACKOFF_MAX_S, base=BACKOFF_FIRST_S), retries)
+    return Retry(_Patience(random.random), retries)
 
 
 def connect(url: str, retries: int = RETRIES) -> Redis:
@@ -99,8 +124,9 @@ def connect(url: str, retries: int = RETRIES) -> Redis:
 def faststream_broker(url: str, graceful_s: float = GRACEFUL_S) -> RedisBroker:
     """FastStream's broker, set so that it reconnects by itself and stays out of the way.
 
-    Retries without end: an error that reaches its loop costs a fixed pause of 5 s. apply_types off: bodies are decoded
-    by the consumer, and a reason for a refusal belongs in a dead letter, not in a framework's log.
+    Retries without end: an error that reaches its loop costs a fixed pause of 5 s (docs/upstream/error_pause.py).
+    apply_types off: bodies are decoded by the consumer, and a reason for a refusal belongs in a dead letter, not in a
+    framework's log.
     """
     return RedisBroker(
         url,

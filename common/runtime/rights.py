@@ -116,8 +116,8 @@ def _consumes(stream: str) -> tuple[Grant, ...]:
     group = "xgroup|create xgroup|delconsumer xinfo|consumers xinfo|groups xreadgroup"
     return (
         _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending"),
-        _grant("W", [dead(stream)], "xadd xlen"),
-        _grant("RW", [outbox(stream)], "xadd xdel xlen xread"),
+        _grant("W", [dead(stream)], "type xadd xlen"),
+        _grant("RW", [outbox(stream)], "type xadd xdel xlen xread"),
     )
 
 
@@ -128,7 +128,7 @@ def _reads_hashes(*keys: str) -> Grant:
 def _keeps_hashes(stream: str) -> tuple[Grant, ...]:
     """The effects of effects.py, on the side keys of a stream."""
     keys = side_key(stream, "*")
-    return _reads_hashes(keys), _grant("RW", [keys], "hdel hexists hget hincrby hset")
+    return _reads_hashes(keys), _grant("RW", [keys], "hdel hexists hget hincrby hset type")
 
 
 _CONNECT: Final = ("auth", "hello", "ping")
@@ -210,7 +210,9 @@ ROLES: Final[Mapping[str, Rights]] = {
             _DEPTHS,
             _grant("R", [QUERIES], "exists"),
             _grant("W", [*map(dead, GROUPS)], "xdel"),  # qig dead replay
-            _grant("W", [*GROUPS, outbox(PACKETS), outbox(CANDIDATES)], "xadd"),  # that, packet disown, bundle revoke
+            _grant(
+                "W", [*GROUPS, outbox(PACKETS), outbox(CANDIDATES)], "type xadd"
+            ),  # that, packet disown, bundle revoke
             *_keeps_hashes(PACKETS),
             *_keeps_hashes(CANDIDATES),
             _FETCHES,

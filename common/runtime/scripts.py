@@ -1,8 +1,8 @@
-"""The five things that must happen whole or not at all, as server-side scripts; each stays in one stream's slot.
+"""The things that must happen whole or not at all, as server-side scripts; each stays in one stream's slot.
 
     hold      is this entry still mine? then it is mine for another while, and this is how often it was delivered
-    commit    conditions, acknowledgement, effects: the one place where work becomes done
-    finish    of many entries: acknowledgement and one message each, an entry whole or not at all
+    commit    conditions, acknowledgement, effects: the one place where work becomes done; finish: of many entries, each
+              whole or not at all
     publish   add an entry unless its id was published before; tell: add one
     sweep     forget consumers that are gone and hold nothing
 
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
+import msgpack  # type: ignore[import-untyped]  # it ships no types
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
@@ -64,55 +65,55 @@ local function publish(stream, seen, id, message, entries, seconds, ids)
 end
 """
 
-# KEYS: stream, then every key an operation names. ARGV: group, entry ('' = no entry), keep, then five to an operation:
-# name, index of its key, a, b, c. Nothing is written before every condition held and the acknowledgement was ours.
+# KEYS: stream, then every key an operation names. ARGV: group, keep, pieces of work in msgpack (as arguments they would
+# cost the client more than all else here): [entry ('' = no entry), [[name, index of its key, a, b, c], ...]]. Answers
+# for each piece: 1 done, 0 gone, -1 conflict, or an error's text. Of a piece nothing is written before every condition
+# held, every key had the kind that its operation needs, and the acknowledgement was ours.
 _COMMIT: Final = f"""{_PUBLISHING}
-for i = 4, #ARGV, 5 do
-  local op, key, field = ARGV[i], KEYS[tonumber(ARGV[i + 1])], ARGV[i + 2]
-  if op == 'exists' and redis.call('HEXISTS', key, field) == 0 then return -1 end
-  if op == 'absent' and redis.call('HEXISTS', key, field) == 1 then return -1 end
-  if op == 'equals' and redis.call('HGET', key, field) ~= ARGV[i + 3] then return -1 end
-  if op == 'tell' then
-    local kind = redis.call('TYPE', key)['ok']
-    if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
+local needs = {{send = 'stream', tell = 'stream', dead = 'stream'}}
+local kinds = {{}}
+local function kind(key)
+  local known = kinds[key]
+  if known == nil or known == 'none' then
+    known = redis.call('TYPE', key)['ok']
+    kinds[key] = known
+  end
+  return known
+end
+local function hindrance(operations)
+  for _, operation in ipairs(operations) do
+    local op, key, field = operation[1], KEYS[operation[2]], operation[3]
+    local found = kind(key)
+    if found ~= 'none' and found ~= (needs[op] or 'hash') then return 'WRONGTYPE ' .. key .. ' is a ' .. found end
+    if op == 'exists' and redis.call('HEXISTS', key, field) == 0 then return -1 end
+    if op == 'absent' and redis.call('HEXISTS', key, field) == 1 then return -1 end
+    if op == 'equals' and redis.call('HGET', key, field) ~= operation[4] then return -1 end
   end
 end
-if ARGV[2] ~= '' then
-  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
-  if ARGV[3] == '' then redis.call('XDEL', KEYS[1], ARGV[2]) end
-end
-for i = 4, #ARGV, 5 do
-  local op, key = ARGV[i], KEYS[tonumber(ARGV[i + 1])]
-  local a, b, c = ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  if op == 'set' then redis.call('HSET', key, a, b)
-  elseif op == 'delete' then redis.call('HDEL', key, a)
-  elseif op == 'add' then redis.call('HINCRBY', key, a, b)
-  elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
-  elseif op == 'tell' then
-    local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
-    publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
-  elseif op == 'dead' then redis.call('XADD', key, 'MAXLEN', '~', a, '*', '__data__', b)
-  end
-end
-return 1
-"""
-
-# KEYS as in commit. ARGV: group, keep, then six to an entry: its id and the one operation that goes with it.
-_FINISH: Final = f"""{_PUBLISHING}
-local done = 0
-for i = 3, #ARGV, 6 do
-  local key, a, b, c = KEYS[tonumber(ARGV[i + 2])], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  local kind = redis.call('TYPE', key)['ok']
-  -- where its message cannot go an entry stays pending, and whoever takes it alone is told why
-  if (kind == 'stream' or kind == 'none') and redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
-    if ARGV[2] == '' then redis.call('XDEL', KEYS[1], ARGV[i]) end
-    if ARGV[i + 1] == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
-    else
+local function write(operations)
+  for _, operation in ipairs(operations) do
+    local op, key, a, b, c = operation[1], KEYS[operation[2]], operation[3], operation[4], operation[5]
+    if op == 'set' then redis.call('HSET', key, a, b)
+    elseif op == 'delete' then redis.call('HDEL', key, a)
+    elseif op == 'add' then redis.call('HINCRBY', key, a, b)
+    elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
+    elseif op == 'tell' then
       local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
       publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
+    elseif op == 'dead' then redis.call('XADD', key, 'MAXLEN', '~', a, '*', '__data__', b)
     end
-    done = done + 1
   end
+end
+local done = {{}}
+for place, piece in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local entry, operations = piece[1], piece[2]
+  local outcome = hindrance(operations) or 1
+  if outcome == 1 and entry ~= '' then
+    outcome = redis.call('XACK', KEYS[1], ARGV[1], entry)
+    if outcome == 1 and ARGV[2] == '' then redis.call('XDEL', KEYS[1], entry) end
+  end
+  if outcome == 1 then write(operations) end
+  done[place] = outcome
 end
 return done
 """
@@ -267,37 +268,41 @@ async def commit(
     direct: what is sent is published here and now instead of through the outbox; only where there are no slots.
     "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done.
     """
-    effects.check(stream, tuple(wanted))
-    operations = [_operation(stream, effect, direct=direct) for effect in wanted]
-    return await _commit(redis, stream, operations, entry=entry, keep=keep)
+    piece = (entry[1] if entry else "", _operations(stream, wanted, direct=direct))
+    return _told_alone(await _commit(redis, stream, entry[0] if entry else "", [piece], keep=keep))
 
 
 async def finish(
     redis: Redis,
     stream: str,
     group: str,
-    finished: Sequence[tuple[str, Send]],
+    finished: Sequence[tuple[str, Sequence[Effect]]],
     *,
     keep: bool = False,
     direct: bool = False,
-) -> int:
-    """Acknowledges many entries, each with the one message it leads to; how many were still ours to finish. See
-    `commit` for keep and direct.
+) -> list[Committed | ResponseError]:
+    """`commit` of many entries in one script (or as many as EFFECTS_MAX asks for), in order, each whole or not at all:
+    what became of each.
+
+    finished: entry ids and their effects. A ResponseError is of an entry whose effects met a key of another kind.
     """
-    for _, send in finished:
-        effects.check(stream, (send,))
-    operations = [_operation(stream, send, direct=direct) for _, send in finished]
-    keys, index = _keys(stream, operations)
-    args: list[str | bytes | int] = [group, "keep" if keep else ""]
-    for (entry, _), operation in zip(finished, operations, strict=True):
-        args += [entry, *_arguments(operation, index)]
-    return int(await _run(redis, _FINISH, keys, args))
+    pieces = [(entry, _operations(stream, wanted, direct=direct)) for entry, wanted in finished]
+    trips: list[list[Piece]] = [[]]
+    effects_there = 0
+    for piece in pieces:
+        if effects_there + len(piece[1]) > effects.EFFECTS_MAX:
+            trips.append([])
+            effects_there = 0
+        trips[-1].append(piece)
+        effects_there += len(piece[1])
+    found = await asyncio.gather(*(_commit(redis, stream, group, trip, keep=keep) for trip in trips))
+    return [outcome for trip in found for outcome in trip]
 
 
 async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str], keep: bool = False) -> Committed:
     """Finish an entry as a dead letter: `letter` in `{stream}:dead` and the acknowledgement, together."""
     operation = ("dead", streams.dead(stream), str(streams.DEAD_MAX_ENTRIES), letter, "")
-    return await _commit(redis, stream, [operation], entry=entry, keep=keep)
+    return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])], keep=keep))
 
 
 async def publish(redis: Redis, stream: str, message: bytes, message_id: str) -> str | None:
@@ -339,7 +344,13 @@ async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
 
 
 Operation = tuple[str, str, str, str | bytes, bytes | str]
+Piece = tuple[str, Sequence[Operation]]  # an entry's id, or "", and what goes with its acknowledgement
 _NAMES: Final[dict[type[Effect], str]] = {Exists: "exists", Absent: "absent", HashDelete: "delete"}
+
+
+def _operations(stream: str, wanted: Sequence[Effect], *, direct: bool) -> list[Operation]:
+    effects.check(stream, wanted)
+    return [_operation(stream, effect, direct=direct) for effect in wanted]
 
 
 def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
@@ -357,23 +368,30 @@ def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
 
 
 async def _commit(
-    redis: Redis, stream: str, operations: Sequence[Operation], *, entry: tuple[str, str] | None, keep: bool
-) -> Committed:
-    keys, index = _keys(stream, operations)
-    args: list[str | bytes | int] = [*(entry or ("", "")), "keep" if keep else ""]
-    for operation in operations:
-        args += _arguments(operation, index)
-    return _COMMITTED[int(await _run(redis, _COMMIT, keys, args))]
+    redis: Redis, stream: str, group: str, pieces: Sequence[Piece], *, keep: bool
+) -> list[Committed | ResponseError]:
+    keys, index = _keys(stream, [operation for _, operations in pieces for operation in operations])
+    work = [(entry, [_argument(operation, index) for operation in operations]) for entry, operations in pieces]
+    packed = msgpack.packb(work, use_bin_type=False)  # the server's reader knows no bin
+    found = await _run(redis, _COMMIT, keys, [group, "keep" if keep else "", packed])
+    return [ResponseError(each.decode()) if isinstance(each, bytes) else _COMMITTED[each] for each in found]
 
 
-def _keys(stream: str, operations: Sequence[Operation]) -> tuple[list[str], dict[str, str]]:
+def _told_alone(found: Sequence[Committed | ResponseError]) -> Committed:
+    (outcome,) = found
+    if isinstance(outcome, ResponseError):
+        raise outcome
+    return outcome
+
+
+def _keys(stream: str, operations: Sequence[Operation]) -> tuple[list[str], dict[str, int]]:
     """A script's keys, and the place of each among them."""
     told = [streams.seen(target) for name, target, *_ in operations if name == "tell"]
     keys = list(dict.fromkeys([stream, *(operation[1] for operation in operations), *told]))
-    return keys, {key: str(place) for place, key in enumerate(keys, start=1)}
+    return keys, {key: place for place, key in enumerate(keys, start=1)}
 
 
-def _arguments(operation: Operation, index: dict[str, str]) -> list[str | bytes]:
+def _argument(operation: Operation, index: dict[str, int]) -> tuple[str, int, str, str | bytes, str | bytes]:
     name, key, a, b, c = operation
-    limits = " ".join([index[streams.seen(key)], *_limits(key)]) if name == "tell" else c
-    return [name, index[key], a, b, limits]
+    limits = " ".join([str(index[streams.seen(key)]), *_limits(key)]) if name == "tell" else c
+    return name, index[key], a, b, limits

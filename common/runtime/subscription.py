@@ -3,8 +3,8 @@
     watch, each check_every_s:  XGROUP CREATE at 0 (BUSYGROUP: it is there) ─▶ restart a dead reader or claimer
                                 ─▶ sweep consumers that are gone ─▶ gauges ─▶ report health
 
-FastStream 0.7.8 is worked around in these places, each with its reason at the line: the group's first position, the
-parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
+FastStream 0.7.8 is worked around in these places, each with its reason at the line and shown in docs/upstream: the
+group's first position, the parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
 """
 
 import asyncio
@@ -98,9 +98,12 @@ class Subscription(Generic[M]):
         stream, group = self.consumer.stream, self.consumer.group
         for holder in self._holders:
             rows = await self._redis.xpending_range(stream, group, "-", "+", PENDING_MAX, holder)
-            for row in cast("list[dict[str, Any]]", rows):
-                entry = row["message_id"].decode()
-                await scripts.hold(self._redis, stream, (group, holder), entry, idle_s=self.consumer.claim_after_s)
+            entries = [row["message_id"].decode() for row in cast("list[dict[str, Any]]", rows)]
+            idle_s = self.consumer.claim_after_s
+            # Side by side: few round trips, so that a slow link does not outlast the time that a stop is given.
+            await asyncio.gather(
+                *(scripts.hold(self._redis, stream, (group, holder), entry, idle_s=idle_s) for entry in entries)
+            )
 
     def _subscribe(
         self, faststream: RedisBroker, holder: str, claim_ms: int | None, poll_ms: int

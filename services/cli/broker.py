@@ -155,6 +155,7 @@ class OwnBroker:
         with self._turn:
             if self._running is not None:
                 self._running.stop()
+                places.forget_broker(self._home)
 
     async def watch(self) -> None:
         """Start it again whenever it is down, until `stop`; 0.2 s after the death, then 0.5, 1, 2 ... 30 s apart."""

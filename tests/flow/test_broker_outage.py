@@ -142,6 +142,50 @@ async def test_a_broker_killed_and_restarted_on_its_data_finishes_everything_onc
     second.stop()
 
 
+async def test_a_second_without_a_broker_delays_work_by_half_a_second_more_at_most(tmp_path, start_node, eventually):
+    first = embedded.start(tmp_path)
+    port = int(first.url.rpartition(":")[2])
+    loop, waits, lags = asyncio.get_running_loop(), [], []
+
+    async def handle(delivery, body):
+        waits.append(loop.time() - float(body))
+        return counted(b"all")
+
+    async def handle_read(given):
+        return [await handle(*each) for each in given]
+
+    async def look_for_a_busy_machine():
+        while True:
+            begun = loop.time()
+            await asyncio.sleep(0.01)
+            lags.append(loop.time() - begun - 0.01)
+
+    async def produce(broker, number):
+        await broker.produce(streams.QUERIES, b"%f" % loop.time(), f"q{number}")
+
+    async with connect(first.url) as redis:
+        node = await start_node(consumer(handle, handle_read=handle_read, claim_after_s=5.0), url=first.url)
+        looking = asyncio.create_task(look_for_a_busy_machine())
+        produced, number, second, killed_s, away_s = [], 0, None, 0.0, 0.0
+        while not away_s or loop.time() < killed_s + away_s + 1.0:
+            produced.append(asyncio.create_task(produce(Broker(redis), number := number + 1)))
+            await asyncio.sleep(0.02)
+            if number == 20:
+                os.kill(first.pid, signal.SIGKILL)
+                first.process.wait()
+                killed_s = loop.time()
+            if second is None and killed_s and loop.time() > killed_s + 0.95:
+                second = await asyncio.to_thread(embedded.start, tmp_path, port)
+                away_s = loop.time() - killed_s
+        await asyncio.gather(*produced)
+        await eventually(lambda: len(waits) == number)
+        looking.cancel()
+        assert (await redis.hgetall(COUNTS)) == {b"all": str(number).encode()}
+        await node.stop()
+    second.stop()
+    assert 0.9 < max(waits) <= away_s + 0.5 + 2 * max(lags)
+
+
 async def test_stopping_in_good_order_finishes_the_work_in_flight_and_hands_back_the_rest(
     redis, start_node, eventually
 ):

@@ -4,11 +4,14 @@ import time
 from fnmatch import fnmatchcase
 
 import pytest
+from broker_node import Node, consumer, finished
 from broker_users import SERVERS, as_root, furnish, server
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, ResponseError
 
+from common.errors import Rejected
 from common.runtime import access, rights, scripts, streams
 from common.runtime.connection import connect
+from common.runtime.effects import Send
 from common.runtime.rates import Rates
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
@@ -214,6 +217,30 @@ async def test_a_client_publishes_by_id_once_a_service_has_told_the_server_how(u
         await scripts.publish(edge, streams.HEART, b"beat", "1")
         assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is not None
         assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is None
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_an_edge_takes_refuses_and_answers_queries_and_no_command_of_it_is_refused(url, eventually, direct):
+    async def answer(_delivery, body):
+        if body == b"wrong":
+            raise Rejected("wrong", "it is")
+        return [Send(streams.answers(OTHER), body, body.decode())]
+
+    async with connect(url(None)) as root:
+        await root.flushall()
+        await root.acl_log_reset()
+        node = Node(url("edge"), consumer(answer, max_records=2), "edge-1", direct=direct)
+        await node.start()
+        for body in (b"q1", b"wrong", b"q2"):
+            await root.xadd(streams.QUERIES, {"__data__": body})
+
+        async def done():
+            counts = await root.xlen(streams.answers(OTHER)), await root.xlen(streams.dead(streams.QUERIES))
+            return counts == (2, 1) and await finished(root)
+
+        await eventually(done)
+        await node.stop()
+        assert await root.acl_log() == []
 
 
 async def test_an_edge_counts_requests_to_its_api(url):

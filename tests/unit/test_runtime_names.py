@@ -7,7 +7,7 @@ import pytest
 
 from common.constants import PHASES
 from common.runtime import effects, logs, metrics, streams
-from common.runtime.consumer import Consumer, retry_delay_s, wait_delay_s
+from common.runtime.consumer import Consumer, drawn_s, retry_delay_s, wait_delay_s
 from common.runtime.effects import EFFECTS_MAX, ID_MAX_CHARS, HashAdd, HashSet, Send
 from common.runtime.entries import body_of
 from common.runtime.health import Health
@@ -87,6 +87,11 @@ def test_a_failing_message_rests_twice_as_long_each_time_up_to_the_claim_time(de
 )
 def test_a_waiting_message_rests_half_its_age_up_to_the_claim_time(age_s, delay_s):
     assert wait_delay_s(PATIENT, age_s) == pytest.approx(delay_s)
+
+
+@pytest.mark.parametrize(("chance", "delay_s"), [(0.0, 2.0), (0.5, 3.0), (1.0, 4.0)])
+def test_of_a_pause_the_second_half_is_drawn(chance, delay_s):
+    assert drawn_s(4.0, chance) == pytest.approx(delay_s)
 
 
 def test_a_part_is_well_while_it_reports_is_alive_and_has_no_problem():

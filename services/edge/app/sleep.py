@@ -123,12 +123,12 @@ class Sleep:
             return None
         assert secret is not None, "Node looked"
         fresh, first = (decoys(bytes(self._node.key), [sequence]) for sequence in (record.sequence, FIRST))
-        known, mentioned = record.common(), record.mentioned()
+        known, mentioned = record.mentions.common(), record.mentions.mentioned()
         return Private(secret, known, mentioned, strict=mode == "strict", decoys=fresh, again=first)
 
     def _growing(self) -> Growing | None:
         secret, record = self._node.secret, self._node.record
-        return None if secret is None else Growing(secret, record.common(), record.mentioned())
+        return None if secret is None else Growing(secret, record.mentions.common(), record.mentions.mentioned())
 
     def _show_fold(self, domain: str, done: Folded) -> None:
         size_bytes = max(done.body.fresh_bytes, 1)

@@ -86,9 +86,9 @@ async def test_one_packet_of_a_domain_is_on_its_way_at_a_time(edge, redis):
 async def test_probe_text_is_never_counted(life, edge):
     probing = await life(probe_share=2)
     await read(probing, 20)
-    kept = sum(fresh.interactions for fresh in probing.node.record.fresh())
+    kept = sum(fresh.interactions for fresh in probing.node.record.texts.fresh())
     assert 0 < kept < 20
-    assert len(probing.node.record.probes(99)) == 20 - kept
+    assert len(probing.node.record.texts.probes(99)) == 20 - kept
 
 
 async def test_a_kill_after_the_fold_sends_the_packet_once_after_the_restart(edge, life, redis):
