@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from common.errors import Rejected, Unavailable
 from common.runtime import embedded, rights
+from common.runtime.address import SCHEMES
 from common.runtime.rights import UserList
 
 DEFAULT_ADDRESS: Final = "redis://127.0.0.1:6379"
@@ -141,8 +142,8 @@ def _address(home: Path) -> SplitResult:
 
 def _checked(address: str) -> SplitResult:
     parts = urlsplit(address)
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname or "@" in parts.netloc:
-        message = f"{address[:200]!r} is no address for users: redis://HOST:PORT or rediss://HOST:PORT, without a name"
+    if f"{parts.scheme}://" not in SCHEMES or not parts.netloc or "@" in parts.netloc:
+        message = f"{address[:200]!r} is no address for users: redis://HOST:PORT, say, without a name (docs/broker.md)"
         raise Rejected("bad_address", message)
     return parts
 

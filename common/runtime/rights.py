@@ -108,7 +108,10 @@ def _remembers(*keys: str) -> Grant:
 
 
 def _publishes(*keys: str) -> tuple[Grant, ...]:
-    return _tells(*keys), _remembers(*keys)
+    """And what scripts.publish and Broker.check_room look at, and let go, where work is full."""
+    work = [key for key in keys if key in GROUPS]
+    full = (_grant("RW", work, "xinfo|groups xlen xpending xtrim"),) if work else ()
+    return _tells(*keys), _remembers(*keys), *full
 
 
 def _consumes(stream: str) -> tuple[Grant, ...]:
@@ -116,7 +119,7 @@ def _consumes(stream: str) -> tuple[Grant, ...]:
     group = "xgroup|create xgroup|delconsumer xinfo|consumers xinfo|groups xreadgroup"
     return (
         _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending"),
-        _grant("W", [dead(stream)], "type xadd xlen"),
+        _grant("RW", [dead(stream)], "type xadd xdel xlen xrange xrevrange"),
         _grant("RW", [outbox(stream)], "type xadd xdel xlen xread"),
     )
 
@@ -131,12 +134,13 @@ def _keeps_hashes(stream: str) -> tuple[Grant, ...]:
     return _reads_hashes(keys), _grant("RW", [keys], "hdel hexists hget hincrby hset type")
 
 
-_CONNECT: Final = ("auth", "hello", "ping")
+_CONNECT: Final = ("auth", "hello", "ping", "asking", "cluster|slots", "command")  # the last three in a cluster
 _SCRIPTED: Final = ("qig:*", "{qig:*")  # for the call alone, which wants its keys both ways whatever it does with them
 _SCRIPTS: Final = _grant("RW", _SCRIPTED, "eval evalsha")
 _DEPTHS: Final = _measures(*GROUPS, *map(outbox, GROUPS), *map(dead, GROUPS))
-_FETCHES: Final = _grant("R", [f"{BLOB}*"], "get")
+_FETCHES: Final = _grant("R", [f"{BLOB}*"], "getrange")
 _STORES: Final = _grant("W", [f"{BLOB}*"], "set")
+_SWEEPS: Final = _grant("W", [f"{BLOB}*"], "object|idletime unlink")
 _SERVICE: Final = (*_CONNECT, "info", "time")
 
 
@@ -190,15 +194,16 @@ ROLES: Final[Mapping[str, Rights]] = {
         ),
     ),
     "publisher": Rights(
-        _SERVICE,
+        (*_SERVICE, "scan"),
         (
             _SCRIPTS,
             *_consumes(CANDIDATES),
             *_keeps_hashes(CANDIDATES),
             *_publishes(BUNDLES, RETURNED, HEART),
-            _reads(BUNDLES, APPLIED),
+            _reads(BUNDLES, APPLIED, CANDIDATES, outbox(BATCHES)),
             _FETCHES,
             _STORES,
+            _SWEEPS,
         ),
     ),
     OPERATOR: Rights(

@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from common.errors import Rejected, Unavailable
 from common.runtime import access, embedded
-from common.runtime.connection import greet
+from common.runtime.connection import connect, greet
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import BROKER_URL_FILE, redacted, user_of, variable
 from services.cli import home as places
@@ -70,13 +70,7 @@ async def client(url: str) -> AsyncIterator[Redis]:
     Raises Rejected: "bad_setting", and "broker_refused" for what the user in `url` may not do.
     """
     try:
-        redis = Redis.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=CONNECT_S,
-            socket_timeout=10 * CONNECT_S,
-            driver_info=None,
-        )
+        redis = connect(url, retries=0)
     except ValueError as error:
         raise Rejected("bad_setting", f"QIG_BROKER_URL is no broker address: {error}") from None
     async with redis:

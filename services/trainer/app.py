@@ -110,6 +110,7 @@ class Trainer:
             raise Rejected("batch_returned", f"the packets of batch {batch.id[:12]} went back to their edges before")
         if await self._broker.redis.xrange(streams.BATCHES, max=f"({delivery.entry_id}", count=1):
             raise Unavailable("batch_before", "an older batch comes first, here or with another trainer")
+        await self._broker.check_room(streams.CANDIDATES)
         try:
             if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
                 raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301

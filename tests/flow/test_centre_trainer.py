@@ -71,6 +71,16 @@ async def test_a_batch_that_no_try_came_to_an_end_with_goes_back_and_is_none_whe
     assert len(await centre.returned()) == 1
 
 
+async def test_a_batch_is_not_begun_while_there_is_no_room_for_its_candidate(centre, trainer, monkeypatch):
+    await centre.release()
+    monkeypatch.setitem(streams._KEPT, streams.CANDIDATES, streams.Retention(entries=1, kind="work"))
+    await centre.broker.produce(streams.CANDIDATES, b"an older one", "older")
+    monkeypatch.setattr(room, "consolidate", None)
+    with pytest.raises(Unavailable, match="stream_full"):
+        await trainer.take(delivery(), batch(centre, SOUND))
+    assert await centre.returned() == []
+
+
 async def test_a_batch_that_waits_gives_nothing_back(centre, trainer):
     with pytest.raises(Unavailable, match="no bundle"):
         await trainer.take(delivery(), batch(centre, b"no crystals"))

@@ -178,6 +178,7 @@ def test_the_broker_is_durable_and_throws_nothing_away() -> None:
     assert given["--appendonly"] == "yes"
     assert given["--appendfsync"] == "everysec"
     assert given["--maxmemory-policy"] == "noeviction"
+    assert given["--maxmemory"] == "${BROKER_MEMORY:-2gb}"
 
 
 def test_the_broker_begins_with_its_users_and_nobody_comes_in_without_a_name() -> None:

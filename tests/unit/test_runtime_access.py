@@ -161,6 +161,6 @@ def test_a_list_that_is_something_else_is_said_so(tmp_path):
 
 def test_an_address_is_shown_without_anything_secret():
     url = "rediss://edge:secret@broker:6380/0?ssl_password=secret&password=secret"
-    assert redacted(url) == "rediss://edge:***@broker:6380/0"
+    assert redacted(url) == "rediss://edge:***@broker:6380/0?ssl_password=***&password=***"
     assert user_of(url) == "edge"
     assert user_of("redis://broker") is None

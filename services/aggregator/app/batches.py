@@ -84,8 +84,11 @@ class Batches:
         self._tally: tuple[bytes | None, Tally] | None = None  # what the broker has, and the count of cuts it is of
 
     async def cut_due(self) -> None:
-        """Cut what is due; a long backlog in several batches."""
+        """Cut what is due; a long backlog in several batches. Raises Unavailable("stream_full") where the trainer is so
+        far behind that packets had better wait here.
+        """
         for _ in range(CUTS_PER_TICK):
+            await self._broker.check_room(streams.BATCHES)
             if not (self._window.bases and await self._cut_once()):
                 return
 

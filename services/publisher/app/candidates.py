@@ -72,7 +72,7 @@ class Candidates:
         return effects
 
     async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
-        """Read every part that is new, so that nothing is signed unseen; stored again, so that it stays.
+        """Read every part that is new, so that nothing is signed unseen.
 
         Returns what is wrong with its domains: a memory that is not there, one that is gone without an heir. Raises
         Corrupt("part_digest").
@@ -81,7 +81,7 @@ class Candidates:
         try:
             for part in candidate.parts.values():
                 if (part.digest, part.size_bytes) not in trusted:
-                    await self._broker.put_blob(await self._blob(part))
+                    await self._blob(part)
             domains = await self._blob(candidate.parts[DOMAINS])
             before = domains if current is None else await self._blob(current.parts[DOMAINS])
             return *missing_memories(candidate, domains), *without_heir(before, domains)
