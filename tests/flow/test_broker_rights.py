@@ -8,8 +8,9 @@ from broker_node import Node, consumer, finished
 from broker_users import SERVERS, as_root, furnish, server
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, ResponseError
 
-from common.errors import Rejected
+from common.errors import Rejected, Unavailable
 from common.runtime import access, rights, scripts, streams
+from common.runtime.broker import Broker
 from common.runtime.connection import connect
 from common.runtime.effects import Send
 from common.runtime.rates import Rates
@@ -246,6 +247,28 @@ async def test_an_edge_takes_refuses_and_answers_queries_and_no_command_of_it_is
         await eventually(done)
         await node.stop()
         assert await root.acl_log() == []
+
+
+@pytest.mark.parametrize(
+    ("user", "stream"), [(CLIENT, streams.QUERIES), ("edge", streams.PACKETS), ("trainer", streams.CANDIDATES)]
+)
+async def test_who_publishes_work_is_told_when_its_stream_is_full(url, monkeypatch, user, stream):
+    monkeypatch.setitem(streams._KEPT, stream, streams.Retention(entries=2, kind="work"))
+    async with connect(url("edge")) as edge, connect(url(user)) as redis, connect(url(None)) as root:
+        await root.flushall()
+        await root.xgroup_create(stream, streams.GROUPS[stream], id="0", mkstream=True)
+        await scripts.publish(edge, streams.HEART, b"beat", "1")
+        for number in range(2):
+            await scripts.publish(redis, stream, b"work", f"{number}")
+        with pytest.raises(Unavailable, match="stream_full"):
+            await scripts.publish(redis, stream, b"work", "3")
+
+
+async def test_a_publisher_sweeps_blobs_and_an_edge_reads_what_a_trainer_stored(url):
+    async with connect(url("trainer")) as trainer, connect(url("edge")) as edge, connect(url("publisher")) as publisher:
+        digest = await Broker(trainer).put_blob(b"part")
+        assert await Broker(edge).get_blob(digest, 4) == b"part"
+        assert await Broker(publisher).forget_blobs(set(), -1.0) == 1
 
 
 async def test_an_edge_counts_requests_to_its_api(url):
