@@ -197,7 +197,7 @@ class Intake(Generic[M]):
     async def abandon(self) -> None:
         """As if killed: nothing that has begun is finished."""
         self._closed = True
-        await self._end(self._waiting | self._begun | self._finishing)
+        await self._end(self._waiting | self._begun | self._finishing | ({self._renewal} if self._renewal else set()))
 
     async def _end(self, tasks: Iterable["asyncio.Task[Any]"]) -> None:
         doomed = list(tasks)

@@ -36,6 +36,8 @@ from common.runtime.streams import (
     PACKETS,
     QUERIES,
     RATES,
+    REFUSED,
+    RELEASED,
     RETURNED,
     dead,
     outbox,
@@ -108,24 +110,23 @@ def _remembers(*keys: str) -> Grant:
 
 
 def _publishes(*keys: str) -> tuple[Grant, ...]:
-    """And what scripts.publish and Broker.check_room look at, and let go, where work is full."""
+    """And how much work lies there (Broker.check_room)."""
     work = [key for key in keys if key in GROUPS]
-    full = (_grant("RW", work, "xinfo|groups xlen xpending xtrim"),) if work else ()
-    return _tells(*keys), _remembers(*keys), *full
+    return _tells(*keys), _remembers(*keys), *([_grant("R", work, "xlen")] if work else [])
 
 
 def _consumes(stream: str) -> tuple[Grant, ...]:
     """subscription.py, consumer.py, relay.py, scripts.hold, commit, finish, bury and sweep."""
     group = "xgroup|create xgroup|delconsumer xinfo|consumers xinfo|groups xreadgroup"
     return (
-        _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending"),
+        _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending xtrim"),
         _grant("RW", [dead(stream)], "type xadd xdel xlen xrange xrevrange"),
         _grant("RW", [outbox(stream)], "type xadd xdel xlen xread"),
     )
 
 
 def _reads_hashes(*keys: str) -> Grant:
-    return _grant("R", keys, "hget hgetall hmget hstrlen")
+    return _grant("R", keys, "hget hgetall hkeys hmget hstrlen")
 
 
 def _keeps_hashes(stream: str) -> tuple[Grant, ...]:
@@ -176,7 +177,7 @@ ROLES: Final[Mapping[str, Rights]] = {
             *_keeps_hashes(PACKETS),
             *_publishes(BATCHES, COMMON, RETURNED, HEART, dead(PACKETS)),
             _reads(BUNDLES),
-            _reads_hashes(METADATA),
+            _reads_hashes(METADATA, RELEASED, REFUSED),
             _FETCHES,
         ),
     ),
@@ -188,7 +189,7 @@ ROLES: Final[Mapping[str, Rights]] = {
             *_keeps_hashes(BATCHES),
             *_publishes(CANDIDATES, RETURNED, HEART),
             _reads(BUNDLES, BATCHES),
-            _reads_hashes(side_key(CANDIDATES, "*")),
+            _reads_hashes(METADATA, RELEASED, REFUSED),
             _FETCHES,
             _STORES,
         ),

@@ -6,6 +6,7 @@
     publish   add an entry unless its id was published before; tell: add one
     make_group   make a group that reads a stream from its start, unless it is there
     sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
+    trim      delete what every group has finished, of a stream that keeps it
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
 it the acknowledgement would be made and the effects refused. What brings new work (publish, tell) is refused when
@@ -66,7 +67,7 @@ local function total(letter)
 end
 local function bury(stream, message, entries)
   local sum = total(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]) + #message
-  local entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', 'total', sum, '__data__', message)
+  local entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message, 'total', sum)
   local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   while sum - total(oldest) >= {streams.DEAD_MAX_BYTES} do
     redis.call('XDEL', stream, oldest[1])
@@ -76,32 +77,10 @@ local function bury(stream, message, entries)
 end
 """
 
-# Whether a stream of this kind has no room for one more. Of work what every group has finished goes first; what one was
-# not given yet, or has not finished, never does. Ids are compared as digits: a number of Lua has too few.
+# Whether what is added would be too much.
 _FILLING: Final = f"""
-local function earlier(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
-  return #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms)
-end
-local function needed(stream)
-  local first
-  for _, row in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    local group = {{}}
-    for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
-    local pending = redis.call('XPENDING', stream, group['name'], '-', '+', 1)[1]
-    local own = pending and pending[1] or group['last-delivered-id']
-    if not first or earlier(own, first) then first = own end
-  end
-  return first
-end
 local function is_full(stream, entries, kind)
-  entries = tonumber(entries)
-  if kind ~= 'work' or redis.call('XLEN', stream) < entries then return false end
-  local first = needed(stream)
-  if first then redis.call('XTRIM', stream, 'MINID', '=', first) end
-  return redis.call('XLEN', stream) >= entries
+  return kind == 'work' and redis.call('XLEN', stream) >= tonumber(entries)
 end
 local function is_stuck(outbox)
   return redis.call('XLEN', outbox) >= {streams.OUTBOX_MAX_ENTRIES}
@@ -221,6 +200,26 @@ for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
 end
 return gone
+"""
+
+# KEYS: stream. ARGV: how many entries may stay. Ids are compared as digits: a number of Lua has too few.
+_TRIM: Final = f"""{_ENDS}
+if redis.call('XLEN', KEYS[1]) < tonumber(ARGV[1]) then return 0 end
+local function earlier(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms)
+end
+local needed
+for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = {{}}
+  for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
+  local pending = redis.call('XPENDING', KEYS[1], group['name'], '-', '+', 1)[1]
+  local own = pending and pending[1] or group['last-delivered-id']
+  if not needed or earlier(own, needed) then needed = own end
+end
+return needed and redis.call('XTRIM', KEYS[1], 'MINID', '=', needed) or 0
 """
 
 # KEYS: any key. ARGV: seconds for which nobody may have read or written it.
@@ -460,6 +459,14 @@ async def make_group(redis: Redis, stream: str, group: str) -> bool:
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
     """Delete consumers that were silent for `idle_s` and hold nothing; how many."""
     return int(await _run(redis, _SWEEP, [stream], [group, int(idle_s * 1000)]))
+
+
+async def trim(redis: Redis, stream: str) -> int:
+    """Of a stream that is full, delete what every group has finished; how many.
+
+    It goes up to the first entry that the slowest group was not given yet, or has not finished.
+    """
+    return int(await _run(redis, _TRIM, [stream], [streams.retention(stream).entries]))
 
 
 async def forget(redis: Redis, key: str, *, idle_s: float) -> int:

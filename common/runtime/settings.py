@@ -143,7 +143,7 @@ class AggregatorSettings(CommonSettings):
         64, ge=1, description="Packets of one node that may wait for a batch; an edge has one a domain on its way"
     )
     crystal_edges: int = Field(
-        1,
+        3,
         ge=1,
         le=8,
         description="Nodes that must bring an n-gram to a domain before it counts, where five or more are enrolled; "

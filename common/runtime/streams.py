@@ -53,8 +53,8 @@ _CLIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Retention:
     """How much of a stream is kept: about `entries` at most, and the key itself `idle_s` after its last entry.
 
-    At the limit the oldest go: of `letters` also by their size, so that DEAD_MAX_BYTES stay; of `work` only what every
-    group has finished, and where that makes no room what is published is refused.
+    At the limit the oldest go: of `letters` also by their size, so that DEAD_MAX_BYTES stay. Of `work` nothing goes
+    that is not finished: what is published is refused.
     """
 
     entries: int
@@ -123,3 +123,8 @@ def seen(stream: str) -> str:
 # TUF's files by name. Beside qig:candidates and not qig:bundles: a release and its metadata are one transaction, and
 # whoever sees the bundle finds the metadata there.
 METADATA: Final = side_key(CANDIDATES, "metadata")
+
+# The publisher's words on a candidate, by its id: the version that it was released as, and why it was refused, or taken
+# back. The trainer and the aggregator, which wait for one or the other, read them there.
+RELEASED: Final = side_key(CANDIDATES, "released")
+REFUSED: Final = side_key(CANDIDATES, "refused")

@@ -157,6 +157,8 @@ class Subscription(Generic[M]):
     async def _measure(self) -> None:
         stream, group = self.consumer.stream, self.consumer.group
         await scripts.sweep(self._redis, stream, group, idle_s=GONE_CONSUMER_S)
+        if self.consumer.keep:
+            await scripts.trim(self._redis, stream)
         groups = await self._redis.xinfo_groups(stream)
         about = next((row for row in groups if row["name"].decode() == group), None)
         if about is None:  # lost just now: the next round makes it anew

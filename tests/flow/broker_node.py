@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from faststream.redis import RedisBroker
 from redis.asyncio import Redis
 
-from common.runtime import streams
+from common.runtime import scripts, streams
 from common.runtime.connection import connect, faststream_broker
 from common.runtime.consumer import Consumer, Intake
 from common.runtime.effects import Effect, HashAdd
@@ -63,7 +63,7 @@ class Node:
         self.subscription: Subscription[bytes] | None = None
 
     async def start(self) -> None:
-        redis = await self._clients.enter_async_context(connect(self._url))
+        self._redis = redis = await self._clients.enter_async_context(connect(self._url))
         self._faststream = faststream_broker(self._url, graceful_s=5.0)
         await self._faststream.connect()
         self._clients.push_async_callback(self._faststream.config.disconnect)
@@ -83,7 +83,11 @@ class Node:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
         await self.subscription._intake.abandon()
         reading = [task for half in self.subscription._holders.values() for task in half.tasks]
-        doomed = [*self._tasks, *reading]
+        lanes = scripts._LANES.get(
+            self._redis, {}
+        ).values()  # a trip that goes on would connect again to what is closed
+        under_way = [lane._trip for lane in lanes if lane._trip]
+        doomed = [*self._tasks, *reading, *under_way]
         self._tasks = []
         for task in doomed:
             task.cancel()

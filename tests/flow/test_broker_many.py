@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError  # noqa: A004 -- redis-py's
 
 from common.client.client import Client
 from common.errors import Rejected, Unavailable
-from common.runtime import scripts, streams
+from common.runtime import relay, scripts, store, streams
 from common.runtime.broker import Broker
 from common.runtime.connection import connect, greet
 from common.runtime.effects import Absent, HashSet, Send
@@ -61,6 +61,31 @@ async def test_queries_are_handled_once_and_answered_once(redis, standing, start
     assert await redis.hgetall(COUNTS) == {name.encode(): b"1" for name in names}
     assert await answered(redis) == sorted(names)
     await eventually(lambda: not node.health.reasons())
+
+
+async def test_blobs_that_nobody_needs_go_from_every_server_and_others_from_none(redis):
+    broker = Broker(redis)
+    kept, old = bytes(9 * store.CHUNK_BYTES), bytes(9 * store.CHUNK_BYTES - 1)
+    digest = await broker.put_blob(kept)
+    await broker.put_blob(old)
+    assert await broker.forget_blobs({digest}, 3_600.0) == 0
+    assert await broker.forget_blobs({digest}, 0.0) == 9
+    assert await broker.get_blob(digest, len(kept)) == kept
+
+
+async def test_a_full_stream_takes_no_more_and_what_is_sent_to_it_waits_in_its_outbox(redis, monkeypatch):
+    monkeypatch.setitem(streams._KEPT, streams.BATCHES, streams.Retention(entries=1, kind="work"))
+    broker = Broker(redis)
+    await broker.produce(streams.BATCHES, b"old", "old")
+    with pytest.raises(Unavailable, match="stream_full"):
+        await broker.produce(streams.BATCHES, b"new", "new")
+    await broker.commit(streams.PACKETS, [Send(streams.BATCHES, b"b", "b1"), Send(streams.RETURNED, b"r", "r1")])
+    await relay.drain(redis, streams.PACKETS)
+    box = streams.outbox(streams.PACKETS)
+    assert [await redis.xlen(each) for each in (box, streams.BATCHES, streams.RETURNED)] == [1, 1, 1]
+    await redis.delete(streams.BATCHES)
+    await relay.drain(redis, streams.PACKETS)
+    assert [await redis.xlen(each) for each in (box, streams.BATCHES, streams.RETURNED)] == [0, 1, 1]
 
 
 async def test_what_is_done_outside_a_handler_is_done_there_too(redis, standing, eventually):
