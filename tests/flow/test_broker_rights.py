@@ -129,7 +129,7 @@ KEYS = [*NAMED, *(streams.seen(key) for key in NAMED)]
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-async def url(request, tmp_path_factory):
+def url(request, tmp_path_factory):
     home = tmp_path_factory.mktemp("users")
     furnish(home, [CLIENT, OTHER])
     with server(request.param, home) as address:

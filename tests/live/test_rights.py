@@ -65,7 +65,7 @@ async def served_by_both(lively, least):
     return all([(await lively.version(node) or 0) >= least for node in EDGES])
 
 
-def test_no_log_shows_a_password(lively):
+async def test_no_log_shows_a_password(lively):
     passwords = [urlsplit(access.url_path(lively.home, user).read_text()).password for user in [*rights.ROLES, CLIENT]]
     logs = [*(lively.home / "logs").iterdir(), *(lively.home / "broker").glob("*.log"), lively.home / "broker.json"]
     assert len(logs) >= 7
