@@ -317,16 +317,21 @@ async def test_without_trust_in_each_other_the_start_ends_in_one_line(home, behi
     assert [record for record in caplog.records if record.levelno > logging.INFO and record.name != "asyncio"] == []
 
 
-async def test_where_a_certificate_of_ours_is_wanted_and_none_is_shown_each_try_says_so(
-    home, behind_tls, papers, running, eventually, caplog
+async def test_where_a_certificate_of_ours_is_wanted_and_none_is_shown_that_is_said(
+    home, behind_tls, papers, eventually, caplog
 ):
-    """The other side only ends the connection: it may as well be starting."""
+    """If the reason arrives before the connection's end, the start ends; else the other side may as well be starting,
+    and each try says what it may be.
+    """
     async with behind_tls(papers.broker, "yes") as address:
-        url, _ = await running(
-            settings(f"{access.login(home, 'edge', address)}?ssl_ca_certs={papers.authority}"), Wiring()
+        url, stop = f"{access.login(home, 'edge', address)}?ssl_ca_certs={papers.authority}", asyncio.Event()
+        life = asyncio.create_task(
+            serve(settings(url), service="edge", build=lambda _: asyncio.sleep(0, Wiring()), stop=stop)
         )
-        await eventually(lambda: "it wants a certificate of ours" in caplog.text)
-        assert not await ready(url)
+        await eventually(lambda: life.done() or "it wants a certificate of ours" in caplog.text)
+        stop.set()
+        (ended,) = await asyncio.gather(life, return_exceptions=True)
+        assert ended is None or (isinstance(ended, Rejected) and "CERTIFICATE_REQUIRED" in ended.message)
 
 
 @pytest.mark.parametrize("name", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
