@@ -11,7 +11,7 @@ from corpora import small_corpora
 
 from common.client import Client
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import keys, store, streams
+from common.runtime import access, keys, store, streams
 from common.runtime.connection import connect
 from common.runtime.entries import body_of
 from common.runtime.follower import kept, newest
@@ -29,6 +29,7 @@ from services.trainer.corpora import document
 from services.trainer.corpora.split import split
 
 DATA = Path("data")
+ROOT = "root"  # of a broker with users: a user of the tests alone, and its password
 EDGES = ("edge-1", "edge-2")
 SLEEP_AFTER_BYTES = 3_000
 DEADLINE_S = 45.0
@@ -173,11 +174,19 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def live(home, genesis, *, enrolled=EDGES, sleep_after_bytes=SLEEP_AFTER_BYTES, broker_url=None, **aggregator):
+async def live(
+    home, genesis, *, enrolled=EDGES, sleep_after_bytes=SLEEP_AFTER_BYTES, broker_url=None, users=None, **aggregator
+):
     """Publisher, aggregator, trainer and two edges, ready; small thresholds, no training. broker_url: None for an
     embedded broker of their own.
+
+    users: clients that have a user at the broker, and then each service has one; None: it has no users.
     """
     home.mkdir()
+    if users is not None:
+        access.make(home, users)
+        with access.acl_path(home).open("a") as file:
+            file.write(f"user {ROOT} on >{ROOT} ~* +@all\n")
     folder.write(genesis, places.genesis_dir(home))
     keys.init(home, enrolled)
     corpora = small_corpora(home / "corpora")
