@@ -4,11 +4,16 @@
     commit    conditions, acknowledgement, effects: the one place where work becomes done; finish: of many entries, each
               whole or not at all
     publish   add an entry unless its id was published before; tell: add one
-    sweep     forget consumers that are gone and hold nothing
+    make_group   make a group that reads a stream from its start, unless it is there
+    sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
+    trim      delete what every group has finished, of a stream that keeps it
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
-it the acknowledgement would be made and the effects refused. Each script is safe to repeat, because a client whose
-reply was lost cannot know whether it ran.
+it the acknowledgement would be made and the effects refused. What brings new work (publish, tell) is refused when
+memory is out, as `Unavailable("broker_full")`, and so is what a full work stream or outbox would have to take, as
+`Unavailable("stream_full")`; what ends or moves work that is there (`allow-oom`) is not: were it, a
+full broker could not be emptied. What that adds is bounded by the work that is there. Each script is safe to repeat,
+because a client whose reply was lost cannot know whether it ran.
 """
 
 import asyncio
@@ -19,23 +24,29 @@ from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
+from common.errors import Unavailable
 from common.runtime import effects, streams
 from common.runtime.connection import AWAY
 from common.runtime.effects import Absent, Effect, Equals, Exists, HashAdd, HashDelete, HashSet, Send
 
 SEEN_TTL_S: Final = 7 * 86_400  # a relay or a producer that was away for a week no longer counts on being remembered
+FULL_RETRY_S: Final = 1.0  # after which it is worth asking again
 TRIP_MAX: Final = 128  # calls in one round trip
 SEEN_MAX_IDS: Final = 100_000  # per stream, about 10 MB: the older half of a flood is forgotten first
 
 Committed = Literal["done", "gone", "conflict"]
+Refusal = Unavailable | ResponseError
 _COMMITTED: Final[dict[int, Committed]] = {1: "done", 0: "gone", -1: "conflict"}
+
+_ADDS: Final = "#!lua\n"
+_ENDS: Final = "#!lua flags=allow-oom\n"
 
 # KEYS: stream. ARGV: group, consumer, entry, idle_ms, delivered ('' = leave the count). Returns the times delivered, 0
 # when lost. JUSTID, so that looking is not counted as a delivery.
-_HOLD: Final = """#!lua
+_HOLD: Final = f"""{_ENDS}
 local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #mine == 0 then return 0 end
 if ARGV[5] == '' then
@@ -46,13 +57,45 @@ end
 return mine[1][4]
 """
 
-# An entry unless its id was published before. entries kept and seconds kept: '' = all, for ever; ids remembered.
-_PUBLISHING: Final = f"""#!lua
-local function publish(stream, seen, id, message, entries, seconds, ids)
+# A letter says how many bytes of letters there were with it, so that the oldest can go by size.
+_BURYING: Final = f"""
+local function total(letter)
+  for i = 1, letter and #letter[2] or 0, 2 do
+    if letter[2][i] == 'total' then return tonumber(letter[2][i + 1]) end
+  end
+  return 0
+end
+local function bury(stream, message, entries)
+  local sum = total(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]) + #message
+  local entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message, 'total', sum)
+  local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  while sum - total(oldest) >= {streams.DEAD_MAX_BYTES} do
+    redis.call('XDEL', stream, oldest[1])
+    oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  end
+  return entry
+end
+"""
+
+# Whether what is added would be too much.
+_FILLING: Final = f"""
+local function is_full(stream, entries, kind)
+  return kind == 'work' and redis.call('XLEN', stream) >= tonumber(entries)
+end
+local function is_stuck(outbox)
+  return redis.call('XLEN', outbox) >= {streams.OUTBOX_MAX_ENTRIES}
+end
+"""
+
+# An entry unless its id was published before, whether there is room or not. entries kept and their kind; seconds kept,
+# '' = for ever; ids remembered.
+_PUBLISHING: Final = f"""{_BURYING}{_FILLING}
+local function publish(stream, seen, id, message, entries, kind, seconds, ids)
   if redis.call('ZSCORE', seen, id) then return false end
   local now = tonumber(redis.call('TIME')[1])
   local entry
-  if entries == '' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  if kind == 'work' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  elseif kind == 'letters' then entry = bury(stream, message, entries)
   else entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message) end
   redis.call('ZADD', seen, now, id)
   redis.call('ZREMRANGEBYSCORE', seen, '-inf', now - {SEEN_TTL_S})
@@ -68,8 +111,8 @@ end
 # KEYS: stream, then every key an operation names. ARGV: group, keep, pieces of work in msgpack (as arguments they would
 # cost the client more than all else here): [entry ('' = no entry), [[name, index of its key, a, b, c], ...]]. Answers
 # for each piece: 1 done, 0 gone, -1 conflict, or an error's text. Of a piece nothing is written before every condition
-# held, every key had the kind that its operation needs, and the acknowledgement was ours.
-_COMMIT: Final = f"""{_PUBLISHING}
+# held, every key had the kind that its operation needs, what is sent had room, and the acknowledgement was ours.
+_COMMIT: Final = f"""{_ENDS}{_PUBLISHING}
 local needs = {{send = 'stream', tell = 'stream', dead = 'stream'}}
 local kinds = {{}}
 local function kind(key)
@@ -88,6 +131,11 @@ local function hindrance(operations)
     if op == 'exists' and redis.call('HEXISTS', key, field) == 0 then return -1 end
     if op == 'absent' and redis.call('HEXISTS', key, field) == 1 then return -1 end
     if op == 'equals' and redis.call('HGET', key, field) ~= operation[4] then return -1 end
+    if op == 'send' and is_stuck(key) then return 'FULL ' .. key end
+    if op == 'tell' then
+      local entries, of = string.match(operation[5], '^%d+ (%d+) (%a+) ')
+      if is_full(key, entries, of) then return 'FULL ' .. key end
+    end
   end
 end
 local function write(operations)
@@ -98,9 +146,9 @@ local function write(operations)
     elseif op == 'add' then redis.call('HINCRBY', key, a, b)
     elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
     elseif op == 'tell' then
-      local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
-      publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
-    elseif op == 'dead' then redis.call('XADD', key, 'MAXLEN', '~', a, '*', '__data__', b)
+      local seen, entries, of, seconds, ids = string.match(c, '^(%d+) (%d+) (%a+) (%d*) (%d+)$')
+      publish(key, KEYS[tonumber(seen)], a, b, entries, of, seconds, ids)
+    elseif op == 'dead' then bury(key, b, a)
     end
   end
 end
@@ -118,23 +166,33 @@ end
 return done
 """
 
-# KEYS: stream. ARGV: message, entries kept ('' = all).
-_TELL: Final = """#!lua
-if ARGV[2] == '' then redis.call('XADD', KEYS[1], '*', '__data__', ARGV[1])
-else redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1]) end
+# KEYS: stream. ARGV: message, entries kept.
+_TELL: Final = f"""{_ADDS}
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1])
 return 1
 """
 
-# KEYS: stream, its seen set. ARGV: id, message, entries kept, seconds kept, ids remembered.
-_PUBLISH: Final = f"""{_PUBLISHING}
-return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+# KEYS: stream, its seen set. ARGV: id, message, entries kept and their kind, seconds kept, ids remembered.
+_PUBLISH: Final = f"""{_ADDS}{_PUBLISHING}
+local known = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not known and is_full(KEYS[1], ARGV[3], ARGV[4]) then return redis.error_reply('FULL ' .. KEYS[1]) end
+return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+"""
+_CARRY: Final = _PUBLISH.replace(_ADDS, _ENDS)  # what lies in an outbox is in memory already
+
+# KEYS: stream. ARGV: group. Outside a script a server without memory refuses even to say that the group is there.
+_MAKE_GROUP: Final = f"""{_ENDS}
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if not made['err'] then return 1 end
+if string.find(made['err'], 'BUSYGROUP', 1, true) then return 0 end
+return made
 """
 
 # KEYS: stream. ARGV: group, idle_ms. A consumer that holds entries stays: deleting it would delete its pending list.
-_SWEEP: Final = """#!lua
+_SWEEP: Final = f"""{_ENDS}
 local gone = 0
 for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local consumer = {}
+  local consumer = {{}}
   for i = 1, #row, 2 do consumer[row[i]] = row[i + 1] end
   if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
@@ -142,6 +200,33 @@ for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
 end
 return gone
+"""
+
+# KEYS: stream. ARGV: how many entries may stay. Ids are compared as digits: a number of Lua has too few.
+_TRIM: Final = f"""{_ENDS}
+if redis.call('XLEN', KEYS[1]) < tonumber(ARGV[1]) then return 0 end
+local function earlier(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms)
+end
+local needed
+for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = {{}}
+  for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
+  local pending = redis.call('XPENDING', KEYS[1], group['name'], '-', '+', 1)[1]
+  local own = pending and pending[1] or group['last-delivered-id']
+  if not needed or earlier(own, needed) then needed = own end
+end
+return needed and redis.call('XTRIM', KEYS[1], 'MINID', '=', needed) or 0
+"""
+
+# KEYS: any key. ARGV: seconds for which nobody may have read or written it.
+_FORGET: Final = f"""{_ENDS}
+local idle = redis.call('OBJECT', 'IDLETIME', KEYS[1])
+if not idle or idle < tonumber(ARGV[1]) then return 0 end
+return redis.call('UNLINK', KEYS[1])
 """
 
 
@@ -195,9 +280,9 @@ async def _trip(
     pipeline = redis.pipeline(transaction=False)
     for script, keys, args in calls:
         if script in known:
-            pipeline.evalsha(_digest(script), len(keys), *keys, *args)
+            pipeline.execute_command("EVALSHA", _digest(script), len(keys), *keys, *args)
         else:
-            pipeline.eval(script, len(keys), *keys, *args)
+            pipeline.execute_command("EVAL", script, len(keys), *keys, *args)
             known.add(script)
     try:
         found = await pipeline.execute(raise_on_error=False)
@@ -228,11 +313,34 @@ def _digest(script: str) -> str:
     return hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 -- Redis's name for a script
 
 
-_LANES: Final[WeakKeyDictionary[Redis, _Lane]] = WeakKeyDictionary()
+# By slot: a trip of one lane meets one node, and a node that is away holds up what it serves and nothing else.
+_LANES: Final[WeakKeyDictionary[Redis, dict[int, _Lane]]] = WeakKeyDictionary()
+
+
+def _lane(redis: Redis, stream: str) -> _Lane:
+    slot = redis.keyslot(stream) if isinstance(redis, RedisCluster) else 0
+    return _LANES.setdefault(redis, {}).setdefault(slot, _Lane())
 
 
 async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-    return await _LANES.setdefault(redis, _Lane()).call(redis, script, keys, args)
+    try:
+        return await _lane(redis, keys[0]).call(redis, script, keys, args)
+    except OutOfMemoryError as error:
+        message = (
+            "the broker's memory is full: it takes new work again once old work is done, or with a higher maxmemory"
+        )
+        raise Unavailable("broker_full", message, retry_after_s=FULL_RETRY_S) from error
+    except ResponseError as error:
+        raise _refusal(str(error)) from error
+
+
+def _refusal(said: str) -> Refusal:
+    """What a script's error says."""
+    code, _, stream = said.partition(" ")
+    if code != "FULL":
+        return ResponseError(said)
+    message = f"{stream} holds as much as it may: it takes more once those who read it have done some (`qig watch`)"
+    return Unavailable("stream_full", message, retry_after_s=FULL_RETRY_S)
 
 
 async def hold(
@@ -266,7 +374,8 @@ async def commit(
 
     entry: (group, entry id), or None when no entry is being finished. keep: leave the finished entry in the stream.
     direct: what is sent is published here and now instead of through the outbox; only where there are no slots.
-    "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done.
+    "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done,
+    and neither where it raises Unavailable("stream_full"): what is sent has no room.
     """
     piece = (entry[1] if entry else "", _operations(stream, wanted, direct=direct))
     return _told_alone(await _commit(redis, stream, entry[0] if entry else "", [piece], keep=keep))
@@ -280,11 +389,12 @@ async def finish(
     *,
     keep: bool = False,
     direct: bool = False,
-) -> list[Committed | ResponseError]:
+) -> list[Committed | Refusal]:
     """`commit` of many entries in one script (or as many as EFFECTS_MAX asks for), in order, each whole or not at all:
     what became of each.
 
-    finished: entry ids and their effects. A ResponseError is of an entry whose effects met a key of another kind.
+    finished: entry ids and their effects. A ResponseError is of an entry whose effects met a key of another kind, an
+    Unavailable("stream_full") of one whose message has no room.
     """
     pieces = [(entry, _operations(stream, wanted, direct=direct)) for entry, wanted in finished]
     trips: list[list[Piece]] = [[]]
@@ -301,22 +411,23 @@ async def finish(
 
 async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str], keep: bool = False) -> Committed:
     """Finish an entry as a dead letter: `letter` in `{stream}:dead` and the acknowledgement, together."""
-    operation = ("dead", streams.dead(stream), str(streams.DEAD_MAX_ENTRIES), letter, "")
+    operation = ("dead", streams.dead(stream), str(streams.retention(streams.dead(stream)).entries), letter, "")
     return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])], keep=keep))
 
 
-async def publish(redis: Redis, stream: str, message: bytes, message_id: str) -> str | None:
-    """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None."""
+async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False) -> str | None:
+    """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None.
+
+    carried: it lies in an outbox already. Raises Unavailable("broker_full", "stream_full").
+    """
     keys = [stream, streams.seen(stream)]
-    entry = await _run(redis, _PUBLISH, keys, [message_id, message, *_limits(stream)])
+    entry = await _run(redis, _CARRY if carried else _PUBLISH, keys, [message_id, message, *_limits(stream)])
     return None if entry is None else cast("bytes", entry).decode()
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
-    """Add `message` to `stream`, ahead of whatever is asked of `redis` from here on by a script."""
-    kept = streams.retention(stream).entries
-    lane = _LANES.setdefault(redis, _Lane())
-    return lane.call(redis, _TELL, [stream], [message, "" if kept is None else kept])
+    """Add `message` to a broadcast, ahead of whatever is asked of its slot from here on by a script."""
+    return _lane(redis, stream).call(redis, _TELL, [stream], [message, streams.retention(stream).entries])
 
 
 async def has_slots(redis: Redis) -> bool:
@@ -330,12 +441,30 @@ async def has_slots(redis: Redis) -> bool:
 
 def _limits(stream: str) -> list[str]:
     kept = streams.retention(stream)
-    return ["" if limit is None else str(limit) for limit in (kept.entries, kept.idle_s)] + [str(SEEN_MAX_IDS)]
+    return [str(kept.entries), kept.kind, "" if kept.idle_s is None else str(kept.idle_s), str(SEEN_MAX_IDS)]
+
+
+async def make_group(redis: Redis, stream: str, group: str) -> bool:
+    """Make the group, which reads `stream` from its start; False when it was there."""
+    return bool(await _run(redis, _MAKE_GROUP, [stream], [group]))
 
 
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
     """Delete consumers that were silent for `idle_s` and hold nothing; how many."""
     return int(await _run(redis, _SWEEP, [stream], [group, int(idle_s * 1000)]))
+
+
+async def trim(redis: Redis, stream: str) -> int:
+    """Of a stream that is full, delete what every group has finished; how many.
+
+    It goes up to the first entry that the slowest group was not given yet, or has not finished.
+    """
+    return int(await _run(redis, _TRIM, [stream], [streams.retention(stream).entries]))
+
+
+async def forget(redis: Redis, key: str, *, idle_s: float) -> int:
+    """Delete `key` if nobody has read or written it for `idle_s`; how many were deleted."""
+    return int(await _run(redis, _FORGET, [key], [int(idle_s)]))
 
 
 Operation = tuple[str, str, str, str | bytes, bytes | str]
@@ -364,17 +493,17 @@ def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
 
 async def _commit(
     redis: Redis, stream: str, group: str, pieces: Sequence[Piece], *, keep: bool
-) -> list[Committed | ResponseError]:
+) -> list[Committed | Refusal]:
     keys, index = _keys(stream, [operation for _, operations in pieces for operation in operations])
     work = [(entry, [_argument(operation, index) for operation in operations]) for entry, operations in pieces]
     packed = msgpack.packb(work, use_bin_type=False)  # the server's reader knows no bin
     found = await _run(redis, _COMMIT, keys, [group, "keep" if keep else "", packed])
-    return [ResponseError(each.decode()) if isinstance(each, bytes) else _COMMITTED[each] for each in found]
+    return [_refusal(each.decode()) if isinstance(each, bytes) else _COMMITTED[each] for each in found]
 
 
-def _told_alone(found: Sequence[Committed | ResponseError]) -> Committed:
+def _told_alone(found: Sequence[Committed | Refusal]) -> Committed:
     (outcome,) = found
-    if isinstance(outcome, ResponseError):
+    if isinstance(outcome, Exception):
         raise outcome
     return outcome
 

@@ -232,20 +232,6 @@ async def test_consumers_that_are_gone_are_forgotten_unless_they_hold_something(
     assert [row["name"] for row in await redis.xinfo_consumers(streams.QUERIES, "edge")] == [b"holds"]
 
 
-async def test_a_broker_that_is_full_refuses_a_commit_whole(redis, broker):
-    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
-    entry = await redis.xadd(streams.QUERIES, {"__data__": b"q"})
-    await redis.xreadgroup("edge", "me", {streams.QUERIES: ">"})
-    await redis.config_set("maxmemory", 1)
-    try:
-        with pytest.raises(Exception, match="maxmemory"):
-            await scripts.commit(redis, streams.QUERIES, counted(b"q"), entry=("edge", entry.decode()))
-    finally:
-        await redis.config_set("maxmemory", 0)
-    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 1
-    assert await redis.exists(COUNTS) == 0
-
-
 async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, start_node, eventually):
     for _ in range(10):
         node = await start_node(consumer(count))

@@ -173,15 +173,17 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def live(home, genesis, *, enrolled=EDGES, sleep_after_bytes=SLEEP_AFTER_BYTES, **aggregator):
-    """Publisher, aggregator, trainer and two edges on an embedded broker, ready; small thresholds, no training."""
+async def live(home, genesis, *, enrolled=EDGES, sleep_after_bytes=SLEEP_AFTER_BYTES, broker_url=None, **aggregator):
+    """Publisher, aggregator, trainer and two edges, ready; small thresholds, no training. broker_url: None for an
+    embedded broker of their own.
+    """
     home.mkdir()
     folder.write(genesis, places.genesis_dir(home))
     keys.init(home, enrolled)
     corpora = small_corpora(home / "corpora")
     limits = {"batch_packets": 2, "batch_age_s": 0.3} | aggregator
     edges = {"sleep_after_bytes": sleep_after_bytes, "sleep_idle_s": 0, "probe_share": 1_000_000}
-    async with Fleet(home) as fleet, connect(fleet.broker_url) as redis:
+    async with Fleet(home, broker_url=broker_url) as fleet, connect(fleet.broker_url) as redis:
         await fleet.start("publisher", "publisher", regress_limit=1.0)  # an untrained kernel's figures are noise
         await fleet.start("aggregator", "aggregator", **limits)
         await fleet.start("trainer", "trainer", genesis=places.genesis_dir(fleet.home), data=corpora, steps=0)

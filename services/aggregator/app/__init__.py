@@ -2,6 +2,7 @@
 
 packets.py     qig:packets ──▶ admit ─▶ the ledger, or refused ─▶ qig:returned
 batches.py     tick cut    ──▶ due? cut, tally, gather ─────────▶ qig:batches, qig:common, qig:returned
+pool.py        what waits for a quorum, and what batches under way have of it
 window.py      qig:bundles ──▶ what packets may be based on
 enrolment.py   who may send any
 hashes.py      what all of it keeps in the broker

@@ -26,6 +26,7 @@ from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import base_of, expects
 from services.aggregator.cut import Limits, cut
+from services.edge.app.sleep import NO_ROOM_S
 from services.edge.sleep import AGAIN_AFTER_S, LOST_AFTER_S
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,24 @@ async def test_enough_fresh_text_becomes_one_signed_packet(edge, redis, home):
     body = verify(envelope, keys.load_private(home, NODE).verify_key)
     assert (body.interactions, body.fresh_bytes, envelope.sequence) == (8, 8 * len(TEXT), 0)
     assert body.crystals
+
+
+async def test_a_packet_for_which_there_is_no_room_waits_in_the_edges_file_and_goes_later(
+    edge, redis, broker, clock, monkeypatch
+):
+    monkeypatch.setitem(streams._KEPT, streams.PACKETS, streams.Retention(entries=1, kind="work"))
+    await broker.produce(streams.PACKETS, b"somebody else's", "other")
+    await read(edge, 8)
+    await edge.sleep.round()
+    await redis.delete(streams.PACKETS)
+    assert len(edge.node.record.packets("pending")) == 1
+    clock[0] += NO_ROOM_S - 0.1
+    await edge.sleep.round()
+    assert await packets(redis) == []
+    clock[0] += 0.1
+    await edge.sleep.round()
+    assert len(await packets(redis)) == 1
+    assert edge.node.record.packets("pending") == []
 
 
 @pytest.mark.parametrize("domain", ["heart", None])
