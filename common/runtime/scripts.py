@@ -330,6 +330,8 @@ async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[st
             "the broker's memory is full: it takes new work again once old work is done, or with a higher maxmemory"
         )
         raise Unavailable("broker_full", message, retry_after_s=FULL_RETRY_S) from error
+    except AWAY:  # a cluster without a master for the slot is an answer, too, and will pass
+        raise
     except ResponseError as error:
         raise _refusal(str(error)) from error
 

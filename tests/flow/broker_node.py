@@ -83,8 +83,8 @@ class Node:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
         await self.subscription._intake.abandon()
         reading = [task for half in self.subscription._holders.values() for task in half.tasks]
-        lanes = scripts._LANES.get(self._redis, {}).values()
-        under_way = [lane._trip for lane in lanes if lane._trip]  # it would connect again to what is closed
+        lanes = scripts._LANES.get(self._redis, {})  # a trip that goes on would connect again to what is closed
+        under_way = [lane._trip for lane in lanes.values() if lane._trip]
         doomed = [*self._tasks, *reading, *under_way]
         self._tasks = []
         for task in doomed:
