@@ -16,6 +16,7 @@ READS = {
     *("HGET", "HMGET", "HGETALL", "HKEYS", "HSTRLEN", "ZSCORE", "GET", "GETRANGE", "TIME", "PING"),
     *("INFO", "XINFO"),
 }
+QUIET_TURNS = 3  # of the loop, without a task
 VICTIM = ContextVar("victim", default=None)
 
 
@@ -93,10 +94,15 @@ async def dies(death, live, finished):
             await running
     died = death.came.is_set()
     death.came.set()
-    while left := asyncio.all_tasks() - before:
+    quiet = 0
+    while quiet < QUIET_TURNS:  # a task may meet its end once more on its way out, and leave another behind
+        left = asyncio.all_tasks() - before
         for task in left:
             task.cancel()
-        await asyncio.wait(left, timeout=0.05)  # a task may meet its end once more on its way out
+        if left:
+            await asyncio.wait(left, timeout=0.05)
+        await asyncio.sleep(0)
+        quiet = 0 if left else quiet + 1
     # The kernel closes a dead process's sockets. Not every one is in its pool still: a task that is cancelled twice may
     # take a connection out of it and not come to close it.
     for connection in death.connections:
