@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 
 CONFLICT_TRIES: Final = 8  # a handler whose conditions fail this often in a row meets heavy traffic: let it rest
 LEASES_PER_CLAIM: Final = 3  # two renewals may fail before an entry is given away
+# An entry delivered more often may be one that kills the process, and those claimed beside it would be buried for that:
+# so nothing is claimed while it runs. Two deaths may come from outside.
+SUSPECT_AFTER: Final = 2
 
 Outcome = Literal["done", "gone", "lost", "conflict", "rejected", "corrupt", "unavailable", "failed", "dead"]
 
@@ -109,14 +112,23 @@ class Intake(Generic[M]):
         self._closed = False
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
-        """Deliveries of several entries; returns when there is room for more. new: nobody was given them before."""
+        """Deliveries of several entries; returns when there is room for more, and what is under suspicion has ended.
+        new: nobody was given them before.
+        """
         if self._closed:
             return
         away = self._turned_away(entries) if new else {}
-        for entry in entries:
+        # A new entry was delivered once, to us, and just now: to ask would cost a round trip a message. Were it given
+        # away meanwhile all the same, the commit decides.
+        delivered = [1] * len(entries) if new else await self._delivered(holder, entries)
+        if self._closed:  # meanwhile
+            return
+        suspects = set()
+        for entry, deliveries in zip(entries, delivered, strict=True):
             if entry.id in away:
                 continue
-            task = asyncio.create_task(self._take(holder, entry, new=new), name=f"entry {entry.id}")
+            task = asyncio.create_task(self._take(holder, entry, deliveries), name=f"entry {entry.id}")
+            suspects |= {task} if deliveries > SUSPECT_AFTER else set()
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
             task.add_done_callback(self._begun.discard)
@@ -126,6 +138,8 @@ class Intake(Generic[M]):
             finishing.add_done_callback(self._finishing.discard)
         while len(self._waiting) + len(self._begun) >= self.consumer.at_once:
             await asyncio.wait(self._waiting | self._begun, return_when=asyncio.FIRST_COMPLETED)
+        if suspects:
+            await asyncio.wait(suspects)
 
     async def close(self) -> None:
         """Let what has begun end, and nothing begin any more; what waits stays pending."""
@@ -175,23 +189,26 @@ class Intake(Generic[M]):
         metrics.HANDLED.labels(consumer.stream, "done").inc(done)
         metrics.HANDLED.labels(consumer.stream, "gone").inc(len(away) - done)
 
-    async def _take(self, holder: str, entry: Entry, *, new: bool) -> Outcome:
+    async def _delivered(self, holder: str, entries: Sequence[Entry]) -> list[int]:
+        """How often each was delivered; 0 for one that somebody else has, or of which the broker cannot say."""
+        try:
+            return await asyncio.gather(*(self._hold(holder, entry) for entry in entries))
+        except RedisError as error:
+            log.warning("the broker is away, %d entries stay pending: %s", len(entries), error)
+            return [0] * len(entries)
+
+    async def _take(self, holder: str, entry: Entry, deliveries: int) -> Outcome:
         """One delivery of `entry` to the group's consumer `holder`. Never raises but when it is cancelled."""
         with bound(stream=self.consumer.stream, entry=entry.id):
             try:
-                outcome = await self._while_held(holder, entry, new=new)
+                outcome = await self._while_held(holder, entry, deliveries) if deliveries else "lost"
             except RedisError as error:  # the broker went away under us: the entry is pending there, and claimed later
                 log.warning("the broker is away, the entry stays pending: %s", error)
                 outcome = "unavailable"
             metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
             return outcome
 
-    async def _while_held(self, holder: str, entry: Entry, *, new: bool) -> Outcome:
-        # A new entry was delivered once, to us, and just now: to ask would cost a round trip a message. Were it given
-        # away meanwhile all the same, the commit decides.
-        deliveries = 1 if new else await self._hold(holder, entry)
-        if deliveries == 0:
-            return "lost"
+    async def _while_held(self, holder: str, entry: Entry, deliveries: int) -> Outcome:
         with self._lease(holder, entry) as lease:
             async with self._room:
                 if lease.lost:  # while it waited: whoever has it now is not helped by a second handler

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from faststream.redis import RedisBroker
 from redis.asyncio import Redis
 
-from common.runtime import streams
+from common.runtime import scripts, streams
 from common.runtime.connection import connect, faststream_broker
 from common.runtime.consumer import Consumer, Intake
 from common.runtime.effects import Effect, HashAdd
@@ -59,11 +59,12 @@ class Node:
         self._what = what
         self._tasks: list[asyncio.Task[None]] = []
         self._clients = AsyncExitStack()
+        self._redis: Redis | None = None
         self._faststream: RedisBroker | None = None
         self.subscription: Subscription[bytes] | None = None
 
     async def start(self) -> None:
-        redis = await self._clients.enter_async_context(connect(self._url))
+        redis = self._redis = await self._clients.enter_async_context(connect(self._url))
         self._faststream = faststream_broker(self._url, graceful_s=5.0)
         await self._faststream.connect()
         self._clients.push_async_callback(self._faststream.config.disconnect)
@@ -81,11 +82,14 @@ class Node:
 
     async def kill(self) -> None:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
-        await self.subscription._intake.abandon()
         reading = [task for half in self.subscription._holders.values() for task in half.tasks]
         doomed = [*self._tasks, *reading]
         self._tasks = []
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
+        await self.subscription._intake.abandon()
+        trip = scripts._LANES[self._redis]._trip if self._redis in scripts._LANES else None
+        if trip is not None:  # what was on its way to the broker arrives there
+            await asyncio.wait([trip])
         await self._clients.aclose()
