@@ -33,6 +33,7 @@ BACKOFF_MAX_S: Final = 1.0
 RETRIES: Final = 10  # a command rides out about 7 s of outage; then its caller decides
 SOCKET_TIMEOUT_S: Final = 5.0  # above every blocking read of ours: silence for this long is a dead peer
 AWAY: Final = (ConnectionError, TimeoutError)
+CANNOT_WRITE: Final = "MISCONF"  # so begins what it answers to anything, even a PING, while its disk is full
 WAIT_MAX_S: Final = 5.0  # between two looks for a broker that is not there yet
 GRACEFUL_S: Final = 20.0  # within the 30 s that orchestrators grant between SIGTERM and SIGKILL
 
@@ -99,14 +100,18 @@ def faststream_broker(url: str, graceful_s: float = GRACEFUL_S) -> RedisBroker:
 async def greet(redis: Redis, url: str) -> None:
     """Return when the broker at `url` answers, and would work with us.
 
-    Raises Rejected("broker_refused") when it answers "not you", redis-py's errors in AWAY when it does not answer.
+    Raises Rejected("broker_refused") when it answers "not you", redis-py's errors in AWAY when it does not answer, or
+    cannot write now.
     """
     try:
         await redis.ping()
     except AuthenticationError as error:
         message = f"{redacted(url)} refuses us: {error}; check user and password in QIG_BROKER_URL"
         raise Rejected("broker_refused", message) from None
-    except ResponseError as error:  # protected mode, a right that is missing: it will say so again
+    except ResponseError as error:
+        if str(error).startswith(CANNOT_WRITE):
+            raise ConnectionError(str(error)) from None
+        # Protected mode, a right that is missing: it will say so again.
         message = f"{redacted(url)} refuses us: {error}; see QIG_BROKER_URL and the broker's own settings"
         raise Rejected("broker_refused", message) from None
 
