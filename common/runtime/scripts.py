@@ -1,10 +1,11 @@
-"""The five things that must happen whole or not at all, as server-side scripts; each stays in one stream's slot.
+"""The six things that must happen whole or not at all, as server-side scripts; each stays in one stream's slot.
 
     hold      is this entry still mine? then it is mine for another while, and this is how often it was delivered
     commit    conditions, acknowledgement, effects: the one place where work becomes done
     finish    of many entries: acknowledgement and one message each, an entry whole or not at all
     publish   add an entry unless its id was published before; tell: add one
     sweep     forget consumers that are gone and hold nothing
+    redate    what was delivered in the future, before the server's clock was set back, was delivered now
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
 it the acknowledgement would be made and the effects refused. Each script is safe to repeat, because a client whose
@@ -141,6 +142,15 @@ for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
 end
 return gone
+"""
+
+# KEYS: stream. ARGV: group, entries looked at. Both what is delivered now and what lies in the future show as idle for
+# 0 ms; to the former nothing happens. JUSTID, so that it is not counted as a delivery.
+_REDATE: Final = """#!lua
+for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])) do
+  if row[3] == 0 then redis.call('XCLAIM', KEYS[1], ARGV[1], row[2], 0, row[1], 'JUSTID') end
+end
+return 1
 """
 
 
@@ -331,6 +341,13 @@ def _limits(stream: str) -> list[str]:
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
     """Delete consumers that were silent for `idle_s` and hold nothing; how many."""
     return int(await _run(redis, _SWEEP, [stream], [group, int(idle_s * 1000)]))
+
+
+async def redate(redis: Redis, stream: str, group: str, *, most: int) -> None:
+    """Let what was delivered before the server's clock was set back be claimed after the claim time, and not only once
+    the clock is there again. Looks at the oldest `most` pending entries.
+    """
+    await _run(redis, _REDATE, [stream], [group, most])
 
 
 Operation = tuple[str, str, str, str | bytes, bytes | str]
