@@ -269,7 +269,7 @@ class Client:
             await self._leave(asked)
 
     async def _publish(self, asked: _Asked) -> None:
-        """Raises Unavailable("broker_refused"). It lasts as long as an outage does: who waits no more cancels it."""
+        """It lasts as long as an outage does: who waits no more cancels it."""
         assert asked.query.id is not None
         while True:
             try:
@@ -285,7 +285,9 @@ class Client:
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
             except ResponseError as error:
-                raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
+                refused = Unavailable("broker_refused", f"the broker does not take the query: {error}")
+                asked.end(refused)  # and is not to be cancelled: it may be asked again under its id
+                return
             else:
                 return
 
