@@ -24,10 +24,12 @@ bench: .venv/ready
 	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 # Random faults, from a seed: 500 scenarios take a quarter of an hour. One alone: make chaos SEED=17 SCENARIOS=1
+# The services themselves, ten seconds a scenario: make chaos WORLD=whole SCENARIOS=24
 SCENARIOS ?= 500
 SEED ?= 0
+WORLD ?= light
 chaos: .venv/ready
-	@$(BIN)/python tests/chaos/run.py --scenarios $(SCENARIOS) --seed $(SEED)
+	@$(BIN)/python tests/chaos/run.py --scenarios $(SCENARIOS) --seed $(SEED) --world $(WORLD)
 
 fmt: .venv/ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

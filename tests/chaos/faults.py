@@ -15,14 +15,19 @@ from typing import Protocol, Self
 from proxy import Proxy
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
-from scenario import Fault
+from scenario import Fault, Scenario
 
 from common.errors import Unavailable
 from common.runtime import embedded, streams
 
 FAKETIME = ("/usr/lib/{}/faketime/libfaketime.so.1", ("x86_64-linux-gnu", "aarch64-linux-gnu"))
+MEMORY = "/dev/shm"
 MOUNT_BYTES = embedded.MIN_FREE_BYTES + (16 << 20)
 RISE_AGAIN_S = 0.02
+
+
+Played = tuple[Scenario, list[str], list[str]]
+"""A scenario, the complaints about it, and the faults that could not be made here."""
 
 
 class Victim(Protocol):
@@ -46,6 +51,10 @@ class Machine:
         template, archs = FAKETIME
         found = [Path(template.format(arch)) for arch in archs]
         self.faketime = next((path for path in found if path.exists()), None)
+
+    def folder(self, name: str) -> Path:
+        """A new folder, in memory where there is some: a scenario waits for no disk."""
+        return Path(tempfile.mkdtemp(prefix=f"chaos-{name}-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
 
     def __enter__(self) -> Self:
         where = Path(tempfile.mkdtemp(prefix="chaos-disk-"))
@@ -102,14 +111,14 @@ class MortalBroker:
         return self.running is not None and self.running.process.poll() is None
 
     async def rise(self) -> None:
-        """Start it, on the port that it had; while there is no room for it, again and again."""
+        """Start it, on the port that it had; while there is no room for it or another has its port, again and again."""
         while not self.alive:
             try:
                 async with self._turn:
                     if not self.alive:
                         self.running = await asyncio.to_thread(self._start)
             except Unavailable as error:
-                if error.code != "disk_full" or self.running is None:
+                if error.code not in {"disk_full", "port_taken"} or self.running is None:
                     raise
                 await asyncio.sleep(RISE_AGAIN_S)
 
@@ -177,7 +186,7 @@ class MortalBroker:
             shutil.rmtree(self._own, ignore_errors=True)
         for name in ("faketime_shm_{}", "sem.faketime_sem_{}"):  # a killed process leaves them
             for pid in self._pids:
-                (Path("/dev/shm") / name.format(pid)).unlink(missing_ok=True)
+                (Path(MEMORY) / name.format(pid)).unlink(missing_ok=True)
 
 
 async def happen(world: World, fault: Fault) -> str | None:

@@ -3,20 +3,21 @@
 import asyncio
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import small
 from checker import Left, Letter, Work, complaints
-from faults import Machine, MortalBroker, World, happen
+from faults import Machine, MortalBroker, Played, World, happen
 from load import CLIENT, Load
 from proxy import Proxy
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
-from scenario import NODES, Scenario
+from scenario import NODES, Scenario, light
 
 from common.runtime import streams
 from common.runtime.connection import connect
@@ -29,10 +30,10 @@ LOOK_S = 0.02
 SETTLE_S = 20.0
 STOP_S = 10.0
 DEADLY = 9  # the code with which a deadly message ends a process
-DIRECT_PORTS = {"cut", "silence", "slow"}  # faults of a wire: without any, none is put between
+OF_WIRES = {"cut", "silence", "slow"}  # without any of these no wire is put between
 
 
-def processes() -> multiprocessing.context.ForkServerContext:
+def _processes() -> multiprocessing.context.ForkServerContext:
     """Where small processes come from: a server that has imported all they need, and forks."""
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
@@ -88,10 +89,30 @@ class Node:
             self._process.kill()
 
 
-async def play(scenario: Scenario, machine: Machine, context, home: Path) -> tuple[list[str], list[str]]:
-    """The complaints about one scenario, and the faults that could not be made here. home: an empty folder, in which
-    the processes' logs are left.
-    """
+@asynccontextmanager
+async def playing(machine: Machine) -> AsyncIterator[Callable[[int], Awaitable[Played]]]:
+    """Plays the scenario of a seed, in a folder of its own, which stays with the logs when it failed."""
+    small.hurry()
+    context = _processes()
+
+    async def play(seed: int) -> Played:
+        scenario = light(seed)
+        home = machine.folder(str(seed))
+        try:
+            found, missed = await _play(scenario, machine, context, home)
+        except Exception as error:  # noqa: BLE001 -- the others are played all the same
+            found, missed = [f"it could not be played to its end: {error!r}"], []
+        if found:
+            found.append(f"logs: {home}")
+        else:
+            shutil.rmtree(home)
+        return scenario, found, missed
+
+    yield play
+
+
+async def _play(scenario: Scenario, machine: Machine, context, home: Path) -> tuple[list[str], list[str]]:
+    """The complaints, and the faults that could not be made here."""
     broker = MortalBroker(home, machine, {fault.what for fault in scenario.faults})
     await broker.rise()
     try:
@@ -111,7 +132,7 @@ async def play(scenario: Scenario, machine: Machine, context, home: Path) -> tup
 async def _nodes(
     scenario: Scenario, context, broker: MortalBroker, home: Path
 ) -> AsyncIterator[tuple[Sequence[Node], Sequence[Proxy]]]:
-    wired = bool(DIRECT_PORTS & {fault.what for fault in scenario.faults})
+    wired = bool(OF_WIRES & {fault.what for fault in scenario.faults})
     wires = [Proxy(broker.port) for _ in NODES]
     for wire in wires:
         await wire.start()
@@ -136,6 +157,7 @@ async def _nodes(
 async def _run(world: World, load: Load, scenario: Scenario) -> list[str | None]:
     """The load, and the faults meanwhile; both to their end, or the deadline."""
     loading = asyncio.create_task(load.run())
+    await load.begun.wait()
     missed = await asyncio.gather(*(happen(world, fault) for fault in scenario.faults))
     await asyncio.wait([loading], timeout=SETTLE_S)
     if loading.done():

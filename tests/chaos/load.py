@@ -9,18 +9,19 @@ import asyncio
 import itertools
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Unpack
 
 from checker import CODES, Told, batch_of, good
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from scenario import Asked, Scenario, kind_of
 
-from common.client import Client
+from common.client import Client, Wishes
 from common.errors import Rejected, Unavailable
 from common.runtime import streams
 from common.runtime.broker import Broker
 from common.wire.codec import pack, unpack
-from common.wire.inference import Query
+from common.wire.inference import Answer, Query
 from common.wire.messages import DeadLetter
 
 CLIENT = "chaos"
@@ -30,8 +31,17 @@ LOOK_S = 0.03
 LATER_S = 0.05
 
 
+async def ask_until_told(client: Client, text: str, **wishes: Unpack[Wishes]) -> Answer:
+    """The answer, however often it has to be asked for under one id. Raises Rejected."""
+    while True:
+        try:
+            return await client.ask(text, **wishes)
+        except Unavailable:  # not answered in time, or the broker takes nothing
+            await asyncio.sleep(LATER_S)
+
+
 class Load:
-    """The producers of one scenario, and what they were told."""
+    """The producers of one scenario, and what they were told. begun: once the client is there."""
 
     def __init__(self, url: str, redis: Redis, scenario: Scenario) -> None:
         self.told = Told(
@@ -41,11 +51,13 @@ class Load:
         self._scenario = scenario
         self._redis, self._broker = redis, Broker(redis)
         self._client = Client(url, name=CLIENT)
+        self.begun = asyncio.Event()
         self._sent: list[tuple[str, bytes]] = []  # what was accepted lately and may come twice: stream, message
 
     async def run(self) -> None:
         """Until everything that was sent has its end."""
         async with self._client, asyncio.TaskGroup() as group:
+            self.begun.set()
             for asked in self._scenario.queries:
                 group.create_task(self._ask(asked))
             group.create_task(self._send_waves())
@@ -70,13 +82,11 @@ class Load:
         query = Query(text=asked.text, client=CLIENT, id=asked.name, deadline_s=ASK_AGAIN_S)
         self._sent.append((streams.QUERIES, pack(query)))
         outcomes = self.told.outcomes.setdefault(asked.text, [])
-        while not outcomes:
-            try:
-                outcomes.append((await self._client.ask(asked.text, id=asked.name, deadline_s=ASK_AGAIN_S)).text)
-            except Rejected as error:
-                outcomes.append(error.code)
-            except Unavailable:  # not answered in time, or the broker takes nothing
-                await asyncio.sleep(LATER_S)
+        try:
+            said = await ask_until_told(self._client, asked.text, id=asked.name, deadline_s=ASK_AGAIN_S)
+            outcomes.append(said.text)
+        except Rejected as error:
+            outcomes.append(error.code)
 
     async def _send_waves(self) -> None:
         for wave in self._scenario.waves:

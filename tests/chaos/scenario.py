@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass
 
 LOAD_S = 1.0
+WHOLE_S = 8.0
 NODES = ("edge-1", "edge-2", "aggregator-1", "aggregator-2")
 WAVE = 6  # packets to a batch
 FAULTS_MAX = 5
@@ -39,7 +40,6 @@ WHOLE = {
     "destroy": (3, 0.0, 0.0),
     "again": (4, 0.0, 0.0),
     "disk": (2, 0.5, 4.0),
-    "clock": (1, 0.0, 0.0),
 }
 CLOCK_MAX_S = 7_200.0
 
@@ -122,10 +122,10 @@ def light(seed: int) -> Scenario:
     return Scenario(seed, rng.random() < 0.5, _faults(rng, LIGHT, LOAD_S), queries, waves, news)
 
 
-def whole(seed: int, lasts_s: float) -> Scenario:
-    """The services, whose load has a form of its own."""
+def whole(seed: int) -> Scenario:
+    """The services, which read and are asked. Nothing is forgotten: a release is counted from the one before."""
     rng = random.Random(f"whole {seed}")
-    return Scenario(seed, True, _faults(rng, WHOLE, lasts_s))
+    return Scenario(seed, True, _faults(rng, WHOLE, WHOLE_S))
 
 
 def _wave(rng: random.Random, number: int) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ SEEDS = range(500)
 def test_a_seed_is_one_scenario_and_another_seed_another():
     assert [light(seed) for seed in SEEDS] == [light(seed) for seed in SEEDS]
     assert len({(light(seed).faults, light(seed).queries) for seed in SEEDS}) == len(SEEDS)
-    assert whole(7, 10.0) == whole(7, 10.0)
+    assert whole(7) == whole(7)
 
 
 def test_the_500_scenarios_have_every_fault_often_and_several_at_once():
