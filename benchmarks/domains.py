@@ -26,6 +26,8 @@ from common.kernels import gate, memory
 from common.kernels.kernel import Kernel, read, reread
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
+from common.wire.ngrams import implied
+from services.edge.balance import Balance
 from services.edge.crystals import select
 from services.edge.sleep import as_memory
 from services.trainer import consolidate as consolidation
@@ -117,24 +119,27 @@ def _halves(constellation, role, passages):
 
 
 def _sleeps(constellation, role, remaining):
-    kernel, known, residue, basins = constellation.kernel(role), EMPTY, EMPTY, []
+    kernel, known, books, basins = constellation.kernel(role), EMPTY, Balance(EMPTY), []
     for _ in range(SLEEPS):
         ids = [constellation.encoder.encode(each) for each in _take(remaining, SLEEP_BYTES)]
         if not ids:
             return
-        known, residue = _slept(constellation, kernel, known, residue, ids)
+        sent, books = _slept(constellation, kernel, known, books, ids)
+        known = memory.merge([known, sent])
         basins.append(_place(constellation, ids))
         yield known, frechet_mean(np.stack(basins))
 
 
-def _slept(constellation, kernel, known, residue, ids):
-    grown = memory.merge([residue, memory.count(ids, 3)])
+def _slept(constellation, kernel, known, books, ids):
+    """What the packet says, and the books after it."""
+    books = books.seen(memory.count(ids, 3))
     own = Kernel(kernel.state, (*kernel.memories, known), gate.prior(2 + len(kernel.memories)))
-    chosen = select(grown, own)
-    sent, _ = crystal_codec.fit(
+    chosen = select(books.residue, own)
+    found, _ = crystal_codec.fit(
         chosen.crystals, chosen.ranking, vocab_size=constellation.coordizer.vocab_size, budget_bytes=CRYSTAL_BYTES
     )
-    return memory.merge([known, as_memory(sent)]), memory.subtract(grown, as_memory(sent))
+    sent = as_memory(implied(found))
+    return sent, books.told(sent)
 
 
 def _place(constellation, ids):
@@ -236,7 +241,7 @@ def _merged_or_not(start, passages) -> None:
 
 
 def _rounds(start, owned, passages):
-    parts, remaining, residues = start, iter(passages), [EMPTY, EMPTY]
+    parts, remaining, books = start, iter(passages), [Balance(EMPTY)] * 2
     for number in range(ROUNDS):
         current = bundle_parts.load(parts)
         updates = []
@@ -247,8 +252,7 @@ def _rounds(start, owned, passages):
             known = current.memories.get(name, EMPTY)
             read_now = _take(remaining, SLEEP_BYTES)
             ids = [current.encoder.encode(each) for each in read_now]
-            grown, left = _slept(current, kernel, known, residues[edge], ids)
-            sent, residues[edge] = memory.subtract(grown, known), left
+            sent, books[edge] = _slept(current, kernel, known, books[edge], ids)
             updates.append(_update(current, f"d-{edge}", name, ids, read_now, sent))
         refs = tuple(PacketRef(key=bytes([edge] * 8), epoch=1, sequence=number) for edge in range(2))
         batch = Batch(id=batch_id(refs), base_version=1, base_digest="0" * 64, domains=tuple(updates), packets=refs)

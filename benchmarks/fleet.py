@@ -49,6 +49,7 @@ from common.wire.messages import Candidate, Evidence
 from common.wire.packet import PacketBody, key_id, seal
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import Base, with_base
+from services.aggregator.claims import settle
 from services.aggregator.cut import Fleet as Nodes
 from services.aggregator.cut import Limits, cut
 from services.edge import hearing
@@ -141,6 +142,7 @@ class Fleet:
 
     def __init__(self, start, edges, where, states=None, *, crystal_edges=1, known=taught):
         self.states, self.crystal_edges, self.known, self.pool, self.cuts = states, crystal_edges, known, {}, 0
+        self.claims = [None, None]  # of the release before the last, which counts for good, and of the last
         self.parts, self.version, self.clock, self.bases, self.refs = start, 0, 1000.0, (), ()
         self.edges = [Edge(n, Record(where / f"{n}.sqlite", now_s=1000.0)) for n in range(edges)]
         self.names, self.packet_bytes = {}, []
@@ -185,9 +187,9 @@ class Fleet:
         """What the centre makes of admitted packets, released and settled."""
         nodes = {key: node for key, (node, _) in self.enrolled.items()}
         limits = Limits(len(ledger), 1.0, MASS_CAP, self.crystal_edges)
-        fleet = Nodes(nodes, {}, self.cuts, self.pool)
-        done = cut(ledger, bases=self.bases, pending={}, limits=limits, fleet=fleet)
-        self.pool, self.cuts = done.pool, self.cuts + 1
+        pool = settle(self.pool, counts=[each for each in self.claims[:1] if each], returned=[])
+        done = cut(ledger, bases=self.bases, pending={}, limits=limits, fleet=Nodes(nodes, {}, self.cuts, pool))
+        self.pool, self.cuts, self.claims = done.pool, self.cuts + 1, [self.claims[1], done.claim]
         assert not done.refused, done.refused
         self.release(done.batch)
 
@@ -210,7 +212,7 @@ class Fleet:
             basin, size = made.basin(ids), len(said.encode())
             name = f"{source} {self.clock} {number}"
             heard = Interaction(name, "c", said, self.clock, domain, basin, len(ids), size, 0.0, None, None)
-            record.add(heard, b"", probe=False)
+            record.texts.add(heard, b"", probe=False)
         serving = self.serving[edge.node]
         fold_domain(record, serving, domain, gauges={}, crystal_bytes=budget, now_s=self.clock)
         packet = record.packets("pending")[-1]

@@ -22,8 +22,10 @@ from common.kernels import memory
 from common.kernels.recount import recount
 from common.wire import crystals as crystal_codec
 from common.wire.mentions import NO_HASHES
+from common.wire.ngrams import implied
 from services.aggregator.proposals import gather, left_with
 from services.aggregator.tally import Tally, tally
+from services.edge.balance import Balance
 from services.edge.crystals import select
 from services.edge.proposals import Growing, proposed
 from services.edge.screen import screened
@@ -74,7 +76,7 @@ def _costs(start, passages) -> None:
 def _fleet(start, owned, passages, fleet, steps, *, grows):
     """The constellation after these rounds, and how many merges were mentioned, common, said and appended."""
     edges, rounds, size_bytes = fleet
-    parts, remaining, residues = start, iter(passages), [EMPTY] * edges
+    parts, remaining, books = start, iter(passages), [Balance(EMPTY)] * edges
     heard, mentioned, noted = Tally({}, {}), [NO_HASHES] * edges, {}
     keys = [bytes([edge] * 8) for edge in range(edges)]
     nodes = {key: key.hex() for key in keys}
@@ -101,7 +103,7 @@ def _fleet(start, owned, passages, fleet, steps, *, grows):
         merges = frozenset(map(tuple, current.coordizer.merges.tolist()))
         gathered = left_with(gather(noted, brought, known=merges, nodes=nodes, edges=3))
         noted = {pair: votes for pair, votes in {**noted, **gathered.noted}.items() if pair not in gathered.gone}
-        sent = _crystals(current, ids, residues)
+        sent = _crystals(current, ids, books)
         batch = batch_of(number, current, ids, texts, sent)
         batch = batch.model_copy(update={"merges": gathered.merges if grows else ()})
         made = consolidate(parts, batch, replay=owned.replay, held_out=few, steps=steps, seed=0)
@@ -110,20 +112,21 @@ def _fleet(start, owned, passages, fleet, steps, *, grows):
         if size > current.coordizer.vocab_size:
             pairs = [tuple(pair) for pair in bundle_parts.load(parts).coordizer.merges.tolist()]
             pairs = pairs[len(current.coordizer.merges) :]
-            residues = [recount(residue, pairs, current.coordizer.vocab_size) for residue in residues]
+            old = current.coordizer.vocab_size
+            books = [Balance(recount(b.residue, pairs, old), recount(b.owed, pairs, old)) for b in books]
     figures = {"mentioned": sum(map(len, mentioned)), "common": sum(map(len, heard.common.values()))}
     return bundle_parts.load(parts), {**figures, "appended": bundle_parts.load(parts).coordizer.vocab_size - first}
 
 
-def _crystals(current, ids, residues):
-    """What each edge's packet says; its residue is what is left, in place."""
+def _crystals(current, ids, books):
+    """What each edge's packet says; its books are kept in place."""
     kernel, vocab, sent = kernel_of(current), current.coordizer.vocab_size, []
     for edge, own in enumerate(ids):
-        grown = memory.merge([residues[edge], memory.count(own, 3)])
-        chosen = select(grown, kernel)
+        books[edge] = books[edge].seen(memory.count(own, 3))
+        chosen = select(books[edge].residue, kernel)
         found, _ = crystal_codec.fit(chosen.crystals, chosen.ranking, vocab_size=vocab, budget_bytes=BUDGET)
-        residues[edge] = memory.subtract(grown, as_memory(found))
-        sent.append(found)
+        books[edge] = books[edge].told(as_memory(implied(found)))
+        sent.append(implied(found))
     return sent
 
 

@@ -27,6 +27,7 @@ from common.kernels.memory import Memory
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, DomainUpdate, PacketRef, batch_id
 from common.wire.ngrams import implied
+from services.edge.balance import Balance
 from services.edge.crystals import select
 from services.edge.sleep import as_memory
 from services.trainer import folder, text
@@ -71,7 +72,7 @@ def _show(case, before, after) -> None:
 
 
 def _rounds(parts, owned, passages, budget):
-    remaining, residues = iter(passages), [EMPTY] * EDGES
+    remaining, books = iter(passages), [Balance(EMPTY)] * EDGES
     for number in range(ROUNDS):
         current = bundle_parts.load(parts)
         texts = [take(remaining, ROUND_BYTES) for _ in range(EDGES)]
@@ -79,12 +80,12 @@ def _rounds(parts, owned, passages, budget):
         kernel = kernel_of(current)
         sent = []
         for edge in range(EDGES):
-            residues[edge] = memory.merge([residues[edge], memory.count(ids[edge], 3)])
-            chosen = select(residues[edge], kernel)
+            books[edge] = books[edge].seen(memory.count(ids[edge], 3))
+            chosen = select(books[edge].residue, kernel)
             vocab = current.coordizer.vocab_size
             terms = {"vocab_size": vocab, "budget_bytes": budget, "prior": prior_of(kernel.memories, vocab)}
             found, _ = crystal_codec.fit(chosen.crystals, chosen.ranking, **terms)
-            residues[edge] = memory.subtract(residues[edge], as_memory(implied(found)))
+            books[edge] = books[edge].told(as_memory(implied(found)))
             sent.append(implied(found))
         batch = batch_of(number, current, ids, texts, sent)
         parts = consolidate(parts, batch, replay=owned.replay, held_out=owned.held_out, steps=0, seed=0).parts

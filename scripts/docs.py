@@ -8,17 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from common.runtime import metrics, settings
+from common.runtime import metrics, retention, settings
 from common.wire import export, layout, packet_vectors
 from services.cli import reference
 from services.edge.http import routes
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+BROKER: Final = ROOT / "docs" / "broker.md"
 PACKET: Final = ROOT / "docs" / "wire" / "packet.md"
 GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs", reference.render),
     ("docs", lambda: {"settings.md": settings.markdown().encode()}),
     ("docs", lambda: {"metrics.md": metrics.markdown().encode()}),
+    ("docs", lambda: {"broker.md": retention.drawn(BROKER.read_text(encoding="utf-8")).encode()}),
     ("docs", lambda: {"openapi.json": routes.openapi()}),
     ("docs/wire", export.render),
     ("docs/wire", packet_vectors.render),

@@ -28,12 +28,12 @@ from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from common.client.draft import Draft, complaint, ending, extended
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import scripts, streams
-from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet
+from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet, passes
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
 from common.runtime.health import Health
@@ -45,7 +45,7 @@ from common.wire.messages import Applied, Bundle, DeadLetter, Heartbeat
 
 log = logging.getLogger(__name__)
 
-RETRIES: Final = 3  # a cut connection is made anew within half a second; what lasts longer is waited out by `_publish`
+RETRIES: Final = 6  # a cut connection is made anew within half a second; what lasts longer is waited out by `_publish`
 CANCEL_TIMEOUT_S: Final = 2.0  # who leaves does not wait for a broker that is away: the edge then works in vain
 DEAD_LOOKED_AT: Final = 64  # of the letters that were there before: the one of a query that is asked again is new
 WATCH_AHEAD: Final = 256  # messages read and not yet taken; a slower watcher is read for more slowly
@@ -144,9 +144,7 @@ class Client:
         try:
             self._redis: Redis = connect(url, RETRIES)
         except ValueError as error:
-            raise Rejected(
-                "bad_url", f"no broker address: {error}; it begins with redis://, rediss:// or unix://"
-            ) from None
+            raise Rejected("bad_url", f"no broker address: {error}") from None
         self._open: dict[str, _Asked] = {}
         self._turn = asyncio.Lock()  # publications share one connection, however many are asked at once
         self._readers: list[asyncio.Task[None]] = []
@@ -192,7 +190,7 @@ class Client:
         With deadline_s it gives up then, and so does the edge; without, it waits for as long as it takes. Raises
         Rejected with the reason when the query is refused or became a dead letter, Unavailable when asking again may
         help ("no_answer" at the deadline; "answer_gone" for an id of more than a day ago: under another; what an edge
-        says, with its retry_after_s). Outages are waited out.
+        says, with its retry_after_s). Outages are waited out, and so is a stream of queries that is full.
         """
         async with aclosing(self._say(self._query(text, wishes))) as said:
             async for each in said:
@@ -269,7 +267,9 @@ class Client:
             await self._leave(asked)
 
     async def _publish(self, asked: _Asked) -> None:
-        """It lasts as long as an outage does: who waits no more cancels it."""
+        """It lasts as long as an outage does, or the stream is full: who waits no more cancels it. What the broker does
+        not take ("broker_full", "broker_refused") is not cancelled: it may be asked again under its id.
+        """
         assert asked.query.id is not None
         while True:
             try:
@@ -281,13 +281,18 @@ class Client:
                         await self._catch_up()
                         if not under_way:
                             asked.end(_answer_gone(asked.query))
-            except AWAY as error:
+            except RedisError as error:
+                if not passes(error):
+                    asked.end(Unavailable("broker_refused", f"the broker does not take the query: {error}"))
+                    return
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
-            except ResponseError as error:
-                refused = Unavailable("broker_refused", f"the broker does not take the query: {error}")
-                asked.end(refused)  # and is not to be cancelled: it may be asked again under its id
-                return
+            except Unavailable as error:
+                if error.code != "stream_full":
+                    asked.end(error)
+                    return
+                log.warning("query %s waits: %s", asked.query.id, error)
+                await asyncio.sleep(scripts.FULL_RETRY_S)
             else:
                 return
 
@@ -322,7 +327,7 @@ class Client:
     async def _cancel(self, query: Query) -> None:
         """Scripts go in the order in which they are called: a publication on its way is followed by its cancel."""
         cancel = pack(Cancel(query_id=query.id or "", client=self.name))
-        with suppress(RedisError, TimeoutError):
+        with suppress(RedisError, TimeoutError, Unavailable):
             async with asyncio.timeout(CANCEL_TIMEOUT_S):
                 await scripts.publish(self._redis, streams.CANCEL, cancel, f"{self.name}:{query.id}")
 

@@ -1,15 +1,15 @@
 """The broker as a service sees it: one value with the few things that are safe to do outside a handler.
 
-produce   publish by id: a second publication of the id does nothing
+produce   publish by id: a second publication of the id does nothing;  check_room   whether it would be taken
 tell      publish what may be lost, or come twice
 commit    conditions and writes of a periodic job, all or nothing, in one stream's slot
-put_blob, get_blob   large things, by digest
+put_blob, get_blob, forget_blobs   large things, by digest
 latest    the newest entry of a stream;  read_hash  a whole hash
 depths    what waits in each work stream;  lately  what was lately broadcast
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -33,7 +33,8 @@ class Broker:
     async def produce(self, stream: str, message: bytes, message_id: str) -> bool:
         """Publish, exactly once by id: False when `message_id` was published on `stream` before.
 
-        Raises Unavailable("broker_away") after about 7 s; calling again with the same id is always right.
+        Raises Unavailable: "broker_away" after about 7 s, "broker_full" when its memory is out, "stream_full" when the
+        stream has no room. Calling again with the same id is always right.
         """
         try:
             entry = await scripts.publish(self.redis, stream, message, message_id)
@@ -44,6 +45,13 @@ class Broker:
         if entry is None:
             metrics.DUPLICATES.labels(metrics.stream_label(stream)).inc()
         return entry is not None
+
+    async def check_room(self, stream: str) -> None:
+        """Before work that ends with a message on the work stream `stream`. Raises Unavailable("stream_full")."""
+        length, most = await self.redis.xlen(stream), streams.retention(stream).entries
+        if length >= most:
+            message = f"{stream} holds {length} entries, its limit is {most}: this waits until some are done"
+            raise Unavailable("stream_full", message, retry_after_s=scripts.FULL_RETRY_S)
 
     async def was_published(self, stream: str, message_id: str) -> bool:
         """Whether `message_id` was published on `stream`, as long as that is remembered (scripts.py)."""
@@ -63,13 +71,17 @@ class Broker:
         """Apply `effects` in the slot of `stream`, all or nothing: False when a condition among them does not hold."""
         return await scripts.commit(self.redis, stream, effects) == "done"
 
-    async def put_blob(self, data: bytes, ttl_s: int | None = None) -> str:
+    async def put_blob(self, data: bytes) -> str:
         """Store a blob; its digest."""
-        return await store.put(self.redis, data, ttl_s)
+        return await store.put(self.redis, data)
 
     async def get_blob(self, digest: str, size_bytes: int) -> bytes:
         """A blob, verified. Raises Unavailable("blob_missing"), Corrupt("part_digest")."""
         return await store.get(self.redis, digest, size_bytes)
+
+    async def forget_blobs(self, needed: Collection[str], idle_s: float) -> int:
+        """As `store.forget`."""
+        return await store.forget(self.redis, needed, idle_s)
 
     async def latest(self, stream: str) -> Entry | None:
         """The newest entry of `stream`."""

@@ -5,6 +5,8 @@
                │  │                          │           hold: still mine? how often delivered?
                │  └──claimer (entries left ──┘             │ no: somebody else has it, leave it
                │     behind claim_after_s)                 ▼ yes (or new): keep the lease while it waits and runs
+               │                            a whole read of new ones? ─▶ handle_read ─▶ finished, many in one script
+               │                                │ what it leaves, or whose conditions fail: alone, from here on
                │                            delivered too often? ──▶ dead letter   (it may have killed the process)
                │                            no body? ──────────────▶ dead letter
                │                            decode, handle ─▶ effects ─▶ commit: conditions + XACK + effects, one script
@@ -23,8 +25,9 @@ in `asyncio.to_thread`: it blocks the lease's renewal otherwise, and the entry i
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -65,7 +68,10 @@ class Consumer(Generic[M]):
     keep: leave finished entries in the stream, for a stream that followers read as well. at_once: handlers that may run
     at the same time in one process. turn_away: looks at each new message before it waits for its turn, given how
     many are handled or wait here before it; what it returns finishes the message, many in one script: to refuse must
-    cost less than to serve.
+    cost less than to serve. handle_read: handles the new messages of one read together, as one handler; gives for each
+    its effects, or None. They are applied in one script, in order, each message's whole or not at all. A message whose
+    answer is None, or whose conditions do not hold, is handled alone; so is each when it raises, and each that was
+    delivered before: only `handle` says how a message fails.
     """
 
     stream: str
@@ -80,6 +86,7 @@ class Consumer(Generic[M]):
     keep: bool = False
     at_once: int = 1
     turn_away: Callable[[Delivery, M, int], Send | None] | None = None
+    handle_read: Callable[[Sequence[tuple[Delivery, M]]], Awaitable[Sequence[Sequence[Effect] | None]]] | None = None
 
 
 def retry_delay_s(consumer: Consumer[M], deliveries: int) -> float:
@@ -92,23 +99,72 @@ def wait_delay_s(consumer: Consumer[M], age_s: float) -> float:
     return min(consumer.claim_after_s, max(consumer.retry_first_s, age_s / 2))
 
 
+def drawn_s(delay_s: float, chance: float) -> float:
+    """Half of a pause, and `chance` (drawn from 0..1) of the other half: what failed together isn't tried together."""
+    return delay_s * (1.0 + chance) / 2.0
+
+
+class _Given(Generic[M]):
+    """An entry that was read, with its message, which is decoded once."""
+
+    __slots__ = ("_error", "_message", "body", "entry")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.body = body_of(entry.fields)
+        self._message: M | None = None
+        self._error: Exception | None = None
+
+    def message(self, consumer: Consumer[M]) -> M:
+        """Raises what the consumer's decoder raised. Only with a body."""
+        assert self.body is not None
+        if self._error is not None:
+            raise self._error
+        if self._message is None:
+            try:
+                self._message = consumer.decode(self.body)
+            except Exception as error:
+                self._error = error
+                raise
+        return self._message
+
+    def is_message(self, consumer: Consumer[M]) -> bool:
+        """Whether it has a body, and the decoder takes it."""
+        try:
+            return self.body is not None and self.message(consumer) is not None
+        except Exception:  # noqa: BLE001 -- raised again, where it has its end
+            return False
+
+    def delivery(self, stream: str, deliveries: int) -> Delivery:
+        """Only with a body."""
+        assert self.body is not None
+        return Delivery(stream, self.entry.id, self.entry.at_ms, deliveries, self.body)
+
+
 class Intake(Generic[M]):
     """Takes deliveries of one consumer in this process, `at_once` at the same time."""
 
     def __init__(
-        self, redis: Redis, consumer: Consumer[M], *, direct: bool = False, clock: Callable[[], float] = time.time
+        self,
+        redis: Redis,
+        consumer: Consumer[M],
+        *,
+        direct: bool = False,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         """direct: what handlers send is published with their commit, not through the outbox (`scripts.commit`)."""
         self.consumer = consumer
         self._direct = direct
         self._redis = redis
         self._clock = clock
+        self._chance = chance
         self._room = asyncio.Semaphore(consumer.at_once)
         self._leases: set[_Lease] = set()
         self._renewal: asyncio.Task[None] | None = None
-        self._waiting: set[asyncio.Task[Outcome]] = set()
-        self._begun: set[asyncio.Task[Outcome]] = set()
-        self._finishing: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._begun: set[asyncio.Task[Any]] = set()
+        self._finishing: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
@@ -117,29 +173,45 @@ class Intake(Generic[M]):
         """
         if self._closed:
             return
-        away = self._turned_away(entries) if new else {}
-        # A new entry was delivered once, to us, and just now: to ask would cost a round trip a message. Were it given
-        # away meanwhile all the same, the commit decides.
-        delivered = [1] * len(entries) if new else await self._delivered(holder, entries)
-        if self._closed:  # meanwhile
-            return
-        suspects = set()
-        for entry, deliveries in zip(entries, delivered, strict=True):
-            if entry.id in away:
-                continue
-            task = asyncio.create_task(self._take(holder, entry, deliveries), name=f"entry {entry.id}")
-            suspects |= {task} if deliveries > SUSPECT_AFTER else set()
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
-            task.add_done_callback(self._begun.discard)
-        if away:  # beside the next read
-            finishing = asyncio.create_task(self._finish(away), name=f"finish {len(away)}")
-            self._finishing.add(finishing)
-            finishing.add_done_callback(self._finishing.discard)
+        read = [_Given[M](entry) for entry in entries]
+        if new and self.consumer.turn_away:
+            read = self._turn_away(read)
+        if not new:
+            await self._take_claimed(holder, read)
+        elif self.consumer.handle_read and read:
+            self._start(self._take_read(holder, read), f"read {len(read)}")
+        else:
+            self._take_each(holder, read)
         while len(self._waiting) + len(self._begun) >= self.consumer.at_once:
             await asyncio.wait(self._waiting | self._begun, return_when=asyncio.FIRST_COMPLETED)
+
+    def _take_each(self, holder: str, read: Sequence[_Given[M]]) -> None:
+        # A new entry was delivered once, to us, and just now: to ask would cost a round trip a message. Were it given
+        # away meanwhile all the same, the commit decides.
+        for given in read:
+            self._start(self._take(holder, given, 1), f"entry {given.entry.id}")
+
+    async def _take_claimed(self, holder: str, read: Sequence[_Given[M]]) -> None:
+        try:
+            delivered = await asyncio.gather(*(self._hold(holder, given.entry) for given in read))
+        except RedisError as error:
+            log.warning("the broker is away, %d entries stay pending: %s", len(read), error)
+            return
+        if self._closed:  # meanwhile
+            return
+        suspects = []
+        for given, deliveries in zip(read, delivered, strict=True):
+            task = self._start(self._take(holder, given, deliveries), f"entry {given.entry.id}")
+            suspects += [task] if deliveries > SUSPECT_AFTER else []
         if suspects:
             await asyncio.wait(suspects)
+
+    def _start(self, work: Coroutine[Any, Any, object], name: str) -> "asyncio.Task[Any]":
+        task = asyncio.create_task(work, name=name)
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        task.add_done_callback(self._begun.discard)
+        return task
 
     async def close(self) -> None:
         """Let what has begun end, and nothing begin any more; what waits stays pending."""
@@ -150,7 +222,7 @@ class Intake(Generic[M]):
     async def abandon(self) -> None:
         """As if killed: nothing that has begun is finished."""
         self._closed = True
-        await self._end(self._waiting | self._begun | self._finishing)
+        await self._end(self._waiting | self._begun | self._finishing | ({self._renewal} if self._renewal else set()))
 
     async def _end(self, tasks: Iterable["asyncio.Task[Any]"]) -> None:
         doomed = list(tasks)
@@ -158,63 +230,102 @@ class Intake(Generic[M]):
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
 
-    def _turned_away(self, entries: Sequence[Entry]) -> dict[str, Send]:
-        """By entry, of those that the consumer turns away. What cannot be read is handled, and has its end there."""
+    def _turn_away(self, read: Sequence[_Given[M]]) -> list[_Given[M]]:
+        """What is left of a read. What cannot be decoded is handled, and has its end there."""
         consumer = self.consumer
-        away: dict[str, Send] = {}
+        assert consumer.turn_away is not None
+        left: list[_Given[M]] = []
+        away: list[tuple[_Given[M], Sequence[Effect]]] = []
         here = len(self._waiting) + len(self._begun)
-        for place, entry in enumerate(entries if consumer.turn_away else ()):
-            body = body_of(entry.fields)
+        for given in read:
+            send = None
             with suppress(Rejected):
-                if body is not None and consumer.turn_away is not None:
-                    delivery = Delivery(consumer.stream, entry.id, entry.at_ms, 1, body)
-                    send = consumer.turn_away(delivery, consumer.decode(body), here + place - len(away))
-                    away.update({entry.id: send} if send else {})
-        return away
+                if given.body is not None:
+                    delivery = given.delivery(consumer.stream, 1)
+                    send = consumer.turn_away(delivery, given.message(consumer), here + len(left))
+            if send is None:
+                left.append(given)
+            else:
+                away.append((given, [send]))
+        if away:  # beside the next read
+            finishing = asyncio.create_task(self._finish_away(away), name=f"finish {len(away)}")
+            self._finishing.add(finishing)
+            finishing.add_done_callback(self._finishing.discard)
+        return left
 
-    async def _finish(self, away: Mapping[str, Send]) -> None:
-        consumer = self.consumer
+    async def _finish_away(self, away: Sequence[tuple[_Given[M], Sequence[Effect]]]) -> None:
         try:
-            done = await scripts.finish(
-                self._redis,
-                consumer.stream,
-                consumer.group,
-                [*away.items()],
-                keep=consumer.keep,
-                direct=self._direct,
-            )
+            await self._finish(away)  # where its message cannot go an entry stays pending; taken alone it is told why
         except RedisError as error:
             log.warning("the broker is away, %d entries stay pending: %s", len(away), error)
-            return
-        metrics.HANDLED.labels(consumer.stream, "done").inc(done)
-        metrics.HANDLED.labels(consumer.stream, "gone").inc(len(away) - done)
 
-    async def _delivered(self, holder: str, entries: Sequence[Entry]) -> list[int]:
-        """How often each was delivered; 0 for one that somebody else has, or of which the broker cannot say."""
+    async def _finish(self, handled: Sequence[tuple[_Given[M], Sequence[Effect]]]) -> list[_Given[M]]:
+        """Commits each with its effects; those that were not, and are still here to be handled."""
+        consumer = self.consumer
+        wanted = [(given.entry.id, effects) for given, effects in handled]
+        found = await scripts.finish(
+            self._redis, consumer.stream, consumer.group, wanted, keep=consumer.keep, direct=self._direct
+        )
+        for outcome in ("done", "gone"):
+            metrics.HANDLED.labels(consumer.stream, outcome).inc(found.count(outcome))
+        return [given for (given, _), done in zip(handled, found, strict=True) if done not in ("done", "gone")]
+
+    async def _take_read(self, holder: str, read: Sequence[_Given[M]]) -> None:
+        """The new entries of one read together. Never raises but when it is cancelled."""
+        with bound(stream=self.consumer.stream), self._lease(holder, read) as leases:
+            async with self._room:
+                mine = [given for given, lease in zip(read, leases, strict=True) if not lease.lost]
+                self._begin()
+                alone = await self._handle_read(holder, mine)
+            if not self._closed:
+                self._take_each(holder, alone)
+
+    async def _handle_read(self, holder: str, read: Sequence[_Given[M]]) -> Sequence[_Given[M]]:
+        """Those that are to be handled alone: only there a message fails."""
+        consumer = self.consumer
+        assert consumer.handle_read is not None
+        asked: list[_Given[M]] = []
+        alone: list[_Given[M]] = []
+        for given in read:
+            (asked if given.is_message(consumer) else alone).append(given)
         try:
-            return await asyncio.gather(*(self._hold(holder, entry) for entry in entries))
-        except RedisError as error:
-            log.warning("the broker is away, %d entries stay pending: %s", len(entries), error)
-            return [0] * len(entries)
+            pairs = [(given.delivery(consumer.stream, 1), given.message(consumer)) for given in asked]
+            answers = await consumer.handle_read(pairs) if pairs else []
+            answered = list(zip(asked, answers, strict=True))
+            handled = [(given, effects) for given, effects in answered if effects is not None]
+            left = await self._finish(handled) if handled else []
+        except (Unavailable, RedisError) as error:
+            # A commit whose reply was lost may have been made: whoever claims what is then still there is not misled.
+            await asyncio.gather(*(self._wait_pending(holder, given.entry, error) for given in asked))
+            return alone
+        except Exception:  # the border where a bug becomes a retry
+            log.exception("%d entries are handled alone, together they failed", len(asked))
+            return read
+        return [*alone, *(given for given, effects in answered if effects is None), *left]
 
-    async def _take(self, holder: str, entry: Entry, deliveries: int) -> Outcome:
-        """One delivery of `entry` to the group's consumer `holder`. Never raises but when it is cancelled."""
-        with bound(stream=self.consumer.stream, entry=entry.id):
+    async def _wait_pending(self, holder: str, entry: Entry, error: Exception) -> None:
+        with suppress(RedisError):  # it is pending, and claimed later
+            outcome = await self._wait(holder, entry, 1, error)
+            metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
+
+    async def _take(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
+        """One delivery of an entry to the group's consumer `holder`. Never raises but when it is cancelled."""
+        with bound(stream=self.consumer.stream, entry=given.entry.id):
             try:
-                outcome = await self._while_held(holder, entry, deliveries) if deliveries else "lost"
+                outcome = await self._while_held(holder, given, deliveries) if deliveries else "lost"
             except RedisError as error:  # the broker went away under us: the entry is pending there, and claimed later
                 log.warning("the broker is away, the entry stays pending: %s", error)
                 outcome = "unavailable"
             metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
             return outcome
 
-    async def _while_held(self, holder: str, entry: Entry, deliveries: int) -> Outcome:
-        with self._lease(holder, entry) as lease:
+    async def _while_held(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
+        with self._lease(holder, [given]) as (lease,):
             async with self._room:
                 if lease.lost:  # while it waited: whoever has it now is not helped by a second handler
                     return "lost"
                 self._begin()
-                return await self._decide(holder, entry, deliveries)
+                return await self._decide(holder, given, deliveries)
 
     def _begin(self) -> None:
         task = asyncio.current_task()
@@ -222,19 +333,20 @@ class Intake(Generic[M]):
             self._waiting.discard(task)
             self._begun.add(task)
 
-    async def _decide(self, holder: str, entry: Entry, deliveries: int) -> Outcome:
+    async def _decide(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
         limit = self.consumer.max_deliveries
-        body = body_of(entry.fields)
+        entry = given.entry
         if deliveries > limit:  # looked at before the handler runs: this message may be what killed the process
             reason = f"delivered {deliveries} times and never finished; the limit is {limit}"
             return await self._bury(entry, deliveries, "never_finished", reason, "dead")
-        if body is None:
+        if given.body is None:
             return await self._bury(entry, deliveries, "no_body", _no_body(entry), "rejected")
-        return await self._judge(holder, entry, deliveries, body)
+        return await self._judge(holder, given, deliveries)
 
-    async def _judge(self, holder: str, entry: Entry, deliveries: int, body: bytes) -> Outcome:
+    async def _judge(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
+        entry = given.entry
         try:
-            return await self._handle(holder, entry, deliveries, body)
+            return await self._handle(holder, given, deliveries)
         except Rejected as error:
             return await self._bury(entry, deliveries, error.code, error.message, "rejected")
         except Corrupt as error:
@@ -249,19 +361,19 @@ class Intake(Generic[M]):
             await self._retry_in(holder, entry, retry_delay_s(self.consumer, deliveries))
             return "failed"
 
-    async def _handle(self, holder: str, entry: Entry, deliveries: int, body: bytes) -> Outcome:
+    async def _handle(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
         consumer = self.consumer
-        message = consumer.decode(body)
-        delivery = Delivery(consumer.stream, entry.id, entry.at_ms, deliveries, body)
+        message = given.message(consumer)
+        delivery = given.delivery(consumer.stream, deliveries)
         for _ in range(CONFLICT_TRIES):
             wanted = await consumer.handle(delivery, message)
-            token = (consumer.group, entry.id)
+            token = (consumer.group, given.entry.id)
             done = await scripts.commit(
                 self._redis, consumer.stream, wanted, entry=token, keep=consumer.keep, direct=self._direct
             )
             if done != "conflict":
                 return done
-        await self._retry_in(holder, entry, consumer.retry_first_s, delivered=deliveries - 1)
+        await self._retry_in(holder, given.entry, consumer.retry_first_s, delivered=deliveries - 1)
         return "conflict"
 
     async def _wait(self, holder: str, entry: Entry, deliveries: int, error: Exception) -> Outcome:
@@ -275,9 +387,10 @@ class Intake(Generic[M]):
         return "unavailable"
 
     async def _retry_in(self, holder: str, entry: Entry, delay_s: float, delivered: int | None = None) -> None:
-        """Let the claimer have it in `delay_s`: it counts as idle for the rest of the claim time already."""
+        """Let the claimer have it in `delay_s` or less: it counts as idle for the rest of the claim time already."""
         self._leases -= {lease for lease in self._leases if (lease.holder, lease.entry.id) == (holder, entry.id)}
-        await self._hold(holder, entry, idle_s=self.consumer.claim_after_s - delay_s, delivered=delivered)
+        idle_s = self.consumer.claim_after_s - drawn_s(delay_s, self._chance())
+        await self._hold(holder, entry, idle_s=idle_s, delivered=delivered)
 
     async def _bury(self, entry: Entry, deliveries: int, code: str, reason: str, outcome: Outcome) -> Outcome:
         consumer = self.consumer
@@ -306,26 +419,28 @@ class Intake(Generic[M]):
         )
 
     @contextmanager
-    def _lease(self, holder: str, entry: Entry) -> Iterator["_Lease"]:
-        """While the entry waits and is handled here it does not look abandoned, however long that takes."""
-        lease = _Lease(holder, entry)
-        self._leases.add(lease)
+    def _lease(self, holder: str, read: Sequence[_Given[M]]) -> Iterator[list["_Lease"]]:
+        """While entries wait and are handled here they do not look abandoned, however long that takes."""
+        leases = [_Lease(holder, given.entry) for given in read]
+        self._leases.update(leases)
         if self._renewal is None or self._renewal.done():
             self._renewal = asyncio.create_task(self._renew(), name=f"leases {self.consumer.stream}")
         try:
-            yield lease
+            yield leases
         finally:
-            self._leases.discard(lease)
+            self._leases.difference_update(leases)
 
     async def _renew(self) -> None:
         """Renews every lease until there is none: one task, however many handlers run."""
         while self._leases:
             await asyncio.sleep(self.consumer.claim_after_s / LEASES_PER_CLAIM)
-            for lease in list(self._leases):
-                if lease not in self._leases:  # it ended meanwhile
-                    continue
-                with suppress(RedisError):  # the next renewal may come through; if none does, the commit decides
-                    lease.lost = await self._hold(lease.holder, lease.entry) == 0
+            await asyncio.gather(*map(self._renew_one, list(self._leases)))  # side by side: few round trips
+
+    async def _renew_one(self, lease: "_Lease") -> None:
+        if lease not in self._leases:  # it ended meanwhile
+            return
+        with suppress(RedisError):  # the next renewal may come through; if none does, the commit decides
+            lease.lost = await self._hold(lease.holder, lease.entry) == 0
 
 
 @dataclass(slots=True, eq=False)

@@ -13,6 +13,7 @@ acknowledged (if somebody else already has, nothing further happens), then the w
 >>> accepted = [Absent(ledger, "a1:7"), HashSet(ledger, "a1:7", b"...")]
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,7 +84,7 @@ class Send:
 Effect = Exists | Absent | Equals | HashSet | HashDelete | HashAdd | Send
 
 
-def check(stream: str, effects: "tuple[Effect, ...]") -> None:
+def check(stream: str, effects: Sequence[Effect]) -> None:
     """Programmer errors, found before anything is written: a foreign slot, no or too long an id, too many effects."""
     if len(effects) > EFFECTS_MAX:
         msg = f"{len(effects)} effects in one commit on {stream}; the limit is {EFFECTS_MAX}: split the work"

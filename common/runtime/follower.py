@@ -1,8 +1,8 @@
 """Every node reads every entry: a broadcast, without a group, from a position that the reader keeps.
 
-FastStream's group-less subscriber begins at "$" and forgets its position in an error's pause, so entries are missed;
-this is a plain XREAD loop from the last entry handled. It reconnects for ever, and when the stream itself was lost
-(its newest id is before our position) it begins anew at the start.
+FastStream's group-less subscriber begins at "$" again until a first message came, so entries are missed in an error's
+pause (docs/upstream/groupless.py); this is a plain XREAD loop from the last entry handled. It reconnects for ever, and
+when the stream itself was lost (its newest id is before our position) it begins anew at the start.
 
 A handler that raises Unavailable is given the same entry again. Rejected and Corrupt entries are logged, counted and
 passed. A bug is tried TRIES times and then passed, loudly: one broken broadcast must not keep a node from the next.

@@ -19,7 +19,7 @@ from typing import Final, TextIO
 
 _BOUND: ContextVar[Mapping[str, str]] = ContextVar("bound", default={})  # noqa: B039 -- never mutated, only replaced
 LEVELS: Final = ("debug", "info", "warning", "error")
-_NOISY: Final = ("uvicorn.access", "faststream", "httpx", "asyncio")
+_NOISY: Final = ("uvicorn.access", "faststream", "httpx", "asyncio", "tuf")
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def configure(service: str, level: str, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Lines(service, as_json=not stream.isatty()))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in _NOISY:  # a line a request or a message: the metrics count those
+    for name in _NOISY:  # a line a request, a message or a key: the metrics count those, and what is wrong is raised
         noisy = logging.getLogger(name)
         noisy.setLevel(logging.WARNING)
         noisy.handlers.clear()  # FastStream brings a handler of its own

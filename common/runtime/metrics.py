@@ -77,6 +77,7 @@ LOCAL_BITS_PER_BYTE = _gauge(
 # Streams.
 LAG = _gauge("qig_stream_lag", "Entries that nobody in the group has been given yet", "stream")
 PENDING = _gauge("qig_stream_pending", "Entries given to a consumer and not finished", "stream")
+FILL = _gauge("qig_stream_fill_ratio", "Entries of a work stream, of as many as it takes", "stream")
 OLDEST_IDLE = _gauge("qig_stream_oldest_idle_seconds", "How long the longest held entry has not been touched", "stream")
 OUTBOX = _gauge("qig_stream_outbox", "Messages sent by handlers and not yet carried to their stream", "stream")
 DEAD = _gauge("qig_stream_dead", "Dead letters that wait for a person", "stream")

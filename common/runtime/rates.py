@@ -8,6 +8,7 @@ from typing import Any, Final
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import said
@@ -35,11 +36,7 @@ class Rates:
     def __init__(self, broker_url: str, per_minute: int) -> None:
         # Its own connections: the service's wait out an outage, and a request cannot wait that long for permission.
         self._redis = connect(broker_url, retries=0)
-        pool: Any = self._redis.connection_pool  # RedisStorage hands it on, and declares its options too narrowly
-        storage = RedisStorage(
-            "async+redis://", implementation="redispy", key_prefix=streams.RATES, connection_pool=pool
-        )
-        self._window = SlidingWindowCounterRateLimiter(storage)
+        self._window = SlidingWindowCounterRateLimiter(_Storage(self._redis))
         self._item = RateLimitItemPerMinute(per_minute)
         self._away = False
 
@@ -62,4 +59,16 @@ class Rates:
     async def close(self) -> None:
         """Gives the connections back."""
         await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+
+
+class _Storage(RedisStorage):
+    """Of a client that is there already, whatever kind of broker it is one of."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        super().__init__("async+redis://", implementation="redispy", key_prefix=streams.RATES)
+
+    def configure_bridge(self) -> None:
+        """Use that client, and make none."""
+        bridge: Any = self.bridge  # declared as what it has in common with the bridges of other libraries
+        bridge.connection_getter = lambda _: self._redis

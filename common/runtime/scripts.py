@@ -1,15 +1,20 @@
-"""The six things that must happen whole or not at all, as server-side scripts; each stays in one stream's slot.
+"""The things that must happen whole or not at all, as server-side scripts; each stays in one stream's slot.
 
     hold      is this entry still mine? then it is mine for another while, and this is how often it was delivered
-    commit    conditions, acknowledgement, effects: the one place where work becomes done
-    finish    of many entries: acknowledgement and one message each, an entry whole or not at all
+    commit    conditions, acknowledgement, effects: the one place where work becomes done; finish: of many entries, each
+              whole or not at all
     publish   add an entry unless its id was published before; tell: add one
-    sweep     forget consumers that are gone and hold nothing
+    make_group   make a group that reads a stream from its start, unless it is there
+    sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
     redate    what was delivered in the future, before the server's clock was set back, was delivered now
+    trim      delete what every group has finished, of a stream that keeps it
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
-it the acknowledgement would be made and the effects refused. Each script is safe to repeat, because a client whose
-reply was lost cannot know whether it ran.
+it the acknowledgement would be made and the effects refused. What brings new work (publish, tell) is refused when
+memory is out, as `Unavailable("broker_full")`, and so is what a full work stream or outbox would have to take, as
+`Unavailable("stream_full")`; what ends or moves work that is there (`allow-oom`) is not: were it, a
+full broker could not be emptied. What that adds is bounded by the work that is there. Each script is safe to repeat,
+because a client whose reply was lost cannot know whether it ran.
 """
 
 import asyncio
@@ -19,23 +24,30 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
+from common.errors import Unavailable
 from common.runtime import effects, streams
 from common.runtime.connection import AWAY
 from common.runtime.effects import Absent, Effect, Equals, Exists, HashAdd, HashDelete, HashSet, Send
 
 SEEN_TTL_S: Final = 7 * 86_400  # a relay or a producer that was away for a week no longer counts on being remembered
+FULL_RETRY_S: Final = 1.0  # after which it is worth asking again
 TRIP_MAX: Final = 128  # calls in one round trip
 SEEN_MAX_IDS: Final = 100_000  # per stream, about 10 MB: the older half of a flood is forgotten first
 
 Committed = Literal["done", "gone", "conflict"]
+Refusal = Unavailable | ResponseError
 _COMMITTED: Final[dict[int, Committed]] = {1: "done", 0: "gone", -1: "conflict"}
+
+_ADDS: Final = "#!lua\n"
+_ENDS: Final = "#!lua flags=allow-oom\n"
 
 # KEYS: stream. ARGV: group, consumer, entry, idle_ms, delivered ('' = leave the count). Returns the times delivered, 0
 # when lost. JUSTID, so that looking is not counted as a delivery.
-_HOLD: Final = """#!lua
+_HOLD: Final = f"""{_ENDS}
 local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
 if #mine == 0 then return 0 end
 if ARGV[5] == '' then
@@ -46,13 +58,45 @@ end
 return mine[1][4]
 """
 
-# An entry unless its id was published before. entries kept and seconds kept: '' = all, for ever; ids remembered.
-_PUBLISHING: Final = f"""#!lua
-local function publish(stream, seen, id, message, entries, seconds, ids)
+# A letter says how many bytes of letters there were with it, so that the oldest can go by size.
+_BURYING: Final = f"""
+local function total(letter)
+  for i = 1, letter and #letter[2] or 0, 2 do
+    if letter[2][i] == 'total' then return tonumber(letter[2][i + 1]) end
+  end
+  return 0
+end
+local function bury(stream, message, entries)
+  local sum = total(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]) + #message
+  local entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message, 'total', sum)
+  local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  while sum - total(oldest) >= {streams.DEAD_MAX_BYTES} do
+    redis.call('XDEL', stream, oldest[1])
+    oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  end
+  return entry
+end
+"""
+
+# Whether what is added would be too much.
+_FILLING: Final = f"""
+local function is_full(stream, entries, kind)
+  return kind == 'work' and redis.call('XLEN', stream) >= tonumber(entries)
+end
+local function is_stuck(outbox)
+  return redis.call('XLEN', outbox) >= {streams.OUTBOX_MAX_ENTRIES}
+end
+"""
+
+# An entry unless its id was published before, whether there is room or not. entries kept and their kind; seconds kept,
+# '' = for ever; ids remembered.
+_PUBLISHING: Final = f"""{_BURYING}{_FILLING}
+local function publish(stream, seen, id, message, entries, kind, seconds, ids)
   if redis.call('ZSCORE', seen, id) then return false end
   local now = tonumber(redis.call('TIME')[1])
   local entry
-  if entries == '' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  if kind == 'work' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  elseif kind == 'letters' then entry = bury(stream, message, entries)
   else entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message) end
   redis.call('ZADD', seen, now, id)
   redis.call('ZREMRANGEBYSCORE', seen, '-inf', now - {SEEN_TTL_S})
@@ -65,76 +109,91 @@ local function publish(stream, seen, id, message, entries, seconds, ids)
 end
 """
 
-# KEYS: stream, then every key an operation names. ARGV: group, entry ('' = no entry), keep, then five to an operation:
-# name, index of its key, a, b, c. Nothing is written before every condition held and the acknowledgement was ours.
-_COMMIT: Final = f"""{_PUBLISHING}
-for i = 4, #ARGV, 5 do
-  local op, key, field = ARGV[i], KEYS[tonumber(ARGV[i + 1])], ARGV[i + 2]
-  if op == 'exists' and redis.call('HEXISTS', key, field) == 0 then return -1 end
-  if op == 'absent' and redis.call('HEXISTS', key, field) == 1 then return -1 end
-  if op == 'equals' and redis.call('HGET', key, field) ~= ARGV[i + 3] then return -1 end
-  if op == 'tell' then
-    local kind = redis.call('TYPE', key)['ok']
-    if kind ~= 'stream' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind) end
+# KEYS: stream, then every key an operation names. ARGV: group, keep, pieces of work in msgpack (as arguments they would
+# cost the client more than all else here): [entry ('' = no entry), [[name, index of its key, a, b, c], ...]]. Answers
+# for each piece: 1 done, 0 gone, -1 conflict, or an error's text. Of a piece nothing is written before every condition
+# held, every key had the kind that its operation needs, what is sent had room, and the acknowledgement was ours.
+_COMMIT: Final = f"""{_ENDS}{_PUBLISHING}
+local needs = {{send = 'stream', tell = 'stream', dead = 'stream'}}
+local kinds = {{}}
+local function kind(key)
+  local known = kinds[key]
+  if known == nil or known == 'none' then
+    known = redis.call('TYPE', key)['ok']
+    kinds[key] = known
   end
+  return known
 end
-if ARGV[2] ~= '' then
-  if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
-  if ARGV[3] == '' then redis.call('XDEL', KEYS[1], ARGV[2]) end
-end
-for i = 4, #ARGV, 5 do
-  local op, key = ARGV[i], KEYS[tonumber(ARGV[i + 1])]
-  local a, b, c = ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  if op == 'set' then redis.call('HSET', key, a, b)
-  elseif op == 'delete' then redis.call('HDEL', key, a)
-  elseif op == 'add' then redis.call('HINCRBY', key, a, b)
-  elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
-  elseif op == 'tell' then
-    local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
-    publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
-  elseif op == 'dead' then redis.call('XADD', key, 'MAXLEN', '~', a, '*', '__data__', b)
-  end
-end
-return 1
-"""
-
-# KEYS as in commit. ARGV: group, keep, then six to an entry: its id and the one operation that goes with it.
-_FINISH: Final = f"""{_PUBLISHING}
-local done = 0
-for i = 3, #ARGV, 6 do
-  local key, a, b, c = KEYS[tonumber(ARGV[i + 2])], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  local kind = redis.call('TYPE', key)['ok']
-  -- where its message cannot go an entry stays pending, and whoever takes it alone is told why
-  if (kind == 'stream' or kind == 'none') and redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
-    if ARGV[2] == '' then redis.call('XDEL', KEYS[1], ARGV[i]) end
-    if ARGV[i + 1] == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
-    else
-      local seen, entries, seconds, ids = string.match(c, '^(%d+) (%d*) (%d*) (%d+)$')
-      publish(key, KEYS[tonumber(seen)], a, b, entries, seconds, ids)
+local function hindrance(operations)
+  for _, operation in ipairs(operations) do
+    local op, key, field = operation[1], KEYS[operation[2]], operation[3]
+    local found = kind(key)
+    if found ~= 'none' and found ~= (needs[op] or 'hash') then return 'WRONGTYPE ' .. key .. ' is a ' .. found end
+    if op == 'exists' and redis.call('HEXISTS', key, field) == 0 then return -1 end
+    if op == 'absent' and redis.call('HEXISTS', key, field) == 1 then return -1 end
+    if op == 'equals' and redis.call('HGET', key, field) ~= operation[4] then return -1 end
+    if op == 'send' and is_stuck(key) then return 'FULL ' .. key end
+    if op == 'tell' then
+      local entries, of = string.match(operation[5], '^%d+ (%d+) (%a+) ')
+      if is_full(key, entries, of) then return 'FULL ' .. key end
     end
-    done = done + 1
   end
+end
+local function write(operations)
+  for _, operation in ipairs(operations) do
+    local op, key, a, b, c = operation[1], KEYS[operation[2]], operation[3], operation[4], operation[5]
+    if op == 'set' then redis.call('HSET', key, a, b)
+    elseif op == 'delete' then redis.call('HDEL', key, a)
+    elseif op == 'add' then redis.call('HINCRBY', key, a, b)
+    elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
+    elseif op == 'tell' then
+      local seen, entries, of, seconds, ids = string.match(c, '^(%d+) (%d+) (%a+) (%d*) (%d+)$')
+      publish(key, KEYS[tonumber(seen)], a, b, entries, of, seconds, ids)
+    elseif op == 'dead' then bury(key, b, a)
+    end
+  end
+end
+local done = {{}}
+for place, piece in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local entry, operations = piece[1], piece[2]
+  local outcome = hindrance(operations) or 1
+  if outcome == 1 and entry ~= '' then
+    outcome = redis.call('XACK', KEYS[1], ARGV[1], entry)
+    if outcome == 1 and ARGV[2] == '' then redis.call('XDEL', KEYS[1], entry) end
+  end
+  if outcome == 1 then write(operations) end
+  done[place] = outcome
 end
 return done
 """
 
-# KEYS: stream. ARGV: message, entries kept ('' = all).
-_TELL: Final = """#!lua
-if ARGV[2] == '' then redis.call('XADD', KEYS[1], '*', '__data__', ARGV[1])
-else redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1]) end
+# KEYS: stream. ARGV: message, entries kept.
+_TELL: Final = f"""{_ADDS}
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1])
 return 1
 """
 
-# KEYS: stream, its seen set. ARGV: id, message, entries kept, seconds kept, ids remembered.
-_PUBLISH: Final = f"""{_PUBLISHING}
-return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+# KEYS: stream, its seen set. ARGV: id, message, entries kept and their kind, seconds kept, ids remembered.
+_PUBLISH: Final = f"""{_ADDS}{_PUBLISHING}
+local known = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not known and is_full(KEYS[1], ARGV[3], ARGV[4]) then return redis.error_reply('FULL ' .. KEYS[1]) end
+return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+"""
+_CARRY: Final = _PUBLISH.replace(_ADDS, _ENDS)  # what lies in an outbox is in memory already
+
+# KEYS: stream. ARGV: group. Outside a script a server without memory refuses even to say that the group is there.
+_MAKE_GROUP: Final = f"""{_ENDS}
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if not made['err'] then return 1 end
+if string.find(made['err'], 'BUSYGROUP', 1, true) then return 0 end
+return made
 """
 
 # KEYS: stream. ARGV: group, idle_ms. A consumer that holds entries stays: deleting it would delete its pending list.
-_SWEEP: Final = """#!lua
+_SWEEP: Final = f"""{_ENDS}
 local gone = 0
 for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local consumer = {}
+  local consumer = {{}}
   for i = 1, #row, 2 do consumer[row[i]] = row[i + 1] end
   if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
@@ -146,11 +205,38 @@ return gone
 
 # KEYS: stream. ARGV: group, entries looked at. Both what is delivered now and what lies in the future show as idle for
 # 0 ms; to the former nothing happens. JUSTID, so that it is not counted as a delivery.
-_REDATE: Final = """#!lua
+_REDATE: Final = f"""{_ENDS}
 for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])) do
   if row[3] == 0 then redis.call('XCLAIM', KEYS[1], ARGV[1], row[2], 0, row[1], 'JUSTID') end
 end
 return 1
+"""
+
+# KEYS: stream. ARGV: how many entries may stay. Ids are compared as digits: a number of Lua has too few.
+_TRIM: Final = f"""{_ENDS}
+if redis.call('XLEN', KEYS[1]) < tonumber(ARGV[1]) then return 0 end
+local function earlier(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+  return #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms)
+end
+local needed
+for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local group = {{}}
+  for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
+  local pending = redis.call('XPENDING', KEYS[1], group['name'], '-', '+', 1)[1]
+  local own = pending and pending[1] or group['last-delivered-id']
+  if not needed or earlier(own, needed) then needed = own end
+end
+return needed and redis.call('XTRIM', KEYS[1], 'MINID', '=', needed) or 0
+"""
+
+# KEYS: any key. ARGV: seconds for which nobody may have read or written it.
+_FORGET: Final = f"""{_ENDS}
+local idle = redis.call('OBJECT', 'IDLETIME', KEYS[1])
+if not idle or idle < tonumber(ARGV[1]) then return 0 end
+return redis.call('UNLINK', KEYS[1])
 """
 
 
@@ -204,9 +290,9 @@ async def _trip(
     pipeline = redis.pipeline(transaction=False)
     for script, keys, args in calls:
         if script in known:
-            pipeline.evalsha(_digest(script), len(keys), *keys, *args)
+            pipeline.execute_command("EVALSHA", _digest(script), len(keys), *keys, *args)
         else:
-            pipeline.eval(script, len(keys), *keys, *args)
+            pipeline.execute_command("EVAL", script, len(keys), *keys, *args)
             known.add(script)
     try:
         found = await pipeline.execute(raise_on_error=False)
@@ -237,11 +323,36 @@ def _digest(script: str) -> str:
     return hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 -- Redis's name for a script
 
 
-_LANES: Final[WeakKeyDictionary[Redis, _Lane]] = WeakKeyDictionary()
+# By slot: a trip of one lane meets one node, and a node that is away holds up what it serves and nothing else.
+_LANES: Final[WeakKeyDictionary[Redis, dict[int, _Lane]]] = WeakKeyDictionary()
+
+
+def _lane(redis: Redis, stream: str) -> _Lane:
+    slot = redis.keyslot(stream) if isinstance(redis, RedisCluster) else 0
+    return _LANES.setdefault(redis, {}).setdefault(slot, _Lane())
 
 
 async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-    return await _LANES.setdefault(redis, _Lane()).call(redis, script, keys, args)
+    try:
+        return await _lane(redis, keys[0]).call(redis, script, keys, args)
+    except OutOfMemoryError as error:
+        message = (
+            "the broker's memory is full: it takes new work again once old work is done, or with a higher maxmemory"
+        )
+        raise Unavailable("broker_full", message, retry_after_s=FULL_RETRY_S) from error
+    except AWAY:  # a cluster without a master for the slot is an answer, too, and will pass
+        raise
+    except ResponseError as error:
+        raise _refusal(str(error)) from error
+
+
+def _refusal(said: str) -> Refusal:
+    """What a script's error says."""
+    code, _, stream = said.partition(" ")
+    if code != "FULL":
+        return ResponseError(said)
+    message = f"{stream} holds as much as it may: it takes more once those who read it have done some (`qig watch`)"
+    return Unavailable("stream_full", message, retry_after_s=FULL_RETRY_S)
 
 
 async def hold(
@@ -275,53 +386,60 @@ async def commit(
 
     entry: (group, entry id), or None when no entry is being finished. keep: leave the finished entry in the stream.
     direct: what is sent is published here and now instead of through the outbox; only where there are no slots.
-    "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done.
+    "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done,
+    and neither where it raises Unavailable("stream_full"): what is sent has no room.
     """
-    effects.check(stream, tuple(wanted))
-    operations = [_operation(stream, effect, direct=direct) for effect in wanted]
-    return await _commit(redis, stream, operations, entry=entry, keep=keep)
+    piece = (entry[1] if entry else "", _operations(stream, wanted, direct=direct))
+    return _told_alone(await _commit(redis, stream, entry[0] if entry else "", [piece], keep=keep))
 
 
 async def finish(
     redis: Redis,
     stream: str,
     group: str,
-    finished: Sequence[tuple[str, Send]],
+    finished: Sequence[tuple[str, Sequence[Effect]]],
     *,
     keep: bool = False,
     direct: bool = False,
-) -> int:
-    """Acknowledges many entries, each with the one message it leads to; how many were still ours to finish. See
-    `commit` for keep and direct.
+) -> list[Committed | Refusal]:
+    """`commit` of many entries in one script (or as many as EFFECTS_MAX asks for), in order, each whole or not at all:
+    what became of each.
+
+    finished: entry ids and their effects. A ResponseError is of an entry whose effects met a key of another kind, an
+    Unavailable("stream_full") of one whose message has no room.
     """
-    for _, send in finished:
-        effects.check(stream, (send,))
-    operations = [_operation(stream, send, direct=direct) for _, send in finished]
-    keys, index = _keys(stream, operations)
-    args: list[str | bytes | int] = [group, "keep" if keep else ""]
-    for (entry, _), operation in zip(finished, operations, strict=True):
-        args += [entry, *_arguments(operation, index)]
-    return int(await _run(redis, _FINISH, keys, args))
+    pieces = [(entry, _operations(stream, wanted, direct=direct)) for entry, wanted in finished]
+    trips: list[list[Piece]] = [[]]
+    effects_there = 0
+    for piece in pieces:
+        if effects_there + len(piece[1]) > effects.EFFECTS_MAX:
+            trips.append([])
+            effects_there = 0
+        trips[-1].append(piece)
+        effects_there += len(piece[1])
+    found = await asyncio.gather(*(_commit(redis, stream, group, trip, keep=keep) for trip in trips))
+    return [outcome for trip in found for outcome in trip]
 
 
 async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str], keep: bool = False) -> Committed:
     """Finish an entry as a dead letter: `letter` in `{stream}:dead` and the acknowledgement, together."""
-    operation = ("dead", streams.dead(stream), str(streams.DEAD_MAX_ENTRIES), letter, "")
-    return await _commit(redis, stream, [operation], entry=entry, keep=keep)
+    operation = ("dead", streams.dead(stream), str(streams.retention(streams.dead(stream)).entries), letter, "")
+    return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])], keep=keep))
 
 
-async def publish(redis: Redis, stream: str, message: bytes, message_id: str) -> str | None:
-    """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None."""
+async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False) -> str | None:
+    """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None.
+
+    carried: it lies in an outbox already. Raises Unavailable("broker_full", "stream_full").
+    """
     keys = [stream, streams.seen(stream)]
-    entry = await _run(redis, _PUBLISH, keys, [message_id, message, *_limits(stream)])
+    entry = await _run(redis, _CARRY if carried else _PUBLISH, keys, [message_id, message, *_limits(stream)])
     return None if entry is None else cast("bytes", entry).decode()
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
-    """Add `message` to `stream`, ahead of whatever is asked of `redis` from here on by a script."""
-    kept = streams.retention(stream).entries
-    lane = _LANES.setdefault(redis, _Lane())
-    return lane.call(redis, _TELL, [stream], [message, "" if kept is None else kept])
+    """Add `message` to a broadcast, ahead of whatever is asked of its slot from here on by a script."""
+    return _lane(redis, stream).call(redis, _TELL, [stream], [message, streams.retention(stream).entries])
 
 
 async def has_slots(redis: Redis) -> bool:
@@ -335,7 +453,12 @@ async def has_slots(redis: Redis) -> bool:
 
 def _limits(stream: str) -> list[str]:
     kept = streams.retention(stream)
-    return ["" if limit is None else str(limit) for limit in (kept.entries, kept.idle_s)] + [str(SEEN_MAX_IDS)]
+    return [str(kept.entries), kept.kind, "" if kept.idle_s is None else str(kept.idle_s), str(SEEN_MAX_IDS)]
+
+
+async def make_group(redis: Redis, stream: str, group: str) -> bool:
+    """Make the group, which reads `stream` from its start; False when it was there."""
+    return bool(await _run(redis, _MAKE_GROUP, [stream], [group]))
 
 
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
@@ -350,8 +473,27 @@ async def redate(redis: Redis, stream: str, group: str, *, most: int) -> None:
     await _run(redis, _REDATE, [stream], [group, most])
 
 
+async def trim(redis: Redis, stream: str) -> int:
+    """Of a stream that is full, delete what every group has finished; how many.
+
+    It goes up to the first entry that the slowest group was not given yet, or has not finished.
+    """
+    return int(await _run(redis, _TRIM, [stream], [streams.retention(stream).entries]))
+
+
+async def forget(redis: Redis, key: str, *, idle_s: float) -> int:
+    """Delete `key` if nobody has read or written it for `idle_s`; how many were deleted."""
+    return int(await _run(redis, _FORGET, [key], [int(idle_s)]))
+
+
 Operation = tuple[str, str, str, str | bytes, bytes | str]
+Piece = tuple[str, Sequence[Operation]]  # an entry's id, or "", and what goes with its acknowledgement
 _NAMES: Final[dict[type[Effect], str]] = {Exists: "exists", Absent: "absent", HashDelete: "delete"}
+
+
+def _operations(stream: str, wanted: Sequence[Effect], *, direct: bool) -> list[Operation]:
+    effects.check(stream, wanted)
+    return [_operation(stream, effect, direct=direct) for effect in wanted]
 
 
 def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
@@ -369,23 +511,30 @@ def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
 
 
 async def _commit(
-    redis: Redis, stream: str, operations: Sequence[Operation], *, entry: tuple[str, str] | None, keep: bool
-) -> Committed:
-    keys, index = _keys(stream, operations)
-    args: list[str | bytes | int] = [*(entry or ("", "")), "keep" if keep else ""]
-    for operation in operations:
-        args += _arguments(operation, index)
-    return _COMMITTED[int(await _run(redis, _COMMIT, keys, args))]
+    redis: Redis, stream: str, group: str, pieces: Sequence[Piece], *, keep: bool
+) -> list[Committed | Refusal]:
+    keys, index = _keys(stream, [operation for _, operations in pieces for operation in operations])
+    work = [(entry, [_argument(operation, index) for operation in operations]) for entry, operations in pieces]
+    packed = msgpack.packb(work, use_bin_type=False)  # the server's reader knows no bin
+    found = await _run(redis, _COMMIT, keys, [group, "keep" if keep else "", packed])
+    return [_refusal(each.decode()) if isinstance(each, bytes) else _COMMITTED[each] for each in found]
 
 
-def _keys(stream: str, operations: Sequence[Operation]) -> tuple[list[str], dict[str, str]]:
+def _told_alone(found: Sequence[Committed | Refusal]) -> Committed:
+    (outcome,) = found
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _keys(stream: str, operations: Sequence[Operation]) -> tuple[list[str], dict[str, int]]:
     """A script's keys, and the place of each among them."""
     told = [streams.seen(target) for name, target, *_ in operations if name == "tell"]
     keys = list(dict.fromkeys([stream, *(operation[1] for operation in operations), *told]))
-    return keys, {key: str(place) for place, key in enumerate(keys, start=1)}
+    return keys, {key: place for place, key in enumerate(keys, start=1)}
 
 
-def _arguments(operation: Operation, index: dict[str, str]) -> list[str | bytes]:
+def _argument(operation: Operation, index: dict[str, int]) -> tuple[str, int, str, str | bytes, str | bytes]:
     name, key, a, b, c = operation
-    limits = " ".join([index[streams.seen(key)], *_limits(key)]) if name == "tell" else c
-    return [name, index[key], a, b, limits]
+    limits = " ".join([str(index[streams.seen(key)]), *_limits(key)]) if name == "tell" else c
+    return name, index[key], a, b, limits

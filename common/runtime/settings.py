@@ -10,6 +10,7 @@ address may hold a password, so it may come from a file: QIG_BROKER_URL_FILE.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -19,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from common.errors import Rejected
+from common.runtime import address
 
 PREFIX: Final = "QIG_"
 BROKER_URL_FILE: Final = "QIG_BROKER_URL_FILE"
-_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+_PASSWORDS: Final = re.compile(r"([?&][a-z_]*password=)[^&]*")
 _PORT: Final = "Port of /healthz, /readyz and /metrics; 0 picks a free one"
 NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 
@@ -32,7 +34,10 @@ class CommonSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX)
 
-    broker_url: str = Field(description="The broker's address; with a password, better by file (QIG_BROKER_URL_FILE)")
+    broker_url: str = Field(
+        description="The broker's address: one server's, sentinels' or a cluster's (docs/broker.md); with a password, "
+        "better by file (QIG_BROKER_URL_FILE)"
+    )
     home: Path = Field(Path(".qig"), description="Directory for state and keys")
     node: NodeName = Field("node-1", description="This node's name in the fleet: letters, digits and . _ -")
     http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics; of an edge's API too")
@@ -138,7 +143,7 @@ class AggregatorSettings(CommonSettings):
         64, ge=1, description="Packets of one node that may wait for a batch; an edge has one a domain on its way"
     )
     crystal_edges: int = Field(
-        1,
+        3,
         ge=1,
         le=8,
         description="Nodes that must bring an n-gram to a domain before it counts, where five or more are enrolled; "
@@ -219,9 +224,9 @@ def load(model: type[S], environ: Mapping[str, str] | None = None) -> S:
 def redacted(url: str) -> str:
     """A broker address as it may be shown: without its password."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    if parts.password is not None:
+        url = urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    return _PASSWORDS.sub(r"\1***", url)
 
 
 def markdown() -> str:
@@ -258,9 +263,10 @@ def _broker_url(given: Mapping[str, str]) -> str:
             "QIG_BROKER_URL is not set: `qig up` starts an embedded broker, or name yours (redis://127.0.0.1:6379)"
         )
         raise Rejected("no_broker", message)
-    if not url.startswith(_SCHEMES):
-        message = "QIG_BROKER_URL is no broker address: it begins with redis://, rediss:// or unix://"
-        raise Rejected("bad_setting", message)
+    try:
+        address.parse(url)
+    except ValueError as error:
+        raise Rejected("bad_setting", f"QIG_BROKER_URL is no broker address: {error}") from None
     return url
 
 

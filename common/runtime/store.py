@@ -5,19 +5,23 @@
     qig:blob:DIGEST:2    the rest ┘
 
 Chunks are what a broker moves fastest (an 8 MB value stops everybody else for 50 ms, 32 chunks for none). Putting the
-same bytes twice is putting them once; a put that stopped half-way is finished by the next.
+same bytes twice is putting them once; a put that stopped half-way is finished by the next, or forgotten.
 """
 
 import hashlib
+from collections.abc import Collection
 from typing import Final, cast
 
 from redis.asyncio import Redis
 
 from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import scripts
 from common.runtime.streams import BLOB
 
 CHUNK_BYTES: Final = 256 * 1024
+PIECE_BYTES: Final = 16 * 1024  # of one answer, whole within the timeout of connection.py: 3.3 KB/s are enough
 BLOB_MAX_BYTES: Final = 1 << 30  # chosen: four kernels of size base with their memories
+SCAN_KEYS: Final = 1_000  # looked at in one go
 
 
 def digest_of(data: bytes) -> str:
@@ -30,13 +34,13 @@ def chunk_key(digest: str, index: int) -> str:
     return f"{BLOB}{digest}:{index}"
 
 
-async def put(redis: Redis, data: bytes, ttl_s: int | None = None) -> str:
-    """Store `data`, for ever or at least for `ttl_s` from now; its digest. Raises Rejected("blob_too_large")."""
+async def put(redis: Redis, data: bytes) -> str:
+    """Store `data` until it is forgotten; its digest. Raises Rejected("blob_too_large")."""
     if len(data) > BLOB_MAX_BYTES:
         raise Rejected("blob_too_large", f"a blob of {len(data)} bytes; the limit is {BLOB_MAX_BYTES}: split it")
     digest = digest_of(data)
     for index in range(_chunks(len(data))):
-        await redis.set(chunk_key(digest, index), data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES], ex=ttl_s)
+        await redis.set(chunk_key(digest, index), data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
     return digest
 
 
@@ -50,11 +54,11 @@ async def get(redis: Redis, digest: str, size_bytes: int) -> bytes:
         raise Rejected("blob_too_large", f"a blob of {size_bytes} bytes is announced; the limit is {BLOB_MAX_BYTES}")
     parts: list[bytes] = []
     for index in range(_chunks(size_bytes)):
-        chunk = await redis.get(chunk_key(digest, index))
-        if chunk is None:
+        chunk = await _chunk(redis, chunk_key(digest, index), min(CHUNK_BYTES, size_bytes - index * CHUNK_BYTES))
+        if size_bytes and not chunk:
             message = f"chunk {index} of blob {digest[:12]} is not in the broker: its sender must publish it again"
             raise Unavailable("blob_missing", message)
-        parts.append(cast("bytes", chunk))
+        parts.append(chunk)
     data = b"".join(parts)
     if len(data) != size_bytes or digest_of(data) != digest:
         message = (
@@ -62,6 +66,26 @@ async def get(redis: Redis, digest: str, size_bytes: int) -> bytes:
         )
         raise Corrupt("part_digest", message)
     return data
+
+
+async def forget(redis: Redis, needed: Collection[str], idle_s: float) -> int:
+    """Delete what nobody has read or written for `idle_s`, of all blobs but those `needed`; how many chunks.
+
+    needed: digests. Whoever puts a blob, and then tells of it, is safe: what was put a moment ago is not idle.
+    """
+    gone = 0
+    async for key in redis.scan_iter(f"{BLOB}*", SCAN_KEYS):
+        if cast("bytes", key).decode().removeprefix(BLOB).partition(":")[0] not in needed:
+            gone += await scripts.forget(redis, key.decode(), idle_s=idle_s)
+    return gone
+
+
+async def _chunk(redis: Redis, key: str, size_bytes: int) -> bytes:
+    """In pieces that follow on each other without a pause. What is longer than promised shows by one byte too many."""
+    pieces = redis.pipeline(transaction=False)
+    for start in range(0, size_bytes + 1, PIECE_BYTES):
+        pieces.getrange(key, start, min(start + PIECE_BYTES, size_bytes + 1) - 1)
+    return b"".join(await pieces.execute())
 
 
 def _chunks(size_bytes: int) -> int:

@@ -8,8 +8,9 @@
     client ──qig:cancel──▶ every edge
 
 A *work stream* is read by one group; a finished entry is deleted with its acknowledgement, so what is in the stream is
-exactly what is still to be done (a group that is lost and made anew at 0 redelivers that, and nothing else). A
-*broadcast* (answers, bundles, returned, common, applied, heart, cancel) is kept to its retention and read by followers.
+exactly what is still to be done (a group that is lost and made anew at 0 redelivers that, and nothing else). One that
+is full refuses more; what is not finished is never trimmed. A *broadcast* (answers, bundles, returned, common, applied,
+heart, cancel) is kept to its retention and read by followers.
 
 A stream's side keys carry its name as their hash tag, so they share its Redis Cluster slot and its transactions:
 
@@ -21,7 +22,7 @@ A stream's side keys carry its name as their hash tag, so they share its Redis C
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 QUERIES: Final = "qig:queries"
 PACKETS: Final = "qig:packets"
@@ -50,15 +51,26 @@ _CLIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a stream is kept: about `entries` of them, and the key itself `idle_s` after its last entry."""
+    """How much of a stream is kept: about `entries` at most, and the key itself `idle_s` after its last entry.
 
-    entries: int | None = None
+    At the limit the oldest go: of `letters` also by their size, so that DEAD_MAX_BYTES stay. Of `work` nothing goes
+    that is not finished: what is published is refused.
+    """
+
+    entries: int
+    kind: Literal["work", "news", "letters"] = "news"
     idle_s: int | None = None
 
 
-WORK: Final = Retention()  # never trimmed: an entry goes when it is finished, and only then
-DEAD_MAX_ENTRIES: Final = 100_000  # chosen: a dead letter waits for a person
+DEAD_MAX_BYTES: Final = 64 << 20  # chosen: a letter may be as large as a message, and those are mostly small
+OUTBOX_MAX_ENTRIES: Final = 10_000  # chosen: one that is as full is not being carried
+_LETTERS: Final = Retention(entries=100_000, kind="letters")  # chosen: a dead letter waits for a person
 _KEPT: Final[dict[str, Retention]] = {
+    # Measured: 490 B of memory each with a text of 300 B, 49 MB. Against larger ones the broker's own bound stands.
+    QUERIES: Retention(entries=100_000, kind="work"),
+    PACKETS: Retention(entries=20_000, kind="work"),  # 80 MB of the largest
+    BATCHES: Retention(entries=64, kind="work"),  # 64 MB of the largest, hours of work for a trainer
+    CANDIDATES: Retention(entries=64, kind="work"),  # each brings megabytes of blobs
     BUNDLES: Retention(entries=1_000),
     COMMON: Retention(entries=10_000),  # what an edge missed is told again once it mentions it again
     RETURNED: Retention(entries=10_000),
@@ -78,8 +90,10 @@ def answers(client: str) -> str:
 
 
 def retention(stream: str) -> Retention:
-    """The retention of a stream; streams not named here are work streams."""
-    return _ANSWERS_KEPT if stream.startswith(ANSWERS) else _KEPT.get(stream, WORK)
+    """The retention of a stream, or of the dead letters of one. Raises KeyError for what is neither."""
+    if stream.startswith(ANSWERS):
+        return _ANSWERS_KEPT
+    return _LETTERS if stream in map(dead, GROUPS) else _KEPT[stream]
 
 
 def side_key(stream: str, name: str) -> str:
@@ -109,3 +123,8 @@ def seen(stream: str) -> str:
 # TUF's files by name. Beside qig:candidates and not qig:bundles: a release and its metadata are one transaction, and
 # whoever sees the bundle finds the metadata there.
 METADATA: Final = side_key(CANDIDATES, "metadata")
+
+# The publisher's words on a candidate, by its id: the version that it was released as, and why it was refused, or taken
+# back. The trainer and the aggregator, which wait for one or the other, read them there.
+RELEASED: Final = side_key(CANDIDATES, "released")
+REFUSED: Final = side_key(CANDIDATES, "refused")

@@ -3,8 +3,8 @@
     watch, each check_every_s:  XGROUP CREATE at 0 (BUSYGROUP: it is there) ─▶ restart a dead reader or claimer
                                 ─▶ sweep consumers that are gone, redate what is pending ─▶ gauges ─▶ report health
 
-FastStream 0.7.8 is worked around in these places, each with its reason at the line: the group's first position, the
-parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
+FastStream 0.7.8 is worked around in these places, each with its reason at the line and shown in docs/upstream: how it
+makes the group, the parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from faststream.redis import RedisBroker, StreamSub
 from faststream.redis.message import FAKE_CONSUMER, BatchStreamMessage, RedisBatchStreamMessage
 from faststream.redis.subscriber.usecases import StreamBatchSubscriber
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from common.errors import said
 from common.runtime import metrics, scripts, streams
@@ -98,9 +98,12 @@ class Subscription(Generic[M]):
         stream, group = self.consumer.stream, self.consumer.group
         for holder in self._holders:
             rows = await self._redis.xpending_range(stream, group, "-", "+", PENDING_MAX, holder)
-            for row in cast("list[dict[str, Any]]", rows):
-                entry = row["message_id"].decode()
-                await scripts.hold(self._redis, stream, (group, holder), entry, idle_s=self.consumer.claim_after_s)
+            entries = [row["message_id"].decode() for row in cast("list[dict[str, Any]]", rows)]
+            idle_s = self.consumer.claim_after_s
+            # Side by side: few round trips, so that a slow link does not outlast the time that a stop is given.
+            await asyncio.gather(
+                *(scripts.hold(self._redis, stream, (group, holder), entry, idle_s=idle_s) for entry in entries)
+            )
 
     def _subscribe(
         self, faststream: RedisBroker, holder: str, claim_ms: int | None, poll_ms: int
@@ -135,7 +138,7 @@ class Subscription(Generic[M]):
                 await self._revive()
 
     async def _revive(self) -> None:
-        made = await self._make_group()
+        made = await scripts.make_group(self._redis, self.consumer.stream, self.consumer.group)
         if made and self._seen:
             metrics.GROUPS_REMADE.labels(self.consumer.stream).inc()
             log.warning("the group %s of %s was lost; made anew at 0", self.consumer.group, self.consumer.stream)
@@ -146,23 +149,17 @@ class Subscription(Generic[M]):
                     if task.done() and not task.cancelled() and task.exception():
                         log.error("a reader of %s ended: %r", self.consumer.stream, task.exception())
                 await half.stop()
-                # It makes the group too, at "$" if we let it: were the group lost just now, a backlog would be skipped.
-                half.last_id, half.read_id = "0", ">"
+                # It makes the group too, at "$": were the group lost just now, a backlog would be skipped; and a server
+                # whose memory is full refuses that even where there is one, so that nobody would come to empty it.
+                half._client.xgroup_create = _is_there  # type: ignore[assignment]  # noqa: SLF001 -- no other door
                 await half.start()
-
-    async def _make_group(self) -> bool:
-        try:
-            await self._redis.xgroup_create(self.consumer.stream, self.consumer.group, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
-            return False
-        return True
 
     async def _measure(self) -> None:
         stream, group = self.consumer.stream, self.consumer.group
         await scripts.sweep(self._redis, stream, group, idle_s=GONE_CONSUMER_S)
         await scripts.redate(self._redis, stream, group, most=PENDING_MAX)
+        if self.consumer.keep:
+            await scripts.trim(self._redis, stream)
         groups = await self._redis.xinfo_groups(stream)
         about = next((row for row in groups if row["name"].decode() == group), None)
         if about is None:  # lost just now: the next round makes it anew
@@ -174,9 +171,14 @@ class Subscription(Generic[M]):
         lag = about["lag"] if self.consumer.keep and about["lag"] is not None else max(0, length - pending)
         metrics.LAG.labels(stream).set(lag)
         metrics.PENDING.labels(stream).set(pending)
+        metrics.FILL.labels(stream).set(length / streams.retention(stream).entries)
         metrics.OLDEST_IDLE.labels(stream).set(int(oldest[0]["time_since_delivered"]) / 1000 if oldest else 0.0)
         metrics.DEAD.labels(stream).set(await self._redis.xlen(streams.dead(stream)))
         metrics.OUTBOX.labels(stream).set(await self._redis.xlen(streams.outbox(stream)))
+
+
+async def _is_there(**_: object) -> bool:
+    return True
 
 
 def _is_alive(half: StreamBatchSubscriber) -> bool:

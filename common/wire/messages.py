@@ -139,7 +139,7 @@ def correction_id(corrections: Iterable[Correction]) -> str:
 
 class Batch(Message):
     """Packets merged by the aggregator, domain by domain, for the trainer; or corrections of earlier ones, and nothing
-    else.
+    else. Without domains: packets of which nothing counts yet, and which a bundle is to settle.
 
     vocabulary: the lineage (common/coordizer/artifacts.py) of the ids that it counts; "" where that is not told.
     """
@@ -162,8 +162,8 @@ class Batch(Message):
             if self.domains or self.packets or self.merges:
                 raise ValueError("corrections come in a batch of their own")
             return self
-        if not self.domains or not self.packets:
-            raise ValueError("a batch without packets or domains")
+        if not self.packets:
+            raise ValueError("a batch without packets")
         if self.id != batch_id(self.packets):
             raise ValueError(f"id {self.id} is not the hash of the {len(self.packets)} packets")
         names = [domain.name for domain in self.domains]

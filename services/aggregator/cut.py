@@ -5,6 +5,9 @@
     chosen     the oldest MAX_BATCH_PACKETS of them
     cut        read, settle on domains, merge, name: the Batch, and what could not be in it
     silent     packets that mention or propose, and bring no crystals: their edges are told, no batch is made of them
+    mute       packets none of whose n-grams counts yet (quorum.py): they stay in the ledger for others that say the
+               same, PATIENCE times as long as a packet waits otherwise; then a batch names them and says nothing more,
+               so that a bundle settles them
 
 The same packets against the same bundle make the same batch, byte for byte, whatever order or crash they came through.
 A packet whose base left the window while it waited is refused alone. What does not fit stays in the ledger.
@@ -27,12 +30,14 @@ from common.wire.proposals import Proposal
 from services.aggregator.account import Note
 from services.aggregator.admit import Admitted, read_crystals, read_mentions, read_merges
 from services.aggregator.bases import Base, Bases, find
+from services.aggregator.claims import Claim, claimed
 from services.aggregator.merge import Merged, Quorum, check_vocabulary, merged
 from services.aggregator.pool import Pool, kept
 from services.aggregator.quorum import needed
 from services.aggregator.quota import NODE_TERRITORIES, Nodes, counting
 from services.aggregator.territories import PENDING_CUTS, Place, Settled, Waiting, founders, read_basin, settle
 
+PATIENCE: Final = 15  # chosen: a quarter of an hour at 60 s; after half an hour an edge hands a packet in once more
 FRAME_BYTES: Final = 64 * 1024  # of a batch beside its crystals: 256 references, 64 domains with basins and gates
 CROWDED: Final = "new territory, but no more domains can be opened"
 GREEDY: Final = (
@@ -82,7 +87,8 @@ class Refusal:
 class Cut:
     """batch: None when no packet is in it; note: what it is made of, for the account; taken: the refs in it; opened:
     its places that no bundle knows; founded: as of Fleet, from now on; distances: by key id, of its packets in the
-    batch the farthest from the robust centre of its domain, rad; pool: as of Fleet, for the next.
+    batch the farthest from the robust centre of its domain, rad; pool: as of Fleet, for the next; claim: what the batch
+    has of it, and will bring to it.
 
     silent: packets that are dealt with and in no batch; mentions, proposals: of the taken and the silent, by key id,
     the oldest packet first.
@@ -91,6 +97,7 @@ class Cut:
     batch: Batch | None
     note: Note | None
     pool: Pool
+    claim: Claim | None
     taken: tuple[bytes, ...]
     refused: tuple[Refusal, ...]
     opened: tuple[Place, ...]
@@ -110,6 +117,12 @@ def due(accepted: Mapping[bytes, int], now_ms: int, limits: Limits, nodes: Nodes
     return counting((ref[:KEY_ID_BYTES] for ref in accepted), limits.packets, nodes) >= limits.packets
 
 
+def patient(accepted: Mapping[bytes, int], now_ms: int, limits: Limits) -> bool:
+    """Whether mute packets may stay for others: none has waited too long, and they are not a whole batch yet."""
+    young = now_ms - min(accepted.values()) < 1000 * limits.age_s * PATIENCE
+    return young and len(accepted) < MAX_BATCH_PACKETS
+
+
 def chosen(accepted: Mapping[bytes, int]) -> tuple[bytes, ...]:
     """The packets to cut now, oldest first: no key waits for ever because others sort before it."""
     return tuple(sorted(accepted, key=lambda ref: (accepted[ref], ref))[:MAX_BATCH_PACKETS])
@@ -123,12 +136,14 @@ def cut(
     limits: Limits,
     fleet: Fleet | None = None,
     admitted: Mapping[bytes, Admitted] = NOT_READ,
+    patience: bool = False,
 ) -> Cut:
     """What becomes of these packets.
 
     ledger: ref to raw packet, oldest first (`chosen`), 1 to MAX_BATCH_PACKETS; admitted once, and not verified again.
     bases: not empty, the newest is what the batch is for. pending: what earlier batches opened, see `awaited`. fleet:
     None: whoever sends may, and each key is a node. admitted: by a packet's bytes, what need not be read again.
+    patience: whether mute packets stay.
     """
     current = bases[-1]
     read, refused = _read(ledger, bases, fleet, admitted)
@@ -144,14 +159,18 @@ def cut(
     pool = kept(fleet.pool, current, places=settled.places, nodes=who, cuts=fleet.cuts)
     quorum = Quorum(needed(limits.crystal_edges, len(who)), pool, fleet.cuts)
     updates = tuple(_updates(settled, age, current, limits.mass_cap, fleet.nodes, quorum))
-    left = {**pool, **{update.update.name: update.waits for update in updates}}
+    mute = quorum.edges > 1 and not any(update.brought for update in updates)
+    if mute and patience:
+        updates = ()
+    left = {**pool, **{update.update.name: update.pool for update in updates}}
     brought = {update.update.name: update.taken for update in updates}
-    batch = _batch(updates, current) if updates else None
+    batch = _batch(updates, current, mute=mute) if updates else None
     taken = tuple(sorted(one.ref for update in updates for one in update.taken))
     heard = [one for one in read if one in silent or one.ref in taken]
     return Cut(
         batch=batch,
-        note=_note(batch, updates, current),
+        note=None if mute else _note(batch, updates, current),
+        claim=_claim(batch, updates, fleet.cuts),
         pool=kept(left, current, places=settled.places, nodes=who, cuts=fleet.cuts),
         taken=taken,
         refused=tuple(refused),
@@ -254,13 +273,20 @@ def _note(batch: Batch | None, updates: Sequence[Merged], current: Base) -> Note
     return Note(batch.id, current.vocab_size, {update.update.name: update.brought for update in updates})
 
 
-def _batch(updates: Sequence[Merged], current: Base) -> Batch:
+def _claim(batch: Batch | None, updates: Sequence[Merged], number: int) -> Claim | None:
+    if batch is None:
+        return None
+    lent = {each.update.name: [one for one in each.brought if one.cut < number] for each in updates}
+    return claimed(number, batch.id, lent, {each.update.name: each.waits for each in updates})
+
+
+def _batch(updates: Sequence[Merged], current: Base, *, mute: bool) -> Batch:
     packets = tuple(one.packet for update in updates for one in update.taken)
     return Batch(
         id=batch_id(packets),
         base_version=current.version,
         base_digest=current.digest,
-        domains=tuple(update.update for update in updates),
+        domains=() if mute else tuple(update.update for update in updates),
         packets=packets,
         vocabulary=lineage(current.merges),
     )

@@ -47,18 +47,21 @@ MAX_DOMAIN_ENTRIES: Final = 1 << 16  # n-grams of one domain in a batch: what th
 @dataclass(frozen=True, slots=True)
 class Merged:
     """One domain's update, and the packets that are in it. brought: what the update is `combined` of, in one order
-    whoever came first; waits: what is brought and waits for a quorum.
+    whoever came first; waits: what of the packets waits for a quorum; pool: what of the pool does still.
     """
 
     update: DomainUpdate
     taken: tuple[Waiting, ...]
     brought: tuple[Brought, ...]
     waits: tuple[Brought, ...]
+    pool: tuple[Brought, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Quorum:
-    """How many nodes must bring an n-gram, what waits for them by domain, and the number of this cut."""
+    """How many nodes must bring an n-gram, what waits for them by domain, and the number of this cut: what waits is of
+    cuts before it.
+    """
 
     edges: int
     pool: Pool
@@ -117,8 +120,9 @@ def merged(
         fits = found.entries <= MAX_DOMAIN_ENTRIES
         blob = encoded(found, current.vocab_size) if fits else None
         if blob is not None and len(blob) <= room_bytes:
-            left = tuple(gathered([*waits, *later]))
-            return Merged(_update(place, taken, blob, nodes), tuple(packets[:size]), tuple(said), left)
+            own = tuple(one for one in waits if one.cut == quorum.number)
+            left = tuple(gathered([*(one for one in waits if one.cut < quorum.number), *later]))
+            return Merged(_update(place, taken, blob, nodes), tuple(packets[:size]), tuple(said), own, left)
         if size == 1 and pool:
             half = len(pool) // 2
             pool, later = pool[:half], [*pool[half:], *later]
@@ -136,7 +140,7 @@ def _parted(place: Place, brought: Sequence[Brought], current: Base, edges: int)
         return every, []
     found = parted(every, edges=edges, known=current.known.get(place.name))
     said = [one._replace(crystals=mine) for one, (mine, _) in zip(every, found, strict=True) if mine.entries]
-    waits = [one._replace(crystals=left) for one, (_, left) in zip(every, found, strict=True)]
+    waits = [one._replace(crystals=left) for one, (_, left) in zip(every, found, strict=True) if left.entries]
     return said, waits
 
 

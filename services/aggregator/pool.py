@@ -1,9 +1,10 @@
 """The pool: what nodes brought of a domain and what waits there for a quorum (quorum.py), by node and cut.
 
-    cut      what waits and what packets bring ─▶ said (merged)  and  waits (the next cut's pool)
-    leaves   what is WAIT_CUTS old; of a domain what is beyond WAITING_MAX n-grams a node and DOMAIN_MAX in all, the
-             oldest first; what is of a node that is enrolled no more, of a domain that is none, or over ids that stand
-             for other tokens now
+    cut      the pool and what packets bring ─▶ said (merged)  and  waits
+    comes    what waits of packets once their batch counts for good (claims.py)
+    leaves   what is said; what is WAIT_CUTS old; of a domain what is beyond WAITING_MAX n-grams a node and DOMAIN_MAX
+             in all, the oldest first; what is of a node that is enrolled no more, of a domain that is none, or over ids
+             that stand for other tokens now
 
 A domain that has ended leaves its pool to its heir; a vocabulary that grew has it counted anew, as packets are. The
 same pool and packets leave the same pool, whatever order they came in.
@@ -64,12 +65,21 @@ def _bounded(several: Sequence[Brought]) -> list[Brought]:
     return sorted(left, key=lambda one: (one.node, one.cut))
 
 
-def to_bytes(domain: str, several: Sequence[Brought], current: Base) -> bytes:
-    """As the broker keeps a domain's pool: the lineage of the ids, then shares.py."""
-    return bytes.fromhex(lineage(current.merges)) + shares.to_bytes(current.vocab_size, {domain: several})
+def joined(several: Iterable[Pool]) -> Pool:
+    """All that is in several, as one."""
+    found: dict[str, list[Brought]] = {}
+    for one in several:
+        for domain, some in one.items():
+            found.setdefault(domain, []).extend(some)
+    return {domain: gathered(some) for domain, some in found.items()}
 
 
-def from_bytes(data: bytes, current: Base) -> list[Brought]:
+def to_bytes(pool: Pool, current: Base) -> bytes:
+    """As the broker keeps it: the lineage of the ids, then shares.py."""
+    return bytes.fromhex(lineage(current.merges)) + shares.to_bytes(current.vocab_size, pool)
+
+
+def from_bytes(data: bytes, current: Base) -> dict[str, list[Brought]]:
     """The inverse of `to_bytes`, over the current vocabulary; nothing where ids stand for other tokens now.
 
     Raises Corrupt("shares").
@@ -79,10 +89,13 @@ def from_bytes(data: bytes, current: Base) -> list[Brought]:
     vocab, found = shares.from_bytes(data[_LINEAGE_BYTES:])
     own = current.merges[: max(vocab - FIRST_MERGE, 0)]
     if vocab > current.vocab_size or lineage(own) != data[:_LINEAGE_BYTES].hex():
-        return []
-    return [one._replace(crystals=recounted(one.crystals, vocab, current)) for some in found.values() for one in some]
+        return {}
+    return {
+        domain: [one._replace(crystals=recounted(one.crystals, vocab, current)) for one in some]
+        for domain, some in found.items()
+    }
 
 
-def read(kept_bytes: Mapping[str, bytes], current: Base) -> dict[str, list[Brought]]:
+def read(kept_bytes: Mapping[str, bytes], current: Base) -> Pool:
     """Every domain's pool. Raises Corrupt("shares")."""
-    return {domain: from_bytes(data, current) for domain, data in kept_bytes.items()}
+    return joined(from_bytes(data, current) for data in kept_bytes.values())

@@ -128,7 +128,8 @@ def _table(found: Sequence[Found]) -> Table:
         table.add_column(column, overflow="fold")
     for one in found:
         domains = ", ".join(f"{update.name} {update.tokens}" for update in one.batch.domains)
-        domains = domains or f"{len(one.batch.corrections)} corrections"
+        corrections = len(one.batch.corrections)
+        domains = domains or (f"{corrections} corrections" if corrections else "nothing that counts yet")
         numbers = (str(one.batch.base_version), str(len(one.batch.packets)), str(len(one.body)))
         table.add_row(one.batch.id[:SHOWN], one.where, *numbers, plain(domains))
     return table

@@ -22,6 +22,7 @@ from redis.retry import Retry
 
 from common.errors import Rejected, Unavailable
 from common.runtime import embedded
+from common.runtime.connection import connect
 from common.runtime.settings import BROKER_URL_FILE, redacted, variable
 from services.cli import home as places
 from services.cli.child import ended
@@ -56,9 +57,7 @@ def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
 def client(url: str) -> Redis:
     """A client for one command: it gives up soon instead of waiting for an outage to end. Raises Rejected."""
     try:
-        return Redis.from_url(
-            url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=CONNECT_S, socket_timeout=10 * CONNECT_S
-        )
+        return connect(url, retries=0)
     except ValueError as error:
         raise Rejected("bad_setting", f"QIG_BROKER_URL is no broker address: {error}") from None
 
@@ -126,6 +125,7 @@ class OwnBroker:
         with self._turn:
             if self._running is not None:
                 self._running.stop()
+                places.forget_broker(self._home)
 
     async def watch(self) -> None:
         """Start it again whenever it is down, until `stop`; 0.2 s after the death, then 0.5, 1, 2 ... 30 s apart."""

@@ -24,8 +24,10 @@ from services.cli.show import console, plain
 NO_BODY: Final = "no_body"  # consumer.py's: an entry without a message; its letter holds the fields instead
 _ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 
-# KEYS: stream, its dead letters (one slot). ARGV: letter, body. The letter goes exactly when the message is back.
+# KEYS: stream, its dead letters (one slot). ARGV: letter, body, entries that the stream takes. The letter goes exactly
+# when the message is back; 0: there is no room for it.
 _REPLAY: Final = """#!lua
+if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
 if redis.call('XDEL', KEYS[2], ARGV[1]) == 0 then return false end
 return redis.call('XADD', KEYS[1], '*', '__data__', ARGV[2])
 """
@@ -93,7 +95,11 @@ async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int]:
         for name, found in rows:
             if found.code != NO_BODY:
                 keys = [stream, streams.dead(stream)]
-                entry = await cast("Awaitable[Any]", script(keys=keys, args=[name, found.body]))
+                args: list[str | bytes | int] = [name, found.body, streams.retention(stream).entries]
+                entry = await cast("Awaitable[Any]", script(keys=keys, args=args))
+                if entry == 0:
+                    message = f"{stream} was full after {done} of {len(rows)} letters: replay the rest later"
+                    raise Unavailable("stream_full", message)
                 done += entry is not None
         return done, sum(found.code == NO_BODY for _, found in rows)
 

@@ -121,8 +121,13 @@ def write_broker(home: Path, url: str, pid: int) -> None:
     write_atomically(home / _BROKER, json.dumps({"url": url, "pid": pid}).encode() + b"\n", 0o600)
 
 
+def forget_broker(home: Path) -> None:
+    """It was stopped in good order: nothing listens any more."""
+    (home / _BROKER).unlink(missing_ok=True)
+
+
 def read_broker(home: Path) -> str | None:
-    """Where the embedded broker of this home listens, or listened when it last ran."""
+    """Where the embedded broker of this home listens, or listened when it was killed."""
     try:
         found: Any = json.loads((home / _BROKER).read_bytes())
     except (OSError, ValueError):

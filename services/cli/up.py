@@ -135,6 +135,7 @@ async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
     """The live table on a terminal, a line a change elsewhere; until `stopping`, or a member that refuses to start."""
     began_s, greeted = time.monotonic(), False
     said: dict[str, set[str]] = {}
+    bundles: dict[str, int] = {}
     lives = fleet.broker.starts if fleet.broker else 0
     with Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else _no_live() as live:
         while not stopping.is_set():
@@ -147,6 +148,7 @@ async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
                 live.update(_table(rows), refresh=True)
             else:
                 _say(rows, said, out)
+            _say_gone_back(rows, bundles, out)
             if fleet.broker and fleet.broker.starts > lives:
                 lives = fleet.broker.starts
                 out.print(f"broker  {fleet.broker.ended}; started again, pid {fleet.broker.pid}")
@@ -206,6 +208,17 @@ def _say(rows: list[Row], said: dict[str, set[str]], out: Console) -> None:
         if new != told:
             said[row.node] = new
             out.print(f"{row.node}  {plain(line)}")
+
+
+def _say_gone_back(rows: list[Row], bundles: dict[str, int], out: Console) -> None:
+    """A line for each edge that has left a bundle for an older one. bundles: what served each when it was looked at."""
+    for row in rows:
+        if row.bundle is not None:
+            before = bundles.get(row.node, row.bundle)
+            bundles[row.node] = row.bundle
+            if row.bundle < before:
+                why = f"`qig bundle why {before}` says why once the publisher has heard of it"
+                out.print(f"{row.node}  went back from bundle {before} to {row.bundle}: {why}", soft_wrap=True)
 
 
 def _causes(reason: str) -> set[str]:

@@ -24,7 +24,6 @@ from common.wire.messages import Applied, Bundle, Candidate, DeadLetter, Evidenc
 from services.cli.broker import check_there, client, find_url
 from services.cli.show import command, console, plain
 from services.publisher import refusals
-from services.publisher.app.state import REFUSED
 from services.publisher.fleet import Fleet, fold
 
 SHOWN: Final = 16  # refusals, newest first, where nothing is named
@@ -114,7 +113,7 @@ async def _refused(redis: Redis) -> dict[str, _Refusal]:
         with suppress(Rejected):
             candidate = unpack(Candidate, letter.body)
             offered[candidate.id] = candidate
-    notes = await Broker(redis).read_hash(REFUSED)
+    notes = await Broker(redis).read_hash(streams.REFUSED)
     newest_first = sorted(notes, key=lambda name: refusals.when(notes[name]), reverse=True)
     return {
         name: _Refusal(refusals.when(notes[name]), refusals.reasons(notes[name]), offered.get(name))

@@ -178,7 +178,8 @@ def _pace(pace: Sequence[float]) -> str:
 
 
 def _figures(window: Window) -> str:
-    text = _read(window.text) if window.text.is_known else f"{window.text.size_bytes} bytes of fresh text"
+    size_bytes = window.text.size_bytes
+    text = _read(window.text) if window.text.is_known else f"{size_bytes or 'no'} bytes of fresh text, too few to tell"
     pace = _pace(window.pace) if len(window.pace) >= PAIRS_MIN else "not known"
     return f"reads {text}; time a token: {pace}; {len(window.failed)} failed"
 

@@ -47,7 +47,7 @@ def due_domains(
     asked_s: when the edge was last asked anything in this life; the record knows of lives before. crowded, awake_s:
     see `due`.
     """
-    last_s = max(asked_s, record.last_at_s())
+    last_s = max(asked_s, record.texts.last_at_s())
     away = {packet.domain for packet in record.packets("pending", "sent")}
 
     def sleeps(fresh: Fresh) -> bool:
@@ -56,7 +56,7 @@ def due_domains(
         return said == "sleep"
 
     known: tuple[Domain, ...] = (None, *serving.constellation.domains)
-    return [fresh.domain for fresh in record.fresh() if fresh.domain in known and sleeps(fresh)]
+    return [fresh.domain for fresh in record.texts.fresh() if fresh.domain in known and sleeps(fresh)]
 
 
 def fold_domain(  # noqa: PLR0913 -- what was read, what is known, and what may leave
@@ -76,7 +76,7 @@ def fold_domain(  # noqa: PLR0913 -- what was read, what is known, and what may 
     What answers does not know of it yet: see `relearned`. max_bytes: of text, where the fold ends; what is left waits
     for the next.
     """
-    waiting = record.unfolded(domain, max_bytes)
+    waiting = record.texts.unfolded(domain, max_bytes)
     done = fold(
         serving.constellation,
         domain,
@@ -85,7 +85,7 @@ def fold_domain(  # noqa: PLR0913 -- what was read, what is known, and what may 
         crystal_bytes=crystal_bytes,
         phi=_phi(gauges),
         turn=turn_of(serving.node, domain, record.sequence),
-        accepted=record.accepted(domain),
+        accepted=record.texts.accepted(domain),
         local=serving.local,
         private=private,
         growing=growing,
@@ -136,7 +136,7 @@ def follow_vocabulary(record: Record, serving: Serving) -> bool:
         record.translate(merges, ids={}, taken={}, balances={}, counts={})
         return False
     packets = record.packets("pending", "sent", "lost", "acknowledged", "taken_back")
-    found = translate(serving.constellation, before, record.counted(), record.balances(), packets)
+    found = translate(serving.constellation, before, record.texts.counted(), record.balances(), packets)
     record.translate(merges, ids=found.ids, taken=found.taken, balances=found.balances, counts=found.counts)
     return True
 
@@ -146,10 +146,10 @@ def go_home(record: Record, serving: Serving, rhythm: Rhythm) -> int:
 
     Less than TERRITORY_MIN_BYTES (or what this edge sleeps on, if that is less) after the longest interval is not.
     """
-    waiting = record.unfolded(None)
+    waiting = record.texts.unfolded(None)
     if sum(each.size_bytes for _, each in waiting) >= min(TERRITORY_MIN_BYTES, rhythm.after_bytes):
         return 0
-    record.move({row: serving.constellation.route(each.basin).steps[0].name for row, each in waiting})
+    record.texts.move({row: serving.constellation.route(each.basin).steps[0].name for row, each in waiting})
     return len(waiting)
 
 
@@ -191,7 +191,7 @@ def settle_bundle(
         own=(key, record.epoch),
         packets=record.packets("pending", "sent", "lost"),
         balances=record.balances(),
-        waiting=record.unfolded(None),
+        waiting=record.texts.unfolded(None),
     )
     record.settle(
         settled.acknowledged, settled.balances, settled.moved, opened=settled.opened, cursor=entry_id, at_s=now_s
@@ -231,11 +231,11 @@ def hear_common(
     it once. own: see `decoys`. Raises Rejected("bad_mentions"), Corrupt("false_common"); then nothing is done.
     """
     hashes = decode(told.hashes, MAX_MENTIONS)
-    check_told(np.union1d(record.common(), hashes), own, record.sequence)
+    check_told(np.union1d(record.mentions.common(), hashes), own, record.sequence)
     named = {ref.sequence for ref in told.packets if (ref.key, ref.epoch) == (key, record.epoch)}
     waiting = record.packets("pending", "sent", "lost")
     settled = tuple(packet.sequence for packet in waiting if packet.sequence in named and not packet.counts.entries)
-    record.heard(hashes, settled, cursor=entry_id, at_s=now_s)
+    record.mentions.heard(hashes, settled, cursor=entry_id, at_s=now_s)
     return settled
 
 
@@ -267,7 +267,7 @@ def forget(record: Record, client: str, query_id: str) -> Forgotten | None:
 
     While no packet has left since it was counted, everything is as if it had never come.
     """
-    kept = record.find(client, query_id)
+    kept = record.texts.find(client, query_id)
     if kept is None:
         return None
     undone = _unlearn(record, kept)
@@ -304,7 +304,7 @@ def judge(record: Record, client: str, query_id: str, verdict: Verdict | None) -
     nothing: it is not counted, and what was counted is taken out of the residue; if it had not left, as if it had never
     come. A text that is rejected no more is counted again, or gets back exactly what was taken.
     """
-    kept = record.find(client, query_id)
+    kept = record.texts.find(client, query_id)
     if kept is None:
         return False
     if verdict == "rejected" and kept.verdict != "rejected" and (undone := _unlearn(record, kept)) is not None:
@@ -330,7 +330,7 @@ def _unlearn(record: Record, kept: Kept) -> Unlearned | None:
     if kept.ids is None or kept.packet is None:
         return None
     packets = record.packets_since(kept.domain, kept.packet)
-    folded = [record.members(sequence) for sequence in withdrawable(packets)]
+    folded = [record.texts.members(sequence) for sequence in withdrawable(packets)]
     others = [ids for members in folded for row, ids in members.items() if row != kept.row]
     return unlearn(kept.ids, record.balance(kept.domain), packets, others, own=kept.packet)
 

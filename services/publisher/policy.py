@@ -5,8 +5,8 @@
                 gone has an heir
     figures     finite; no domain's held-out bits per byte worse by more than regress_limit, nor the crystals of one
                 that learned; no role's home drifted; no gate of Phi lost that the parent kept; something better than
-                before, held-out text by more than chance (the interval lies below 0), unless there was no before, or it
-                only takes out what a node had brought
+                before, held-out text by more than chance (the interval lies below 0), unless there was no before, it
+                only takes out what a node had brought, or it changes nothing and settles packets
     guards      a kernel that was RESTOREd in training carries its parent's weights
 
 Guards that merely spoke (a renewal, a dropped state) refuse nothing: they did their work, and the figures show the
@@ -69,10 +69,19 @@ def judge(candidate: Candidate, *, current: Bundle | None, limits: Limits) -> Ve
         *_regressed(figures, limits.regress_limit),
         *_drifted(figures, limits.drift_limit_rad),
         *_lost(figures),
-        *(_nothing_gained(figures) if current is not None and not corrects(candidate) else ()),
+        *(_nothing_gained(figures) if current is not None and _is_to_gain(candidate, current) else ()),
         *(_restored(candidate, current) if current is not None else ()),
     )
     return Verdict(not reasons, reasons)
+
+
+def changes_nothing(candidate: Candidate, current: Bundle) -> bool:
+    """Whether it is `current` once more, for the packets that it names: nothing of them counts yet."""
+    return bool(candidate.packets) and candidate.parts == current.parts
+
+
+def _is_to_gain(candidate: Candidate, current: Bundle) -> bool:
+    return not (corrects(candidate) or changes_nothing(candidate, current))
 
 
 def missing_memories(candidate: Candidate, domains: bytes) -> tuple[str, ...]:

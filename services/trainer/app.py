@@ -11,6 +11,7 @@ kill goes on from its last checkpoint to the same bytes; the candidate's id is t
 import asyncio
 import hashlib
 import logging
+import math
 import shutil
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -53,9 +54,6 @@ CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
 LAST: Final = "last"  # its field: the id of the candidate sent last
 GROWN: Final = "grown"  # another: the names of the merges in it
 FAILED: Final = streams.side_key(streams.BATCHES, "failed")  # merges that failed, by name (growth.py)
-# The publisher's words (services/publisher/app/state.py): candidate id to version, and to reasons.
-RELEASED: Final = streams.side_key(streams.CANDIDATES, "released")
-REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 
 
 class Trainer:
@@ -110,6 +108,7 @@ class Trainer:
             raise Rejected("batch_returned", f"the packets of batch {batch.id[:12]} went back to their edges before")
         if await self._broker.redis.xrange(streams.BATCHES, max=f"({delivery.entry_id}", count=1):
             raise Unavailable("batch_before", "an older batch comes first, here or with another trainer")
+        await self._broker.check_room(streams.CANDIDATES)
         try:
             if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
                 raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
@@ -153,7 +152,7 @@ class Trainer:
             evidence=evidence,
             packets=batch.packets,
         )
-        _show(evidence, self._settings.steps)
+        _show(evidence, self._settings.steps if made.figures else 0)
         log.info("batch %s of %d packets is candidate on bundle %d", batch.id[:12], len(batch.packets), current.version)
         failed |= growth.noted(known, made.dropped, cut_s)
         return [
@@ -173,8 +172,8 @@ class Trainer:
             )
         self.version = bundle.version
         last = await self._hget(CANDIDATE, LAST)
-        if last and last.decode() != bundle.id and await self._hget(REFUSED, last.decode()) is None:
-            released = await self._hget(RELEASED, last.decode())
+        if last and last.decode() != bundle.id and await self._hget(streams.REFUSED, last.decode()) is None:
+            released = await self._hget(streams.RELEASED, last.decode())
             if released is None or int(released) > bundle.version:
                 message = f"the publisher has not decided on candidate {last.decode()[:12]} yet"
                 raise Unavailable("candidate_pending", message)
@@ -187,7 +186,7 @@ class Trainer:
         """
         if not batch.corrections:
             return batch
-        known = await self._broker.read_hash(RELEASED)
+        known = await self._broker.read_hash(streams.RELEASED)
         has = ancestry({name: int(version) for name, version in known.items()}, current.version)
         left = tuple(each for each in batch.corrections if each.batch in has)
         if not left:
@@ -198,7 +197,7 @@ class Trainer:
     async def _refused_growth(self) -> list[str]:
         """The names of the merges that were in the last candidate, where the publisher has refused that."""
         last, grown = await self._hget(CANDIDATE, LAST), await self._hget(CANDIDATE, GROWN)
-        refused = last is not None and await self._hget(REFUSED, last.decode()) is not None
+        refused = last is not None and await self._hget(streams.REFUSED, last.decode()) is not None
         return grown.decode().split() if refused and grown else []
 
     async def _hget(self, key: str, field: str) -> bytes | None:
@@ -256,6 +255,7 @@ async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
         handle=trainer.take,
         max_records=1,
         max_deliveries=MAX_DELIVERIES,
+        give_up_after_s=math.inf,  # it waits for those before it, and for room: a full stream is more than a day's work
     )
     return Wiring(
         consumers=[batches],

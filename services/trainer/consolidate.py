@@ -87,6 +87,8 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
     The same arguments make the same bytes, whatever is in the folder. Raises Rejected for a batch that is wrong in
     itself, Unavailable("checkpoint", "curve") for a folder that can't be used.
     """
+    if not (batch.domains or batch.merges or batch.corrections):  # it names packets, and nothing of them counts yet
+        return Consolidated(dict(parts), (), ())
     current = bundle_parts.load(parts)
     _check_vocabulary(batch, current)
     updates = _at_home(batch.domains, current.domains)

@@ -59,12 +59,11 @@ class Node:
         self._what = what
         self._tasks: list[asyncio.Task[None]] = []
         self._clients = AsyncExitStack()
-        self._redis: Redis | None = None
         self._faststream: RedisBroker | None = None
         self.subscription: Subscription[bytes] | None = None
 
     async def start(self) -> None:
-        redis = self._redis = await self._clients.enter_async_context(connect(self._url))
+        self._redis = redis = await self._clients.enter_async_context(connect(self._url))
         self._faststream = faststream_broker(self._url, graceful_s=5.0)
         await self._faststream.connect()
         self._clients.push_async_callback(self._faststream.config.disconnect)
@@ -83,13 +82,12 @@ class Node:
     async def kill(self) -> None:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
         reading = [task for half in self.subscription._holders.values() for task in half.tasks]
-        doomed = [*self._tasks, *reading]
+        lanes = scripts._LANES.get(self._redis, {})  # a trip that goes on would connect again to what is closed
+        under_way = [lane._trip for lane in lanes.values() if lane._trip]
+        doomed = [*self._tasks, *reading, *under_way]
         self._tasks = []
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
         await self.subscription._intake.abandon()
-        trip = scripts._LANES[self._redis]._trip if self._redis in scripts._LANES else None
-        if trip is not None:  # what was on its way to the broker arrives there
-            await asyncio.wait([trip])
         await self._clients.aclose()

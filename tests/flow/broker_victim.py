@@ -1,22 +1,31 @@
 """A process to be killed: consumes the queries of the broker in argv[1]; on the message "poison" it dies by its own
-hand, on any other it says so on stdout and hangs. argv[2]: max_deliveries.
+hand. argv[2]: max_deliveries. argv[3]: "hang", to say so on stdout and hang on any other message; or "reads", to count
+it, whole reads together.
 """
 
 import asyncio
 import os
 import sys
 
-from broker_node import Node, consumer
+from broker_node import Node, consumer, counted
 
 
 async def main() -> None:
+    url, most, how = sys.argv[1:]
+
     async def handle(delivery, body):
         if body == b"poison":
             os._exit(9)
-        print("taken", flush=True)  # noqa: T201 -- what the test waits for
-        await asyncio.Event().wait()
+        if how == "hang":
+            print("taken", flush=True)  # noqa: T201 -- what the test waits for
+            await asyncio.Event().wait()
+        return counted(body)
 
-    await Node(sys.argv[1], consumer(handle, max_deliveries=int(sys.argv[2])), "victim").start()
+    async def handle_read(given):
+        return [await handle(*each) for each in given]
+
+    together = {"handle_read": handle_read} if how == "reads" else {}
+    await Node(url, consumer(handle, max_deliveries=int(most), **together), "victim").start()
     await asyncio.Event().wait()
 
 

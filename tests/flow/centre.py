@@ -25,7 +25,6 @@ from common.wire.messages import Batch, Bundle, Candidate, Common, DeadLetter, E
 from common.wire.packet import PacketBody, base_prefix, seal
 from services.aggregator import app as aggregator
 from services.publisher import app as publisher
-from services.publisher.app import state
 
 NODES = [f"edge-{n}" for n in range(4)]
 APPS = {"aggregator": (aggregator.build, AggregatorSettings), "publisher": (publisher.build, PublisherSettings)}
@@ -190,4 +189,4 @@ async def carried(centre):
 
 async def refusal(centre, candidate):
     """The reasons that are kept."""
-    return json.loads((await centre.broker.read_hash(state.REFUSED))[candidate.id])["reasons"]
+    return json.loads((await centre.broker.read_hash(streams.REFUSED))[candidate.id])["reasons"]

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 READS = {
     *("XREAD", "XREADGROUP", "XREVRANGE", "XRANGE", "XLEN", "XPENDING"),
-    *("HGET", "HMGET", "HGETALL", "HSTRLEN", "GET", "TIME", "PING"),
+    *("HGET", "HMGET", "HGETALL", "HKEYS", "HSTRLEN", "ZSCORE", "GET", "TIME", "PING"),
 }
 VICTIM = ContextVar("victim", default=None)
 

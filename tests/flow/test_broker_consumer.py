@@ -6,7 +6,9 @@ from faststream.redis import RedisBroker
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import scripts, streams
+from common.runtime.consumer import Intake
 from common.runtime.effects import Absent, HashSet, Send
+from common.runtime.entries import Entry
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +119,20 @@ async def test_what_stays_unavailable_beyond_the_limit_becomes_a_dead_letter(red
     await start_node(consumer(handle, give_up_after_s=0.05))
     await eventually(lambda: finished(redis))
     assert [letter.code for letter in await letters(redis)] == ["model_loading"]
+
+
+async def test_what_fails_together_is_not_tried_again_together(redis):
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    for _ in range(2):
+        await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    ((_, rows),) = await redis.xreadgroup("edge", "me", {streams.QUERIES: ">"})
+    handle, _ = raising(ZeroDivisionError())
+    patient = consumer(handle, claim_after_s=600.0, retry_first_s=100.0)
+    intake = Intake(redis, patient, chance=iter([0.0, 1.0]).__next__)
+    await intake.take_all("me", [Entry(entry.decode(), fields) for entry, fields in rows], new=True)
+    await intake.close()
+    pending = await redis.xpending_range(streams.QUERIES, "edge", "-", "+", 2)
+    assert [row["time_since_delivered"] // 10_000 for row in pending] == [55, 50]  # of 60: tried in 50 s, and in 100
 
 
 async def test_a_bug_that_goes_away_is_survived(redis, start_node, eventually):

@@ -28,6 +28,8 @@ def test_the_broker_is_durable_and_refuses_rather_than_forgets(tmp_path, started
         assert client.config_get("appendonly") == {"appendonly": "yes"}
         assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        assert 0.4 * machine < int(client.config_get("maxmemory")["maxmemory"]) < 0.6 * machine
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -21,8 +21,8 @@ VICTIM = Path(__file__).with_name("broker_victim.py")
 def victim(broker_url):
     started = []
 
-    def start(max_deliveries):
-        command = [sys.executable, str(VICTIM), broker_url, str(max_deliveries)]
+    def start(max_deliveries, how="hang"):
+        command = [sys.executable, str(VICTIM), broker_url, str(max_deliveries), how]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
         return started[-1]
 
@@ -59,6 +59,18 @@ async def test_a_message_that_kills_its_process_is_dead_at_the_limit_and_kills_n
     await eventually(lambda: finished(redis))
     (letter,) = await letters(redis)
     assert (letter.code, letter.body, calls) == ("never_finished", b"poison", [])
+
+
+async def test_a_message_that_kills_its_process_takes_none_of_its_read_with_it(redis, victim, start_node, eventually):
+    """Once with all that were read with it, and from then on alone."""
+    for body in (b"q0", b"poison", b"q1"):
+        await redis.xadd(streams.QUERIES, {"__data__": body})
+    for _ in range(2):
+        assert await asyncio.to_thread(victim(2, "reads").wait) == 9
+    await start_node(consumer(count, max_deliveries=2))
+    await eventually(lambda: finished(redis))
+    assert await redis.hgetall(COUNTS) == {b"q0": b"1", b"q1": b"1"}
+    assert [(letter.code, letter.body) for letter in await letters(redis)] == [("never_finished", b"poison")]
 
 
 @pytest.mark.parametrize("harm", ["flushall", "destroy", "delete"])
@@ -142,6 +154,50 @@ async def test_a_broker_killed_and_restarted_on_its_data_finishes_everything_onc
     second.stop()
 
 
+async def test_a_second_without_a_broker_delays_work_by_half_a_second_more_at_most(tmp_path, start_node, eventually):
+    first = embedded.start(tmp_path)
+    port = int(first.url.rpartition(":")[2])
+    loop, waits, lags = asyncio.get_running_loop(), [], []
+
+    async def handle(delivery, body):
+        waits.append(loop.time() - float(body))
+        return counted(b"all")
+
+    async def handle_read(given):
+        return [await handle(*each) for each in given]
+
+    async def look_for_a_busy_machine():
+        while True:
+            begun = loop.time()
+            await asyncio.sleep(0.01)
+            lags.append(loop.time() - begun - 0.01)
+
+    async def produce(broker, number):
+        await broker.produce(streams.QUERIES, b"%f" % loop.time(), f"q{number}")
+
+    async with connect(first.url) as redis:
+        node = await start_node(consumer(handle, handle_read=handle_read, claim_after_s=5.0), url=first.url)
+        looking = asyncio.create_task(look_for_a_busy_machine())
+        produced, number, second, killed_s, away_s = [], 0, None, 0.0, 0.0
+        while not away_s or loop.time() < killed_s + away_s + 1.0:
+            produced.append(asyncio.create_task(produce(Broker(redis), number := number + 1)))
+            await asyncio.sleep(0.02)
+            if number == 20:
+                os.kill(first.pid, signal.SIGKILL)
+                first.process.wait()
+                killed_s = loop.time()
+            if second is None and killed_s and loop.time() > killed_s + 0.95:
+                second = await asyncio.to_thread(embedded.start, tmp_path, port)
+                away_s = loop.time() - killed_s
+        await asyncio.gather(*produced)
+        await eventually(lambda: len(waits) == number)
+        looking.cancel()
+        assert (await redis.hgetall(COUNTS)) == {b"all": str(number).encode()}
+        await node.stop()
+    second.stop()
+    assert 0.9 < max(waits) <= away_s + 0.5 + 2 * max(lags)
+
+
 async def test_stopping_in_good_order_finishes_the_work_in_flight_and_hands_back_the_rest(
     redis, start_node, eventually
 ):
@@ -174,20 +230,6 @@ async def test_consumers_that_are_gone_are_forgotten_unless_they_hold_something(
     assert await scripts.sweep(redis, streams.QUERIES, "edge", idle_s=3600) == 0
     assert await scripts.sweep(redis, streams.QUERIES, "edge", idle_s=-1) == 1
     assert [row["name"] for row in await redis.xinfo_consumers(streams.QUERIES, "edge")] == [b"holds"]
-
-
-async def test_a_broker_that_is_full_refuses_a_commit_whole(redis, broker):
-    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
-    entry = await redis.xadd(streams.QUERIES, {"__data__": b"q"})
-    await redis.xreadgroup("edge", "me", {streams.QUERIES: ">"})
-    await redis.config_set("maxmemory", 1)
-    try:
-        with pytest.raises(Exception, match="maxmemory"):
-            await scripts.commit(redis, streams.QUERIES, counted(b"q"), entry=("edge", entry.decode()))
-    finally:
-        await redis.config_set("maxmemory", 0)
-    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 1
-    assert await redis.exists(COUNTS) == 0
 
 
 async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, start_node, eventually):

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 from broker_node import COUNTS, consumer, count, finished
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import embedded, http, streams
@@ -178,6 +178,23 @@ async def test_a_failing_tick_shows_in_readiness_and_runs_again(redis, broker_ur
     await eventually(lambda: ready(url))
     await end()
     assert errors == []
+
+
+@pytest.mark.parametrize("error", [Unavailable("broker_away", "not there"), RedisError("not there")])
+async def test_a_tick_that_is_rare_runs_again_soon_where_something_was_not_there(
+    redis, broker_url, running, eventually, error
+):
+    """Else a service whose broker is back would not be ready before its rarest tick has run."""
+    errors = [error]
+
+    async def run():
+        if errors:
+            raise errors.pop()
+
+    url, _ = await running(settings(broker_url), Wiring(ticks=[Tick("look", 3600.0, run)]))
+    await eventually(lambda: not errors)
+    assert not await ready(url)
+    await eventually(lambda: ready(url))
 
 
 async def test_the_stop_finishes_a_tick_and_carries_the_outbox(redis, broker_url, running, eventually):

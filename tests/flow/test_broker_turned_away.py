@@ -87,8 +87,8 @@ async def test_of_many_entries_those_that_others_finished_are_not_answered_again
     await redis.xgroup_create(streams.QUERIES, "edge", id="0")
     await redis.xreadgroup("edge", "a", {streams.QUERIES: ">"})
     await redis.xack(streams.QUERIES, "edge", ids[1])
-    sends = [(entry, Send(streams.answers("me"), entry.encode(), entry)) for entry in ids]
-    assert await scripts.finish(redis, streams.QUERIES, "edge", sends, direct=True) == 2
+    sends = [(entry, [Send(streams.answers("me"), entry.encode(), entry)]) for entry in ids]
+    assert await scripts.finish(redis, streams.QUERIES, "edge", sends, direct=True) == ["done", "gone", "done"]
     told = [fields[b"__data__"].decode() for _, fields in await redis.xrange(streams.answers("me"))]
     assert told == [ids[0], ids[2]]
     assert await redis.xlen(streams.QUERIES) == 1
@@ -99,7 +99,8 @@ async def test_of_many_entries_the_one_whose_answer_has_no_place_to_go_stays_pen
     await redis.xgroup_create(streams.QUERIES, "edge", id="0")
     await redis.xreadgroup("edge", "a", {streams.QUERIES: ">"})
     await redis.set(streams.answers("odd"), "no stream")
-    sends = [(one, Send(streams.answers("odd"), b"x", "odd")), (other, Send(streams.answers("me"), b"x", "me"))]
-    assert await scripts.finish(redis, streams.QUERIES, "edge", sends, direct=True) == 1
+    sends = [(one, [Send(streams.answers("odd"), b"x", "odd")]), (other, [Send(streams.answers("me"), b"x", "me")])]
+    hindered, done = await scripts.finish(redis, streams.QUERIES, "edge", sends, direct=True)
+    assert (str(hindered), done) == ("WRONGTYPE qig:answers:odd is a string", "done")
     assert (await redis.xpending(streams.QUERIES, "edge"))["min"].decode() == one
     assert await redis.xlen(streams.answers("me")) == 1

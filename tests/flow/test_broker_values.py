@@ -83,10 +83,10 @@ async def test_a_key_outside_the_slot_is_refused_before_anything_is_written(redi
 
 
 async def test_the_relay_carries_in_order_and_empties_the_outbox(redis, broker):
-    sends = [Send(streams.BATCHES, b"b%d" % number, f"b{number}") for number in range(100)]
+    sends = [Send(streams.RETURNED, b"r%d" % number, f"r{number}") for number in range(100)]
     await broker.commit(streams.PACKETS, sends)
     await relay.drain(redis, streams.PACKETS)
-    assert await bodies(redis, streams.BATCHES) == [send.message for send in sends]
+    assert await bodies(redis, streams.RETURNED) == [send.message for send in sends]
     assert await redis.xlen(BOX) == 0
 
 
@@ -125,11 +125,43 @@ async def test_a_blob_with_a_flipped_byte_is_corrupt(redis, broker):
 
 
 async def test_a_blob_that_is_not_there_may_come_later(redis, broker):
-    digest = await broker.put_blob(bytes(store.CHUNK_BYTES + 9), ttl_s=60)
-    assert 0 < await redis.ttl(store.chunk_key(digest, 1)) <= 60
+    digest = await broker.put_blob(bytes(store.CHUNK_BYTES + 9))
     await redis.delete(store.chunk_key(digest, 0))
     with pytest.raises(Unavailable, match="blob_missing"):
         await broker.get_blob(digest, store.CHUNK_BYTES + 9)
+
+
+async def idle(redis, key, seconds):
+    """As if nobody had touched it for so long."""
+    await redis.restore(key, 0, await redis.dump(key), replace=True, idletime=seconds)
+
+
+@pytest.mark.parametrize(("idle_s", "gone"), [(0, 0), (50, 0), (60, 1), (61, 1)])
+async def test_a_chunk_that_nobody_needs_goes_once_nobody_has_touched_it_for_a_while(redis, broker, idle_s, gone):
+    digest = await broker.put_blob(b"old")
+    await idle(redis, store.chunk_key(digest, 0), idle_s)
+    assert await broker.forget_blobs({"another"}, 60.0) == gone
+    assert await redis.exists(store.chunk_key(digest, 0)) == 1 - gone
+
+
+@pytest.mark.parametrize("use", ["put", "get", "name"])
+async def test_a_blob_that_is_used_or_needed_stays(redis, broker, use):
+    digest = await broker.put_blob(b"old")
+    await idle(redis, store.chunk_key(digest, 0), 3_600)
+    if use == "put":
+        await broker.put_blob(b"old")
+    if use == "get":
+        await broker.get_blob(digest, 3)
+    assert await broker.forget_blobs({digest} if use == "name" else set(), 60.0) == 0
+
+
+async def test_what_a_put_that_stopped_half_way_has_left_goes_and_nothing_else(redis, broker):
+    digest = await broker.put_blob(bytes(store.CHUNK_BYTES + 9))
+    await redis.delete(store.chunk_key(digest, 1))
+    await broker.produce(streams.PACKETS, b"p", "p1")
+    assert await broker.forget_blobs((), 0.0) == 1
+    assert await redis.keys(f"{streams.BLOB}*") == []
+    assert await redis.xlen(streams.PACKETS) == 1
 
 
 @pytest.mark.parametrize("size", [-1, store.BLOB_MAX_BYTES + 1])

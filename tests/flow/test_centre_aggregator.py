@@ -18,7 +18,7 @@ from common.wire import crystals
 from common.wire.messages import Heartbeat
 from common.wire.proposals import encode
 from services.aggregator import app
-from services.aggregator.app.hashes import OPENED
+from services.aggregator.app.hashes import ACCEPTED, OPENED
 from services.aggregator.proposals import MERGES_LEAST
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +46,29 @@ def readiness(url):
             return json.load(answer)
     except urllib.error.HTTPError as error:
         return json.load(error)
+
+
+async def test_nothing_is_cut_while_the_trainer_is_too_far_behind_and_all_of_it_later(centre, eventually, monkeypatch):
+    monkeypatch.setitem(streams._KEPT, streams.BATCHES, streams.Retention(entries=1, kind="work"))
+    await centre.broker.produce(streams.BATCHES, b"an older one", "older")
+    bundle = await centre.release()
+    await centre.send(*[centre.packet(bundle, node) for node in range(4)])
+    async with centre.running("aggregator", batch_packets=4) as url:
+        await eventually(lambda: accepted(centre, 4))
+        await eventually(lambda: says(url, "stream_full"))
+        assert await centre.broker.redis.xlen(streams.outbox(streams.PACKETS)) == 0
+        await centre.broker.redis.delete(streams.BATCHES)
+        await eventually(centre.batches)
+    (batch,) = await centre.batches()
+    assert len(batch.packets) == 4
+
+
+async def says(url, code):
+    return code in (await asyncio.to_thread(readiness, url))["reasons"].get("tick cut", "")
+
+
+async def accepted(centre, count):
+    return await centre.broker.redis.hlen(ACCEPTED) == count
 
 
 async def test_packets_of_several_edges_become_one_batch(centre, eventually):

@@ -73,7 +73,7 @@ async def test_of_two_candidates_on_one_parent_the_second_is_out_of_date(centre,
         await centre.offer(two)
         await decided(centre, eventually)
     assert [bundle.version for bundle in await centre.bundles()] == [1, 2]
-    (loser,) = await centre.broker.read_hash(state.REFUSED)
+    (loser,) = await centre.broker.read_hash(streams.REFUSED)
     assert "train on that one" in (await refusal(centre, {"one": one, "two": two}[loser]))[0]
 
 
@@ -85,14 +85,14 @@ async def test_a_candidate_that_comes_again_after_its_release_is_neither_release
         await decided(centre, eventually)
     assert [bundle.version for bundle in await centre.bundles()] == [1]
     assert await centre.letters(streams.CANDIDATES) == []
-    assert await centre.broker.read_hash(state.REFUSED) == {}
+    assert await centre.broker.read_hash(streams.REFUSED) == {}
 
 
 async def test_after_a_restart_versions_go_on_even_when_the_notes_are_lost(centre, eventually):
     async with centre.running("publisher"):
         await centre.offer(await centre.candidate())
         await decided(centre, eventually)
-    await centre.broker.redis.delete(state.CURRENT, state.RELEASED)
+    await centre.broker.redis.delete(state.CURRENT, streams.RELEASED)
     (first,) = await centre.bundles()
     async with centre.running("publisher"):
         await centre.offer(await centre.candidate(first))

@@ -11,7 +11,6 @@ from common.runtime import keys, metrics, streams
 from common.wire.codec import pack
 from common.wire.messages import Applied, PacketRef
 from services.publisher import app
-from services.publisher.app import state
 
 pytestmark = pytest.mark.anyio
 CARRIED = PacketRef(key=b"edge-key", epoch=1, sequence=7)
@@ -70,7 +69,7 @@ async def test_a_release_that_two_edges_go_back_from_is_taken_back_and_what_it_b
 
 
 async def noted(centre, bundle):
-    note = (await centre.broker.read_hash(state.REFUSED)).get(bundle.id)
+    note = (await centre.broker.read_hash(streams.REFUSED)).get(bundle.id)
     return note and json.loads(note)["reasons"]
 
 

@@ -14,9 +14,9 @@ from common.wire import bundle as bundles
 from common.wire.codec import pack
 from common.wire.messages import Applied, PacketRef
 from services.publisher import app
-from services.publisher.app import state
 
 pytestmark = pytest.mark.anyio
+CARRIED = PacketRef(key=b"edge-key", epoch=1, sequence=7)
 FLEET = [f"edge-{number}" for number in range(40)]
 
 
@@ -102,7 +102,7 @@ async def test_a_release_that_the_first_refuse_or_read_worse_is_taken_back(centr
 
 
 async def noted(centre, bundle):
-    return bundle.id in await centre.broker.read_hash(state.REFUSED)
+    return bundle.id in await centre.broker.read_hash(streams.REFUSED)
 
 
 async def test_a_ring_stays_while_lists_are_renewed_and_publishers_restart(centre, eventually):
@@ -164,3 +164,24 @@ async def test_a_candidate_cannot_take_a_release_back(centre, eventually):
         await centre.offer(sly)
         await decided(centre, eventually)
     assert "only a publisher takes a release back" in (await refusal(centre, sly))[0]
+
+
+async def test_what_only_settles_packets_waits_for_the_trial_of_its_parent_and_is_for_everybody(
+    centre, eventually, quick, monkeypatch
+):
+    async with centre.running("publisher"):
+        one = await released_to(centre, eventually)
+    operator = app.Publisher(centre.settings("publisher"), centre.broker)
+    same = await centre.candidate(one, (), parts=one.parts, packets=(CARRIED,))
+    offered = Delivery(streams.CANDIDATES, "1-0", 0, 1, pack(same))
+    with pytest.raises(Unavailable, match=r"on_trial.*bundle 1 may be"):
+        await operator.candidates.take(offered, same)
+    monkeypatch.setattr("services.publisher.app.candidates.PATIENCE_S", 0.0)
+    async with centre.running("publisher"):
+        await centre.offer(same)
+        await decided(centre, eventually)
+        two = (await centre.bundles())[-1]
+        assert (two.version, two.parts, two.packets) == (2, one.parts, (CARRIED,))
+        assert await first_and_rest(centre, two) == (FLEET, [])
+    past = await operator.releases.past()
+    assert (past.last, past.changed_at_s) == (2, one.released_at_s)

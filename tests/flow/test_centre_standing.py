@@ -50,7 +50,7 @@ async def test_what_a_node_has_too_many_of_goes_back_and_the_others_packets_coun
 
 async def test_a_cut_makes_room_for_more_of_a_node(centre, eventually):
     bundle = await centre.release()
-    async with centre.running("aggregator", batch_packets=2, batch_age_s=0.1, node_packets=2):
+    async with centre.running("aggregator", batch_packets=2, batch_age_s=0.02, node_packets=2):
         for first in (1, 3, 5):
             await centre.send(*[centre.packet(bundle, 0, n) for n in (first, first + 1)])
             await eventually(lambda many=first + 1: has_counted(centre, many))
@@ -79,7 +79,7 @@ async def test_a_standing_tells_what_became_of_a_node_s_packets(centre, eventual
     forged = bytearray(centre.packet(bundle, sequence=2))
     forged[-1] ^= 1
     await centre.send(good, good, bytes(forged), centre.packet(bundle, sequence=3, domain="nowhere"))
-    async with centre.running("aggregator", batch_packets=1) as url:
+    async with centre.running("aggregator", batch_packets=1, batch_age_s=0.02) as url:
         await eventually(lambda: drained(centre))
         await eventually(lambda: has_distance(centre))
         shown = await to_thread(lambda: urllib.request.urlopen(f"{url}/metrics", timeout=5).read().decode())
@@ -125,7 +125,7 @@ async def mentions(centre, node):
 
 async def test_who_opened_a_domain_alone_is_noted_until_a_second_node_brings_text_of_it(centre, eventually):
     bundle = await centre.release()
-    async with centre.running("aggregator", batch_packets=1):
+    async with centre.running("aggregator", batch_packets=1, batch_age_s=0.02):
         await centre.send(centre.packet(bundle, 0, domain=None))
         await eventually(lambda: has_counted(centre, 1))
         assert list((await centre.broker.read_hash(FOUNDED)).values()) == [NODES[0].encode()]

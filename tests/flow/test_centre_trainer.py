@@ -12,7 +12,7 @@ from micro import MICRO, SENTENCES
 
 from common.coordizer.growth import propose
 from common.errors import Rejected, Unavailable
-from common.runtime import keys, streams
+from common.runtime import keys, metrics, streams
 from common.runtime.effects import Send
 from common.runtime.entries import Delivery
 from common.runtime.service import serve
@@ -69,6 +69,25 @@ async def test_a_batch_that_no_try_came_to_an_end_with_goes_back_and_is_none_whe
     with pytest.raises(Rejected, match="batch_returned"):
         await trainer.take(delivery(), sound)
     assert len(await centre.returned()) == 1
+
+
+async def test_a_batch_is_not_begun_while_there_is_no_room_for_its_candidate(centre, trainer, monkeypatch):
+    await centre.release()
+    monkeypatch.setitem(streams._KEPT, streams.CANDIDATES, streams.Retention(entries=1, kind="work"))
+    await centre.broker.produce(streams.CANDIDATES, b"an older one", "older")
+    monkeypatch.setattr(room, "consolidate", None)
+    with pytest.raises(Unavailable, match="stream_full"):
+        await trainer.take(delivery(), batch(centre, SOUND))
+    assert await centre.returned() == []
+
+
+async def test_a_batch_of_which_nothing_counts_becomes_a_candidate_of_its_parent_s_parts(centre, trainer):
+    bundle = await centre.release()
+    mute = batch(centre, b"").model_copy(update={"domains": ()})
+    effects = await trainer.take(delivery(), unpack(Batch, pack(mute)))
+    (candidate,) = [unpack(Candidate, each.message) for each in effects if isinstance(each, Send)]
+    assert (candidate.id, candidate.packets) == (mute.id, mute.packets)
+    assert (candidate.parts, candidate.parent) == (bundle.parts, 1)
 
 
 async def test_a_batch_that_waits_gives_nothing_back(centre, trainer):
@@ -168,6 +187,17 @@ async def test_two_trainers_take_one_batch_at_a_time_in_order_and_each_once_thou
     assert await centre.returned() == []
 
 
+async def test_a_batch_that_has_waited_for_years_is_not_given_up(centre, few, eventually):
+    waited = metrics.HANDLED.labels(streams.BATCHES, "unavailable")._value
+    before = waited.get()
+    redis = centre.broker.redis
+    await redis.xadd(streams.BATCHES, {"__data__": pack(numbered(centre, 1))}, id="1-0")
+    async with running(centre, few, "one"):  # there is no bundle to train on
+        await eventually(lambda: waited.get() > before)
+    assert await redis.xlen(streams.BATCHES) == 1
+    assert await centre.letters(streams.BATCHES) == []
+
+
 async def test_a_batch_waits_while_an_older_one_is_not_done(centre, trainer):
     await centre.release()
     await centre.broker.produce(streams.BATCHES, pack(numbered(centre, 1)), "first")
@@ -255,7 +285,7 @@ async def test_a_growth_that_the_publisher_refused_waits_and_what_comes_with_it_
     batches, hour = [growing(centre, micro, number) for number in range(1, 6)], 3600.0
 
     async def refuse(given):
-        await centre.broker.redis.hset(room.REFUSED, given.id, b"{}")
+        await centre.broker.redis.hset(streams.REFUSED, given.id, b"{}")
 
     assert await made(centre, trainer, batches[0], hour) == (4, 0)
     await refuse(batches[0])
@@ -272,6 +302,6 @@ async def test_a_growth_that_costs_too_much_is_not_measured_again_with_every_bat
     monkeypatch.setattr("services.trainer.consolidate.GROWTH_TOLERANCE", -10.0)
     await centre.release()
     assert await made(centre, trainer, growing(centre, micro, 1), 100.0) == (0, 4)
-    await centre.broker.redis.hset(room.REFUSED, growing(centre, micro, 1).id, b"{}")
+    await centre.broker.redis.hset(streams.REFUSED, growing(centre, micro, 1).id, b"{}")
     monkeypatch.setattr(growth, "grown", None)
     assert await made(centre, trainer, growing(centre, micro, 2), 101.0) == (0, 4)

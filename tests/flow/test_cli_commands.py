@@ -161,6 +161,17 @@ async def test_all_letters_are_replayed_but_those_that_came_without_a_message(re
     assert await redis.xlen(streams.dead(streams.PACKETS)) == 1
 
 
+async def test_letters_for_which_there_is_no_room_stay_until_there_is(redis, broker_url, monkeypatch):
+    monkeypatch.setitem(streams._KEPT, streams.PACKETS, streams.Retention(entries=2, kind="work"))
+    for number in range(3):
+        await redis.xadd(streams.dead(streams.PACKETS), {"__data__": letter(b"%d" % number)})
+    with pytest.raises(Unavailable, match=r"stream_full: qig:packets was full after 2 of 3"):
+        await dead._replay(streams.PACKETS, None, broker_url)
+    assert await redis.xlen(streams.dead(streams.PACKETS)) == 1
+    await redis.delete(streams.PACKETS)
+    assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0)
+
+
 async def test_a_letter_that_is_not_there_is_said(redis, broker_url):
     with pytest.raises(Unavailable, match="no dead letter 1-1 of qig:queries"):
         await dead._replay(streams.QUERIES, "1-1", broker_url)

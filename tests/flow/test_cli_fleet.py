@@ -148,6 +148,8 @@ async def test_a_killed_broker_comes_back_at_its_address_with_its_data(tmp_path,
         async with client(running.broker_url) as redis:
             assert (running.broker_url, await redis.get("kept")) == (url, b"1")
         assert (running.broker.starts, running.broker.ended) == (2, "ended by SIGKILL")
+        assert home.read_broker(tmp_path) == url
+    assert home.read_broker(tmp_path) is None  # no command looks where nothing listens any more
 
 
 async def test_a_broker_that_is_held_is_back_after_its_restart(tmp_path):

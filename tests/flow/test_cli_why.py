@@ -13,7 +13,6 @@ from common.wire.codec import pack
 from common.wire.messages import Applied, DeadLetter, Evidence, Figure
 from services.cli import why
 from services.publisher import refusals
-from services.publisher.app.state import REFUSED
 
 pytestmark = pytest.mark.anyio
 FIGURES = (
@@ -23,7 +22,7 @@ FIGURES = (
 
 
 async def refuse(centre, name, *reasons, at_s=1.0):
-    note = HashSet(REFUSED, name, refusals.note(reasons, at_s))
+    note = HashSet(streams.REFUSED, name, refusals.note(reasons, at_s))
     assert await centre.broker.commit(streams.CANDIDATES, [note])
 
 

@@ -100,7 +100,7 @@ async def test_an_edge_tells_where_it_serves_and_deletes_what_is_too_old_before_
     file = state_dir(tmp_path, NODE) / "edge.db"
     record = Record(file, now_s=1.0)
     basin = np.full(64, 1 / 64)
-    record.add(Interaction("q", "c", "hi", 1.0, "heart", basin, 1, 2, 3.0, None, None), b"hi", probe=False)
+    record.texts.add(Interaction("q", "c", "hi", 1.0, "heart", basin, 1, 2, 3.0, None, None), b"hi", probe=False)
     record.close()
     async with running(settings) as address:
         await eventually(lambda: address_of(file) == address)

@@ -201,10 +201,10 @@ async def begin(fleet, corpora, *, sleep_after_bytes=SLEEP_AFTER_BYTES, wires=No
 
 
 @contextlib.asynccontextmanager
-async def live(home, genesis, *, enrolled=EDGES, **given):
-    """A fleet on an embedded broker. given: as to `begin`."""
+async def live(home, genesis, *, enrolled=EDGES, broker_url=None, **given):
+    """A fleet. broker_url: None for an embedded broker of its own; given: as to `begin`."""
     corpora = prepared(home, genesis, enrolled)
-    async with Fleet(home) as fleet, connect(fleet.broker_url) as redis:
+    async with Fleet(home, broker_url=broker_url) as fleet, connect(fleet.broker_url) as redis:
         await begin(fleet, corpora, **given)
         yield Live(fleet, redis, passages())
 

@@ -40,12 +40,12 @@ def entries(memory):
 
 def slept(record, domain="heart", **fields):
     """Whatever waits is folded, each text as the ids 7 8."""
-    rows = {row: np.array([7, 8], np.int32) for row, _ in record.unfolded(domain)}
+    rows = {row: np.array([7, 8], np.int32) for row, _ in record.texts.unfolded(domain)}
     record.slept(rows, balance(7, 8), packet(record, domain, **fields))
 
 
 def pruned(record, now_s, **limits):
-    return record.prune(now_s=now_s, **{"max_age_s": 30 * DAY_S, "max_bytes": 1 << 30} | limits)
+    return record.texts.prune(now_s=now_s, **{"max_age_s": 30 * DAY_S, "max_bytes": 1 << 30} | limits)
 
 
 def in_the_files(record, text):

@@ -18,6 +18,7 @@ from services.aggregator import account
 from services.aggregator.account import ROOM_BYTES, Note, fits, outdated, without
 from services.aggregator.cut import Fleet, Limits, cut
 from services.aggregator.merge import combined
+from services.aggregator.quorum import parted
 
 LIMITS = Limits(packets=8, age_s=60.0, mass_cap=100_000)
 IDS = [key_id(key.verify_key) for key in KEYS]
@@ -56,9 +57,16 @@ def said_of(brought):
     return encode(combined(brought), VOCAB)
 
 
+def counting(brought, edges):
+    """What of it counts where so many nodes must bring an n-gram."""
+    found = zip(brought, parted(brought, edges=edges), strict=True)
+    return [one._replace(crystals=said) for one, (said, _) in found if said.entries]
+
+
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.lists(packets(), max_size=5), min_size=1, max_size=4), packets())
-def test_a_memory_without_a_node_is_the_one_that_it_never_reached(batches, genesis):
+@given(st.lists(st.lists(packets(), max_size=5), min_size=1, max_size=4), packets(), st.integers(1, 3))
+def test_a_memory_without_a_node_is_the_one_that_it_never_reached(batches, genesis, edges):
+    batches = [counting(brought, edges) for brought in batches]
     before = memory_of(said_of([genesis]))
     kept = [[one for one in brought if one.node != "a"] for brought in batches]
     held = memory.merge([before, *(memory_of(said_of(brought)) for brought in batches if brought)])

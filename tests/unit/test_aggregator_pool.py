@@ -16,6 +16,7 @@ from common.wire.ngrams import crystals as made
 from common.wire.ngrams import entry, implied
 from common.wire.packet import key_id
 from services.aggregator import pool as room
+from services.aggregator.claims import settle
 from services.aggregator.cut import Fleet, Limits, cut
 from services.aggregator.pool import WAIT_CUTS, WAIT_STEP, from_bytes, gathered, kept, to_bytes
 from services.aggregator.quorum import Brought
@@ -30,9 +31,16 @@ def cut_of(*raws, pool=None, cuts=0, bases=BASES, nodes=NODES, limits=LIMITS, pe
     return cut(ledger(*raws), bases=bases, pending=pending or {}, limits=limits, fleet=fleet)
 
 
+def after(found):
+    """The pool once the batch of a cut counts for good."""
+    return settle(found.pool, counts=[found.claim] if found.claim else [], returned=[])
+
+
 def said(found, order=1, name="percept"):
     """The n-grams that a batch says of a domain, with their counts."""
-    (update,) = (each for each in found.batch.domains if each.name == name)
+    update = next((each for each in found.batch.domains if each.name == name), None)
+    if update is None:
+        return {}
     told = crystals.decode(update.crystals, VOCAB, 1 << 16).orders[order]
     keys = [(int(key) >> 15, int(key) & 0x7FFF) for key in told.keys]
     return dict(zip(keys, told.counts.tolist(), strict=True))
@@ -40,12 +48,12 @@ def said(found, order=1, name="percept"):
 
 def test_what_one_and_two_nodes_bring_waits_and_what_a_third_brings_counts_with_all_they_brought():
     first = cut_of(packet(key=0, crystals=SECRET), packet(key=1, crystals=SECRET))
-    assert (said(first), len(first.taken), len(first.pool["percept"])) == ({}, 2, 2)
-    second = cut_of(packet(key=0, sequence=2, crystals=SECRET), pool=first.pool, cuts=1)
+    assert (said(first), len(first.taken), len(after(first)["percept"])) == ({}, 2, 2)
+    second = cut_of(packet(key=0, sequence=2, crystals=SECRET), pool=after(first), cuts=1)
     assert said(second) == {}
-    third = cut_of(packet(key=2, crystals=SECRET), pool=second.pool, cuts=2)
+    third = cut_of(packet(key=2, crystals=SECRET), pool=after(second), cuts=2)
     assert said(third) == {(7, 9): 12}
-    assert third.pool == {}
+    assert after(third) == {}
 
 
 def test_what_waits_and_is_too_much_for_one_batch_is_said_in_several(monkeypatch):
@@ -56,6 +64,7 @@ def test_what_waits_and_is_too_much_for_one_batch_is_said_in_several(monkeypatch
     for cuts in range(1, 5):
         found = cut_of(packet(sequence=cuts, crystals=ngrams(((7,), 9, 2, 2))), pool=pool, cuts=cuts, limits=alone)
         assert len(found.taken) == 1
+        assert found.claim is None or not found.claim.waits
         told |= {pair: told.get(pair, 0) + count for pair, count in said(found).items()}
         pool = found.pool
     assert (told, pool) == ({(7, 9): 8, **{(n, 9): 2 for n in range(6)}}, {})
@@ -71,7 +80,7 @@ def test_new_territory_waits_whatever_is_known_elsewhere():
     known = tuple(np.sort(order.keys) for order in implied(crystals.decode(SECRET, VOCAB, 99)).orders)
     current = replace(BASES[-1], known={"percept": known})
     found = cut_of(packet(domain=None, at=peak(60), crystals=SECRET), bases=(*BASES[:-1], current))
-    assert said(found, name=found.opened[0].name) == {}
+    assert (len(found.opened), found.batch.domains, list(found.claim.waits)) == (1, (), [found.opened[0].name])
 
 
 def test_where_few_are_enrolled_everything_counts_at_once():
@@ -79,7 +88,7 @@ def test_where_few_are_enrolled_everything_counts_at_once():
 
 
 def test_with_a_quorum_of_one_what_waits_counts_with_the_next_packet_of_its_domain():
-    waits = cut_of(packet(key=0, crystals=SECRET)).pool
+    waits = after(cut_of(packet(key=0, crystals=SECRET)))
     found = cut_of(packet(key=1), pool=waits, cuts=1, limits=replace(LIMITS, crystal_edges=1))
     assert said(found)[7, 9] == 6
     assert found.pool == {}
@@ -87,10 +96,10 @@ def test_with_a_quorum_of_one_what_waits_counts_with_the_next_packet_of_its_doma
 
 def test_what_the_account_notes_is_what_counted():
     first = cut_of(*[packet(key=n, crystals=SECRET) for n in range(2)])
-    third = cut_of(packet(key=2, crystals=SECRET), pool=first.pool, cuts=1)
+    third = cut_of(packet(key=2, crystals=SECRET), pool=after(first), cuts=1)
     noted = third.note.shares["percept"]
     assert sorted(one.node for one in noted) == sorted(NODES[key] for key in IDS[:3])
-    assert first.note.shares["percept"] == ()
+    assert first.note is None
 
 
 @given(st.permutations(range(5)))
@@ -100,8 +109,8 @@ def test_the_same_packets_in_any_order_leave_the_same_pool(order):
     raws = [packet(key=n, sequence=s, crystals=each) for (n, s), each in told.items()]
     mixed = [raw for n in order for raw in raws[2 * n : 2 * n + 2]]
     one, other = cut_of(*raws), cut_of(*mixed)
-    packed = [to_bytes("percept", found.pool["percept"], BASES[-1]) for found in (one, other)]
-    assert packed[0] == packed[1]
+    assert to_bytes(after(one), BASES[-1]) == to_bytes(after(other), BASES[-1])
+    assert one.claim.packed(BASES[-1]) == other.claim.packed(BASES[-1])
     assert one.note.packed == other.note.packed
 
 
@@ -154,8 +163,8 @@ def test_shares_of_a_node_are_one_while_they_are_of_an_age():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(packets(), max_size=4))
 def test_a_pool_comes_back_from_the_broker(several):
-    found = from_bytes(to_bytes("heart", several, BASES[-1]), BASES[-1])
-    assert [(one.node, one.cut, rows(one.crystals)) for one in found] == [
+    found = from_bytes(to_bytes({"heart": several}, BASES[-1]), BASES[-1])
+    assert [(one.node, one.cut, rows(one.crystals)) for one in found.get("heart", [])] == [
         (one.node, one.cut, rows(one.crystals)) for one in several
     ]
 
@@ -168,12 +177,12 @@ def test_a_pool_over_a_smaller_vocabulary_is_counted_anew_and_one_over_others_is
         entry((), right_half, count=4, total=8),
         entry((left_half,), right_half, count=4, total=4),
     ])  # fmt: skip
-    data = to_bytes("heart", [Brought("edge-0", 3, told)], small)
-    (found,) = from_bytes(data, BASES[-1])
+    data = to_bytes({"heart": [Brought("edge-0", 3, told)]}, small)
+    (found,) = from_bytes(data, BASES[-1])["heart"]
     assert 500 in found.crystals.orders[0].keys.tolist()
-    assert from_bytes(to_bytes("heart", [found], BASES[-1]), small) == []
+    assert from_bytes(to_bytes({"heart": [found]}, BASES[-1]), small) == {}
     others = replace(BASES[-1], merges=MERGES[::-1])
-    assert from_bytes(data, others) == []
+    assert from_bytes(data, others) == {}
 
 
 @pytest.mark.parametrize("data", [b"", bytes(32), bytes(40)])

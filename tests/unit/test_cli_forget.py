@@ -22,7 +22,9 @@ def keep(tmp_path):
     def put(node, query_id="q1", client="anonymous", *, within="."):
         record = Record(tmp_path / within / "edges" / node / "edge.db", now_s=1.0)
         basin = np.full(64, 1 / 64)
-        record.add(Interaction(query_id, client, "hi", 1.0, "heart", basin, 1, 2, 3.0, None, None), b"hi", probe=False)
+        record.texts.add(
+            Interaction(query_id, client, "hi", 1.0, "heart", basin, 1, 2, 3.0, None, None), b"hi", probe=False
+        )
         record.close()
 
     return put
@@ -34,7 +36,7 @@ def kept(tmp_path):
 
     def look(node, query_id="q1", *, within="."):
         record = Record(tmp_path / within / "edges" / node / "edge.db", now_s=1.0)
-        found = record.find("anonymous", query_id)
+        found = record.texts.find("anonymous", query_id)
         record.close()
         return found is not None
 

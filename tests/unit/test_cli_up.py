@@ -46,6 +46,14 @@ def test_a_trouble_that_comes_again_is_told_again(tell):
     assert tell(None, "dead", None, "dead") == [READY, "dead", READY, "dead"]
 
 
+def test_an_edge_that_leaves_a_bundle_for_an_older_one_is_said_to_have_gone_back_once():
+    out, bundles = Console(file=io.StringIO(), width=200), {}
+    for bundle in (3, 4, None, 4, 3, 3, 5):
+        up._say_gone_back([up.Row("edge-1", "http://there", 7, None, bundle)], bundles, out)
+    why = "`qig bundle why 4` says why once the publisher has heard of it"
+    assert out.file.getvalue().splitlines() == [f"edge-1  went back from bundle 4 to 3: {why}"]
+
+
 SILENT, WAITS = "follower qig:bundles: not seen for 12 s", "edge: waits for the first bundle"
 AWAY = "follower qig:bundles: the broker is away: TimeoutError"
 

@@ -159,6 +159,7 @@ def test_the_broker_is_durable_and_throws_nothing_away() -> None:
     assert given["--appendonly"] == "yes"
     assert given["--appendfsync"] == "everysec"
     assert given["--maxmemory-policy"] == "noeviction"
+    assert given["--maxmemory"] == "${BROKER_MEMORY:-2gb}"
 
 
 def test_packages_are_installed_by_hash_and_torch_in_the_version_of_the_project() -> None:

@@ -41,7 +41,7 @@ def slept(record, serving, key, number):
         text = story("law", 10 * number + n)
         ids = serving.constellation.encoder.encode(text)
         basin = serving.constellation.basin(ids)
-        record.add(
+        record.texts.add(
             Interaction(f"q{n}", "c", text, 1.0, None, basin, len(ids), len(text), 9.0, None, None), b"", probe=False
         )
     fold_domain(record, serving, None, gauges={}, crystal_bytes=1024, now_s=2.0)

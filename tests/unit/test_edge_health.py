@@ -208,6 +208,12 @@ def test_the_error_of_the_median_is_what_medians_of_samples_vary_by():
     assert np.mean([pace_error(sample) for sample in samples]) == pytest.approx(np.median(samples, 1).std(), rel=0.1)
 
 
+@pytest.mark.parametrize(("texts", "said"), [(0, "no"), (1, "300")])
+def test_the_reason_says_that_there_was_too_little_text_to_tell(texts, said):
+    window = replace(after_answers(NEW, 64), text=read([(600.0, 540.0)] * texts).text)
+    assert f"reads {said} bytes of fresh text, too few to tell" in judge(window, LIMITS, now_s=BEGAN + 3.0).reason
+
+
 def test_the_reason_has_the_figures():
     window = replace(after_answers(NEW, 64), text=read([(600.0, 540.0)] * 10).text, pace=(1.1,) * PAIRS_MIN)
     assert judge(window, LIMITS, now_s=BEGAN + 3.0).reason == (

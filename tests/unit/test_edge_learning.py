@@ -41,7 +41,7 @@ def read(record, micro, domain, number, at_s=100.0, first=0):
         each = Interaction(
             f"{domain}{n}", "c", TEXT, at_s, domain, micro.basin(ids), len(ids), len(TEXT), 9.0, None, None
         )
-        record.add(each, b"", probe=False)
+        record.texts.add(each, b"", probe=False)
 
 
 def folded(record, serving, domain):
@@ -87,7 +87,7 @@ def test_a_nap_folds_the_oldest_text_and_leaves_the_rest(record, serving, micro)
     limit = 3 * len(TEXT)
     body = fold_domain(record, serving, "heart", gauges={}, crystal_bytes=300, now_s=200.0, max_bytes=limit).body
     assert body.fresh_bytes == limit
-    assert [each.query_id for _, each in record.unfolded("heart")] == [f"heart{n}" for n in range(3, 8)]
+    assert [each.query_id for _, each in record.texts.unfolded("heart")] == [f"heart{n}" for n in range(3, 8)]
 
 
 def test_a_domain_with_a_packet_away_or_that_no_bundle_knows_waits(record, serving, micro):
@@ -104,7 +104,7 @@ def test_a_fold_leaves_a_pending_packet_against_the_bundle_that_served(record, s
     (packet,) = record.packets("pending")
     assert unpack(PacketBody, packet.body) == body
     assert (packet.base_version, packet.base, packet.sequence) == (4, base_prefix("cd" * 32), 0)
-    assert record.fresh() == []
+    assert record.texts.fresh() == []
 
 
 def test_settling_twice_is_settling_once(record, serving, micro):
@@ -200,7 +200,7 @@ def test_a_handful_of_strange_texts_goes_home(record, serving, micro, number, go
     read(record, micro, None, number)
     assert go_home(record, serving, RHYTHM) == gone
     nearest = micro.route(micro.basin(micro.encoder.encode(TEXT))).steps[0].name
-    assert [each.domain for each in record.fresh()] == [nearest if gone else None]
+    assert [each.domain for each in record.texts.fresh()] == [nearest if gone else None]
 
 
 # What answers here
@@ -279,7 +279,9 @@ def test_a_gate_learned_here_serves_once_it_has_proved_itself(record, serving, m
 
 def private(record):
     fresh, first = decoys(KEY, [record.sequence]), decoys(KEY, [0])
-    return Private(bytes(32), record.common(), record.mentioned(), strict=True, decoys=fresh, again=first)
+    return Private(
+        bytes(32), record.mentions.common(), record.mentions.mentioned(), strict=True, decoys=fresh, again=first
+    )
 
 
 def common(*sequences, hashes=(), epoch=1000):
@@ -298,12 +300,15 @@ def heard(record, told):
 def test_a_packet_that_only_mentioned_is_settled_by_the_centre_s_word_and_the_next_one_says(record, serving, micro):
     read(record, micro, "heart", 3)
     first = slept(record, serving)
-    assert (first.carried.entries, record.mentioned().tolist()) == (0, first.mentioned.tolist())
+    assert (first.carried.entries, record.mentions.mentioned().tolist()) == (0, first.mentioned.tolist())
     record.sent(0, b"raw", at_s=200.0)
     made_up = np.sort(decoys(KEY, [0]))
     true = np.setdiff1d(first.mentioned, made_up)
     assert heard(record, common(0, hashes=true)) == (0,)
-    assert (record.mentioned().tolist(), record.common().tolist()) == (made_up.tolist(), true.tolist())
+    assert (record.mentions.mentioned().tolist(), record.mentions.common().tolist()) == (
+        made_up.tolist(),
+        true.tolist(),
+    )
     read(record, micro, "heart", 3, first=3)
     assert slept(record, serving).carried.entries > 0
 
@@ -327,7 +332,7 @@ def test_a_packet_that_carries_counts_is_settled_by_no_such_word(record, serving
 def test_a_word_that_cannot_be_read_changes_nothing(record):
     with pytest.raises(Rejected, match="bad_mentions"):
         heard(record, Common(hashes=b"\1\0"))
-    assert record.common_cursor is None
+    assert record.mentions.common_cursor is None
 
 
 @pytest.mark.parametrize(("false", "believed"), [(0, True), (3, True), (4, False), (DECOYS, False)])
@@ -341,7 +346,7 @@ def test_a_centre_that_calls_four_decoys_common_is_not_believed(record, serving,
         return
     with pytest.raises(Corrupt, match=f"false_common: {false} hashes"):
         heard(record, told)
-    assert (record.common().tolist(), record.common_cursor) == ([], None)
+    assert (record.mentions.common().tolist(), record.mentions.common_cursor) == ([], None)
     assert len(record.packets("pending")) == 1
 
 

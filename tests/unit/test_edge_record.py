@@ -13,30 +13,30 @@ from services.edge.record import Record, address_of, schema
 
 
 def test_a_query_answered_once_keeps_its_answer(record):
-    assert record.answer_to("c", "q") is None
-    assert record.add(interaction(), b"answer", probe=False)
-    assert not record.add(interaction(text="other"), b"another", probe=False)
-    assert record.answer_to("c", "q") == b"answer"
+    assert record.texts.answer_to("c", "q") is None
+    assert record.texts.add(interaction(), b"answer", probe=False)
+    assert not record.texts.add(interaction(text="other"), b"another", probe=False)
+    assert record.texts.answer_to("c", "q") == b"answer"
 
 
 def test_two_clients_may_use_one_id(record):
-    record.add(interaction(), b"one", probe=False)
-    assert record.add(interaction(client="d"), b"two", probe=False)
-    assert (record.answer_to("c", "q"), record.answer_to("d", "q")) == (b"one", b"two")
+    record.texts.add(interaction(), b"one", probe=False)
+    assert record.texts.add(interaction(client="d"), b"two", probe=False)
+    assert (record.texts.answer_to("c", "q"), record.texts.answer_to("d", "q")) == (b"one", b"two")
 
 
 def test_what_waits_is_summed_by_domain_without_probes(record):
     for number, (domain, probe) in enumerate([("heart", False), ("heart", False), (None, False), ("vocab", True)]):
-        record.add(interaction(f"q{number}", domain=domain, at_s=5.0 + number), b"", probe=probe)
-    found = {each.domain: (each.interactions, each.size_bytes, each.oldest_s) for each in record.fresh()}
+        record.texts.add(interaction(f"q{number}", domain=domain, at_s=5.0 + number), b"", probe=probe)
+    found = {each.domain: (each.interactions, each.size_bytes, each.oldest_s) for each in record.texts.fresh()}
     assert found == {"heart": (2, 10, 5.0), None: (1, 5, 7.0)}
-    assert record.probes(10) == ["hello"]
+    assert record.texts.probes(10) == ["hello"]
 
 
 def test_an_interaction_comes_back_as_it_was(record):
     kept = interaction(basin=np.linspace(0, 2 / 63 / 64 * 63, 64), domain=None, kappa=None, phase=None)
-    record.add(kept, b"", probe=False)
-    ((_, found),) = record.unfolded(None)
+    record.texts.add(kept, b"", probe=False)
+    ((_, found),) = record.texts.unfolded(None)
     assert np.array_equal(found.basin, kept.basin)
     assert (found.text, found.bits, found.domain, found.kappa, found.phase) == ("hello", 9.5, None, None, None)
 
@@ -44,27 +44,27 @@ def test_an_interaction_comes_back_as_it_was(record):
 @pytest.mark.parametrize(("max_bytes", "taken"), [(9, 2), (10, 2), (11, 3)])
 def test_a_fold_takes_the_oldest_until_enough(record, max_bytes, taken):
     for number in range(4):
-        record.add(interaction(f"q{number}"), b"", probe=False)
-    found = [each.query_id for _, each in record.unfolded("heart", max_bytes)]
+        record.texts.add(interaction(f"q{number}"), b"", probe=False)
+    found = [each.query_id for _, each in record.texts.unfolded("heart", max_bytes)]
     assert found == ["q0", "q1", "q2", "q3"][:taken]
 
 
 def test_a_sleep_is_on_disk_whole(record):
-    record.add(interaction(), b"", probe=False)
+    record.texts.add(interaction(), b"", probe=False)
     slept(record)
     again = reopened(record)
-    assert (again.fresh(), again.sequence, again.epoch) == ([], 1, 1000)
+    assert (again.texts.fresh(), again.sequence, again.epoch) == ([], 1, 1000)
     assert entries(again.residue("heart")) == entries(counts(7, 8))
     assert [p.counts.entries for p in again.packets("pending")] == [counts(1, 2).entries]
     again.close()
 
 
 def test_a_sleep_that_fails_half_way_leaves_nothing(record, monkeypatch):
-    record.add(interaction(), b"", probe=False)
+    record.texts.add(interaction(), b"", probe=False)
     with pytest.raises(AssertionError, match="packet 5 where 0 is due"):
         slept(record, sequence=5)
     assert record.residue("heart").entries == 0
-    assert [each.interactions for each in record.fresh()] == [1]
+    assert [each.interactions for each in record.texts.fresh()] == [1]
     assert record.packets("pending") == []
 
 
@@ -90,12 +90,12 @@ def test_only_what_may_have_left_is_lost_and_only_what_is_pending_is_sent(record
 
 
 def test_settling_moves_the_cursor_the_residues_and_fresh_rows_together(record):
-    record.add(interaction(domain=None), b"", probe=False)
-    ((row, _),) = record.unfolded(None)
+    record.texts.add(interaction(domain=None), b"", probe=False)
+    ((row, _),) = record.texts.unfolded(None)
     record.settle([], {None: balance(), "scripture": balance(4)}, {row: "scripture"}, cursor="5-1", at_s=1.0)
     assert record.cursor == "5-1"
     assert list(record.balances()) == ["scripture"]
-    assert [each.domain for each in record.fresh()] == ["scripture"]
+    assert [each.domain for each in record.texts.fresh()] == ["scripture"]
 
 
 def test_new_territory_has_a_residue_of_its_own(record):
@@ -114,16 +114,16 @@ def test_a_life_that_lost_its_file_starts_a_later_epoch(record, tmp_path):
 
 @pytest.mark.parametrize(("age_s", "left"), [(30 * DAY_S - 1, 1), (30 * DAY_S, 1), (30 * DAY_S + 1, 0)])
 def test_interactions_go_by_age(record, age_s, left):
-    record.add(interaction(at_s=100.0), b"", probe=False)
+    record.texts.add(interaction(at_s=100.0), b"", probe=False)
     assert pruned(record, 100.0 + age_s) == 1 - left
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(29, 2), (30, 3), (31, 3)])
 def test_interactions_go_by_size_oldest_first(record, limit, kept):
     for number in range(3):
-        record.add(interaction(f"q{number}", text="αβ1"), b"12345", probe=False)
+        record.texts.add(interaction(f"q{number}", text="αβ1"), b"12345", probe=False)
     pruned(record, 20.0, max_bytes=limit)
-    assert [i.query_id for _, i in record.unfolded("heart")] == ["q0", "q1", "q2"][3 - kept :]
+    assert [i.query_id for _, i in record.texts.unfolded("heart")] == ["q0", "q1", "q2"][3 - kept :]
 
 
 def test_settled_packets_go_by_age_and_waiting_ones_stay(record):
@@ -194,8 +194,8 @@ def test_a_domain_that_has_a_gate_keeps_its_own(record):
 
 @pytest.mark.parametrize("verdict", [None, "rejected"])
 def test_a_gate_that_learned_from_a_text_that_is_taken_out_goes_with_it(record, verdict):
-    record.add(interaction(), b"", probe=False)
-    ((row, _),) = record.unfolded("heart")
+    record.texts.add(interaction(), b"", probe=False)
+    ((row, _),) = record.texts.unfolded("heart")
     record.slept({row: np.array([7], np.int32)}, balance(7), packet(record), gate(0.25))
     if verdict is None:
         record.forget(row, "heart", balance())
@@ -224,11 +224,11 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_full_disk_is_said_and_loses_nothing(record):
-    record.add(interaction(), b"answer", probe=False)
+    record.texts.add(interaction(), b"answer", probe=False)
     record._file.db.execute("PRAGMA max_page_count = 1")
     with pytest.raises(Unavailable, match="disk_full"):
-        record.add(interaction("big", text="x" * 200_000), b"", probe=False)
-    assert record.answer_to("c", "q") == b"answer"
+        record.texts.add(interaction("big", text="x" * 200_000), b"", probe=False)
+    assert record.texts.answer_to("c", "q") == b"answer"
 
 
 def test_a_commit_is_flushed_to_the_disk(record):
@@ -274,9 +274,9 @@ def first(tmp_path):
 
 
 def test_a_file_of_the_first_schema_goes_on(first):
-    assert (first.epoch, first.sequence, first.answer_to("c", "old")) == (77, 3, b"answer")
-    assert [each.query_id for _, each in first.unfolded("heart")] == ["new"]
-    kept = first.find("c", "old")
+    assert (first.epoch, first.sequence, first.texts.answer_to("c", "old")) == (77, 3, b"answer")
+    assert [each.query_id for _, each in first.texts.unfolded("heart")] == ["new"]
+    kept = first.texts.find("c", "old")
     assert (kept.folded, kept.packet, kept.ids) == (True, None, None)
     again = reopened(first)
     assert again.sequence == 3

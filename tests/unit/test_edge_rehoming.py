@@ -228,11 +228,11 @@ class Diary:
     def fold(self, number):
         self.move(number)
         away = {packet.domain for packet in self.record.packets("pending", "sent")}
-        waiting = [each.domain for each in self.record.fresh() if each.domain not in away]
+        waiting = [each.domain for each in self.record.texts.fresh() if each.domain not in away]
         if not waiting:
             return
         name = waiting[number % len(waiting)]
-        texts = [each.text for _, each in self.record.unfolded(name)]
+        texts = [each.text for _, each in self.record.texts.unfolded(name)]
         folded(self.record, self.serving, name)
         self.counted.append(count([self.micro.encoder.encode(text) for text in texts], ORDERS))
 

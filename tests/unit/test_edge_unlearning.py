@@ -98,10 +98,10 @@ class Life:
         basin = self.serving.constellation.basin(ids)
         size = len(text.encode())
         read = Interaction(name, "c", text, 1.0, domain, basin, len(ids), size, 1.0, 55.0, "CRYSTAL")
-        self.record.add(read, b"answer", probe=False)
+        self.record.texts.add(read, b"answer", probe=False)
 
     def fold(self, domain="heart"):
-        if self.record.unfolded(domain):
+        if self.record.texts.unfolded(domain):
             fold_domain(self.record, self.serving, domain, gauges={}, crystal_bytes=300, now_s=2.0)
 
     def leave(self):
@@ -136,10 +136,10 @@ def test_a_record_that_forgot_is_a_record_that_never_knew(micro, days, data):
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         knew, never = lived(micro, one, days), lived(micro, other, days, without=gone)
         done = forget(knew.record, "c", f"{gone[0]}-{gone[1]}")
-        waited = len(knew.record.unfolded("heart"))
+        waited = len(knew.record.texts.unfolded("heart"))
         knew.fold()
         assert knew.residue == never.residue
-        assert knew.record.answer_to("c", f"{gone[0]}-{gone[1]}") is None
+        assert knew.record.texts.answer_to("c", f"{gone[0]}-{gone[1]}") is None
         knew.record.close()
         never.record.close()
     assert (done.counts, done.left) == ("taken", ())
@@ -246,8 +246,8 @@ def test_a_rejection_that_is_taken_back_after_the_packet_left_restores_every_cou
     without = life.residue
     judge(life.record, "c", "0-0", "accepted")
     assert life.residue == whole != without
-    assert life.record.fresh() == []
-    assert life.record.accepted("heart") == ["the king and the king. "]
+    assert life.record.texts.fresh() == []
+    assert life.record.texts.accepted("heart") == ["the king and the king. "]
     life.record.close()
 
 
@@ -267,7 +267,7 @@ def test_several_texts_are_judged_at_once(micro, tmp_path):
         life.read(name, "the king")
     assert judge_all(life.record, "c", ["a", "nobody", "b"], "rejected")
     assert not judge_all(life.record, "c", ["nobody"], "rejected")
-    assert [life.record.find("c", name).verdict for name in "abc"] == ["rejected", "rejected", None]
+    assert [life.record.texts.find("c", name).verdict for name in "abc"] == ["rejected", "rejected", None]
     life.record.close()
 
 

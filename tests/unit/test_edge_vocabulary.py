@@ -47,7 +47,7 @@ def read(record, serving, texts, domain="heart", first=0):
     for n, text in enumerate(texts, first):
         ids = constellation.encoder.encode(text)
         basin, size = constellation.basin(ids), len(text.encode())
-        record.add(
+        record.texts.add(
             Interaction(f"q{n}", "c", text, 100.0 + n, domain, basin, len(ids), size, 9.0, 60.0, "CRYSTAL"),
             b"",
             probe=False,
@@ -72,7 +72,7 @@ def test_counts_of_kept_text_are_bit_for_bit_those_of_the_text_encoded_anew(reco
     assert moved(record, old, new)
     assert same(record.residue("heart"), counted(micro_larger, *SAID))
     assert len(record.merges) == len(micro_larger.coordizer.merges)
-    assert [each.ids.tolist() for each in record.counted()] == [
+    assert [each.ids.tolist() for each in record.texts.counted()] == [
         micro_larger.encoder.encode(text).tolist() for text in SAID
     ]
 
@@ -103,7 +103,7 @@ def test_a_packet_that_has_not_left_is_withdrawn_with_its_text(record, old, new)
     moved(record, old, new)
     assert forget(record, "c", "q0").withdrawn == (0,)
     assert record.residue("heart").entries == 0
-    assert [each.query_id for _, each in record.unfolded("heart")] == ["q1"]
+    assert [each.query_id for _, each in record.texts.unfolded("heart")] == ["q1"]
 
 
 def test_a_rejected_text_gets_back_exactly_what_was_taken(record, old, new, micro_larger):

@@ -10,11 +10,12 @@ from common.constellation.domains import Domain, to_json
 from common.geometry.simplex import uniform
 from common.kernels import gate
 from common.wire import bundle
-from common.wire.messages import Candidate, Evidence, Figure, Part
+from common.wire.messages import Candidate, Evidence, Figure, PacketRef, Part
 from services.publisher.policy import REQUIRED, Limits, judge, without_heir
 
 KEY = SigningKey(bytes(32))
 LIMITS = Limits(regress_limit=0.01)
+REF = PacketRef(key=b"edge-key", epoch=1, sequence=7)
 PATHS = (*REQUIRED, "memories/heart.bin")
 
 
@@ -57,6 +58,14 @@ def why(found):
 def test_a_whole_candidate_that_gains_on_the_current_bundle_is_accepted():
     assert verdict().accepted
     assert verdict().reasons == ()
+
+
+def test_what_changes_nothing_is_no_gain_unless_it_settles_packets():
+    same = {"parent": CURRENT, "parts": CURRENT.parts}
+    assert judge(candidate((), packets=(REF,), **same), current=CURRENT, limits=LIMITS).accepted
+    assert "nothing got better" in why(judge(candidate((), **same), current=CURRENT, limits=LIMITS))
+    other = same | {"parts": {**CURRENT.parts, "notes.bin": part("notes")}}
+    assert "nothing got better" in why(judge(candidate((), packets=(REF,), **other), current=CURRENT, limits=LIMITS))
 
 
 @pytest.mark.parametrize(("after", "accepted"), [(2.019999, True), (2.02, True), (2.020001, False)])

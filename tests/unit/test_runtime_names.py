@@ -6,8 +6,8 @@ import re
 import pytest
 
 from common.constants import PHASES
-from common.runtime import effects, logs, metrics, streams
-from common.runtime.consumer import Consumer, retry_delay_s, wait_delay_s
+from common.runtime import effects, logs, metrics, retention, streams
+from common.runtime.consumer import Consumer, drawn_s, retry_delay_s, wait_delay_s
 from common.runtime.effects import EFFECTS_MAX, ID_MAX_CHARS, HashAdd, HashSet, Send
 from common.runtime.entries import body_of
 from common.runtime.health import Health
@@ -30,10 +30,28 @@ def test_a_client_that_is_no_slug_gets_no_stream(client):
         streams.answers(client)
 
 
-def test_only_work_streams_are_never_trimmed():
-    assert all(streams.retention(stream) == streams.WORK for stream in streams.GROUPS)
-    for stream in (streams.BUNDLES, streams.RETURNED, streams.APPLIED, streams.HEART, streams.answers("a")):
-        assert streams.retention(stream).entries is not None
+def test_what_waits_for_a_group_is_work_and_nothing_else_is():
+    kinds = {row.stream: streams.retention(row.stream).kind for row in retention.ROWS if row.stream[0] != "{"}
+    assert {stream for stream, kind in kinds.items() if kind == "work"} == set(streams.GROUPS)
+    assert all(streams.retention(streams.dead(stream)).kind == "letters" for stream in streams.GROUPS)
+
+
+def test_every_stream_has_a_limit_and_its_place_in_the_table():
+    named = {name for name in vars(streams).values() if isinstance(name, str) and name.startswith("qig:")}
+    shown = {row.stream.removesuffix("CLIENT") for row in retention.ROWS}
+    assert named - {streams.BLOB, streams.RATES} == {stream for stream in shown if stream[0] != "{"}
+    with pytest.raises(KeyError):
+        streams.retention("qig:unknown")
+
+
+def test_the_table_takes_the_place_of_what_stood_between_its_marks():
+    page = f"before\n{retention.MARK}old\n{retention.END}after\n"
+    drawn = retention.drawn(page)
+    assert drawn.startswith("before\n")
+    assert drawn.endswith("after\n")
+    assert "old\n" not in drawn
+    assert f"| `{streams.BATCHES}` | aggregators | trainers, a group | 64 |" in drawn
+    assert retention.drawn(drawn) == drawn
 
 
 @pytest.mark.parametrize(("length", "fits"), [(0, False), (1, True), (ID_MAX_CHARS, True), (ID_MAX_CHARS + 1, False)])
@@ -87,6 +105,11 @@ def test_a_failing_message_rests_twice_as_long_each_time_up_to_the_claim_time(de
 )
 def test_a_waiting_message_rests_half_its_age_up_to_the_claim_time(age_s, delay_s):
     assert wait_delay_s(PATIENT, age_s) == pytest.approx(delay_s)
+
+
+@pytest.mark.parametrize(("chance", "delay_s"), [(0.0, 2.0), (0.5, 3.0), (1.0, 4.0)])
+def test_of_a_pause_the_second_half_is_drawn(chance, delay_s):
+    assert drawn_s(4.0, chance) == pytest.approx(delay_s)
 
 
 def test_a_part_is_well_while_it_reports_is_alive_and_has_no_problem():

@@ -53,6 +53,11 @@ def test_an_address_that_is_none_is_refused_without_showing_it():
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("url", ["redis+cluster://a:7000,b:7001", "rediss+sentinel://a,b,c/fleet"])
+def test_the_broker_may_be_several_servers(url):
+    assert load(EdgeSettings, {"QIG_BROKER_URL": url}).broker_url == url
+
+
 def test_the_address_may_come_from_a_file(tmp_path):
     file = tmp_path / "url"
     file.write_text("redis://:secret@x:1\n")
@@ -67,6 +72,9 @@ def test_the_address_may_come_from_a_file(tmp_path):
         ("redis://x:1/0", "redis://x:1/0"),
         ("redis://:secret@x:1", "redis://:***@x:1"),
         ("rediss://me:a@b@x", "rediss://me:***@x"),
+        ("unix:///run/x?password=secret", "unix:///run/x?password=***"),
+        ("redis+cluster://me:secret@x:1,y:2", "redis+cluster://me:***@x:1,y:2"),
+        ("redis+sentinel://x,y/z?sentinel_password=secret&db=1", "redis+sentinel://x,y/z?sentinel_password=***&db=1"),
     ],
 )
 def test_a_password_is_never_shown(url, shown):

@@ -63,6 +63,11 @@ def figures(made, name):
     return {f.domain: (f.before, f.after) for f in made.figures if f.name == name}
 
 
+def test_a_batch_of_which_nothing_counts_yet_leaves_every_part_as_it_is(micro_parts):
+    made = run(micro_parts, steps=4)
+    assert (made.parts, made.figures, made.guards) == (micro_parts, (), ())
+
+
 def test_a_new_domain_is_opened_beside_its_nearest_role(micro, micro_parts):
     opened = load(run(micro_parts, update(micro)).parts).domains["d-new"]
     assert (opened.role, opened.memories) == ("percept", ("percept", "d-new"))

@@ -2,6 +2,7 @@
 
 packets.py     qig:packets ──▶ admit ─▶ the ledger, or refused ─▶ qig:returned
 batches.py     tick cut    ──▶ due? cut, tally, gather ─────────▶ qig:batches, qig:common, qig:returned
+pool.py        what waits for a quorum, and what batches under way have of it
 window.py      qig:bundles ──▶ what packets may be based on
 enrolment.py   who may send any
 hashes.py      what all of it keeps in the broker
@@ -24,6 +25,7 @@ from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
 
 CUT_EVERY_S: Final = 1.0
+PACKETS_READ: Final = 32  # chosen: together they hold the processor for some 15 ms
 # Chosen. A process that dies holds packets that it has not looked at yet; five that die one after the other, as of any
 # other stream, would bury them.
 MAX_DELIVERIES: Final = 20
@@ -53,6 +55,8 @@ async def build(settings: AggregatorSettings, broker: Broker) -> Wiring:
                 packets.open,
                 packets.take,
                 max_deliveries=MAX_DELIVERIES,
+                max_records=PACKETS_READ,
+                handle_read=packets.take_read,
             )
         ],
         followers=[Follower(streams.BUNDLES, await window.first_position(), window.follow)],

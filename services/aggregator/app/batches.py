@@ -3,6 +3,7 @@
     each second:  due? ─▶ cut ─▶ {ledger, accepted − taken, opened, cuts + 1} + Batch to the outbox   one transaction
                             └─▶ tally ─▶ {mentioned, common} + Common to the outbox                   in the same one
                             └─▶ gather ─▶ {proposed}, and the batch's merges                          in the same one
+    packets none of whose n-grams counts yet ─▶ stay in the ledger for others, a while
     a packet that no batch can take any more ─▶ dead letter, and Returned: its edge may send what it carried again
 
 Two aggregators are safe: a cut needs the count of cuts that it began with. Whoever comes second decides anew.
@@ -40,17 +41,14 @@ from services.aggregator.app.hashes import (
     LEDGER,
     MENTIONED,
     OPENED,
-    POOL,
     PROPOSED,
     counted,
 )
+from services.aggregator.app.pool import pool_effects, read_pool
 from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
 from services.aggregator.bases import Base
-from services.aggregator.cut import Cut, Fleet, Limits, Refusal, awaited, chosen, cut, due
-from services.aggregator.pool import Pool
-from services.aggregator.pool import read as read_pool
-from services.aggregator.pool import to_bytes as pool_bytes
+from services.aggregator.cut import Cut, Fleet, Limits, Refusal, awaited, chosen, cut, due, patient
 from services.aggregator.proposals import Gathered, gather, left_with, name_of
 from services.aggregator.proposals import from_bytes as votes_of
 from services.aggregator.proposals import to_bytes as packed
@@ -81,11 +79,15 @@ class Batches:
         self._limits = Limits(
             settings.batch_packets, settings.batch_age_s, int(settings.mass_cap), settings.crystal_edges
         )
+        self._mute: tuple[bytes | None, int, frozenset[bytes]] | None = None  # looked at last, and nothing came of it
         self._tally: tuple[bytes | None, Tally] | None = None  # what the broker has, and the count of cuts it is of
 
     async def cut_due(self) -> None:
-        """Cut what is due; a long backlog in several batches."""
+        """Cut what is due; a long backlog in several batches. Raises Unavailable("stream_full") where the trainer is so
+        far behind that packets had better wait here.
+        """
         for _ in range(CUTS_PER_TICK):
+            await self._broker.check_room(streams.BATCHES)
             if not (self._window.bases and await self._cut_once()):
                 return
 
@@ -95,19 +97,18 @@ class Batches:
         count = await cast("Awaitable[bytes | None]", self._broker.redis.hget(CUTS, COUNT))
         waiting = {bytes.fromhex(ref): int(at) for ref, at in (await self._broker.read_hash(ACCEPTED)).items()}
         seconds, micros = await self._broker.redis.time()
-        if not due(waiting, seconds * 1000 + micros // 1000, self._limits, self._enrolment.nodes):
+        now_ms = seconds * 1000 + micros // 1000
+        if not due(waiting, now_ms, self._limits, self._enrolment.nodes):
+            return False
+        patience, look = patient(waiting, now_ms, self._limits), (count, self._window.version, frozenset(waiting))
+        if patience and look == self._mute:
             return False
         await self._enrolment.read()
         ledger, lost = await self._ledger(chosen(waiting))
         current, cuts = self._window.bases[-1], int(count or 0)
         noted, founded = await self._broker.read_hash(OPENED), await self._broker.read_hash(FOUNDED)
-        waits = await self._broker.read_hash(POOL)
-        fleet = Fleet(
-            self._enrolment.nodes,
-            {name: node.decode() for name, node in founded.items()},
-            cuts,
-            await asyncio.to_thread(read_pool, waits, current),
-        )
+        held = await read_pool(self._broker, current, cuts)
+        alone = {name: node.decode() for name, node in founded.items()}
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
         found = await asyncio.to_thread(
             cut,
@@ -115,9 +116,13 @@ class Batches:
             bases=self._window.bases,
             pending=pending,
             limits=self._limits,
-            fleet=fleet,
+            fleet=Fleet(self._enrolment.nodes, alone, cuts, held.pool),
             admitted={raw: self._read[raw] for raw in ledger.values() if raw in self._read},
+            patience=patience,
         )
+        if not (found.batch or found.silent or found.refused or lost):
+            self._mute = look
+            return False
         gathered = await self._gathered(found, current) if found.proposals or found.batch else None
         if gathered is not None and found.batch is not None:
             gathered = left_with(gathered)
@@ -125,30 +130,31 @@ class Batches:
         effects = [
             *counted(count),
             *cut_effects(found, ledger, sorted(noted.keys() - pending.keys()), cuts=cuts, at_s=float(seconds)),
-            *founded_effects(fleet.founded, found.founded),
+            *founded_effects(alone, found.founded),
             *(await self._note_of(found, cuts)),
-            *(await asyncio.to_thread(pool_effects, waits, found.pool, current)),
+            *(await asyncio.to_thread(pool_effects, held, found.pool, found.claim, current)),
             *_forgotten(lost),
             *([] if gathered is None else _proposed(gathered)),
         ]
-        tallied = None
-        if found.mentions or found.silent:
-            before = await self._tallied(count)
-            heard = await asyncio.to_thread(self._count, before, found)
-            tallied = counted_in(before, heard, cuts)
-            effects += tally_effects(heard, found.silent, cuts)
-            log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))
-        if not await self._broker.commit(streams.PACKETS, effects):
+        tallied, told = await self._told(found, count, cuts)
+        if not await self._broker.commit(streams.PACKETS, [*effects, *told]):
             log.info("another aggregator cut first: nothing was taken")
             return False
-        if tallied is None and self._tally is not None and self._tally[0] == count:
-            tallied = self._tally[1]
         self._tally = None if tallied is None else (str(cuts + 1).encode(), tallied)
         for ref in (*found.taken, *(one.packed for one in found.silent), *(one.ref for one in found.refused)):
             self._read.pop(ledger[ref], None)
         _show(found)
         await self._note(found, waiting)
         return True
+
+    async def _told(self, found: Cut, count: bytes | None, cuts: int) -> tuple[Tally | None, list[Effect]]:
+        """The tally with what a cut mentions, None where nobody has read it, and what every edge is told of it."""
+        if not (found.mentions or found.silent):
+            return (self._tally[1] if self._tally is not None and self._tally[0] == count else None), []
+        before = await self._tallied(count)
+        heard = await asyncio.to_thread(self._count, before, found)
+        log.info("%d packets only mention; %d hashes are common now", len(found.silent), len(heard.common))
+        return counted_in(before, heard, cuts), tally_effects(heard, found.silent, cuts)
 
     async def _note_of(self, found: Cut, cuts: int) -> list[Effect]:
         """What the account keeps of the batch."""
@@ -221,13 +227,6 @@ def cut_effects(
     if found.batch is not None:
         effects.append(Send(streams.BATCHES, pack(found.batch), found.batch.id))
     return effects
-
-
-def pool_effects(before: Mapping[str, bytes], after: Pool, current: Base) -> list[Effect]:
-    """What waits for a quorum, as it is now."""
-    packed_now = {name: pool_bytes(name, some, current) for name, some in after.items() if some}
-    gone: list[Effect] = [HashDelete(POOL, name) for name in sorted(before.keys() - packed_now.keys())]
-    return gone + [HashSet(POOL, name, data) for name, data in packed_now.items() if before.get(name) != data]
 
 
 def founded_effects(before: Mapping[str, str], after: Mapping[str, str]) -> list[Effect]:

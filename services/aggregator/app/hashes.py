@@ -11,6 +11,7 @@
 {qig:packets}:common     number of a cut ─▶ the hashes that became common by it
 {qig:packets}:proposed   left and right id ─▶ the edges that proposed this merge (proposals.py)
 {qig:packets}:pool       domain ─▶ what waits for a quorum (pool.py)
+{qig:packets}:unsettled  number of a cut and its batch ─▶ what that has of the pool, and will bring to it (claims.py)
 {qig:packets}:account    number of a cut ─▶ what each packet brought to its batch (account.py)
 {qig:packets}:accounts   number of a cut ─▶ how many bytes that is
 {qig:packets}:cuts       "count" ─▶ how many cuts there were
@@ -32,6 +33,7 @@ MENTIONED: Final = streams.side_key(streams.PACKETS, "mentioned")
 COMMON: Final = streams.side_key(streams.PACKETS, "common")
 PROPOSED: Final = streams.side_key(streams.PACKETS, "proposed")
 POOL: Final = streams.side_key(streams.PACKETS, "pool")
+UNSETTLED: Final = streams.side_key(streams.PACKETS, "unsettled")
 ACCOUNT: Final = streams.side_key(streams.PACKETS, "account")
 ACCOUNTS: Final = streams.side_key(streams.PACKETS, "accounts")
 CUTS: Final = streams.side_key(streams.PACKETS, "cuts")

@@ -1,6 +1,7 @@
 """Packets: each becomes an entry of the ledger, or is refused with its reason.
 
-    take       open_packet ─▶ admit, quota ─▶ {ledger, accepted, held, sequence, standing} + acknowledgement
+    take_read  open_packet ─▶ admit, quota ─▶ {ledger, accepted, held, sequence, standing} + acknowledgement, of many
+    take       the same of one, and what is refused:
     refused    where nobody else may have said it: {sequence, standing} + Returned, then the dead letter
 
 Two aggregators are safe: an acceptance needs the replay window that it was decided on to be still there. Whoever comes
@@ -8,7 +9,7 @@ second decides anew on what is there then.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -60,29 +61,64 @@ class Packets:
             metrics.PACKETS.labels("refused", error.code).inc()
             raise
 
+    async def take_read(self, given: Sequence[tuple[Delivery, Envelope]]) -> Sequence[Sequence[Effect] | None]:
+        """The packets of one read into the ledger, each by what those before it leave; None of one that `take` refuses,
+        and of those of its key that come behind it.
+
+        Raises Unavailable as `take`.
+        """
+        await self._prepare([envelope for _, envelope in given])
+        known = await self._known({envelope.key for _, envelope in given})
+        answers: list[Sequence[Effect] | None] = []
+        refused: set[bytes] = set()
+        for delivery, envelope in given:
+            if envelope.key in refused:  # what is told of the first may close the window for the next
+                answers.append(None)
+                continue
+            try:
+                found = self._admit(delivery, envelope, known[envelope.key])
+                effects, after = accepted(found, delivery, known[envelope.key])
+            except QigError:
+                refused.add(envelope.key)
+                answers.append(None)
+                continue
+            self._show(found, delivery)
+            answers.append(effects)
+            beside = [one for one in self._enrolment.keys_beside(envelope.key) if one in known]
+            known |= {one: known[one]._replace(waiting=after.waiting) for one in beside} | {envelope.key: after}
+        return answers
+
     async def take(self, delivery: Delivery, envelope: Envelope) -> Sequence[Effect]:
         """One packet into the ledger, or its refusal."""
-        await self._prepare(envelope)
-        known = await self._known(envelope.key)
+        await self._prepare([envelope])
+        known = (await self._known({envelope.key}))[envelope.key]
         try:
-            found = admit(
-                envelope,
-                enrolled=self._enrolment.edges,
-                replay=None if known.window is None else ReplayWindow.unpack(known.window),
-                entry_ms=delivery.at_ms,
-                bases=self._window.bases,
-            )
-            check_waiting(found.node, known.waiting, self._most)
+            found = self._admit(delivery, envelope, known)
         except QigError as error:
             await self._refuse(delivery, envelope, known, error)
             raise
+        effects, _ = accepted(found, delivery, known)
+        self._show(found, delivery)
+        return effects
+
+    def _admit(self, delivery: Delivery, envelope: Envelope, known: "Known") -> Admitted:
+        found = admit(
+            envelope,
+            enrolled=self._enrolment.edges,
+            replay=None if known.window is None else ReplayWindow.unpack(known.window),
+            entry_ms=delivery.at_ms,
+            bases=self._window.bases,
+        )
+        check_waiting(found.node, known.waiting, self._most)
+        return found
+
+    def _show(self, found: Admitted, delivery: Delivery) -> None:
         self.read[delivery.body] = found
         while len(self.read) > READ_MAX:
             del self.read[next(iter(self.read))]
         metrics.PACKETS.labels("accepted", "").inc()
-        self._standings.show(envelope.key, "accepted")
+        self._standings.show(found.ref.key, "accepted")
         log.info("packet %s of %s counts", found.ref.packed.hex()[16:], found.node)
-        return accepted(found, delivery, known)
 
     async def _refuse(self, delivery: Delivery, envelope: Envelope, known: "Known", error: QigError) -> None:
         """What is noted and told of a packet before its dead letter is written."""
@@ -110,23 +146,25 @@ class Packets:
         if not await self._broker.commit(streams.PACKETS, effects):
             raise Unavailable("replay_window", f"other packets of key {envelope.key.hex()} came between: tried again")
 
-    async def _prepare(self, envelope: Envelope) -> None:
+    async def _prepare(self, envelopes: Sequence[Envelope]) -> None:
         """Look again where what we know may be old: at the bundles and at the enrolment."""
-        if not self._window.bases or envelope.base_version > self._window.bases[-1].version:
+        if not self._window.bases or max(each.base_version for each in envelopes) > self._window.bases[-1].version:
             await self._window.catch_up()
         if not self._window.bases:
             raise Unavailable("no_bundle", "no bundle was released yet: the packet waits")
-        if envelope.key not in self._enrolment.edges:
+        if any(each.key not in self._enrolment.edges for each in envelopes):
             await self._enrolment.read()
 
-    async def _known(self, key: bytes) -> "Known":
-        """What the broker has of a key, in one round trip."""
-        reading = self._broker.redis.pipeline(transaction=False)
-        reading.hget(SEQUENCE, key.hex())
-        reading.hget(STANDING, key.hex())
-        reading.hmget(HELD, [one.hex() for one in self._enrolment.keys_beside(key)])
-        window, standing, held = await reading.execute()
-        return Known(window, standing, sum(max(int(count or 0), 0) for count in held))
+    async def _known(self, keys: Iterable[bytes]) -> dict[bytes, "Known"]:
+        """What the broker has of keys, in one round trip."""
+        reading, asked = self._broker.redis.pipeline(transaction=False), list(keys)
+        for key in asked:
+            reading.hget(SEQUENCE, key.hex())
+            reading.hget(STANDING, key.hex())
+            reading.hmget(HELD, [one.hex() for one in self._enrolment.keys_beside(key)])
+        found = iter(await reading.execute())
+        rows = zip(asked, found, found, found, strict=True)
+        return {key: Known(window, standing, _sum(held)) for key, window, standing, held in rows}
 
 
 class Known(NamedTuple):
@@ -137,16 +175,26 @@ class Known(NamedTuple):
     waiting: int
 
 
-def accepted(found: Admitted, delivery: Delivery, known: Known) -> list[Effect]:
-    """The packet and the window in which it is counted, together; only while the window is the one decided on."""
+def accepted(found: Admitted, delivery: Delivery, known: Known) -> tuple[list[Effect], Known]:
+    """The packet and the window in which it is counted, together; only while the window is the one decided on. And what
+    the broker then has of its key.
+
+    Raises Corrupt("standing").
+    """
     ref, key = found.ref.packed.hex(), found.ref.key
-    return [
+    standing = taken(standing_of(known.standing), delivery.at_ms)
+    effects = [
         *_windowed(found.ref, known.window, found.window),
-        *changed(key, known.standing, taken(standing_of(known.standing), delivery.at_ms)),
+        *changed(key, known.standing, standing),
         HashSet(LEDGER, ref, delivery.body),
         HashSet(ACCEPTED, ref, str(delivery.at_ms).encode()),
         HashAdd(HELD, key.hex(), 1),
     ]
+    return effects, Known(found.window.packed, standing.packed, known.waiting + 1)
+
+
+def _sum(held: Iterable[bytes | None]) -> int:
+    return sum(max(int(count or 0), 0) for count in held)
 
 
 def _windowed(ref: PacketRef, packed: bytes | None, window: ReplayWindow) -> list[Effect]:

@@ -21,7 +21,6 @@ began with to its end.
 """
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -189,7 +188,6 @@ async def build(
 
 def main() -> None:
     """`python -m services.edge.app`: settings from the environment (docs/settings.md), until SIGTERM."""
-    gc.freeze()  # what is imported stays: a collection after a swap looks at what came since, in milliseconds
     run(
         "edge",
         EdgeSettings,

@@ -210,7 +210,7 @@ class Bundles:
             return Trial("applied", "was installed before", None, None, serving.constellation)
         try:
             parts = await self._fetch(bundle)
-            probes = await asyncio.to_thread(self._node.record.probes, PROBES_MAX)
+            probes = await asyncio.to_thread(self._node.record.texts.probes, PROBES_MAX)
             # What is taken back is not held against what took its place: that is what is bad.
             current = None if serving is None or takes_back(bundle) else serving.constellation
             trial = await asyncio.to_thread(try_bundle, current, parts, probes)

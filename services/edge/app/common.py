@@ -20,7 +20,7 @@ class Commons:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self.follow_from = node.record.common_cursor or FROM_START
+        self.follow_from = node.record.mentions.common_cursor or FROM_START
 
     async def on_common(self, delivery: Delivery) -> None:
         """One cut's news. Raises Corrupt("false_common") for what cannot be true: it is passed over, loudly."""

@@ -57,7 +57,7 @@ class Health:
         )
         self.bundle, self.before, self.tried = bundle, before and replace(before, local=None), tried
         self._window, self._gauges = Window(self._node.now(), sound), {}
-        self._row = await asyncio.to_thread(self._node.record.last_row)
+        self._row = await asyncio.to_thread(self._node.record.texts.last_row)
         metrics.BUNDLE_ON_TRIAL.set(1)
 
     def end(self) -> None:
@@ -93,7 +93,7 @@ class Health:
         """What both make of the texts that came, the row of the last one, and whether more may wait."""
         text, pace, row = self._window.text, self._window.pace, self._row
         room = min(READ_MAX_BYTES, FRESH_MAX_BYTES - text.size_bytes)
-        found = self._node.record.texts_after(row, room) if room > 0 else []
+        found = self._node.record.texts.after(row, room) if room > 0 else []
         for row, each in found:  # noqa: B007 -- the last one is told
             with suppress(Rejected):  # nothing in it to read
                 text = text.then(len(each.encode()), *read_both(before.constellation, after.constellation, each))

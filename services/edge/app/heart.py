@@ -30,7 +30,7 @@ class Heart:
         """Says that this edge lives, and how its kernels are."""
         last = dict(islice(self._node.last.items(), MAX_DOMAINS))  # new territory may be one more
         scores = dict(islice(self._node.scores.items(), MAX_DOMAINS))
-        fresh = await asyncio.to_thread(self._node.record.fresh)
+        fresh = await asyncio.to_thread(self._node.record.texts.fresh)
         told = Heartbeat(
             node=self._node.settings.node,
             service="edge",

@@ -46,12 +46,12 @@ class Interactions:
         keep_s, keep_bytes = self._node.privacy.keep_days * DAY_S, self._node.privacy.keep_bytes
         async with self._node.learning:
             gone = await asyncio.to_thread(
-                self._node.record.prune, now_s=self._node.now(), max_age_s=keep_s, max_bytes=keep_bytes
+                self._node.record.texts.prune, now_s=self._node.now(), max_age_s=keep_s, max_bytes=keep_bytes
             )
         if gone:
             log.info("%d interactions were too old or too much: deleted", gone)
 
     def _folded(self, client: str, names: Sequence[str]) -> list[Kept]:
         """Of a request's queries those whose text was counted."""
-        found = [self._node.record.find(client, name) for name in names]
+        found = [self._node.record.texts.find(client, name) for name in names]
         return [kept for kept in found if kept is not None and kept.folded]

@@ -66,7 +66,7 @@ class Queries:
         query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
         assert query.id is not None
         again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
-        known = await asyncio.to_thread(self._node.record.answer_to, query.client, query.id) if again else None
+        known = await asyncio.to_thread(self._node.record.texts.answer_to, query.client, query.id) if again else None
         left_s = self._left_s(delivery, query)
         if known is not None:
             body = known
@@ -203,9 +203,9 @@ class Queries:
             return body
         probe = is_probe(each.client, each.query_id, self._node.settings.probe_share)
         kept = body if await asyncio.to_thread(self._is_clean, done.answer.text) else b""
-        if await asyncio.to_thread(self._node.record.add, each, kept, probe=probe):
+        if await asyncio.to_thread(self._node.record.texts.add, each, kept, probe=probe):
             return body
-        return await asyncio.to_thread(self._node.record.answer_to, each.client, each.query_id) or body
+        return await asyncio.to_thread(self._node.record.texts.answer_to, each.client, each.query_id) or body
 
     def _redacted(self, serving: Serving, done: Answered) -> Answered:
         """With what may be kept of the interaction. Nothing, when the operator's function fails."""

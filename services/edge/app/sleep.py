@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import math
+from typing import Final
 
+from common.errors import Unavailable
 from common.runtime import metrics, streams
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
@@ -21,6 +24,8 @@ from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm, unheard
 
 log = logging.getLogger(__name__)
 
+NO_ROOM_S: Final = 5.0  # chosen: until packets for which there was no room are sent again
+
 
 class Sleep:
     """One edge's nights. scheduler: while queries wait in it, sleep is put off or short."""
@@ -32,6 +37,7 @@ class Sleep:
         self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
         self._awake_s = node.now()
         self._again_s: dict[int, float] = {}  # by packet: when it was handed to the broker once more, in this life
+        self._no_room_s = -math.inf  # when a packet was sent last for which there was no room
         self.follow_from = node.record.returned or FROM_START
 
     async def round(self) -> None:
@@ -58,11 +64,8 @@ class Sleep:
                 if done is not None:
                     self._show_fold(domain or TERRITORY, done)
                     await self._node.relearn([domain])
-            for packet in await asyncio.to_thread(record.packets, "pending"):
-                await self._send(packet)
-            for packet in unheard(self._node.now(), await asyncio.to_thread(record.packets, "sent"), self._again_s):
-                await self._send(packet)
-                self._again_s[packet.sequence] = self._node.now()
+            if abs(self._node.now() - self._no_room_s) >= NO_ROOM_S:  # abs: a clock that was set
+                await self._send_all()
 
     async def on_returned(self, delivery: Delivery) -> None:
         """The centre has dropped packets for good: what ours carried waits in the residues, and goes again."""
@@ -83,6 +86,21 @@ class Sleep:
         if back:
             metrics.PACKETS.labels("returned", "").inc(len(back))
             log.warning("packets %s will not count, their counts go again: %s: %s", list(back), told.code, told.reason)
+
+    async def _send_all(self) -> None:
+        """What is pending, and what nobody has said anything of. Where there is no room for it, it waits here."""
+        record = self._node.record
+        try:
+            for packet in await asyncio.to_thread(record.packets, "pending"):
+                await self._send(packet)
+            for packet in unheard(self._node.now(), await asyncio.to_thread(record.packets, "sent"), self._again_s):
+                await self._send(packet)
+                self._again_s[packet.sequence] = self._node.now()
+        except Unavailable as error:  # no reason not to be ready: what serves, serves
+            if error.code not in ("stream_full", "broker_full"):
+                raise
+            self._no_room_s = self._node.now()
+            log.warning("packets wait: %s", error)
 
     @property
     def _crowded(self) -> bool:
@@ -123,12 +141,12 @@ class Sleep:
             return None
         assert secret is not None, "Node looked"
         fresh, first = (decoys(bytes(self._node.key), [sequence]) for sequence in (record.sequence, FIRST))
-        known, mentioned = record.common(), record.mentioned()
+        known, mentioned = record.mentions.common(), record.mentions.mentioned()
         return Private(secret, known, mentioned, strict=mode == "strict", decoys=fresh, again=first)
 
     def _growing(self) -> Growing | None:
         secret, record = self._node.secret, self._node.record
-        return None if secret is None else Growing(secret, record.common(), record.mentioned())
+        return None if secret is None else Growing(secret, record.mentions.common(), record.mentions.mentioned())
 
     def _show_fold(self, domain: str, done: Folded) -> None:
         size_bytes = max(done.body.fresh_bytes, 1)

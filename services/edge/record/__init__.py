@@ -12,8 +12,9 @@
     meta           epoch, next sequence, the last entries of bundles, of common and of returned seen, the merges of the
                    vocabulary that all counts are in
 
-record.py takes the steps, file.py holds the file open and tells what SQLite refuses, schema.py lays it out, rows.py
-says what comes out of it, reading.py looks into it from another process.
+texts.py takes the steps of interactions, mentions.py of hashes, record.py those that change counts, packets and gates.
+file.py holds the file open and tells what SQLite refuses, schema.py lays it out, rows.py says what comes out of it,
+reading.py looks into it from another process.
 
 Write-ahead log and synchronous=FULL: what a method returned from is on the disk. A second process on the same file is
 refused by a lock that ends with the process, however it ends. Bounded: interactions by age and size, packets that are
@@ -29,7 +30,6 @@ from services.edge.record.file import address_of as address_of
 from services.edge.record.reading import read_clients as read_clients
 from services.edge.record.reading import read_packets as read_packets
 from services.edge.record.reading import read_residues as read_residues
-from services.edge.record.record import FOLD_MAX_BYTES as FOLD_MAX_BYTES
 from services.edge.record.record import ORDERS as ORDERS
 from services.edge.record.record import Record as Record
 from services.edge.record.rows import Counted as Counted
@@ -40,3 +40,4 @@ from services.edge.record.rows import Merges as Merges
 from services.edge.record.rows import Packet as Packet
 from services.edge.record.rows import Status as Status
 from services.edge.record.rows import Verdict as Verdict
+from services.edge.record.texts import FOLD_MAX_BYTES as FOLD_MAX_BYTES

@@ -6,6 +6,7 @@
     releases.py     what a release follows, makes and undoes
                     tick trust ─▶ {metadata}, when it is not there, an hour old, or the keys are others
                     qig:bundles ─▶ gauges
+    blobs.py        tick blobs ─▶ deletes what no listed bundle and no candidate names
     rings.py        tick rings ─▶ opens a release to everybody, or takes it back, by what those say who got it first
     verdicts.py     qig:applied ─▶ the fleet as it reports, gauges
     state.py        what is kept in the broker
@@ -25,6 +26,7 @@ from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import PublisherSettings
 from common.wire.codec import unpack
 from common.wire.messages import Candidate
+from services.publisher.app.blobs import Blobs
 from services.publisher.app.candidates import MAX_DELIVERIES, Candidates
 from services.publisher.app.releases import Releases
 from services.publisher.app.rings import Rings
@@ -33,6 +35,7 @@ from services.publisher.policy import Limits
 
 TRUST_EVERY_S: Final = 10.0  # how soon after `qig keys rotate` the new keys are in force
 RINGS_EVERY_S: Final = 2.0
+BLOBS_EVERY_S: Final = 60.0
 
 
 class Publisher:
@@ -44,6 +47,7 @@ class Publisher:
         self.releases = Releases(settings, broker, self.verdicts)
         self.candidates = Candidates(broker, self.releases, Limits(regress_limit=settings.regress_limit))
         self.rings = Rings(self.releases, self.verdicts)
+        self.blobs = Blobs(broker, self.releases)
 
 
 async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
@@ -66,6 +70,7 @@ async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
         ticks=[
             Tick("trust", TRUST_EVERY_S, publisher.releases.renew),
             Tick("rings", RINGS_EVERY_S, publisher.rings.watch),
+            Tick("blobs", BLOBS_EVERY_S, publisher.blobs.sweep),
             heart(broker, "publisher", settings.node, bundle=lambda: publisher.releases.version, ready=lambda: None),
         ],
     )

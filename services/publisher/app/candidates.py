@@ -16,8 +16,8 @@ from common.wire.fields import REASON_MAX_CHARS
 from common.wire.messages import Bundle, Candidate, Part, Returned
 from services.publisher import refusals
 from services.publisher.app.releases import Releases
-from services.publisher.app.state import REFUSED, RELEASED
-from services.publisher.policy import Limits, judge, missing_memories, without_heir
+from services.publisher.policy import Limits, changes_nothing, judge, missing_memories, without_heir
+from services.publisher.rings import PATIENCE_S
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ class Candidates:
             raise
 
     async def _decide(self, delivery: Delivery, candidate: Candidate) -> Sequence[Effect]:
-        if await self._releases.noted(RELEASED, candidate.id) is not None:
+        if await self._releases.noted(streams.RELEASED, candidate.id) is not None:
             log.info("candidate %s was released before", candidate.id[:12])
             return []
-        if candidate.packets and await self._releases.noted(REFUSED, candidate.id) is not None:
+        if candidate.packets and await self._releases.noted(streams.REFUSED, candidate.id) is not None:
             raise Rejected("candidate_refused", "it was refused before, and its packets went back to their edges")
         past = await self._releases.past()
         try:
@@ -63,6 +63,11 @@ class Candidates:
         if past.current is not None and past.open_version != past.current.version:
             message = f"bundle {past.current.version} is not for everybody yet: the next one waits for that"
             raise Unavailable("ring_pending", message)
+        same = past.current is not None and changes_nothing(candidate, past.current)
+        if same and time.time() - past.changed_at_s < PATIENCE_S:
+            # Were it released at once, edges that go back from its parent would go back from it to its parent.
+            message = f"bundle {past.last} may be on trial: what only settles packets waits until it has proved good"
+            raise Unavailable("on_trial", message)
         try:
             effects = await self._releases.make(candidate, past)
         except Rejected as error:
@@ -72,7 +77,7 @@ class Candidates:
         return effects
 
     async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
-        """Read every part that is new, so that nothing is signed unseen; stored again, so that it stays.
+        """Read every part that is new, so that nothing is signed unseen.
 
         Returns what is wrong with its domains: a memory that is not there, one that is gone without an heir. Raises
         Corrupt("part_digest").
@@ -81,7 +86,7 @@ class Candidates:
         try:
             for part in candidate.parts.values():
                 if (part.digest, part.size_bytes) not in trusted:
-                    await self._broker.put_blob(await self._blob(part))
+                    await self._blob(part)
             domains = await self._blob(candidate.parts[DOMAINS])
             before = domains if current is None else await self._blob(current.parts[DOMAINS])
             return *missing_memories(candidate, domains), *without_heir(before, domains)
@@ -98,9 +103,9 @@ class Candidates:
         """Kept before the dead letter is written: a kill between the two judges again, and keeps it again."""
         metrics.CANDIDATES.labels("refused").inc()
         log.warning("candidate %s is refused: %s", candidate.id[:12], "; ".join(reasons))
-        notes = await self._broker.read_hash(REFUSED)
-        effects: list[Effect] = [HashDelete(REFUSED, name) for name in refusals.outdated(notes)]
-        effects.append(HashSet(REFUSED, candidate.id, refusals.note(reasons, time.time())))
+        notes = await self._broker.read_hash(streams.REFUSED)
+        effects: list[Effect] = [HashDelete(streams.REFUSED, name) for name in refusals.outdated(notes)]
+        effects.append(HashSet(streams.REFUSED, candidate.id, refusals.note(reasons, time.time())))
         if candidate.packets:
             told = Returned(
                 packets=candidate.packets, code="candidate_refused", reason="; ".join(reasons)[:REASON_MAX_CHARS]

@@ -28,9 +28,9 @@ from common.wire import bundle as bundles
 from common.wire.codec import pack, unpack
 from common.wire.messages import Bundle, Candidate
 from services.publisher import metadata, rings
-from services.publisher.app.state import BUNDLE, CURRENT, RELEASED, Past, listed, released, undone
+from services.publisher.app.state import BUNDLE, CURRENT, Past, listed, released, undone
 from services.publisher.app.verdicts import Verdicts
-from services.publisher.policy import BITS_PER_BYTE
+from services.publisher.policy import BITS_PER_BYTE, changes_nothing
 from services.publisher.release import release, taken_back
 
 log = logging.getLogger(__name__)
@@ -76,9 +76,13 @@ class Releases:
         bundle = release(candidate, after=past.last, released_at_s=time.time(), signing_key=self._key)
         log.info("candidate %s is released as bundle %d", candidate.id[:12], bundle.version)
         known = metadata.newest(past.releases | {bundle.version: pack(bundle)})
-        ring = EVERYBODY if bundles.takes_back(bundle) else rings.ring(self.nodes(past))
+        same = past.current is not None and changes_nothing(candidate, past.current)
+        ring = EVERYBODY if same or bundles.takes_back(bundle) else rings.ring(self.nodes(past))
         files = self._signed(known, past, past.rings | {bundle.version: ring})
-        return [*released(bundle, past.packed, await self._broker.read_hash(RELEASED)), *listed(past.held, files)]
+        return [
+            *released(bundle, past.packed, await self._broker.read_hash(streams.RELEASED)),
+            *listed(past.held, files),
+        ]
 
     async def open(self, past: Past) -> None:
         """The newest once more, for those who passed it over, and the list that is open."""

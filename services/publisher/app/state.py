@@ -22,8 +22,6 @@ from common.wire.messages import TAKEN_BACK, Bundle, Returned
 from services.publisher import metadata, refusals
 
 CURRENT: Final = streams.side_key(streams.CANDIDATES, "current")
-RELEASED: Final = streams.side_key(streams.CANDIDATES, "released")
-REFUSED: Final = streams.side_key(streams.CANDIDATES, "refused")
 BUNDLE: Final = "bundle"
 
 
@@ -57,6 +55,17 @@ class Past:
         """The newest that is believed."""
         return unpack(Bundle, self.releases[max(self.releases)]) if self.releases else None
 
+    @property
+    def changed_at_s(self) -> float:
+        """When the first of the newest releases that are alike in all their parts was released; 0 for none."""
+        at_s, parts = 0.0, None
+        for version in sorted(self.releases, reverse=True):
+            bundle = unpack(Bundle, self.releases[version])
+            if parts is not None and bundle.parts != parts:
+                break
+            at_s, parts = bundle.released_at_s, bundle.parts
+        return at_s
+
 
 def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -> list[Effect]:
     """The release, if `packed` is still what is noted as current. known: versions by candidate; the oldest go."""
@@ -66,9 +75,9 @@ def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -
     return [
         held,
         HashSet(CURRENT, BUNDLE, message),
-        HashSet(RELEASED, bundle.id, str(bundle.version).encode()),
-        *(HashDelete(RELEASED, name) for name in forgotten),
-        HashDelete(REFUSED, bundle.id),
+        HashSet(streams.RELEASED, bundle.id, str(bundle.version).encode()),
+        *(HashDelete(streams.RELEASED, name) for name in forgotten),
+        HashDelete(streams.REFUSED, bundle.id),
         Send(streams.BUNDLES, message, f"{bundle.version}-{bundles.digest(bundle)}"),
     ]
 
@@ -84,7 +93,7 @@ def undone(past: Past, wanted: int, *, why: str, at_s: float) -> list[Effect]:
             told = Returned(packets=bundle.packets, code=TAKEN_BACK, reason=f"bundle {version} was taken back")
             effects.append(Send(streams.RETURNED, pack(told), f"taken-back-{past.last + 1}-{version}"))
         if not bundles.takes_back(bundle):
-            effects.append(HashSet(REFUSED, bundle.id, refusals.note((why,), at_s)))
+            effects.append(HashSet(streams.REFUSED, bundle.id, refusals.note((why,), at_s)))
     return effects
 
 

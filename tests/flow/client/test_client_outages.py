@@ -47,6 +47,17 @@ def mortal(tmp_path):
     running[-1].stop()
 
 
+async def test_a_broker_that_has_too_few_replicas_to_write_is_waited_for(mortal, start_node, eventually, caplog):
+    url, *_ = mortal
+    async with connect(url) as redis, Client(url, name=NAME) as client:
+        await redis.config_set("min-replicas-to-write", 1)
+        asked = asyncio.create_task(client.ask(TEXT))
+        await eventually(lambda: "NOREPLICAS" in caplog.text)
+        await redis.config_set("min-replicas-to-write", 0)
+        await start_node(consumer(edge(redis)), url=url)
+        assert (await asked).text == TEXT
+
+
 async def test_reading_goes_on_after_an_outage_where_it_was(mortal, eventually):
     url, kill, revive = mortal
     async with connect(url) as redis, Client(url, name=NAME) as client:
@@ -98,7 +109,7 @@ async def test_nobody_waits_for_a_broker_that_was_never_there():
 async def test_a_broker_that_takes_nothing_is_said(redis, client):
     await redis.config_set("maxmemory", 1)
     try:
-        with pytest.raises(Unavailable, match=r"broker_refused: .*maxmemory"):
+        with pytest.raises(Unavailable, match=r"broker_full: .*maxmemory"):
             await client.ask(TEXT)
     finally:
         await redis.config_set("maxmemory", 0)

@@ -26,6 +26,7 @@ from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import base_of, expects
 from services.aggregator.cut import Limits, cut
+from services.edge.app.sleep import NO_ROOM_S
 from services.edge.sleep import AGAIN_AFTER_S, LOST_AFTER_S
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,24 @@ async def test_enough_fresh_text_becomes_one_signed_packet(edge, redis, home):
     body = verify(envelope, keys.load_private(home, NODE).verify_key)
     assert (body.interactions, body.fresh_bytes, envelope.sequence) == (8, 8 * len(TEXT), 0)
     assert body.crystals
+
+
+async def test_a_packet_for_which_there_is_no_room_waits_in_the_edges_file_and_goes_later(
+    edge, redis, broker, clock, monkeypatch
+):
+    monkeypatch.setitem(streams._KEPT, streams.PACKETS, streams.Retention(entries=1, kind="work"))
+    await broker.produce(streams.PACKETS, b"somebody else's", "other")
+    await read(edge, 8)
+    await edge.sleep.round()
+    await redis.delete(streams.PACKETS)
+    assert len(edge.node.record.packets("pending")) == 1
+    clock[0] += NO_ROOM_S - 0.1
+    await edge.sleep.round()
+    assert await packets(redis) == []
+    clock[0] += 0.1
+    await edge.sleep.round()
+    assert len(await packets(redis)) == 1
+    assert edge.node.record.packets("pending") == []
 
 
 @pytest.mark.parametrize("domain", ["heart", None])
@@ -86,9 +105,9 @@ async def test_one_packet_of_a_domain_is_on_its_way_at_a_time(edge, redis):
 async def test_probe_text_is_never_counted(life, edge):
     probing = await life(probe_share=2)
     await read(probing, 20)
-    kept = sum(fresh.interactions for fresh in probing.node.record.fresh())
+    kept = sum(fresh.interactions for fresh in probing.node.record.texts.fresh())
     assert 0 < kept < 20
-    assert len(probing.node.record.probes(99)) == 20 - kept
+    assert len(probing.node.record.texts.probes(99)) == 20 - kept
 
 
 async def test_a_kill_after_the_fold_sends_the_packet_once_after_the_restart(edge, life, redis):

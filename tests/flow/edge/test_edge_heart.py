@@ -55,7 +55,7 @@ async def test_an_edge_proves_that_it_answers_and_that_leaves_no_trace(edge):
     for _ in range(3):
         await edge.heart.prove()
     assert edge.node.gauges is gauges
-    assert await asyncio.to_thread(edge.node.record.fresh) == []
+    assert await asyncio.to_thread(edge.node.record.texts.fresh) == []
     assert edge.node.last == {}
 
 

@@ -48,11 +48,11 @@ async def test_what_is_older_than_the_setting_says_goes_while_the_edge_runs(edge
     clock[0] += 2 * 86_400
     keeping = await life(keep_days=days)
     await keeping.interactions.prune()
-    assert sum(each.interactions for each in keeping.node.record.fresh()) == left
+    assert sum(each.interactions for each in keeping.node.record.texts.fresh()) == left
 
 
 async def test_what_is_more_than_the_setting_says_goes_oldest_first(edge, life):
     await read(edge, 8)
     keeping = await life(keep_bytes=0)
     await keeping.interactions.prune()
-    assert keeping.node.record.fresh() == []
+    assert keeping.node.record.texts.fresh() == []

@@ -184,6 +184,6 @@ async def test_a_domain_that_ends_leaves_nothing_behind_whatever_step_is_the_las
     assert learned(again) == expected(again)
     read_tokens = len(again.node.serving.constellation.encoder.encode(TEXT))
     folded = sum(len(ids) for packet in again.node.record.packets("pending", "sent", "acknowledged")
-                 for ids in again.node.record.members(packet.sequence).values())  # fmt: skip
+                 for ids in again.node.record.texts.members(packet.sequence).values())  # fmt: skip
     assert folded == 12 * read_tokens
     assert again.node.serving.answering.memories["d-1"].tokens == folded

@@ -76,12 +76,16 @@ async def test_a_bundle_that_serves_well_is_good_once_its_window_ends(edge, publ
 async def test_fresh_text_is_read_once_the_oldest_first_and_so_much_at_a_look(edge):
     await read(edge, 4)
     record = edge.node.record
-    rows = record.texts_after(0, 1 << 20)
+    rows = record.texts.after(0, 1 << 20)
     assert [text for _, text in rows] == [TEXT] * 4
-    assert record.last_row() == rows[-1][0]
+    assert record.texts.last_row() == rows[-1][0]
     size_bytes = len(TEXT.encode())
-    assert [len(record.texts_after(0, room)) for room in (size_bytes - 1, size_bytes, size_bytes + 1)] == [1, 1, 2]
-    assert record.texts_after(rows[1][0], 1 << 20) == rows[2:]
+    assert [len(record.texts.after(0, room)) for room in (size_bytes - 1, size_bytes, size_bytes + 1)] == [
+        1,
+        1,
+        2,
+    ]
+    assert record.texts.after(rows[1][0], 1 << 20) == rows[2:]
 
 
 async def test_a_bundle_that_reads_fresh_text_worse_is_gone_back_from(on_trial, redis):

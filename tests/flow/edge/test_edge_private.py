@@ -20,6 +20,7 @@ from services.aggregator.app.hashes import ACCEPTED
 from services.edge.app import common, sleep, state_dir
 from services.edge.mentions import decoys
 from services.edge.record import Record
+from services.edge.record.mentions import Mentions
 
 pytestmark = pytest.mark.anyio
 
@@ -146,7 +147,7 @@ async def test_an_edge_that_lost_its_file_is_told_again_what_is_common(start, ce
         await read(edge, 8, text=SHARED)
     await slept(edges, redis)
     await settled(centre, edges, redis, eventually)
-    known = edges[0].node.record.common().tolist()
+    known = edges[0].node.record.mentions.common().tolist()
     assert known
     edges[0].node.record.close()
     (state_dir(home, NODE) / "edge.db").unlink()
@@ -156,7 +157,7 @@ async def test_an_edge_that_lost_its_file_is_told_again_what_is_common(start, ce
     await read(again, 8, text=SHARED)
     await slept([again], redis)
     await settled(centre, [again], redis, eventually)
-    assert again.node.record.common().tolist() == known
+    assert again.node.record.mentions.common().tolist() == known
 
 
 async def test_without_the_secret_a_private_edge_does_not_start(start, home):
@@ -170,7 +171,7 @@ async def test_what_is_told_in_no_message_changes_nothing(start, broker, redis):
     await broker.produce(streams.COMMON, b"\xc1", "broken")
     with pytest.raises(Rejected, match="garbage"):
         await commons_to(edge, redis)
-    assert edge.node.record.common_cursor is None
+    assert edge.node.record.mentions.common_cursor is None
 
 
 STEPS = [
@@ -202,7 +203,7 @@ async def test_a_kill_at_any_step_loses_no_mention_and_no_answer_to_it(
     edge = await start(NODE)
     await read(edge, 8, text=SHARED)
     with monkeypatch.context() as patch:
-        owners = [owner for owner in (Record, Broker, common, sleep) if hasattr(owner, step)]
+        owners = [owner for owner in (Record, Mentions, Broker, common, sleep) if hasattr(owner, step)]
         patch.setattr(owners[0], step, killed_at(getattr(owners[0], step), nth, done=done))
         with pytest.raises(Killed):
             await through(edge)
@@ -210,8 +211,8 @@ async def test_a_kill_at_any_step_loses_no_mention_and_no_answer_to_it(
     await through(again)
     (raw,) = await packets(redis)
     record = again.node.record
-    assert record.mentioned().tolist() == sorted(decoys(own, [0]).tolist())
-    assert record.common().tolist() == common_of(raw).tolist()
+    assert record.mentions.mentioned().tolist() == sorted(decoys(own, [0]).tolist())
+    assert record.mentions.common().tolist() == common_of(raw).tolist()
     assert [packet.status for packet in record.packets("pending", "sent", "lost", "acknowledged")] == ["acknowledged"]
     await read(again, 8, text=SHARED, first=8)
     *_, later = await slept([again], redis)

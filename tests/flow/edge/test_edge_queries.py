@@ -37,8 +37,8 @@ async def test_of_what_may_not_be_stored_no_byte_is_on_the_disk(edge, home, max_
     query = Query(text="swordfish " + TEXT, max_tokens=max_tokens, store=False, id="q-7", client="kiosk-9")
     (sent,) = await edge.queries.on_query(delivery_of("7-0"), query)
     assert unpack(Answer, sent.message).prompt_bits > 0
-    assert edge.node.record.answer_to("kiosk-9", "q-7") is None
-    assert edge.node.record.fresh() == []
+    assert edge.node.record.texts.answer_to("kiosk-9", "q-7") is None
+    assert edge.node.record.texts.fresh() == []
     kept = b"".join(path.read_bytes() for path in state_dir(home, NODE).rglob("edge.db*"))
     assert not any(mark in kept for mark in (b"swordfish", TEXT.encode(), b"q-7", b"kiosk-9"))
     await edge.queries.on_query(delivery_of("8-0"), query.model_copy(update={"store": True}))
@@ -61,8 +61,8 @@ async def test_an_answer_that_holds_what_is_redacted_is_computed_again_and_not_k
     query = Query(text=TEXT, max_tokens=8)
     strict = await life(redact="emails")
     (first,) = await strict.queries.on_query(delivery_of("7-0"), query)
-    assert strict.node.record.answer_to("anonymous", "7-0") is None
-    assert [each.interactions for each in strict.node.record.fresh()] == [1]
+    assert strict.node.record.texts.answer_to("anonymous", "7-0") is None
+    assert [each.interactions for each in strict.node.record.texts.fresh()] == [1]
     (second,) = await strict.queries.on_query(delivery_of("7-0"), query)
     assert unpack(Answer, first.message).text == unpack(Answer, second.message).text != ""
 
@@ -71,7 +71,7 @@ async def test_an_operator_s_function_that_fails_keeps_nothing_and_answers_all_t
     failing = await life(redact="builtins:len")
     (sent,) = await failing.queries.on_query(delivery_of("7-0"), Query(text=TEXT, max_tokens=4))
     assert unpack(Answer, sent.message).completion_tokens > 0
-    assert failing.node.record.find("anonymous", "7-0") is None
+    assert failing.node.record.texts.find("anonymous", "7-0") is None
 
 
 async def test_a_redaction_that_nobody_knows_stops_the_start(life, publisher):
@@ -157,7 +157,7 @@ async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(e
     if finish == "refused":
         assert (made.problem.code, made.problem.retry_after_s >= 1) == ("deadline", True)
         assert "the deadline is too short" in made.problem.message
-        assert edge.node.record.answer_to("anonymous", "q") is None
+        assert edge.node.record.texts.answer_to("anonymous", "q") is None
 
 
 @pytest.mark.parametrize(("left_s", "refused"), [(0.31, False), (0.3, True), (0.29, True)])
