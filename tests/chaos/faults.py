@@ -163,7 +163,9 @@ class MortalBroker:
         if self._clock is None:
             msg = "no libfaketime: apt install faketime"
             raise Missing(msg)
-        self._clock.write_text(f"{by_s:+.0f}")
+        new = self._clock.with_suffix(".new")
+        new.write_text(f"{by_s:+.0f}")
+        new.replace(self._clock)  # it is read at any time, and must not be empty
 
     @contextmanager
     def full(self) -> Iterator[None]:

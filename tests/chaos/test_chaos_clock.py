@@ -24,7 +24,13 @@ async def test_what_a_dead_consumer_holds_can_be_claimed_soon_after_the_broker_s
         await redis.xgroup_create(streams.QUERIES, GROUP, id="0", mkstream=True)
         entry = await redis.xadd(streams.QUERIES, {"__data__": b"q"})
         await redis.xreadgroup(GROUP, "dead", {streams.QUERIES: ">"})
+        before_s, _ = await redis.time()
         broker.jump(-3600.0)
+
+        async def jumped():
+            return (await redis.time())[0] < before_s
+
+        await eventually(jumped)
 
         async def claimed():
             return (await redis.xautoclaim(streams.QUERIES, GROUP, "me", min_idle_time=1))[1]
