@@ -46,6 +46,12 @@ def test_the_broker_forgets_what_was_flushed_and_what_it_could_not_write(kinds, 
     assert Scenario(0, True, tuple(Fault(0.1, what, 0, 0.1) for what in kinds)).forgets == forgets
 
 
+def test_in_the_whole_world_nothing_is_forgotten():
+    drawn = [fault.what for seed in SEEDS for fault in whole(seed).faults]
+    assert set(drawn) == WHOLE.keys()
+    assert not any(whole(seed).forgets for seed in SEEDS)
+
+
 def test_only_a_step_backwards_turns_the_clock_back():
     steps = {by_s: Scenario(0, True, (Fault(0.1, "clock", 0, 0.0, by_s),)).turns_back for by_s in (-2.0, 2.0)}
     assert steps == {-2.0: True, 2.0: False}

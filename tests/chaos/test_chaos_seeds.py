@@ -19,3 +19,5 @@ def test_a_scenario_that_once_failed_loses_and_doubles_nothing(seed):
     line = [sys.executable, str(RUN), "--scenarios", "1", "--seed", str(seed)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    if "could not be made here" in done.stdout:
+        pytest.skip(f"NOT tested in full: {done.stdout.splitlines()[0]}")
