@@ -51,7 +51,7 @@ class Letter:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What is left of a work stream. added: entries that ever were in it; counts: by entry, how often it had its
-    effect; consumers: names; open_ids: entries still in it.
+    effect; consumers: names.
     """
 
     length: int = 0

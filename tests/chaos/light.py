@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from scenario import NODES, Scenario, light
 
+from common.client import Client
 from common.runtime import streams
 from common.runtime.connection import connect
 from common.wire.codec import unpack
@@ -116,8 +117,13 @@ async def _play(scenario: Scenario, machine: Machine, context, home: Path) -> tu
     broker = MortalBroker(home, machine, {fault.what for fault in scenario.faults})
     await broker.rise()
     try:
-        async with connect(broker.running.url) as redis, _nodes(scenario, context, broker, home) as (nodes, wires):
-            load = Load(broker.running.url, redis, scenario)
+        url = broker.running.url
+        async with (
+            connect(url) as redis,
+            Client(url, name=CLIENT) as client,
+            _nodes(scenario, context, broker, home) as (nodes, wires),
+        ):
+            load = Load(client, redis, scenario)
             world = World(broker, redis, nodes, wires, small.CONSUMED, load.again)
             missed = await _run(world, load, scenario)
             left = await _settled(world, home, names_go=not scenario.turns_back)
@@ -157,7 +163,6 @@ async def _nodes(
 async def _run(world: World, load: Load, scenario: Scenario) -> list[str | None]:
     """The load, and the faults meanwhile; both to their end, or the deadline."""
     loading = asyncio.create_task(load.run())
-    await load.begun.wait()
     missed = await asyncio.gather(*(happen(world, fault) for fault in scenario.faults))
     await asyncio.wait([loading], timeout=SETTLE_S)
     if loading.done():

@@ -41,23 +41,21 @@ async def ask_until_told(client: Client, text: str, **wishes: Unpack[Wishes]) ->
 
 
 class Load:
-    """The producers of one scenario, and what they were told. begun: once the client is there."""
+    """The producers of one scenario, and what they were told."""
 
-    def __init__(self, url: str, redis: Redis, scenario: Scenario) -> None:
+    def __init__(self, client: Client, redis: Redis, scenario: Scenario) -> None:
         self.told = Told(
             queries=tuple(asked.text for asked in scenario.queries),
             waves=tuple(tuple(wave) for wave in scenario.waves),
         )
         self._scenario = scenario
         self._redis, self._broker = redis, Broker(redis)
-        self._client = Client(url, name=CLIENT)
-        self.begun = asyncio.Event()
+        self._client = client
         self._sent: list[tuple[str, bytes]] = []  # what was accepted lately and may come twice: stream, message
 
     async def run(self) -> None:
         """Until everything that was sent has its end."""
-        async with self._client, asyncio.TaskGroup() as group:
-            self.begun.set()
+        async with asyncio.TaskGroup() as group:
             for asked in self._scenario.queries:
                 group.create_task(self._ask(asked))
             group.create_task(self._send_waves())
