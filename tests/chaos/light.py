@@ -85,7 +85,8 @@ class Node:
             return
         self._process.terminate()
         await asyncio.to_thread(self._process.join, STOP_S)
-        if self._process.exitcode not in (0, -signal.SIGTERM):  # by the signal, if it had only just been started
+        # By the signal, if it had only just been started.
+        if self._process.exitcode not in (0, -signal.SIGTERM) and not self._killed:
             self.ended.append(f"{self.name} stopped with code {self._process.exitcode}")
             self._process.kill()
 
