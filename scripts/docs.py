@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from common.runtime import metrics, retention, settings
+from common.runtime import metrics, retention, rights, settings
 from common.wire import export, layout, packet_vectors
 from services.cli import reference
 from services.edge.http import routes
@@ -20,6 +20,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs", reference.render),
     ("docs", lambda: {"settings.md": settings.markdown().encode()}),
     ("docs", lambda: {"metrics.md": metrics.markdown().encode()}),
+    ("docs", lambda: {"rights.md": rights.markdown().encode()}),
     ("docs", lambda: {"broker.md": retention.drawn(BROKER.read_text(encoding="utf-8")).encode()}),
     ("docs", lambda: {"openapi.json": routes.openapi()}),
     ("docs/wire", export.render),

@@ -33,7 +33,7 @@ from common.runtime.settings import EdgeSettings, load
 from common.wire.codec import unpack
 from common.wire.fields import Amount, Count, Message, Name, Value
 
-STREAM, GROUP = "bench:readings", "bench"
+STREAM, GROUP = streams.PACKETS, streams.GROUPS[streams.PACKETS]
 FIELD = streams.DATA_FIELD
 READ = 128
 COUNTS = streams.side_key(STREAM, "counts")

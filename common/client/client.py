@@ -28,16 +28,16 @@ from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from common.client.draft import Draft, complaint, ending, extended
 from common.errors import QigError, Rejected, Unavailable
-from common.runtime import scripts, streams
+from common.runtime import rights, scripts, streams
 from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet, passes
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
 from common.runtime.health import Health
-from common.runtime.settings import redacted
+from common.runtime.settings import redacted, user_of
 from common.wire.codec import pack, unpack, unpack_reply, validated
 from common.wire.fields import Mode
 from common.wire.inference import Answer, Cancel, Piece, Query
@@ -133,13 +133,15 @@ class Client:
     """One client of a fleet. Use it as a context manager: leaving it cancels at the edges what is still open."""
 
     def __init__(self, url: str, *, name: str | None = None) -> None:
-        """url: the broker's. name: the client's, a slug; None: one of its own, whose answers go when it leaves.
+        """url: the broker's. name: the client's, a slug; None: one of its own, whose answers go when it leaves. With a
+        user in the url (docs/broker.md) the name is that user's, or begins with it and a point.
 
         Raises Rejected("bad_url").
         """
-        self.name = name or f"client-{secrets.token_hex(8)}"
+        self.name = name or f"{user_of(url) or 'client'}{rights.FAMILY}{secrets.token_hex(8)}"
         self._answers = streams.answers(self.name)
         self._passing = name is None
+        self._sees_all = True
         self._url = url
         try:
             self._redis: Redis = connect(url, RETRIES)
@@ -155,10 +157,14 @@ class Client:
         try:
             async with connect(self._url, retries=0) as first:
                 await greet(first, self._url)
-                followers = [
-                    Follower(self._answers, await newest(first, self._answers), self._on_reply),
-                    Follower(dead, await newest(first, dead), self._on_letter),
-                ]
+                followers = [Follower(self._answers, await newest(first, self._answers), self._on_reply)]
+                try:
+                    followers.append(Follower(dead, await newest(first, dead), self._on_letter))
+                except NoPermissionError:  # others' queries lie there: with a client's rights its own are all it sees
+                    self._sees_all = False
+        except NoPermissionError as error:
+            message = f"the broker at {redacted(self._url)} does not let us read {self._answers}: {error}"
+            raise Rejected("broker_refused", f"{message}; a client's name is its user's, or USER.anything") from None
         except AWAY as error:
             message = (
                 f"no broker answers at {redacted(self._url)} ({error}): start one with `qig up`, or correct the address"
@@ -207,7 +213,12 @@ class Client:
 
         after: an entry id, which begins with milliseconds since 1970: what came later and is still kept comes first
         ("0-0": all that is). Signatures are not checked: see common.wire.bundle.verify.
+
+        Raises Rejected("broker_refused") with a client's rights: the fleet's news is not for it.
         """
+        if not self._sees_all:
+            message = f"{redacted(self._url)} does not let a client watch the fleet: the operator's address does"
+            raise Rejected("broker_refused", message)
         news: asyncio.Queue[News] = asyncio.Queue(WATCH_AHEAD)
 
         def teller(cls: type[News]) -> Callable[[Delivery], Awaitable[None]]:
@@ -282,7 +293,7 @@ class Client:
                         if not under_way:
                             asked.end(_answer_gone(asked.query))
             except RedisError as error:
-                if not passes(error):
+                if not passes(error) and not scripts.is_untold(error):
                     asked.end(Unavailable("broker_refused", f"the broker does not take the query: {error}"))
                     return
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
@@ -298,8 +309,10 @@ class Client:
 
     async def _is_under_way(self, query: Query) -> bool:
         """Whether an edge has yet to answer it, or its answer is yet to be relayed. Where not, the answer is in its
-        stream now, or gone: so this is asked before that is looked through.
+        stream now, or gone: so this is asked before that is looked through. With a client's rights it is not known.
         """
+        if not self._sees_all:
+            return True
         async for entry in kept(self._redis, streams.QUERIES):
             with suppress(Rejected):
                 waiting = unpack(Query, body_of(entry.fields) or b"")
@@ -314,6 +327,8 @@ class Client:
         async for entry in kept(self._redis, self._answers):
             with suppress(Rejected):
                 self._note(unpack_reply(body_of(entry.fields) or b""))
+        if not self._sees_all:
+            return
         rows = await self._redis.xrevrange(streams.dead(streams.QUERIES), count=DEAD_LOOKED_AT)
         for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", rows):
             with suppress(Rejected):

@@ -8,8 +8,10 @@ cluster.py what redis-py's client of a cluster needs besides.
 """
 
 import logging
+import os
 import random
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
@@ -41,7 +43,7 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004
 )
 
-from common.errors import Rejected
+from common.errors import Rejected, said
 from common.runtime import address
 from common.runtime.address import Address
 from common.runtime.cluster import Cluster
@@ -58,6 +60,7 @@ SOCKET_TIMEOUT_S: Final = 5.0  # above every blocking read of ours: silence for 
 CONNECT_TIMEOUT_S: Final = 2.0  # the kernel's tries grow rarer (1, 3, 7 s): after a cut a new one connects sooner
 AWAY: Final = (ConnectionError, TimeoutError, ClusterError)  # the last: nobody serves the slot, or each says another
 WAIT_MAX_S: Final = 5.0  # between two looks for a broker that is not there yet
+_TLS_FILES: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 GRACEFUL_S: Final = 20.0  # within the 30 s that orchestrators grant between SIGTERM and SIGKILL
 
 
@@ -72,14 +75,22 @@ _TCP: Final = {
 _TCP_OPTIONS: Final = {getattr(socket, name): value for name, value in _TCP.items() if hasattr(socket, name)}
 
 
-class _Cancellable(AbstractConnection):
-    """redis-py sends inside asyncio.wait_for, and that of Python 3.11 swallows a cancellation that arrives together
+class _Ours(AbstractConnection):
+    """A connection that can be cancelled, and does not tell the server what library it is of.
+
+    The name of a library, redis-py's or FastStream's, is of no use to the server, and telling it would need a right
+    (CLIENT SETINFO) that Redis 7.0 does not know.
+
+    redis-py sends inside asyncio.wait_for, and that of Python 3.11 swallows a cancellation that arrives together
     with the result (python/cpython#86296): one task in ten could not be stopped. Without a timeout it does not use
     wait_for; a peer that takes no bytes gives no answer either, and the timeout of reading the answer stays.
 
     Nor does redis-py, sending on a connection that broke, ask the sentinels again where the master is: it is connected
     first, with the timeout of a greeting, and tried once, since whoever sends tries again.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"driver_info": None})
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:  # noqa: FBT001, FBT002 -- redis-py's signature
         if not self.is_connected:
@@ -94,19 +105,19 @@ class _Cancellable(AbstractConnection):
         await self.connect_check_health(check_health=False, retry_socket_connect=False)
 
 
-class _Tcp(_Cancellable, Connection):
+class _Tcp(_Ours, Connection):
     pass
 
 
-class _Tls(_Cancellable, SSLConnection):
+class _Tls(_Ours, SSLConnection):
     pass
 
 
-class _Unix(_Cancellable, UnixDomainSocketConnection):
+class _Unix(_Ours, UnixDomainSocketConnection):
     pass
 
 
-class _Mastered(_Cancellable, SentinelManagedConnection):
+class _Mastered(_Ours, SentinelManagedConnection):
     async def _connect_again(self) -> None:
         await self._connect_retry()  # type: ignore[no-untyped-call]
 
@@ -165,7 +176,9 @@ def passes(error: RedisError) -> bool:
 
 
 def connect(url: str, retries: int = RETRIES) -> Redis:
-    """A client for our own commands, which end in bounded time. Raises ValueError when `url` is no address."""
+    """A client for our own commands, which end in bounded time. Raises ValueError when `url` is no address,
+    Rejected("bad_setting") when it names a file that is not there.
+    """
     where = address.parse(url)
     match where.kind:
         case "server":
@@ -222,16 +235,19 @@ def faststream_broker(url: str, graceful_s: float = GRACEFUL_S) -> RedisBroker:
 async def greet(redis: Redis, url: str) -> None:
     """Return when the broker at `url` answers, and would work with us.
 
-    Raises Rejected("broker_refused") when it answers "not you", redis-py's errors in AWAY when it does not answer, or
-    cannot write now.
+    Raises Rejected("broker_refused") when it answers "not you", or it or we do not believe the other's certificate;
+    redis-py's errors in AWAY when it does not answer, or cannot write now.
     """
     try:
         await redis.ping()
     except AuthenticationError as error:
         message = f"{redacted(url)} refuses us: {error}; check user and password in QIG_BROKER_URL"
         raise Rejected("broker_refused", message) from None
-    except AWAY:
-        raise
+    except AWAY as error:
+        if (why := _tls_problem(error)) is None:
+            raise
+        message = f"no TLS with {redacted(url)}: {why}; check the certificates (docs/broker.md, TLS)"
+        raise Rejected("broker_refused", message) from None
     except ResponseError as error:
         if passes(error):
             raise ConnectionError(str(error)) from None
@@ -242,6 +258,7 @@ async def greet(redis: Redis, url: str) -> None:
 
 async def wait_until_there(url: str) -> None:
     """Return when the broker answers; it may be long. Raises Rejected("broker_refused") when it answers "not you"."""
+    hint = ", which by TLS may mean that it wants a certificate of ours" if url.startswith("rediss") else ""
     async with connect(url, retries=0) as client:
         waits = stamina.retry_context(
             on=_worth_waiting, attempts=None, timeout=None, wait_initial=BACKOFF_FIRST_S, wait_max=WAIT_MAX_S
@@ -251,8 +268,24 @@ async def wait_until_there(url: str) -> None:
                 try:
                     await greet(client, url)
                 except AWAY as error:
-                    log.warning("no broker at %s yet (%s); trying again", redacted(url), error)
+                    log.warning("no broker at %s yet (%s%s); trying again", redacted(url), error, hint)
                     raise
+
+
+def trouble(error: BaseException) -> str:
+    """What keeps us from the broker, in words: it is away, or it is there and does not do what we ask."""
+    answered = isinstance(error, ResponseError) and not isinstance(error, AWAY)
+    refused = answered or isinstance(error, AuthenticationError) or _tls_problem(error) is not None
+    return f"the broker {'refuses us' if refused else 'is away'}: {said(error)}"
+
+
+def _tls_problem(error: BaseException | None) -> str | None:
+    """Why there is no TLS, as the library below says it; None where the other side only went away."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            return getattr(error, "verify_message", None) or str(error.reason or error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _pool(options: Mapping[str, Any], retries: int) -> ConnectionPool:
@@ -279,7 +312,11 @@ def _patience(retries: int) -> dict[str, Any]:
 
 
 def _options(given: Mapping[str, Any]) -> tuple[dict[str, Any], type[Any]]:
-    """Of a connection by an address's options, and its class."""
+    """Of a connection by an address's options, and its class. Raises Rejected("bad_setting")."""
+    for name in _TLS_FILES & given.keys():
+        if not os.access(given[name], os.R_OK):
+            message = f"{name}={given[name]} in QIG_BROKER_URL: there is no file that we can read"
+            raise Rejected("bad_setting", message)
     options = {**given, "socket_timeout": SOCKET_TIMEOUT_S}
     kind = _KINDS[options.pop("connection_class", Connection)]
     if kind is not _Unix:

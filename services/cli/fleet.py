@@ -21,7 +21,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from common.errors import Unavailable
-from common.runtime.settings import BROKER_URL_FILE, variable
+from common.runtime import access
+from common.runtime.rights import OPERATOR
+from common.runtime.settings import BROKER_URL_FILE, user_of, variable
 from services.cli import home as places
 from services.cli import probe
 from services.cli.broker import OwnBroker
@@ -77,8 +79,13 @@ class Fleet:
 
     @property
     def broker_url(self) -> str:
-        """Where everybody meets."""
+        """Where everybody meets; the operator's address where the broker has users."""
         return self._given_url or (self.broker.url if self.broker else "")
+
+    def url_of(self, service: str) -> str:
+        """The same for a service: with its own user, where ours is the operator's and this home has the other's."""
+        url = self.broker_url
+        return access.login(self.home, service, url) if user_of(url) == OPERATOR else url
 
     async def __aenter__(self) -> Self:
         """Raises Unavailable: "already_running", and what the embedded broker raises when it cannot start."""
@@ -121,7 +128,9 @@ class Fleet:
         port = port or probe.free_port(HOST)
         probe.check_port(HOST, port, "stop what uses it, or choose others with --port")
         own = places.furnish(self.home, service, node)
-        env = self._environment(own, node, port) | {variable(name): str(value) for name, value in settings.items()}
+        env = self._environment(service, own, node, port) | {
+            variable(name): str(value) for name, value in settings.items()
+        }
         child = Child(command, env, places.log_path(self.home, node), lambda: places.open_log(self.home, node))
         member = Member(service, node, f"http://{HOST}:{port}", child)
         self.members[node] = member
@@ -189,10 +198,10 @@ class Fleet:
             raise Unavailable("not_our_broker", "the broker is not ours (QIG_BROKER_URL): whoever started it stops it")
         return self.broker
 
-    def _environment(self, own: Path, node: str, port: int) -> dict[str, str]:
+    def _environment(self, service: str, own: Path, node: str, port: int) -> dict[str, str]:
         environ = {name: value for name, value in self._environ.items() if name != BROKER_URL_FILE}
         return environ | {
-            variable("broker_url"): self.broker_url,
+            variable("broker_url"): self.url_of(service),
             variable("home"): str(own),
             variable("node"): node,
             variable("http_host"): HOST,

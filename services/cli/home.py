@@ -117,7 +117,7 @@ def open_log(home: Path, node: str) -> int:
 
 
 def write_broker(home: Path, url: str, pid: int) -> None:
-    """Say where the embedded broker listens."""
+    """Say where the embedded broker listens. url: without a password."""
     write_atomically(home / _BROKER, json.dumps({"url": url, "pid": pid}).encode() + b"\n", 0o600)
 
 
@@ -128,12 +128,22 @@ def forget_broker(home: Path) -> None:
 
 def read_broker(home: Path) -> str | None:
     """Where the embedded broker of this home listens, or listened when it was killed."""
+    url = _read_broker(home).get("url")
+    return url if isinstance(url, str) else None
+
+
+def read_broker_pid(home: Path) -> int | None:
+    """The process that it is, or was."""
+    pid = _read_broker(home).get("pid")
+    return pid if isinstance(pid, int) else None
+
+
+def _read_broker(home: Path) -> dict[str, Any]:
     try:
         found: Any = json.loads((home / _BROKER).read_bytes())
     except (OSError, ValueError):
-        return None
-    url = found.get("url") if isinstance(found, dict) else None
-    return url if isinstance(url, str) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -243,7 +243,7 @@ def _greeting(fleet: Fleet, seconds: float) -> str:
 def _broker_line(fleet: Fleet) -> str:
     if fleet.broker is None:
         return f"{plain(redacted(fleet.broker_url))}, from QIG_BROKER_URL"
-    return f"{fleet.broker_url}, embedded, durable, pid {fleet.broker.pid}"
+    return f"{redacted(fleet.broker_url)}, embedded, durable, pid {fleet.broker.pid}"
 
 
 async def _pause(stopping: asyncio.Event, seconds: float) -> None:

@@ -8,10 +8,13 @@ import asyncio
 from contextvars import ContextVar
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.connection import AbstractConnection
 
 READS = {
     *("XREAD", "XREADGROUP", "XREVRANGE", "XRANGE", "XLEN", "XPENDING"),
-    *("HGET", "HMGET", "HGETALL", "HKEYS", "HSTRLEN", "ZSCORE", "GET", "TIME", "PING"),
+    *("HGET", "HMGET", "HGETALL", "HKEYS", "HSTRLEN", "ZSCORE", "GET", "GETRANGE", "TIME", "PING"),
+    *("INFO", "XINFO"),
 }
 VICTIM = ContextVar("victim", default=None)
 
@@ -23,7 +26,7 @@ class Death:
         self.left = nth
         self.moment = moment
         self.came = asyncio.Event()
-        self.clients = set()
+        self.connections = set()
 
     async def watch(self, send):
         """One write that may be the last."""
@@ -43,21 +46,36 @@ class Death:
 
 
 def install(monkeypatch):
-    """Let every client of redis-py ask its context's death first."""
-    plain = Redis.execute_command
+    """Let every client of redis-py ask its context's death first, and every connection be known to it. What goes in one
+    trip is one write.
+    """
+    plain, together = Redis.execute_command, Pipeline.execute
+    connected = AbstractConnection.connect_check_health
 
-    async def execute(self, *args, **options):
+    async def connect(self, *args, **options):
+        if (death := VICTIM.get()) is not None:
+            death.connections.add(self)
+        await connected(self, *args, **options)
+
+    async def deadly(names, send):
         death = VICTIM.get()
         if death is None:
-            return await plain(self, *args, **options)
-        death.clients.add(self)
+            return await send()
         if death.came.is_set():
             await death.end()
-        if str(args[0]).upper().split()[0] in READS | {"XINFO"}:
-            return await plain(self, *args, **options)
-        return await death.watch(lambda: plain(self, *args, **options))
+        if {str(name).upper().split()[0] for name in names} <= READS:
+            return await send()
+        return await death.watch(send)
+
+    async def execute(self, *args, **options):
+        return await deadly(args[:1], lambda: plain(self, *args, **options))
+
+    async def execute_together(self, *args, **options):
+        return await deadly([command[0][0] for command in self.command_stack], lambda: together(self, *args, **options))
 
     monkeypatch.setattr(Redis, "execute_command", execute)
+    monkeypatch.setattr(Pipeline, "execute", execute_together)
+    monkeypatch.setattr(AbstractConnection, "connect_check_health", connect)
 
 
 async def dies(death, live, finished):
@@ -79,6 +97,8 @@ async def dies(death, live, finished):
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=0.05)  # a task may meet its end once more on its way out
-    for client in death.clients:  # the kernel closes a dead process's sockets
-        await client.connection_pool.disconnect()
+    # The kernel closes a dead process's sockets. Not every one is in its pool still: a task that is cancelled twice may
+    # take a connection out of it and not come to close it.
+    for connection in death.connections:
+        await connection.disconnect(nowait=True)
     return died

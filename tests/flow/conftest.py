@@ -1,3 +1,4 @@
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from redis.asyncio import Redis
 from common.runtime import keys
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
+from common.runtime.service import serve
 
 
 @pytest.fixture
@@ -27,6 +29,33 @@ async def start_node(redis: Redis, broker_url: str) -> AsyncIterator[Callable[[C
     yield begin
     for node in nodes:
         await node.stop()
+
+
+@pytest.fixture
+async def running():
+    """Start a service; its base URL, and how to stop it."""
+    begun = []
+
+    async def start(loaded, wiring):
+        url, stop = asyncio.get_running_loop().create_future(), asyncio.Event()
+
+        async def build(broker):
+            return wiring(broker) if callable(wiring) else wiring
+
+        work = serve(loaded, service="edge", build=build, check_every_s=0.05, stop=stop, on_start=url.set_result)
+        task = asyncio.create_task(work)
+        begun.append((task, stop))
+
+        async def end():
+            stop.set()
+            await task
+
+        return await url, end
+
+    yield start
+    for task, stop in begun:
+        stop.set()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from contextlib import suppress
 
 import pytest
 from broker_node import COUNTS, consumer, count, finished
+from broker_service import fetch, ready, settings
 from redis.exceptions import RedisError, ResponseError
 
 from common.errors import QigError, Rejected, Unavailable
@@ -19,7 +18,6 @@ from common.runtime import embedded, http, streams
 from common.runtime.connection import connect
 from common.runtime.effects import Send
 from common.runtime.service import Tick, Wiring, serve
-from common.runtime.settings import EdgeSettings, load
 
 pytestmark = pytest.mark.anyio
 MAIN = """
@@ -32,53 +30,6 @@ async def build(settings, broker):
 
 run("edge", EdgeSettings, build)
 """
-
-
-def settings(url, **more):
-    return load(EdgeSettings, {"QIG_BROKER_URL": url, "QIG_HTTP_PORT": "0"} | more)
-
-
-async def fetch(url):
-    def get():
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    return await asyncio.to_thread(get)
-
-
-@pytest.fixture
-async def running():
-    """Start a service; its base URL, and how to stop it."""
-    begun = []
-
-    async def start(loaded, wiring):
-        url, stop = asyncio.get_running_loop().create_future(), asyncio.Event()
-
-        async def build(broker):
-            return wiring(broker) if callable(wiring) else wiring
-
-        work = serve(loaded, service="edge", build=build, check_every_s=0.05, stop=stop, on_start=url.set_result)
-        task = asyncio.create_task(work)
-        begun.append((task, stop))
-
-        async def end():
-            stop.set()
-            await task
-
-        return await url, end
-
-    yield start
-    for task, stop in begun:
-        stop.set()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def ready(url):
-    return (await fetch(url + "/readyz"))[0] == 200
 
 
 async def test_a_service_shows_health_readiness_and_metrics(redis, broker_url, running, eventually):

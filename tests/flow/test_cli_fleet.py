@@ -3,13 +3,16 @@ import os
 import socket
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from common.errors import Unavailable
-from common.runtime import keys
+from common.errors import Rejected, Unavailable
+from common.runtime import access, keys, streams
+from common.runtime.rights import OPERATOR
+from common.runtime.settings import user_of
 from services.cli import child, fleet, home, probe
-from services.cli.broker import client
+from services.cli.broker import check_there, client, find_url
 
 pytestmark = pytest.mark.anyio
 
@@ -205,6 +208,41 @@ async def test_a_broker_left_behind_by_a_killed_fleet_is_taken_over_with_its_dat
 def port():
     """A port that was free a moment ago."""
     return probe.free_port()
+
+
+async def test_a_broker_with_users_keeps_them_over_a_kill_and_is_taken_over_by_the_next_fleet(tmp_path):
+    access.make(tmp_path)
+    orphan = fleet.Fleet(tmp_path).broker
+    await orphan.start()
+    await orphan.restart()
+    async with client(access.login(tmp_path, "publisher", orphan.url)) as redis:
+        await redis.set(f"{streams.BLOB}ab:0", b"kept")
+    async with fleet.Fleet(tmp_path) as running, client(running.broker_url) as redis:
+        assert await redis.getrange(f"{streams.BLOB}ab:0", 0, 9) == b"kept"
+        assert (user_of(running.broker_url), user_of(running.url_of("edge"))) == (OPERATOR, "edge")
+        assert find_url(tmp_path, {}) == running.broker_url
+        assert urlsplit(running.broker_url).password not in (tmp_path / "broker.json").read_text()
+        with pytest.raises(Rejected, match="broker_refused"):
+            async with client(running.url_of("edge")) as edge:
+                await edge.set(f"{streams.BLOB}ab:0", b"changed")
+    assert orphan.pid is None
+
+
+@pytest.mark.parametrize("user", ["", "edge:guess@"])
+async def test_a_command_that_the_broker_does_not_let_in_says_so(tmp_path, user):
+    access.make(tmp_path)
+    async with fleet.Fleet(tmp_path) as running:
+        url = f"redis://{user}{running.broker_url.rpartition('@')[2]}"
+        async with client(url) as redis:
+            with pytest.raises(Rejected, match="broker_refused"):
+                await check_there(redis, url)
+
+
+async def test_a_list_of_users_that_the_broker_cannot_read_is_one_clear_error(tmp_path):
+    access.make(tmp_path)
+    access.acl_path(tmp_path).write_text("user operator on nonsense\n")
+    with pytest.raises(Unavailable, match=r"broker_failed.*users\.acl"):
+        await fleet.Fleet(tmp_path).broker.start()
 
 
 async def test_a_broker_listens_where_it_is_told_also_after_its_restart(tmp_path, port):

@@ -13,7 +13,7 @@ from common.client import Client
 from common.constellation import parts as bundle_parts
 from common.constellation.domains import from_json
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import keys, store, streams
+from common.runtime import access, keys, store, streams
 from common.runtime.connection import connect
 from common.runtime.entries import body_of
 from common.runtime.follower import kept, newest
@@ -31,6 +31,7 @@ from services.trainer.corpora import document
 from services.trainer.corpora.split import split
 
 DATA = Path("data")
+ROOT = "root"  # of a broker with users: a user of the tests alone, and its password
 EDGES = ("edge-1", "edge-2")
 SLEEP_AFTER_BYTES = 3_000
 DEADLINE_S = 45.0
@@ -174,9 +175,13 @@ class Live:
         return not any([await self.redis.hlen(LEDGER), *[await self.redis.xlen(box) for box in boxes]])
 
 
-def prepared(home, genesis, enrolled=EDGES):
-    """A home with its genesis, its keys and texts to measure on: where they lie."""
+def prepared(home, genesis, enrolled=EDGES, users=None):
+    """A home with its genesis, its keys, its broker's users and texts to measure on: where these lie."""
     home.mkdir()
+    if users is not None:
+        access.make(home, users)
+        with access.acl_path(home).open("a") as file:
+            file.write(f"user {ROOT} on >{ROOT} ~* +@all\n")
     folder.write(genesis, places.genesis_dir(home))
     keys.init(home, enrolled)
     return small_corpora(home / "corpora")
@@ -201,9 +206,12 @@ async def begin(fleet, corpora, *, sleep_after_bytes=SLEEP_AFTER_BYTES, wires=No
 
 
 @contextlib.asynccontextmanager
-async def live(home, genesis, *, enrolled=EDGES, broker_url=None, **given):
-    """A fleet. broker_url: None for an embedded broker of its own; given: as to `begin`."""
-    corpora = prepared(home, genesis, enrolled)
+async def live(home, genesis, *, enrolled=EDGES, broker_url=None, users=None, **given):
+    """A fleet. broker_url: None for an embedded broker of its own; given: as to `begin`.
+
+    users: clients that have a user at the broker, and then each service has one; None: it has no users.
+    """
+    corpora = prepared(home, genesis, enrolled, users)
     async with Fleet(home, broker_url=broker_url) as fleet, connect(fleet.broker_url) as redis:
         await begin(fleet, corpora, **given)
         yield Live(fleet, redis, passages())

@@ -35,6 +35,7 @@ COMMANDS = {
     "dead replay": ["dead", "replay", "--stream", "queries", "--all"],
     "keys init": ["keys", "init"],
     "keys secret": ["keys", "secret"],
+    "keys broker": ["keys", "broker", "--client", "kiosk", "--at", "redis://broker:6379"],
     "keys rotate": ["keys", "rotate", "publisher", "root-1"],
     "keys revoke": ["keys", "revoke", "publisher", "--last-good", "ab" * 32, "--offline", "there"],
     "keys api add": ["keys", "api", "add", "kiosk"],

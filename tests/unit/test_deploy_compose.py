@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from common.runtime import settings
+from common.runtime import access, settings
+from deploy import make_keys
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
@@ -60,11 +61,19 @@ def test_every_qig_variable_of_the_images_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize("name", settings.SERVICES)
-def test_a_service_starts_with_the_environment_that_compose_gives_it(name: str) -> None:
+def test_a_service_starts_with_the_environment_and_the_volumes_that_compose_gives_it(name: str, tmp_path: Path) -> None:
+    given = SERVICES["keys"]["command"]
+    make_keys.make_users(tmp_path, given[given.index("--broker") + 1])
     image = dict(re.findall(r"\b(QIG_[A-Z_]+)=(\S+)", DOCKERFILE))
-    loaded = settings.load(settings.SERVICES[name], image | SERVICES[name]["environment"])
+    environment = image | SERVICES[name]["environment"]
+    inside = Path(environment[settings.BROKER_URL_FILE])
+    volume = next(volume for volume, (target, _) in mounts(name).items() if inside.is_relative_to(target))
+    made_at = (
+        tmp_path / Path(mounts("keys")[volume][0]).relative_to("/keys") / inside.relative_to(mounts(name)[volume][0])
+    )
+    loaded = settings.load(settings.SERVICES[name], environment | {settings.BROKER_URL_FILE: str(made_at)})
     assert loaded.http_host == "0.0.0.0"
-    assert loaded.broker_url.startswith("redis://broker:")
+    assert re.fullmatch(rf"redis://{name}:[0-9a-f]+@broker:6379", loaded.broker_url)
 
 
 @pytest.mark.parametrize("target", sorted({SERVICES[name]["build"]["target"] for name in OURS}))
@@ -126,14 +135,24 @@ def mounts(name: str) -> dict[str, tuple[str, bool]]:
     return {source: (target, mode == ["ro"]) for source, target, *mode in found}
 
 
-@pytest.mark.parametrize(("volume", "who"), [("publisher-key", "publisher"), ("edge-keys", "edge")])
+@pytest.mark.parametrize(
+    ("volume", "who"),
+    [
+        ("publisher-key", "publisher"),
+        ("edge-keys", "edge"),
+        ("aggregator-key", "aggregator"),
+        ("trainer-key", "trainer"),
+        ("operator-key", "qig"),
+    ],
+)
 def test_a_private_key_is_seen_by_its_owner_and_its_maker_alone(volume: str, who: str) -> None:
     assert {name for name in SERVICES if volume in mounts(name)} == {who, "keys"}
     assert mounts(who)[volume] == ("/var/lib/qig/private", True)
 
 
-def test_offline_keys_are_seen_by_nobody_who_runs() -> None:
-    assert {name for name in SERVICES if "offline-keys" in mounts(name)} == {"keys"}
+@pytest.mark.parametrize("volume", ["offline-keys", "broker-keys"])
+def test_what_nobody_who_runs_needs_is_seen_by_nobody_who_runs(volume: str) -> None:
+    assert {name for name in SERVICES if volume in mounts(name)} == {"keys"}
     assert SERVICES["keys"]["restart"] == "no"
 
 
@@ -160,6 +179,16 @@ def test_the_broker_is_durable_and_throws_nothing_away() -> None:
     assert given["--appendfsync"] == "everysec"
     assert given["--maxmemory-policy"] == "noeviction"
     assert given["--maxmemory"] == "${BROKER_MEMORY:-2gb}"
+
+
+def test_the_broker_begins_with_its_users_and_nobody_comes_in_without_a_name() -> None:
+    command = SERVICES["broker"]["command"]
+    given = dict(zip(command[1::2], command[2::2], strict=True))
+    assert given["--aclfile"] == f"{mounts('broker')['broker-users'][0]}/{access.acl_path(ROOT).name}"
+    assert mounts("broker")["broker-users"][1]
+    assert mounts("keys")["broker-users"] == ("/keys/users", False)
+    assert SERVICES["broker"]["depends_on"] == {"keys": {"condition": "service_completed_successfully"}}
+    assert "NOAUTH" in SERVICES["broker"]["healthcheck"]["test"][-1]
 
 
 def test_packages_are_installed_by_hash_and_torch_in_the_version_of_the_project() -> None:

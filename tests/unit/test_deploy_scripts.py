@@ -13,7 +13,7 @@ import pytest
 from tuf.api.metadata import Root
 
 from common.errors import Unavailable
-from common.runtime import keys
+from common.runtime import access, keys
 from common.trust import roles
 from deploy import check_ready, claim_node, make_keys
 
@@ -103,6 +103,41 @@ def test_keys_on_a_volume_of_somebody_else_are_one_clear_error(tmp_path: Path) -
     (tmp_path / "edges").write_text("a file where a directory belongs")
     with pytest.raises(Unavailable, match="cannot write"):
         make_keys.make(tmp_path, ["edge-1"])
+
+
+def urls(to: Path) -> dict[str, str]:
+    return {user: (to / folder / "broker.url").read_text() for user, folder in make_keys.ADDRESSES.items()}
+
+
+def test_everybody_gets_its_own_password_of_the_broker_and_the_broker_hashes_alone(tmp_path: Path) -> None:
+    make_keys.make(tmp_path, ["edge-1"])
+    make_keys.make_users(tmp_path, "redis://broker:6379")
+    assert all(url.startswith(f"redis://{user}:") for user, url in urls(tmp_path).items())
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("broker.url")} == {0o600}
+    listed = tmp_path / "users" / "users.acl"
+    assert stat.S_IMODE(listed.stat().st_mode) == 0o644
+    assert not [url for url in urls(tmp_path).values() if url.split(":")[2].split("@")[0] in listed.read_text()]
+    assert make_keys.make_users(tmp_path, "redis://broker:6379") == []
+    assert make_keys.make(tmp_path, ["edge-1"]) == []
+
+
+def test_what_was_rotated_is_handed_on_and_nothing_else(tmp_path: Path) -> None:
+    make_keys.make_users(tmp_path, "redis://broker:6379")
+    before = urls(tmp_path)
+    access.rotate(tmp_path / "broker", "edge")
+    written = make_keys.make_users(tmp_path, "redis://broker:6379")
+    assert written == [tmp_path / "edges" / "broker.url", tmp_path / "users" / "users.acl"]
+    assert {user for user, url in urls(tmp_path).items() if url != before[user]} == {"edge"}
+
+
+def test_a_lost_address_of_the_edges_is_made_again_from_their_own(tmp_path: Path) -> None:
+    make_keys.make(tmp_path, ["edge-1"])
+    make_keys.make_users(tmp_path, "redis://broker:6379")
+    before = urls(tmp_path)
+    (tmp_path / "edges" / "broker.url").unlink()
+    assert make_keys.make(tmp_path, ["edge-1"]) == []
+    make_keys.make_users(tmp_path, "redis://broker:6379")
+    assert urls(tmp_path) == before
 
 
 def test_names_are_those_with_a_key_in_the_order_of_their_numbers(home: Path) -> None:

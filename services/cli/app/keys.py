@@ -1,4 +1,4 @@
-"""Commands about keys: those that sign, and those of the HTTP API."""
+"""Commands about keys: those that sign, those of the HTTP API, and the broker's passwords."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from services.cli.app import command
 from services.cli.app.command import DEFAULT_HOME, Home, Json
 
-keys = typer.Typer(no_args_is_help=True, help="The keys that sign packets and bundles, and those of the HTTP API.")
+keys = typer.Typer(no_args_is_help=True, help="The keys of packets and bundles, of the HTTP API, and of the broker.")
 api = typer.Typer(no_args_is_help=True, help="Who may use the edges' HTTP API.")
 keys.add_typer(api, name="api")
 
@@ -29,6 +29,28 @@ def keys_init(
 def keys_secret(home: Home = DEFAULT_HOME) -> None:
     """Make the secret that the edges of a fleet share in private mode; never replaces one, never shows it."""
     command.do("keyring", "secret", home=home)
+
+
+@keys.command("broker")
+def keys_broker(
+    clients: Annotated[
+        list[str] | None, typer.Option("--client", help="A client that shall have a user of its own; also repeated.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--at", help="Where the broker is, redis://HOST:PORT; redis://127.0.0.1:6379 at first."),
+    ] = None,
+    rotate: Annotated[
+        str | None, typer.Option(help="Give this user a new password; the old one counts until --retire.")
+    ] = None,
+    retire: Annotated[str | None, typer.Option(help="The old password of this user counts no more.")] = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Nothing but this: the running broker reads its users again.")
+    ] = False,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Make the broker's users that are missing, with their passwords and the list that the broker reads; shows none."""
+    command.do("users", clients=clients or [], address=address, rotate=rotate, retire=retire, load=load, home=home)
 
 
 TrustNames = Annotated[list[str], typer.Argument(help="root-1, root-2, root-3, targets, publisher.")]
