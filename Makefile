@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo up test check bench fmt lock docs clean
+.PHONY: demo up test check bench chaos fmt lock docs clean
 demo: .venv/ready
 	@$(BIN)/qig demo
 
@@ -22,6 +22,14 @@ check: .venv/ready
 
 bench: .venv/ready
 	@for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+# Random faults, from a seed: 500 scenarios take a quarter of an hour. One alone: make chaos SEED=17 SCENARIOS=1
+# The services themselves, ten seconds a scenario: make chaos WORLD=whole SCENARIOS=24
+SCENARIOS ?= 500
+SEED ?= 0
+WORLD ?= light
+chaos: .venv/ready
+	@$(BIN)/python tests/chaos/run.py --scenarios $(SCENARIOS) --seed $(SEED) --world $(WORLD)
 
 fmt: .venv/ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

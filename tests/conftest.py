@@ -36,7 +36,7 @@ ORDER = (
     "e2e/test_tiny.py",
     ("flow/test_broker", "flow/client", "flow/trust"),
     "e2e",
-    "live",
+    ("live", "chaos"),
     "flow",
     "unit/test_trainer",
     "unit",

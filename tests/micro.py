@@ -28,8 +28,7 @@ SENTENCES = {
 }
 
 
-@pytest.fixture(scope="session")
-def micro_parts():
+def make_parts():
     """The parts of a whole but untrained constellation: 320 tokens, one block, seconds to make, milliseconds to run."""
     rng = np.random.default_rng(7)
     documents = [(role, SENTENCES[role] * 12 + SENTENCES[role][::2]) for role in ROLES]
@@ -49,6 +48,11 @@ def micro_parts():
     mixed = Integrator({k: np.asarray(rng.normal(0, 0.1, s), np.float32) for k, s in SHAPES.items()}, uniform())
     parts |= bundle_parts.integrator_part(mixed)
     return parts | bundle_parts.domains_part(domains) | bundle_parts.homes_part(dict.fromkeys(ROLES, uniform()))
+
+
+@pytest.fixture(scope="session")
+def micro_parts():
+    return make_parts()
 
 
 @pytest.fixture(scope="session")

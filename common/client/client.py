@@ -278,8 +278,8 @@ class Client:
             await self._leave(asked)
 
     async def _publish(self, asked: _Asked) -> None:
-        """Raises Unavailable("broker_full", "broker_refused"). It lasts as long as an outage does, or the stream
-        is full: who waits no more cancels it.
+        """It lasts as long as an outage does, or the stream is full: who waits no more cancels it. What the broker does
+        not take ("broker_full", "broker_refused") is not cancelled: it may be asked again under its id.
         """
         assert asked.query.id is not None
         while True:
@@ -294,12 +294,14 @@ class Client:
                             asked.end(_answer_gone(asked.query))
             except RedisError as error:
                 if not passes(error) and not scripts.is_untold(error):
-                    raise Unavailable("broker_refused", f"the broker does not take the query: {error}") from None
+                    asked.end(Unavailable("broker_refused", f"the broker does not take the query: {error}"))
+                    return
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
                 await asyncio.sleep(BACKOFF_MAX_S)
             except Unavailable as error:
                 if error.code != "stream_full":
-                    raise
+                    asked.end(error)
+                    return
                 log.warning("query %s waits: %s", asked.query.id, error)
                 await asyncio.sleep(scripts.FULL_RETRY_S)
             else:

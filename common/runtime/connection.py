@@ -169,8 +169,10 @@ def retry(retries: int = RETRIES) -> Retry:
 
 
 def passes(error: RedisError) -> bool:
-    """Whether it is gone after a while: the broker is away, or it writes nothing that too few replicas would have."""
-    return isinstance(error, AWAY) or str(error).startswith("NOREPLICAS")
+    """Whether it is gone after a while: the broker is away, its disk is full (it refuses even a PING then), or it
+    writes nothing that too few replicas would have.
+    """
+    return isinstance(error, AWAY) or str(error).startswith(("MISCONF", "NOREPLICAS"))
 
 
 def connect(url: str, retries: int = RETRIES) -> Redis:
@@ -234,7 +236,7 @@ async def greet(redis: Redis, url: str) -> None:
     """Return when the broker at `url` answers, and would work with us.
 
     Raises Rejected("broker_refused") when it answers "not you", or it or we do not believe the other's certificate;
-    redis-py's errors in AWAY when it does not answer.
+    redis-py's errors in AWAY when it does not answer, or cannot write now.
     """
     try:
         await redis.ping()
@@ -246,7 +248,10 @@ async def greet(redis: Redis, url: str) -> None:
             raise
         message = f"no TLS with {redacted(url)}: {why}; check the certificates (docs/broker.md, TLS)"
         raise Rejected("broker_refused", message) from None
-    except ResponseError as error:  # protected mode, a right that is missing: it will say so again
+    except ResponseError as error:
+        if passes(error):
+            raise ConnectionError(str(error)) from None
+        # Protected mode, a right that is missing: it will say so again.
         message = f"{redacted(url)} refuses us: {error}; see QIG_BROKER_URL and the broker's own settings"
         raise Rejected("broker_refused", message) from None
 

@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 
 CONFLICT_TRIES: Final = 8  # a handler whose conditions fail this often in a row meets heavy traffic: let it rest
 LEASES_PER_CLAIM: Final = 3  # two renewals may fail before an entry is given away
+# An entry delivered more often may be one that kills the process, and those claimed beside it would be buried for that:
+# so nothing is claimed while it runs. Two deaths may come from outside.
+SUSPECT_AFTER: Final = 2
 
 Outcome = Literal["done", "gone", "lost", "conflict", "rejected", "corrupt", "unavailable", "failed", "dead"]
 
@@ -165,28 +168,50 @@ class Intake(Generic[M]):
         self._closed = False
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
-        """Deliveries of several entries; returns when there is room for more. new: nobody was given them before."""
+        """Deliveries of several entries; returns when there is room for more, and what is under suspicion has ended.
+        new: nobody was given them before.
+        """
         if self._closed:
             return
         read = [_Given[M](entry) for entry in entries]
         if new and self.consumer.turn_away:
             read = self._turn_away(read)
-        if new and self.consumer.handle_read and read:
+        if not new:
+            await self._take_claimed(holder, read)
+        elif self.consumer.handle_read and read:
             self._start(self._take_read(holder, read), f"read {len(read)}")
         else:
-            self._take_each(holder, read, new=new)
+            self._take_each(holder, read)
         while len(self._waiting) + len(self._begun) >= self.consumer.at_once:
             await asyncio.wait(self._waiting | self._begun, return_when=asyncio.FIRST_COMPLETED)
 
-    def _take_each(self, holder: str, read: Sequence[_Given[M]], *, new: bool) -> None:
+    def _take_each(self, holder: str, read: Sequence[_Given[M]]) -> None:
+        # A new entry was delivered once, to us, and just now: to ask would cost a round trip a message. Were it given
+        # away meanwhile all the same, the commit decides.
         for given in read:
-            self._start(self._take(holder, given, new=new), f"entry {given.entry.id}")
+            self._start(self._take(holder, given, 1), f"entry {given.entry.id}")
 
-    def _start(self, work: Coroutine[Any, Any, object], name: str) -> None:
+    async def _take_claimed(self, holder: str, read: Sequence[_Given[M]]) -> None:
+        try:
+            delivered = await asyncio.gather(*(self._hold(holder, given.entry) for given in read))
+        except RedisError as error:
+            log.warning("the broker is away, %d entries stay pending: %s", len(read), error)
+            return
+        if self._closed:  # meanwhile
+            return
+        suspects = []
+        for given, deliveries in zip(read, delivered, strict=True):
+            task = self._start(self._take(holder, given, deliveries), f"entry {given.entry.id}")
+            suspects += [task] if deliveries > SUSPECT_AFTER else []
+        if suspects:
+            await asyncio.wait(suspects)
+
+    def _start(self, work: Coroutine[Any, Any, object], name: str) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work, name=name)
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         task.add_done_callback(self._begun.discard)
+        return task
 
     async def close(self) -> None:
         """Let what has begun end, and nothing begin any more; what waits stays pending."""
@@ -253,7 +278,7 @@ class Intake(Generic[M]):
                 self._begin()
                 alone = await self._handle_read(holder, mine)
             if not self._closed:
-                self._take_each(holder, alone, new=True)
+                self._take_each(holder, alone)
 
     async def _handle_read(self, holder: str, read: Sequence[_Given[M]]) -> Sequence[_Given[M]]:
         """Those that are to be handled alone: only there a message fails."""
@@ -283,23 +308,18 @@ class Intake(Generic[M]):
             outcome = await self._wait(holder, entry, 1, error)
             metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
 
-    async def _take(self, holder: str, given: _Given[M], *, new: bool) -> Outcome:
+    async def _take(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
         """One delivery of an entry to the group's consumer `holder`. Never raises but when it is cancelled."""
         with bound(stream=self.consumer.stream, entry=given.entry.id):
             try:
-                outcome = await self._while_held(holder, given, new=new)
+                outcome = await self._while_held(holder, given, deliveries) if deliveries else "lost"
             except RedisError as error:  # the broker went away under us: the entry is pending there, and claimed later
                 log.warning("the broker is away, the entry stays pending: %s", error)
                 outcome = "unavailable"
             metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
             return outcome
 
-    async def _while_held(self, holder: str, given: _Given[M], *, new: bool) -> Outcome:
-        # A new entry was delivered once, to us, and just now: to ask would cost a round trip a message. Were it given
-        # away meanwhile all the same, the commit decides.
-        deliveries = 1 if new else await self._hold(holder, given.entry)
-        if deliveries == 0:
-            return "lost"
+    async def _while_held(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
         with self._lease(holder, [given]) as (lease,):
             async with self._room:
                 if lease.lost:  # while it waited: whoever has it now is not helped by a second handler

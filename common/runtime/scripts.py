@@ -6,6 +6,7 @@
     publish   add an entry unless its id was published before; tell: add one
     make_group   make a group that reads a stream from its start, unless it is there
     sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
+    redate    what was delivered in the future, before the server's clock was set back, was delivered now
     trim      delete what every group has finished, of a stream that keeps it
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
@@ -200,6 +201,15 @@ for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
 end
 return gone
+"""
+
+# KEYS: stream. ARGV: group, entries looked at. Both what is delivered now and what lies in the future show as idle for
+# 0 ms; to the former nothing happens. JUSTID, so that it is not counted as a delivery.
+_REDATE: Final = f"""{_ENDS}
+for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])) do
+  if row[3] == 0 then redis.call('XCLAIM', KEYS[1], ARGV[1], row[2], 0, row[1], 'JUSTID') end
+end
+return 1
 """
 
 # KEYS: stream. ARGV: how many entries may stay. Ids are compared as digits: a number of Lua has too few.
@@ -459,6 +469,13 @@ async def make_group(redis: Redis, stream: str, group: str) -> bool:
 async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
     """Delete consumers that were silent for `idle_s` and hold nothing; how many."""
     return int(await _run(redis, _SWEEP, [stream], [group, int(idle_s * 1000)]))
+
+
+async def redate(redis: Redis, stream: str, group: str, *, most: int) -> None:
+    """Let what was delivered before the server's clock was set back be claimed after the claim time, and not only once
+    the clock is there again. Looks at the oldest `most` pending entries.
+    """
+    await _run(redis, _REDATE, [stream], [group, most])
 
 
 async def trim(redis: Redis, stream: str) -> int:

@@ -1,7 +1,7 @@
 """One consumer in FastStream's hands: a reader for new entries, a claimer for those left behind, kept alive.
 
     watch, each check_every_s:  XGROUP CREATE at 0 (BUSYGROUP: it is there) ─▶ restart a dead reader or claimer
-                                ─▶ sweep consumers that are gone ─▶ gauges ─▶ report health
+                                ─▶ sweep consumers that are gone, redate what is pending ─▶ gauges ─▶ report health
 
 FastStream 0.7.8 is worked around in these places, each with its reason at the line and shown in docs/upstream: how it
 makes the group, the parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
@@ -34,7 +34,7 @@ CHECK_EVERY_S: Final = 1.0
 STALE_CHECKS: Final = 5  # readiness is false when the group was not seen for this many checks
 START_TIMEOUT_S: Final = 10.0
 GONE_CONSUMER_S: Final = 3_600.0
-PENDING_MAX: Final = 1_000  # handed back at a stop; a reader holds max_records, a claimer one
+PENDING_MAX: Final = 1_000  # looked at in a check; handed back at a stop: a reader holds max_records, a claimer one
 
 
 class Subscription(Generic[M]):
@@ -157,6 +157,7 @@ class Subscription(Generic[M]):
     async def _measure(self) -> None:
         stream, group = self.consumer.stream, self.consumer.group
         await scripts.sweep(self._redis, stream, group, idle_s=GONE_CONSUMER_S)
+        await scripts.redate(self._redis, stream, group, most=PENDING_MAX)
         if self.consumer.keep:
             await scripts.trim(self._redis, stream)
         groups = await self._redis.xinfo_groups(stream)

@@ -81,7 +81,6 @@ class Node:
 
     async def kill(self) -> None:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
-        await self.subscription._intake.abandon()
         reading = [task for half in self.subscription._holders.values() for task in half.tasks]
         lanes = scripts._LANES.get(self._redis, {})  # a trip that goes on would connect again to what is closed
         under_way = [lane._trip for lane in lanes.values() if lane._trip]
@@ -90,4 +89,5 @@ class Node:
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
+        await self.subscription._intake.abandon()
         await self._clients.aclose()

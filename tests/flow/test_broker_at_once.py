@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from broker_node import COUNTS, consumer, count, counted, finished
+from broker_node import COUNTS, consumer, count, counted, finished, letters
 
 from common.runtime import scripts, streams
 
@@ -95,3 +95,30 @@ async def test_an_entry_that_is_lost_while_it_waits_is_not_handled(redis, broker
     go.set()
     await eventually(lambda: finished(redis))
     assert begun == [b"q0"]
+
+
+async def test_a_message_that_kills_its_process_takes_none_with_it_of_those_that_are_handled_beside_it(
+    redis, start_node, eventually
+):
+    for body in (b"poison", *[b"q%d" % number for number in range(7)]):
+        await redis.xadd(streams.QUERIES, {"__data__": body})
+    dying = asyncio.Event()
+
+    async def handle(delivery, body):
+        if body == b"poison":
+            dying.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.02)  # so that whoever begins with the poison ends with it
+        return counted(body)
+
+    async def dies_or_ends():
+        return dying.is_set() or await finished(redis)
+
+    while not await finished(redis):
+        dying.clear()
+        node = await start_node(consumer(handle, at_once=4))
+        await eventually(node.subscription.alive)
+        await eventually(dies_or_ends)
+        await node.kill()
+    assert [(letter.code, letter.body) for letter in await letters(redis)] == [("never_finished", b"poison")]
+    assert await redis.hgetall(COUNTS) == {b"q%d" % number: b"1" for number in range(7)}

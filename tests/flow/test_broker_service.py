@@ -1,15 +1,17 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from broker_node import COUNTS, consumer, count, finished
 from broker_service import fetch, ready, settings
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import embedded, http, streams
@@ -48,6 +50,32 @@ async def test_readiness_gives_the_services_own_reason(redis, broker_url, runnin
 
     await eventually(says_so)
     assert await says_so()
+
+
+async def test_a_service_that_starts_while_the_broker_cannot_write_waits_until_it_can(
+    tmp_path, running, eventually, caplog
+):
+    broker = await asyncio.to_thread(embedded.start, tmp_path)
+    async with connect(broker.url) as redis:
+        await redis.config_set("save", "3600 1")
+        shutil.rmtree(tmp_path)
+        await redis.bgsave()
+
+        async def refuses():
+            with suppress(ResponseError):
+                return not await redis.ping()
+            return True
+
+        await eventually(refuses)
+        url, end = await running(settings(broker.url), Wiring())
+        await eventually(lambda: "MISCONF" in caplog.text)
+        status, body = await fetch(url + "/readyz")
+        assert (status, "waits for the broker" in body) == (503, True)
+        await redis.config_set("stop-writes-on-bgsave-error", "no")
+        await eventually(lambda: ready(url))
+        await end()
+    broker.process.kill()
+    broker.process.wait()
 
 
 async def test_a_service_waits_for_a_broker_that_is_not_there_yet(tmp_path, running, eventually):

@@ -10,6 +10,8 @@ from pathlib import Path
 from corpora import small_corpora
 
 from common.client import Client
+from common.constellation import parts as bundle_parts
+from common.constellation.domains import from_json
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import access, keys, store, streams
 from common.runtime.connection import connect
@@ -173,15 +175,8 @@ class Live:
         return not any([await self.redis.hlen(LEDGER), *[await self.redis.xlen(box) for box in boxes]])
 
 
-@contextlib.asynccontextmanager
-async def live(
-    home, genesis, *, enrolled=EDGES, sleep_after_bytes=SLEEP_AFTER_BYTES, broker_url=None, users=None, **aggregator
-):
-    """Publisher, aggregator, trainer and two edges, ready; small thresholds, no training. broker_url: None for an
-    embedded broker of their own.
-
-    users: clients that have a user at the broker, and then each service has one; None: it has no users.
-    """
+def prepared(home, genesis, enrolled=EDGES, users=None):
+    """A home with its genesis, its keys, its broker's users and texts to measure on: where these lie."""
     home.mkdir()
     if users is not None:
         access.make(home, users)
@@ -189,17 +184,45 @@ async def live(
             file.write(f"user {ROOT} on >{ROOT} ~* +@all\n")
     folder.write(genesis, places.genesis_dir(home))
     keys.init(home, enrolled)
-    corpora = small_corpora(home / "corpora")
+    return small_corpora(home / "corpora")
+
+
+async def begin(fleet, corpora, *, sleep_after_bytes=SLEEP_AFTER_BYTES, wires=None, **aggregator):
+    """Publisher, aggregator, trainer and two edges, ready; small thresholds, no training. wires: by name, by which
+    address each meets the broker, when it is not the fleet's.
+    """
     limits = {"batch_packets": 2, "batch_age_s": 0.3} | aggregator
     edges = {"sleep_after_bytes": sleep_after_bytes, "sleep_idle_s": 0, "probe_share": 1_000_000}
+    settings = {
+        "publisher": {"regress_limit": 1.0},  # an untrained kernel's figures are noise
+        "aggregator": limits,
+        "trainer": {"genesis": places.genesis_dir(fleet.home), "data": corpora, "steps": 0},
+        **dict.fromkeys(EDGES, edges),
+    }
+    for node, given in settings.items():
+        wire = {"broker_url": wires[node]} if wires else {}
+        await fleet.start("edge" if node in EDGES else node, node, **given, **wire)
+    await fleet.wait_all_ready()
+
+
+@contextlib.asynccontextmanager
+async def live(home, genesis, *, enrolled=EDGES, broker_url=None, users=None, **given):
+    """A fleet. broker_url: None for an embedded broker of its own; given: as to `begin`.
+
+    users: clients that have a user at the broker, and then each service has one; None: it has no users.
+    """
+    corpora = prepared(home, genesis, enrolled, users)
     async with Fleet(home, broker_url=broker_url) as fleet, connect(fleet.broker_url) as redis:
-        await fleet.start("publisher", "publisher", regress_limit=1.0)  # an untrained kernel's figures are noise
-        await fleet.start("aggregator", "aggregator", **limits)
-        await fleet.start("trainer", "trainer", genesis=places.genesis_dir(fleet.home), data=corpora, steps=0)
-        for node in EDGES:
-            await fleet.start("edge", node, **edges)
-        await fleet.wait_all_ready()
+        await begin(fleet, corpora, **given)
         yield Live(fleet, redis, passages())
+
+
+def narrow(parts):
+    """The same constellation, whose domains reach less far: scripture is then new territory to them."""
+    domains = {
+        each.name: each.model_copy(update={"radius_rad": 0.4}) for each in from_json(parts[bundle_parts.DOMAINS])
+    }
+    return parts | bundle_parts.domains_part(domains)
 
 
 def answered_once(desk, answers):

@@ -113,3 +113,10 @@ async def test_a_broker_that_takes_nothing_is_said(redis, client):
             await client.ask(TEXT)
     finally:
         await redis.config_set("maxmemory", 0)
+
+
+async def test_a_query_that_was_not_taken_is_not_cancelled_so_that_it_can_be_asked_again_under_its_id(redis, client):
+    await redis.set(streams.QUERIES, "no stream")
+    with pytest.raises(Unavailable, match=r"broker_refused: .*WRONGTYPE"):
+        await client.ask(TEXT, id="q")
+    assert not await redis.exists(streams.CANCEL)
