@@ -74,7 +74,7 @@ async def test_an_aggregator_killed_at_any_write_counts_every_packet_once(centre
         assert await centre.returned() == [(ref_of(centre, 3, 1), "implausible")], f"killed {moment} write {nth}"
         assert len(await centre.letters(streams.PACKETS)) == 1
         if not died:
-            assert nth > 8  # three leases and commits, the cut, its relay
+            assert nth > 3  # the packets, the one that is wrong, the cut
             return
     pytest.fail(f"more than {WRITES_MAX} writes for four packets")
 
@@ -95,7 +95,7 @@ async def test_an_aggregator_killed_at_any_write_counts_every_edge_s_mentions_on
             died = await outlived(centre, "aggregator", finished, nth, moment, batch_packets=3)
         assert await centre.told() == expected, f"killed {moment} write {nth}"
         if not died:
-            assert nth > 8
+            assert nth > 2  # the packets, the cut
             return
     pytest.fail(f"more than {WRITES_MAX} writes for three packets")
 
@@ -119,7 +119,7 @@ async def test_a_publisher_killed_at_any_write_releases_each_candidate_once(cent
         assert list(await centre.broker.read_hash("{qig:candidates}:refused")) == ["bad"]
         assert await centre.returned() == [(ref.packed, "candidate_refused")], f"killed {moment} write {nth}"
         if not died:
-            assert nth > 8
+            assert nth > 2  # both candidates
             return
     pytest.fail(f"more than {WRITES_MAX} writes for two candidates")
 
