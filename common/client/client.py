@@ -32,7 +32,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from common.client.draft import Draft, complaint, ending, extended
 from common.errors import QigError, Rejected, Unavailable
-from common.runtime import rights, scripts, streams
+from common.runtime import lanes, rights, scripts, streams
 from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet, passes
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
@@ -293,7 +293,7 @@ class Client:
                         if not under_way:
                             asked.end(_answer_gone(asked.query))
             except RedisError as error:
-                if not passes(error) and not scripts.is_untold(error):
+                if not passes(error) and not lanes.is_untold(error):
                     asked.end(Unavailable("broker_refused", f"the broker does not take the query: {error}"))
                     return
                 log.warning("query %s waits, the broker is away: %s", asked.query.id, error)

@@ -1,6 +1,6 @@
 """What a handler wants to happen, as values. The runtime makes all of it happen with the acknowledgement, or none.
 
-A handler returns a sequence of effects; app.py translates what the pure core answered into them. They are applied in
+A handler returns a sequence of effects; the shell makes them of what the pure core answered. They are applied in
 one server-side script in the slot of the consumed stream: first every condition is looked at, then the entry is
 acknowledged (if somebody else already has, nothing further happens), then the writes are made.
 

@@ -18,24 +18,21 @@ because a client whose reply was lost cannot know whether it ran.
 """
 
 import asyncio
-import functools
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
-from weakref import WeakKeyDictionary
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
-from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ResponseError
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
 from common.errors import Unavailable
 from common.runtime import effects, streams
 from common.runtime.connection import AWAY
 from common.runtime.effects import Absent, Effect, Equals, Exists, HashAdd, HashDelete, HashSet, Send
+from common.runtime.lanes import lane
 
 SEEN_TTL_S: Final = 7 * 86_400  # a relay or a producer that was away for a week no longer counts on being remembered
 FULL_RETRY_S: Final = 1.0  # after which it is worth asking again
-TRIP_MAX: Final = 128  # calls in one round trip
 SEEN_MAX_IDS: Final = 100_000  # per stream, about 10 MB: the older half of a flood is forgotten first
 
 Committed = Literal["done", "gone", "conflict"]
@@ -240,101 +237,9 @@ return redis.call('UNLINK', KEYS[1])
 """
 
 
-class _Lane:
-    """Script calls of many tasks in as few round trips as they need: what is asked during one trip goes with the next.
-
-    A call costs the event loop more than the server; side by side they cost a third. A server that restarted has
-    forgotten the scripts and is told them again. What is asked first happens first, so a script is told in its place:
-    one that turned out to be unknown there would come after those behind it.
-    """
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()  # scripts that the server was told and did not forget since
-        self._waiting: list[tuple[str, list[str], list[str | bytes | int], asyncio.Future[Any]]] = []
-        self._trip: asyncio.Task[None] | None = None
-
-    def call(
-        self, redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]
-    ) -> asyncio.Future[Any]:
-        """On its way, behind all that was called before."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((script, list(keys), list(args), future))
-        if self._trip is None or self._trip.done():
-            self._trip = asyncio.create_task(self._go(redis), name="scripts")
-        return future
-
-    async def _go(self, redis: Redis) -> None:
-        while self._waiting:
-            asked, self._waiting = self._waiting[:TRIP_MAX], self._waiting[TRIP_MAX:]
-            try:
-                found = await _trip(redis, [(script, keys, args) for script, keys, args, _ in asked], self._known)
-            except Exception as error:  # noqa: BLE001 -- every caller gets what the trip met
-                if isinstance(error, AWAY):  # whoever came meanwhile has waited for the retries too
-                    asked, self._waiting = asked + self._waiting, []
-                found = [error] * len(asked)
-            for (*_, future), result in zip(asked, found, strict=True):
-                if future.done():  # its caller was cancelled
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-
-
-async def _trip(
-    redis: Redis, calls: Sequence[tuple[str, list[str], list[str | bytes | int]]], known: set[str]
-) -> list[Any]:
-    """What each call answered, or its error; raises when the trip failed as a whole. known: is kept up to date."""
-    if len(calls) == 1:
-        return [await _told(redis, *calls[0])]
-    pipeline = redis.pipeline(transaction=False)
-    for script, keys, args in calls:
-        if script in known:
-            pipeline.execute_command("EVALSHA", _digest(script), len(keys), *keys, *args)
-        else:
-            pipeline.execute_command("EVAL", script, len(keys), *keys, *args)
-            known.add(script)
-    try:
-        found = await pipeline.execute(raise_on_error=False)
-    except Exception:
-        known.clear()
-        raise
-    for place, call in enumerate(calls):
-        if isinstance(found[place], NoScriptError) or is_untold(found[place]):
-            known.clear()
-            found[place] = await _told(redis, *call)
-    return found
-
-
-async def _told(redis: Redis, script: str, keys: list[str], args: list[str | bytes | int]) -> Any:
-    """What one call answered, or its error; a server that does not know the script is told it."""
-    given: list[Any] = [len(keys), *keys, *args]
-    try:
-        try:
-            return await redis.evalsha(_digest(script), *given)
-        except NoScriptError:
-            return await redis.eval(script, *given)
-    except ResponseError as error:  # this call's alone
-        return error
-
-
-@functools.cache
-def _digest(script: str) -> str:
-    return hashlib.sha1(script.encode()).hexdigest()  # noqa: S324 -- Redis's name for a script
-
-
-# By slot: a trip of one lane meets one node, and a node that is away holds up what it serves and nothing else.
-_LANES: Final[WeakKeyDictionary[Redis, dict[int, _Lane]]] = WeakKeyDictionary()
-
-
-def _lane(redis: Redis, stream: str) -> _Lane:
-    slot = redis.keyslot(stream) if isinstance(redis, RedisCluster) else 0
-    return _LANES.setdefault(redis, {}).setdefault(slot, _Lane())
-
-
 async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
     try:
-        return await _lane(redis, keys[0]).call(redis, script, keys, args)
+        return await lane(redis, keys[0]).call(redis, script, keys, args)
     except OutOfMemoryError as error:
         message = (
             "the broker's memory is full: it takes new work again once old work is done, or with a higher maxmemory"
@@ -439,12 +344,7 @@ async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *,
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
     """Add `message` to a broadcast, ahead of whatever is asked of its slot from here on by a script."""
-    return _lane(redis, stream).call(redis, _TELL, [stream], [message, streams.retention(stream).entries])
-
-
-def is_untold(error: object) -> bool:
-    """Whether a server knows no scripts yet, and we have no right to tell it (rights.py, clients): services do so."""
-    return isinstance(error, NoPermissionError) and "'eval'" in str(error)
+    return lane(redis, stream).call(redis, _TELL, [stream], [message, streams.retention(stream).entries])
 
 
 async def has_slots(redis: Redis) -> bool:

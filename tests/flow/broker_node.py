@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from faststream.redis import RedisBroker
 from redis.asyncio import Redis
 
-from common.runtime import scripts, streams
+from common.runtime import lanes, streams
 from common.runtime.connection import connect, faststream_broker
 from common.runtime.consumer import Consumer, Intake
 from common.runtime.effects import Effect, HashAdd
@@ -82,8 +82,8 @@ class Node:
     async def kill(self) -> None:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
         reading = [task for half in self.subscription._holders.values() for task in half.tasks]
-        lanes = scripts._LANES.get(self._redis, {})  # a trip that goes on would connect again to what is closed
-        under_way = [lane._trip for lane in lanes.values() if lane._trip]
+        own = lanes._LANES.get(self._redis, {})  # a trip that goes on would connect again to what is closed
+        under_way = [lane._trip for lane in own.values() if lane._trip]
         doomed = [*self._tasks, *reading, *under_way]
         self._tasks = []
         for task in doomed:

@@ -14,11 +14,10 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
 
 from common.runtime import scripts
+from common.runtime.lanes import digest
 
 # What does work: to count heartbeats and upkeep too would make another write the nth in each life, and some never.
-WORK = {
-    each for script in (scripts._COMMIT, scripts._PUBLISH, scripts._CARRY) for each in (script, scripts._digest(script))
-}
+WORK = {each for script in (scripts._COMMIT, scripts._PUBLISH, scripts._CARRY) for each in (script, digest(script))}
 QUIET_TURNS = 3  # of the loop, without a task
 VICTIM = ContextVar("victim", default=None)
 

@@ -9,7 +9,7 @@ from broker_users import SERVERS, as_root, furnish, server
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, ResponseError
 
 from common.errors import Rejected, Unavailable
-from common.runtime import access, rights, scripts, streams
+from common.runtime import access, lanes, rights, scripts, streams
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
 from common.runtime.effects import Send
@@ -222,7 +222,7 @@ async def test_a_client_publishes_by_id_once_a_service_has_told_the_server_how(u
         await root.script_flush()
         with pytest.raises(NoPermissionError) as refused:
             await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1")
-        assert scripts.is_untold(refused.value)
+        assert lanes.is_untold(refused.value)
         await scripts.publish(edge, streams.HEART, b"beat", "1")
         assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is not None
         assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is None
