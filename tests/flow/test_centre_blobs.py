@@ -3,6 +3,7 @@
 import pytest
 from centre import decided
 
+from common.errors import Rejected
 from common.runtime import keys, scripts, streams
 from common.runtime.effects import Send
 from common.wire import bundle as bundles
@@ -65,6 +66,15 @@ async def test_of_many_releases_the_blobs_of_those_that_are_listed_stay(centre, 
         await publisher.blobs.sweep()
         assert await there(centre) == digests(*(await centre.bundles())[-metadata.LISTED :])
     assert len(await there(centre)) == 1 + min(count, metadata.LISTED)
+
+
+async def test_only_a_release_that_is_listed_can_be_brought_back_for_the_parts_of_others_are_gone(centre):
+    await released(centre, range(1, metadata.LISTED + 7))
+    publisher = app.Publisher(centre.settings("publisher"), centre.broker)
+    await publisher.blobs.sweep()
+    with pytest.raises(Rejected, match=r"not_listed: there is no release 6 to go back to; .*there are: 7, 8, "):
+        await publisher.releases.take_back(6, "by hand")
+    assert await publisher.releases.take_back(7, "by hand") == (metadata.LISTED + 7, 7)
 
 
 @pytest.mark.parametrize("where", ["stream", "outbox", "nowhere"])

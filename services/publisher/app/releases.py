@@ -101,9 +101,10 @@ class Releases:
         Raises Rejected("not_older", "not_listed", "packets_returned"), Unavailable("overtaken").
         """
         past = await self.past()
-        older = sorted(version for version in past.releases if version < past.last)
+        there_still = metadata.newest(past.releases)  # the parts of others were swept
+        older = sorted(version for version in there_still if version < past.last)
         wanted = to if to is not None else (older or [0])[-1]
-        if past.current is None or wanted not in past.releases:
+        if past.current is None or wanted not in there_still:
             there = ", ".join(map(str, older)) or "none"
             raise Rejected("not_listed", f"there is no release {wanted} to go back to; older ones there are: {there}")
         known = {version: unpack(Bundle, message) for version, message in past.releases.items()}
