@@ -1,13 +1,15 @@
 """Candidates in, signed bundles or kept refusals out, through a real broker."""
 
+import math
 import time
 
 import pytest
 from centre import decided, refusal
 
 from common.constellation import parts as bundle_parts
-from common.errors import Unavailable
+from common.errors import Rejected, Unavailable
 from common.runtime import keys, metrics, streams
+from common.runtime.entries import Delivery
 from common.runtime.releases import newest_release
 from common.runtime.trust import Trust
 from common.wire import bundle as bundles
@@ -173,6 +175,30 @@ async def test_a_bug_met_again_and_again_is_a_refusal_too_so_that_the_trainer_go
         await decided(centre, eventually)
     assert "judge is broken" in (await refusal(centre, candidate))[0]
     assert [letter.code for letter in await centre.letters(streams.CANDIDATES)] == ["handler_failed"]
+
+
+async def test_a_candidate_that_no_try_came_to_an_end_with_is_a_refusal_too(centre):
+    candidate = await centre.candidate(packets=(PacketRef(key=b"k" * 8, epoch=1, sequence=1),))
+    publisher = app.Publisher(centre.settings("publisher"), centre.broker)
+    last = Delivery(streams.CANDIDATES, "1-0", 1, candidates.MAX_DELIVERIES, b"")
+    with pytest.raises(Rejected, match="never_finished"):
+        await publisher.candidates.take(last, candidate)
+    assert await refusal(centre, candidate) == ["4 tries came to no end"]
+    ((_, sent),) = await centre.broker.redis.xrange(streams.outbox(streams.CANDIDATES))
+    assert sent[b"stream"].decode() == streams.RETURNED
+
+
+async def test_the_try_before_the_last_still_releases(centre):
+    candidate = await centre.candidate()
+    publisher = app.Publisher(centre.settings("publisher"), centre.broker)
+    late = Delivery(streams.CANDIDATES, "1-0", 1, candidates.MAX_DELIVERIES - 1, b"")
+    assert await publisher.candidates.take(late, candidate)
+    assert await centre.broker.read_hash(streams.REFUSED) == {}
+
+
+async def test_a_candidate_is_never_given_up_without_a_word(centre):
+    (consumer,) = (await app.build(centre.settings("publisher"), centre.broker)).consumers
+    assert consumer.give_up_after_s == math.inf
 
 
 def gauge(name, **labels):

@@ -14,6 +14,7 @@
 Nothing that outlives a process is kept anywhere else: two publishers may run, and either may be killed at any moment.
 """
 
+import math
 from functools import partial
 from typing import Final
 
@@ -60,6 +61,7 @@ async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
         handle=publisher.candidates.take,
         max_records=1,
         max_deliveries=MAX_DELIVERIES,
+        give_up_after_s=math.inf,  # the trainer waits for a word, and what is given up here has none
     )
     return Wiring(
         consumers=[candidates],

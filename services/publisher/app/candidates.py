@@ -40,9 +40,12 @@ class Candidates:
         except QigError:
             raise
         except Exception as error:
-            if delivery.deliveries >= MAX_DELIVERIES:
-                await self._refuse(candidate, (f"the publisher failed {delivery.deliveries} times: {error!r}",))
-            raise
+            if delivery.deliveries < MAX_DELIVERIES - 1:
+                raise
+            log.exception("the publisher failed at candidate %s for the last time", candidate.id[:12])
+            reason = f"the publisher failed {delivery.deliveries} times: {error!r}"
+            await self._refuse(candidate, (reason,))
+            raise Rejected("handler_failed", reason[:REASON_MAX_CHARS]) from None
 
     async def _decide(self, delivery: Delivery, candidate: Candidate) -> Sequence[Effect]:
         if await self._releases.noted(streams.RELEASED, candidate.id) is not None:
@@ -50,6 +53,10 @@ class Candidates:
             return []
         if candidate.packets and await self._releases.noted(streams.REFUSED, candidate.id) is not None:
             raise Rejected("candidate_refused", "it was refused before, and its packets went back to their edges")
+        if delivery.deliveries >= MAX_DELIVERIES:  # what killed every try so far does it again
+            reason = f"{delivery.deliveries - 1} tries came to no end"
+            await self._refuse(candidate, (reason,))
+            raise Rejected("never_finished", reason)
         past = await self._releases.past()
         try:
             reasons = judge(candidate, current=past.current, limits=self._limits).reasons
