@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import urllib.error
 import urllib.request
 
@@ -48,23 +49,26 @@ def readiness(url):
         return json.load(error)
 
 
-async def test_nothing_is_cut_while_the_trainer_is_too_far_behind_and_all_of_it_later(centre, eventually, monkeypatch):
+async def test_nothing_is_cut_while_the_trainer_is_too_far_behind_and_all_of_it_later(
+    centre, eventually, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO, "services.aggregator.app.batches")
     monkeypatch.setitem(streams._KEPT, streams.BATCHES, streams.Retention(entries=1, kind="work"))
     await centre.broker.produce(streams.BATCHES, b"an older one", "older")
     bundle = await centre.release()
     await centre.send(*[centre.packet(bundle, node) for node in range(4)])
     async with centre.running("aggregator", batch_packets=4) as url:
         await eventually(lambda: accepted(centre, 4))
-        await eventually(lambda: says(url, "stream_full"))
+        await eventually(lambda: "stream_full" in caplog.text)
+        assert "tick cut" not in (await asyncio.to_thread(readiness, url)).get("reasons", {})
         assert await centre.broker.redis.xlen(streams.outbox(streams.PACKETS)) == 0
         await centre.broker.redis.delete(streams.BATCHES)
         await eventually(centre.batches)
     (batch,) = await centre.batches()
     assert len(batch.packets) == 4
-
-
-async def says(url, code):
-    return code in (await asyncio.to_thread(readiness, url))["reasons"].get("tick cut", "")
+    before, after = caplog.text.split("there is room")
+    assert before.count("stream_full") == 1
+    assert after.count("stream_full") <= 1  # of this batch
 
 
 async def accepted(centre, count):

@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
+from common.errors import Unavailable
 from common.runtime import metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.effects import Effect, HashAdd, HashDelete, HashSet, Send
@@ -80,16 +81,30 @@ class Batches:
             settings.batch_packets, settings.batch_age_s, int(settings.mass_cap), settings.crystal_edges
         )
         self._mute: tuple[bytes | None, int, frozenset[bytes]] | None = None  # looked at last, and nothing came of it
+        self._full = False  # the batches' stream, when it was looked at last
         self._tally: tuple[bytes | None, Tally] | None = None  # what the broker has, and the count of cuts it is of
 
     async def cut_due(self) -> None:
-        """Cut what is due; a long backlog in several batches. Raises Unavailable("stream_full") where the trainer is so
-        far behind that packets had better wait here.
-        """
+        """Cut what is due; a long backlog in several batches. Nothing while the trainer is too far behind."""
         for _ in range(CUTS_PER_TICK):
-            await self._broker.check_room(streams.BATCHES)
-            if not (self._window.bases and await self._cut_once()):
+            if not (await self._has_room() and self._window.bases and await self._cut_once()):
                 return
+
+    async def _has_room(self) -> bool:
+        """Whether the trainer keeps up; said where that changes."""
+        try:
+            await self._broker.check_room(streams.BATCHES)
+        except Unavailable as error:  # no reason not to be ready: what accepts, accepts
+            if error.code != "stream_full":
+                raise
+            if not self._full:
+                log.warning("packets wait: %s", error)
+            self._full = True
+            return False
+        if self._full:
+            log.info("there is room for batches again")
+        self._full = False
+        return True
 
     async def _cut_once(self) -> bool:
         """One batch, if one is due and nobody else cut meanwhile."""
