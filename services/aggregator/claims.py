@@ -27,7 +27,9 @@ Word = Literal["waits", "counts", "returned"]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """number: of the cut; batch: its id; lent, waits: of each domain what each node brought, see this file's text."""
+    """number: of the cut, of those that made a batch; batch: its id; lent, waits: of each domain what each node
+    brought, see this file's text.
+    """
 
     number: int
     batch: str
@@ -79,7 +81,7 @@ def word(batch: str, *, released: Mapping[str, int], refused: Collection[str]) -
 
 def is_lost(name: str, cuts: int) -> bool:
     """Whether nobody will say what became of a claim: what it holds would be too old for the pool by now. cuts: how
-    many there were.
+    many made a batch: of those WAIT_CUTS never wait for a trainer at once, for the stream has room for fewer.
     """
     return cuts - named(name)[0] >= WAIT_CUTS
 

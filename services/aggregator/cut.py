@@ -61,7 +61,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """Who brings packets. nodes: of each enrolled key its node; founded: of each domain of which one node alone has
-    brought text so far, that node; cuts: how many there were; pool: what waits for a quorum.
+    brought text so far, that node; cuts: how many made a batch; pool: what waits for a quorum.
     """
 
     nodes: Nodes

@@ -42,7 +42,7 @@ def gathered(several: Iterable[Brought]) -> list[Brought]:
 
 
 def kept(pool: Pool, current: Base, *, places: Collection[str], nodes: Collection[str], cuts: int) -> Pool:
-    """What of a pool waits on. places: the domains there are; nodes: who is enrolled; cuts: how many there were."""
+    """What of a pool waits on. places: the domains there are; nodes: who is enrolled; cuts: how many made a batch."""
     home: dict[str, list[Brought]] = {}
     for domain, some in pool.items():
         name = current.heirs.get(domain, domain)

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from centre import NODES, Centre, decided, ref_of
+from centre import NODES, Centre, decided, mentioning, ref_of
 from centre_death import Death, dies, install
 from micro import MICRO
 from test_centre_kill import WRITES_MAX, served
@@ -229,9 +229,26 @@ async def test_a_claim_of_which_nobody_says_a_word_is_forgotten_when_it_is_too_o
     for number in (1, 2):
         claim = Claim(number, f"{number}" * 64, {}, before.share(4, number))
         await centre.broker.redis.hset(UNSETTLED, claim.name, claim.packed(who.window.bases[-1]))
-    await centre.broker.redis.hset(CUTS, "count", "257")
+    await centre.broker.redis.hset(CUTS, mapping={"count": "1000", "batches": "257"})
     await who.batches.cut_due()
     assert sorted(named(name)[0] for name in await centre.broker.read_hash(UNSETTLED)) == [2, 257]
+    assert await centre.broker.read_hash(CUTS) == {"count": b"1001", "batches": b"258"}
+
+
+async def test_a_broker_that_has_counted_no_batches_yet_counts_on_from_its_cuts(centre):
+    bundle, who = await centre.release(), aggregator(centre, batch_packets=1, batch_age_s=0)
+    await centre.broker.redis.hset(CUTS, "count", "7")
+    assert await accept(centre, who, centre.packet(bundle)) == "done"
+    await who.batches.cut_due()
+    assert await centre.broker.read_hash(CUTS) == {"count": b"8", "batches": b"8"}
+
+
+async def test_a_cut_that_only_hears_mentions_ages_nothing_that_waits(centre):
+    bundle, who = await centre.release(), aggregator(centre, batch_packets=1, batch_age_s=0)
+    await centre.broker.redis.hset(CUTS, mapping={"count": "7", "batches": "3"})
+    assert await accept(centre, who, centre.packet(bundle, **mentioning(7))) == "done"
+    await who.batches.cut_due()
+    assert await centre.broker.read_hash(CUTS) == {"count": b"8", "batches": b"3"}
 
 
 async def test_what_a_domain_was_taught_counts_at_once_and_what_its_role_knows_waits(centre, eventually, micro, pair):

@@ -34,6 +34,7 @@ from services.aggregator.app.enrolment import Enrolment
 from services.aggregator.app.hashes import (
     ACCEPTED,
     ACCOUNTS,
+    BATCHES_MADE,
     COMMON,
     COUNT,
     CUTS,
@@ -109,7 +110,7 @@ class Batches:
     async def _cut_once(self) -> bool:
         """One batch, if one is due and nobody else cut meanwhile."""
         # The count is read first: whatever is read after it is there still, or the count has changed.
-        count = await cast("Awaitable[bytes | None]", self._broker.redis.hget(CUTS, COUNT))
+        count, made = await cast("Awaitable[list[bytes | None]]", self._broker.redis.hmget(CUTS, [COUNT, BATCHES_MADE]))
         waiting = {bytes.fromhex(ref): int(at) for ref, at in (await self._broker.read_hash(ACCEPTED)).items()}
         seconds, micros = await self._broker.redis.time()
         now_ms = seconds * 1000 + micros // 1000
@@ -120,18 +121,18 @@ class Batches:
             return False
         await self._enrolment.read()
         ledger, lost = await self._ledger(chosen(waiting))
-        current, cuts = self._window.bases[-1], int(count or 0)
+        current, cuts, batches = self._window.bases[-1], int(count or 0), int(made or count or 0)
         noted, founded = await self._broker.read_hash(OPENED), await self._broker.read_hash(FOUNDED)
-        held = await read_pool(self._broker, current, cuts)
+        held = await read_pool(self._broker, current, batches)
         alone = {name: node.decode() for name, node in founded.items()}
-        pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, cuts)
+        pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, batches)
         found = await asyncio.to_thread(
             cut,
             ledger,
             bases=self._window.bases,
             pending=pending,
             limits=self._limits,
-            fleet=Fleet(self._enrolment.nodes, alone, cuts, held.pool),
+            fleet=Fleet(self._enrolment.nodes, alone, batches, held.pool),
             admitted={raw: self._read[raw] for raw in ledger.values() if raw in self._read},
             patience=patience,
         )
@@ -144,7 +145,7 @@ class Batches:
             found = replace(found, batch=found.batch.model_copy(update={"merges": gathered.merges}))
         effects = [
             *counted(count),
-            *cut_effects(found, ledger, sorted(noted.keys() - pending.keys()), cuts=cuts, at_s=float(seconds)),
+            *cut_effects(found, ledger, sorted(noted.keys() - pending.keys()), batches=batches, at_s=float(seconds)),
             *founded_effects(alone, found.founded),
             *(await self._note_of(found, cuts)),
             *(await asyncio.to_thread(pool_effects, held, found.pool, found.claim, current)),
@@ -229,17 +230,18 @@ class Batches:
 
 
 def cut_effects(
-    found: Cut, ledger: Mapping[bytes, bytes], done: Sequence[str], *, cuts: int, at_s: float
+    found: Cut, ledger: Mapping[bytes, bytes], done: Sequence[str], *, batches: int, at_s: float
 ) -> list[Effect]:
     """The ledger without what was cut or refused, and what leaves. done: noted domains that no bundle has to bring any
-    more; cuts: how many there were before.
+    more; batches: how many there were before.
     """
     effects: list[Effect] = [HashDelete(OPENED, name) for name in done]
-    effects += [HashSet(OPENED, place.name, place.packed(cuts)) for place in found.opened]
+    effects += [HashSet(OPENED, place.name, place.packed(batches)) for place in found.opened]
     effects += _forgotten([*found.taken, *(ref.packed for ref in found.silent), *(one.ref for one in found.refused)])
     for one in found.refused:
         effects += _buried(one, ledger[one.ref], at_s)
     if found.batch is not None:
+        effects.append(HashSet(CUTS, BATCHES_MADE, str(batches + 1).encode()))
         effects.append(Send(streams.BATCHES, pack(found.batch), found.batch.id))
     return effects
 

@@ -11,10 +11,10 @@
 {qig:packets}:common     number of a cut ─▶ the hashes that became common by it
 {qig:packets}:proposed   left and right id ─▶ the edges that proposed this merge (proposals.py)
 {qig:packets}:pool       domain ─▶ what waits for a quorum (pool.py)
-{qig:packets}:unsettled  number of a cut and its batch ─▶ what that has of the pool, and will bring to it (claims.py)
+{qig:packets}:unsettled  number of a batch and its id ─▶ what that has of the pool, and will bring to it (claims.py)
 {qig:packets}:account    number of a cut ─▶ what each packet brought to its batch (account.py)
 {qig:packets}:accounts   number of a cut ─▶ how many bytes that is
-{qig:packets}:cuts       "count" ─▶ how many cuts there were
+{qig:packets}:cuts       "count" ─▶ how many cuts there were; "batches" ─▶ how many of them made a batch
 """
 
 from typing import Final
@@ -38,6 +38,9 @@ ACCOUNT: Final = streams.side_key(streams.PACKETS, "account")
 ACCOUNTS: Final = streams.side_key(streams.PACKETS, "accounts")
 CUTS: Final = streams.side_key(streams.PACKETS, "cuts")
 COUNT: Final = "count"
+# What waits ages by this one: cuts that only refuse or hear mentions take no time of a trainer. Until the first batch
+# is counted it is the count of cuts, which is never less.
+BATCHES_MADE: Final = "batches"
 
 
 def counted(count: bytes | None) -> list[Effect]:

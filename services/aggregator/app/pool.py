@@ -29,7 +29,7 @@ class Held(NamedTuple):
 
 
 async def read_pool(broker: Broker, current: Base, cuts: int) -> Held:
-    """cuts: how many there were. Raises Corrupt("shares")."""
+    """cuts: how many made a batch. Raises Corrupt("shares")."""
     packed = await broker.read_hash(POOL)
     words = await _words(broker)
     decided = [name for name in words if words[name] != "waits"]
