@@ -221,6 +221,26 @@ async def test_a_batch_that_the_trainer_gives_back_lends_nothing_any_more(centre
     assert pairs((await centre.batches())[0]) == {(a, b): 6}
 
 
+async def test_packets_that_wait_are_looked_at_again_when_a_refusal_gives_back_what_was_lent(centre, pair):
+    a, b, told = pair
+    bundle, who = await centre.release(), aggregator(centre, batch_packets=1)
+    before = Before(centre, None, implied(told))
+    lent = {"percept": [*before.share(4, 0)["percept"], *before.share(5, 0)["percept"]]}
+    claim = Claim(1, "ef" * 32, lent, {})
+    raw = centre.packet(bundle, 1, crystals=encode(told, MICRO.vocab))
+    assert await accept(centre, who, raw) == "done"
+    await centre.broker.redis.hset(UNSETTLED, claim.name, claim.packed(who.window.bases[-1]))
+    await centre.broker.redis.hset(CUTS, "count", "2")
+    outbox = streams.outbox(streams.PACKETS)
+    for _ in range(2):
+        await who.batches.cut_due()
+        assert await centre.broker.redis.xlen(outbox) == 0
+    await centre.broker.redis.hset(streams.REFUSED, claim.batch, b"{}")
+    await who.batches.cut_due()
+    ((_, fields),) = await centre.broker.redis.xrange(outbox)
+    assert pairs(unpack(Batch, fields[b"__data__"])) == {(a, b): 6}
+
+
 async def test_a_claim_of_which_nobody_says_a_word_is_forgotten_when_it_is_too_old(centre, pair):
     _, _, told = pair
     bundle, who = await centre.release(), aggregator(centre, batch_packets=1, batch_age_s=0)

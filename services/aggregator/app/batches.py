@@ -46,10 +46,11 @@ from services.aggregator.app.hashes import (
     PROPOSED,
     counted,
 )
-from services.aggregator.app.pool import pool_effects, read_pool
+from services.aggregator.app.pool import pool_effects, read_pool, read_words
 from services.aggregator.app.standings import Standings
 from services.aggregator.app.window import Window
 from services.aggregator.bases import Base
+from services.aggregator.claims import Word
 from services.aggregator.cut import Cut, Fleet, Limits, Refusal, awaited, chosen, cut, due, patient
 from services.aggregator.proposals import Gathered, gather, left_with, name_of
 from services.aggregator.proposals import from_bytes as votes_of
@@ -62,6 +63,9 @@ from services.aggregator.territories import unpack_place
 log = logging.getLogger(__name__)
 
 CUTS_PER_TICK: Final = 8  # of 256 packets; a longer backlog goes on after the pause
+
+# All that a cut of mute packets depends on: the count of cuts, the window, what waits, what became of each claim.
+_Look = tuple[bytes | None, int, frozenset[bytes], frozenset[tuple[str, Word]]]
 
 
 class Batches:
@@ -81,7 +85,7 @@ class Batches:
         self._limits = Limits(
             settings.batch_packets, settings.batch_age_s, int(settings.mass_cap), settings.crystal_edges
         )
-        self._mute: tuple[bytes | None, int, frozenset[bytes]] | None = None  # looked at last, and nothing came of it
+        self._mute: _Look | None = None  # looked at last, and nothing came of it
         self._full = False  # the batches' stream, when it was looked at last
         self._tally: tuple[bytes | None, Tally] | None = None  # what the broker has, and the count of cuts it is of
 
@@ -116,14 +120,17 @@ class Batches:
         now_ms = seconds * 1000 + micros // 1000
         if not due(waiting, now_ms, self._limits, self._enrolment.nodes):
             return False
-        patience, look = patient(waiting, now_ms, self._limits), (count, self._window.version, frozenset(waiting))
+        # Read after what waits: what became of a batch is noted before an edge sends its packets again.
+        words = await read_words(self._broker)
+        patience = patient(waiting, now_ms, self._limits)
+        look = (count, self._window.version, frozenset(waiting), frozenset(words.items()))
         if patience and look == self._mute:
             return False
         await self._enrolment.read()
         ledger, lost = await self._ledger(chosen(waiting))
         current, cuts, batches = self._window.bases[-1], int(count or 0), int(made or count or 0)
         noted, founded = await self._broker.read_hash(OPENED), await self._broker.read_hash(FOUNDED)
-        held = await read_pool(self._broker, current, batches)
+        held = await read_pool(self._broker, current, words, batches)
         alone = {name: node.decode() for name, node in founded.items()}
         pending = awaited({name: unpack_place(name, data, current) for name, data in noted.items()}, current, batches)
         found = await asyncio.to_thread(

@@ -2,9 +2,9 @@
 
     cut    {pool, unsettled + its own claim − those that are decided on}, in the batch's transaction
 
-What became of a claim is asked at each cut, after the count of cuts was read. The words are the publisher's, and that a
-batch was returned. Each stands in the broker before an edge hears of it, so a packet that is sent again never meets
-what it had left waiting before.
+What became of a claim is asked before each cut, after the count of cuts and what waits were read. The words are the
+publisher's, and that a batch was returned. Each stands in the broker before an edge hears of it, so a packet that is
+sent again never meets what it had left waiting before.
 """
 
 import asyncio
@@ -28,10 +28,9 @@ class Held(NamedTuple):
     done: Sequence[str]
 
 
-async def read_pool(broker: Broker, current: Base, cuts: int) -> Held:
-    """cuts: how many made a batch. Raises Corrupt("shares")."""
+async def read_pool(broker: Broker, current: Base, words: Mapping[str, Word], cuts: int) -> Held:
+    """words: what became of each claim; cuts: how many made a batch. Raises Corrupt("shares")."""
     packed = await broker.read_hash(POOL)
-    words = await _words(broker)
     decided = [name for name in words if words[name] != "waits"]
     claims = await _claims(broker, decided)
     lost = [name for name in words if words[name] == "waits" and is_lost(name, cuts)]
@@ -54,7 +53,7 @@ def pool_effects(held: Held, after: Pool, claim: Claim | None, current: Base) ->
     return effects if claim is None else [*effects, HashSet(UNSETTLED, claim.name, claim.packed(current))]
 
 
-async def _words(broker: Broker) -> dict[str, Word]:
+async def read_words(broker: Broker) -> dict[str, Word]:
     """What became of each claim, by its name, in order. What was released is read before what was taken back: both are
     noted at once, so that a release which is followed by its own end alone is never taken for one that counts.
     """
