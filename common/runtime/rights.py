@@ -157,7 +157,7 @@ def _asks(name: str) -> tuple[Grant, ...]:
 
 ROLES: Final[Mapping[str, Rights]] = {
     "edge": Rights(
-        (*_SERVICE, "script|load"),  # of rates.py's library
+        (*_SERVICE, "script|load"),  # of rates.py's library, and scripts.teach
         (
             _SCRIPTS,
             *_consumes(QUERIES),

@@ -231,6 +231,17 @@ async def test_a_client_publishes_by_id_once_a_service_has_told_the_server_how(u
         assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is None
 
 
+async def test_a_client_publishes_by_id_once_an_edge_has_taught_the_server(url):
+    async with connect(url("edge")) as edge, connect(url(CLIENT)) as client, connect(url(None)) as root:
+        await root.flushall()
+        await root.script_flush()
+        await Broker(edge).teach()
+        assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is not None
+        assert await scripts.publish(client, streams.CANCEL, b"c", "kiosk:1") is not None
+        with pytest.raises(Unavailable, match="broker_away: cannot tell the broker how"):
+            await Broker(client).teach()
+
+
 @pytest.mark.parametrize("direct", [True, False])
 async def test_an_edge_takes_refuses_and_answers_queries_and_no_command_of_it_is_refused(url, eventually, direct):
     async def answer(_delivery, body):
