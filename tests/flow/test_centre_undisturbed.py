@@ -103,7 +103,7 @@ def never():
 def at_random(seed):
     rng = random.Random(seed)
     while True:
-        yield rng.randint(1, 80), rng.choice(["before", "after"])
+        yield rng.randint(1, 4), rng.choice(["before", "after"])
 
 
 async def test_an_aggregator_killed_at_random_leaves_the_bytes_of_an_undisturbed_one(centre, monkeypatch):
@@ -125,7 +125,7 @@ async def test_eight_deaths_in_a_row_bury_no_packet(centre, monkeypatch):
     install(monkeypatch)
     bundle = await centre.release()
     (raws, *_) = waves(centre, bundle)
-    deaths = iter([*[(7, "before")] * 8, *[(10**9, "before")] * 8])
+    deaths = iter([*[(1, "before")] * 8, *[(10**9, "before")] * 8])
     assert await outlived(centre, [raws], deaths, claim_after_s=0.001) == 8
     assert len(await centre.counted()) == PACKETS
     assert await centre.letters(streams.PACKETS) == []
