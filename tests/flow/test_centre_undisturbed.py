@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from centre import APPS, NODES, Centre, mentioning, ref_of
-from centre_death import Death, dies, install
+from centre_death import LEAVES_OPEN, Death, buried, dies, install  # noqa: F401 -- a fixture
 
 from common.runtime import keys, streams
 from common.runtime.service import serve
 from common.wire.codec import pack
 from common.wire.proposals import encode
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, LEAVES_OPEN]
 WAVES, PACKETS = 3, 12
 DEATHS = 12
 REPLAYS = 300  # benchmarks/centre.py sends 10,000
