@@ -189,6 +189,7 @@ class Client:
             with suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(CANCEL_TIMEOUT_S):
                     await self._redis.delete(self._answers, streams.seen(self._answers))
+        await lanes.end(self._redis)
         await self._redis.aclose()
 
     async def ask(self, text: str, **wishes: Unpack[Wishes]) -> Answer:
