@@ -17,7 +17,8 @@ TO/broker` does in any case.
 
 Run it as often as you like, also with more edges than before: a key that exists is never replaced. A private key is in
 place before the public one says that it exists, so a run that is cut short is completed by the next. What is copied
-from TO/broker is made equal to it, so a password that was rotated there is handed on by the next run.
+from TO/broker is made equal to it, so a password that was rotated there is handed on by the next run; a USER.url that
+was taken away from there (docs/broker.md) leaves what was handed on as it is.
 """
 # ruff: noqa: INP001 -- scripts of an image, not a package
 
@@ -103,8 +104,8 @@ def _place(source: Path, path: Path) -> bool:
 
 
 def _hand_on(source: Path, path: Path, mode: int) -> bool:
-    """Make a copy equal to what it is a copy of; False when it is."""
-    if path.exists() and path.read_bytes() == source.read_bytes():
+    """Make a copy equal to what it is a copy of; False when it is, or when that was taken away."""
+    if not source.exists() or (path.exists() and path.read_bytes() == source.read_bytes()):
         return False
     _copy(source, path, mode)
     return True

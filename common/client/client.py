@@ -134,19 +134,20 @@ class Client:
 
     def __init__(self, url: str, *, name: str | None = None) -> None:
         """url: the broker's. name: the client's, a slug; None: one of its own, whose answers go when it leaves. With a
-        user in the url (docs/broker.md) the name is that user's, or begins with it and a point.
+        user in the url (docs/broker.md) the name is that user's, or begins with it and a point; one that we choose
+        does so only where the user's name is a slug, which that of a managed server need not be.
 
         Raises Rejected("bad_url").
         """
-        self.name = name or f"{user_of(url) or 'client'}{rights.FAMILY}{secrets.token_hex(8)}"
-        self._answers = streams.answers(self.name)
-        self._passing = name is None
-        self._sees_all = True
-        self._url = url
         try:
             self._redis: Redis = connect(url, RETRIES)
         except ValueError as error:
             raise Rejected("bad_url", f"no broker address: {error}") from None
+        self.name = name or _passing_name(user_of(url))
+        self._answers = streams.answers(self.name)
+        self._passing = name is None
+        self._sees_all = True
+        self._url = url
         self._open: dict[str, _Asked] = {}
         self._turn = asyncio.Lock()  # publications share one connection, however many are asked at once
         self._readers: list[asyncio.Task[None]] = []
@@ -188,6 +189,7 @@ class Client:
             with suppress(RedisError, TimeoutError):
                 async with asyncio.timeout(CANCEL_TIMEOUT_S):
                     await self._redis.delete(self._answers, streams.seen(self._answers))
+        await lanes.end(self._redis)
         await self._redis.aclose()
 
     async def ask(self, text: str, **wishes: Unpack[Wishes]) -> Answer:
@@ -380,6 +382,13 @@ async def _in_time(work: Awaitable[object], query: Query, until: float | None) -
 def _answer_gone(query: Query) -> Unavailable:
     message = f"query {query.id} was asked before, and its answer is no longer kept: ask again under another id"
     return Unavailable("answer_gone", message)
+
+
+def _passing_name(user: str | None) -> str:
+    """One of its own, of the user's family where there is a user whose name may stand in one."""
+    token = secrets.token_hex(8)
+    own = f"{user}{rights.FAMILY}{token}"
+    return own if user and streams.is_client(own) else f"client{rights.FAMILY}{token}"
 
 
 def _left_client() -> Unavailable:

@@ -1,7 +1,7 @@
 """The broker as a service sees it: one value with the few things that are safe to do outside a handler.
 
 produce   publish by id: a second publication of the id does nothing;  check_room   whether it would be taken
-tell      publish what may be lost, or come twice
+tell      publish what may be lost, or come twice;  teach  let clients publish
 commit    conditions and writes of a periodic job, all or nothing, in one stream's slot
 put_blob, get_blob, forget_blobs   large things, by digest
 latest    the newest entry of a stream;  read_hash  a whole hash
@@ -56,6 +56,13 @@ class Broker:
     async def was_published(self, stream: str, message_id: str) -> bool:
         """Whether `message_id` was published on `stream`, as long as that is remembered (scripts.py)."""
         return await self.redis.zscore(streams.seen(stream), message_id) is not None
+
+    async def teach(self) -> None:
+        """As `scripts.teach`. Raises Unavailable("broker_away")."""
+        try:
+            await scripts.teach(self.redis)
+        except RedisError as error:
+            raise Unavailable("broker_away", f"cannot tell the broker how clients publish: {error}") from error
 
     def tell(self, stream: str, message: bytes) -> asyncio.Future[object]:
         """Publish something small that nobody depends on: one XADD, no id, trimmed to the stream's retention. It goes

@@ -38,6 +38,12 @@ class Lane:
             self._trip = asyncio.create_task(self._go(redis), name="scripts")
         return future
 
+    async def end(self) -> None:
+        """Nothing is under way any more."""
+        if self._trip is not None:
+            self._trip.cancel()
+            await asyncio.gather(self._trip, return_exceptions=True)
+
     async def _go(self, redis: Redis) -> None:
         while self._waiting:
             asked, self._waiting = self._waiting[:TRIP_MAX], self._waiting[TRIP_MAX:]
@@ -107,6 +113,12 @@ def lane(redis: Redis, stream: str) -> Lane:
     """The one of all calls to this stream's slot."""
     slot = redis.keyslot(stream) if isinstance(redis, RedisCluster) else 0
     return _LANES.setdefault(redis, {}).setdefault(slot, Lane())
+
+
+async def end(redis: Redis) -> None:
+    """The last before a client is closed, when whoever asked is gone: a trip that goes on would connect anew."""
+    for each in _LANES.pop(redis, {}).values():
+        await each.end()
 
 
 def is_untold(error: object) -> bool:

@@ -49,7 +49,7 @@ OPERATOR: Final = "operator"
 DEFAULT: Final = "default"  # the server's user for who gives no name
 FAMILY: Final = "."  # NAME.anything is a client of the user NAME's, too
 CLIENT_MAX_CHARS: Final = 40  # a name of 64 characters at most, with what stands behind it
-_CLIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
+_CLIENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # no point: a.b would be of the family of the user a
 _OURS: Final = "reset on"  # how the rules of a user begin that we wrote
 _HASH: Final = re.compile(r"#([0-9a-f]{64})")
 
@@ -157,7 +157,7 @@ def _asks(name: str) -> tuple[Grant, ...]:
 
 ROLES: Final[Mapping[str, Rights]] = {
     "edge": Rights(
-        (*_SERVICE, "script|load"),  # of rates.py's library
+        (*_SERVICE, "script|load"),  # of rates.py's library, and scripts.teach
         (
             _SCRIPTS,
             *_consumes(QUERIES),
@@ -231,8 +231,8 @@ def client(name: str) -> Rights:
     """The rights of a client's user. Raises Rejected("bad_name")."""
     if not _CLIENT.fullmatch(name) or len(name) > CLIENT_MAX_CHARS or name in {*ROLES, DEFAULT}:
         message = (
-            f"{name[:80]!r} cannot name a client's user: letters, digits and _ -, points between them, at most"
-            f" {CLIENT_MAX_CHARS} characters, and no role ({', '.join(ROLES)}, {DEFAULT})"
+            f"{name[:80]!r} cannot name a client's user: letters, digits and _ -, at most {CLIENT_MAX_CHARS}"
+            f" characters, no role ({', '.join(ROLES)}, {DEFAULT}), no point: NAME{FAMILY}anything is of the user NAME"
         )
         raise Rejected("bad_name", message)
     return Rights((*_CONNECT, "time"), (_grant("RW", _SCRIPTED, "evalsha"), *_asks(name)))

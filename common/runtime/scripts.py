@@ -3,7 +3,7 @@
     hold      is this entry still mine? then it is mine for another while, and this is how often it was delivered
     commit    conditions, acknowledgement, effects: the one place where work becomes done; finish: of many entries, each
               whole or not at all
-    publish   add an entry unless its id was published before; tell: add one
+    publish   add an entry unless its id was published before; tell: add one; teach: let clients publish
     make_group   make a group that reads a stream from its start, unless it is there
     sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
     redate    what was delivered in the future, before the server's clock was set back, was delivered now
@@ -340,6 +340,13 @@ async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *,
     keys = [stream, streams.seen(stream)]
     entry = await _run(redis, _CARRY if carried else _PUBLISH, keys, [message_id, message, *_limits(stream)])
     return None if entry is None else cast("bytes", entry).decode()
+
+
+async def teach(redis: Redis) -> None:
+    """Tell every server that takes writes how to publish: clients may only call what it knows (rights.py), and those of
+    a cluster that serve their queries and cancels may have been called by no service yet. Wants script|load.
+    """
+    await redis.script_load(_PUBLISH)
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:

@@ -18,7 +18,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -27,7 +27,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Corrupt, QigError, Unavailable
-from common.runtime import http, logs, metrics, scripts, settings
+from common.runtime import http, lanes, logs, metrics, scripts, settings
 from common.runtime.broker import Broker
 from common.runtime.connection import BACKOFF_MAX_S, connect, faststream_broker, wait_until_there
 from common.runtime.consumer import Consumer, Intake
@@ -167,7 +167,8 @@ class _Process:
         """Wait for the broker, build, run, stop."""
         if not await self._unless_stopped(wait_until_there(self._loaded.broker_url)):
             return
-        async with connect(self._loaded.broker_url) as redis:
+        async with connect(self._loaded.broker_url) as redis, AsyncExitStack() as last:
+            last.push_async_callback(lanes.end, redis)
             wiring = await self._build(Broker(redis))
             app.rest = wiring.app
             await self._run(redis, wiring, app)

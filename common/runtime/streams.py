@@ -81,9 +81,14 @@ _KEPT: Final[dict[str, Retention]] = {
 _ANSWERS_KEPT: Final = Retention(entries=10_000, idle_s=86_400)  # chosen: a client that is a day away asks again
 
 
+def is_client(name: str) -> bool:
+    """Whether a client may have that name: it becomes part of a key."""
+    return _CLIENT.fullmatch(name) is not None
+
+
 def answers(client: str) -> str:
-    """The stream on which a client finds its answers. The name is checked: it becomes part of a key."""
-    if not _CLIENT.fullmatch(client):
+    """The stream on which a client finds its answers. Raises ValueError for what cannot name one."""
+    if not is_client(client):
         msg = f"client {client!r} is no slug (letters, digits and . _ -, at most 64 characters)"
         raise ValueError(msg)
     return ANSWERS + client

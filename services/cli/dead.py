@@ -5,9 +5,9 @@ import json as json_text
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 from redis.asyncio import Redis
 from rich.table import Table
@@ -16,6 +16,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import streams
 from common.runtime.entries import body_of
 from common.runtime.follower import kept
+from common.runtime.lanes import lane
 from common.wire.codec import unpack
 from common.wire.messages import DeadLetter
 from services.cli.broker import check_there, client, find_url
@@ -90,13 +91,12 @@ async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int]:
         if letter is not None and not rows:
             message = f"no dead letter {letter} of {stream}: `qig dead list` shows those that are there"
             raise Unavailable("no_letter", message)
-        script = redis.register_script(_REPLAY)
         done = 0
         for name, found in rows:
             if found.code != NO_BODY:
                 keys = [stream, streams.dead(stream)]
                 args: list[str | bytes | int] = [name, found.body, streams.retention(stream).entries]
-                entry = await cast("Awaitable[Any]", script(keys=keys, args=args))
+                entry = await lane(redis, stream).call(redis, _REPLAY, keys, args)
                 if entry == 0:
                     message = f"{stream} was full after {done} of {len(rows)} letters: replay the rest later"
                     raise Unavailable("stream_full", message)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from common.errors import Unavailable
 from common.runtime import keys, settings, streams
-from common.runtime.settings import redacted, variable
+from common.runtime.settings import redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, given_url
@@ -235,7 +235,7 @@ def _greeting(fleet: Fleet, seconds: float) -> str:
         "  " + command('ask "Where does the river go?"', fleet.home),
         "  " + command("watch", fleet.home),
     ]
-    if fleet.broker is not None:
+    if fleet.broker is not None and user_of(fleet.broker_url) is None:  # with users, redis-cli needs one
         lines.append(f"  redis-cli -p {fleet.broker_url.rpartition(':')[2]} {_XADD}")
     return "\n".join([*lines, "Ctrl-C stops everything"])
 

@@ -82,12 +82,12 @@ class Node:
     async def kill(self) -> None:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
         reading = [task for half in self.subscription._holders.values() for task in half.tasks]
-        own = lanes._LANES.get(self._redis, {})  # a trip that goes on would connect again to what is closed
-        under_way = [lane._trip for lane in own.values() if lane._trip]
-        doomed = [*self._tasks, *reading, *under_way]
+        doomed = [*self._tasks, *reading]
         self._tasks = []
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
+        await lanes.end(self._redis)
         await self.subscription._intake.abandon()
+        await lanes.end(self._redis)  # of what was asked on the way out
         await self._clients.aclose()

@@ -9,6 +9,7 @@ import gc
 import warnings
 from contextvars import ContextVar
 
+import pytest
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection
@@ -18,8 +19,19 @@ from common.runtime.lanes import digest
 
 # What does work: to count heartbeats and upkeep too would make another write the nth in each life, and some never.
 WORK = {each for script in (scripts._COMMIT, scripts._PUBLISH, scripts._CARRY) for each in (script, digest(script))}
+# For tests in which somebody dies: what that leaves open in this process, the kernel closes of a real one.
+LEAVES_OPEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 QUIET_TURNS = 3  # of the loop, without a task
 VICTIM = ContextVar("victim", default=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def buried():
+    """Of every module that has this name: what its deaths leave open is no other test's fault."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 class Death:
@@ -109,8 +121,4 @@ async def dies(death, live, finished):
     # task that is cancelled twice may take a connection out of it, or make one, and not come to close it.
     for connection in death.connections:
         await connection.disconnect(nowait=True)
-    death.connections.clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
     return died

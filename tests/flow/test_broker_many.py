@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError  # noqa: A004 -- redis-py's
 
 from common.client.client import Client
 from common.errors import Rejected, Unavailable
-from common.runtime import relay, scripts, store, streams
+from common.runtime import lanes, relay, scripts, store, streams
 from common.runtime.broker import Broker
 from common.runtime.connection import connect, greet
 from common.runtime.effects import Absent, HashSet, Send
@@ -61,6 +61,14 @@ async def test_queries_are_handled_once_and_answered_once(redis, standing, start
     assert await redis.hgetall(COUNTS) == {name.encode(): b"1" for name in names}
     assert await answered(redis) == sorted(names)
     await eventually(lambda: not node.health.reasons())
+
+
+async def test_every_server_that_takes_writes_is_taught_how_clients_publish(redis, standing):
+    await redis.script_flush()
+    await Broker(redis).teach()
+    masters = [server for server in standing.servers if server.ask("INFO")["role"] == "master"]
+    known = [server.ask("SCRIPT EXISTS", lanes.digest(scripts._PUBLISH)) for server in masters]
+    assert known == [[True]] * len(masters) != []
 
 
 async def test_blobs_that_nobody_needs_go_from_every_server_and_others_from_none(redis):

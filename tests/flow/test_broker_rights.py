@@ -14,6 +14,9 @@ from common.runtime.broker import Broker
 from common.runtime.connection import connect
 from common.runtime.effects import Send
 from common.runtime.rates import Rates
+from common.wire.codec import pack
+from common.wire.messages import DeadLetter
+from services.cli import dead
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 IN_A_SCRIPT = "can't access at least one of the keys|No permissions to access a key"
@@ -228,6 +231,17 @@ async def test_a_client_publishes_by_id_once_a_service_has_told_the_server_how(u
         assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is None
 
 
+async def test_a_client_publishes_by_id_once_an_edge_has_taught_the_server(url):
+    async with connect(url("edge")) as edge, connect(url(CLIENT)) as client, connect(url(None)) as root:
+        await root.flushall()
+        await root.script_flush()
+        await Broker(edge).teach()
+        assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is not None
+        assert await scripts.publish(client, streams.CANCEL, b"c", "kiosk:1") is not None
+        with pytest.raises(Unavailable, match="broker_away: cannot tell the broker how"):
+            await Broker(client).teach()
+
+
 @pytest.mark.parametrize("direct", [True, False])
 async def test_an_edge_takes_refuses_and_answers_queries_and_no_command_of_it_is_refused(url, eventually, direct):
     async def answer(_delivery, body):
@@ -265,6 +279,20 @@ async def test_who_publishes_work_is_told_when_its_stream_is_full(url, monkeypat
             await scripts.publish(redis, stream, b"work", f"{number}")
         with pytest.raises(Unavailable, match="stream_full"):
             await scripts.publish(redis, stream, b"work", "3")
+
+
+async def test_an_operator_replays_a_dead_letter(url):
+    async with connect(url("edge")) as edge, connect(url(None)) as root:
+        await root.flushall()
+        await root.script_flush()
+        await root.acl_log_reset()
+        told = {"stream": streams.QUERIES, "entry": "1-1", "code": "garbage", "reason": "no map", "deliveries": 1}
+        letter = pack(DeadLetter(**told, at_s=1e9, body=b"one"))
+        await edge.xadd(streams.dead(streams.QUERIES), {streams.DATA_FIELD: letter})
+        assert await dead._replay(streams.QUERIES, None, url("operator")) == (1, 0)
+        assert [fields for _, fields in await root.xrange(streams.QUERIES)] == [{b"__data__": b"one"}]
+        assert await root.xlen(streams.dead(streams.QUERIES)) == 0
+        assert await root.acl_log() == []
 
 
 async def test_a_publisher_sweeps_blobs_and_an_edge_reads_what_a_trainer_stored(url):

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from centre import APPS, mentioning, ref_of
-from centre_death import Death, dies, install
+from centre_death import LEAVES_OPEN, Death, buried, dies, install  # noqa: F401 -- a fixture
 
 from common.runtime import embedded, streams
 from common.runtime.broker import Broker
@@ -19,7 +19,7 @@ from common.runtime.service import serve
 from common.wire.crystals import decode
 from common.wire.messages import PacketRef
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, LEAVES_OPEN]
 WRITES_MAX = 60  # more than any run below makes: the loop ends when a run is not hit any more
 
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from centre import NODES, Centre, decided, mentioning, ref_of
-from centre_death import Death, dies, install
+from centre_death import LEAVES_OPEN, Death, buried, dies, install  # noqa: F401 -- a fixture
 from micro import MICRO
 from test_centre_kill import WRITES_MAX, served
 from test_centre_races import Late, accept, aggregator
@@ -23,7 +23,7 @@ from services.aggregator.claims import Claim, named
 from services.aggregator.quorum import Brought
 from services.publisher import app
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, LEAVES_OPEN]
 EDGES = [*NODES, "edge-4", "edge-5"]
 GIVEN = {"batch_packets": 3, "batch_age_s": 0.02}
 

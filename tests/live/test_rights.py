@@ -52,13 +52,18 @@ async def test_a_query_a_packet_a_batch_a_release_and_every_command_pass_and_not
     async with lively.desk() as desk:
         await lively.read(desk, 60)
         await until(lambda: served_by_both(lively, 2), "bundle 2 on both edges")
-    await root.xadd(streams.QUERIES, {"colour": "red"})
-    await until(lambda: root.xlen(streams.dead(streams.QUERIES)), "a dead letter")
+    for wrong in ({"colour": "red"}, {streams.DATA_FIELD: "no query"}):  # one without a body, one to replay
+        await root.xadd(streams.QUERIES, wrong)
+    await until(lambda: two_letters(root), "two dead letters")
     for words in COMMANDS:
         done = await asyncio.to_thread(CliRunner().invoke, app, [*words.split(), "--home", str(lively.home)])
         assert not isinstance(done.exception, Exception), (words, done.exception)
     refused = [(each["username"], each["object"]) for each in await root.acl_log()]
     assert refused == [(CLIENT, streams.dead(streams.QUERIES))]  # the client asks whether it may, and goes on without
+
+
+async def two_letters(root):
+    return await root.xlen(streams.dead(streams.QUERIES)) == 2
 
 
 async def served_by_both(lively, least):

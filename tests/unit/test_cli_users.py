@@ -35,6 +35,12 @@ def test_users_are_made_rotated_and_retired_and_no_password_is_ever_shown(qig, t
     assert "nothing was changed" in qig("--retire", "kiosk")
 
 
+def test_a_clients_user_in_anothers_family_is_refused(qig, tmp_path):
+    with pytest.raises(Rejected, match=r"bad_name: 'kiosk\.1' cannot name a client's user: .* no point"):
+        qig("--client", "kiosk", "--client", "kiosk.1")
+    assert not access.folder(tmp_path).exists()
+
+
 @pytest.mark.parametrize("words", [("--rotate", "edge", "--load"), ("--client", "a", "--retire", "edge")])
 def test_it_does_one_thing_at_a_time(qig, words):
     with pytest.raises(Rejected, match="one thing at a time"):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from common.client import Client, Wishes
@@ -19,6 +21,22 @@ def test_what_is_no_brokers_address_is_refused(url):
 def test_clients_without_a_name_have_each_their_own():
     names = {Client("redis://127.0.0.1:1").name for _ in range(2)}
     assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("user", "family"),
+    [
+        ("kiosk", "kiosk"),
+        ("x" * 47, "x" * 47),
+        ("x" * 48, "client"),
+        ("svc%40corp", "client"),
+        ("-a", "client"),
+        ("*", "client"),
+        ("", "client"),
+    ],
+)
+def test_a_client_without_a_name_is_of_its_users_family_where_that_is_a_slug(user, family):
+    assert re.fullmatch(rf"{family}\.[0-9a-f]{{16}}", Client(f"redis://{user}:secret@127.0.0.1:1").name)
 
 
 @pytest.mark.parametrize("name", ["a b", "-a", "x" * 65])

@@ -130,6 +130,22 @@ def test_what_was_rotated_is_handed_on_and_nothing_else(tmp_path: Path) -> None:
     assert {user for user, url in urls(tmp_path).items() if url != before[user]} == {"edge"}
 
 
+@pytest.mark.parametrize("user", make_keys.ADDRESSES)
+def test_an_address_that_was_taken_away_leaves_what_was_handed_on(tmp_path: Path, user: str) -> None:
+    make_keys.make_users(tmp_path, "redis://broker:6379")
+    before = urls(tmp_path)
+    access.url_path(tmp_path / "broker", user).unlink()
+    assert make_keys.make_users(tmp_path, "redis://broker:6379") == []
+    assert urls(tmp_path) == before
+
+
+def test_an_address_that_was_taken_away_altogether_is_not_made_again(tmp_path: Path) -> None:
+    make_keys.make_users(tmp_path, "redis://broker:6379")
+    access.url_path(tmp_path / "broker", "edge").unlink()
+    (tmp_path / "edges" / "broker.url").unlink()
+    assert make_keys.make_users(tmp_path, "redis://broker:6379") == []
+
+
 def test_a_lost_address_of_the_edges_is_made_again_from_their_own(tmp_path: Path) -> None:
     make_keys.make(tmp_path, ["edge-1"])
     make_keys.make_users(tmp_path, "redis://broker:6379")

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import access, rights
+from common.runtime import access, rights, streams
 from common.runtime.settings import redacted, user_of
 
 
@@ -127,11 +127,21 @@ def test_nobody_is_no_user(tmp_path, change):
         change(tmp_path, "kiosk")
 
 
-@pytest.mark.parametrize("name", ["edge", "default", "", "a b", "a*", "~x", "a..b", "x" * 41])
+@pytest.mark.parametrize(
+    "name", ["edge", "default", "", "a b", "a*", "~x", "-a", "_a", "a.b", "a.", ".a", "a\n", "x" * 41]
+)
 def test_a_client_has_a_plain_name_that_is_no_roles(tmp_path, name):
     with pytest.raises(Rejected, match="bad_name"):
         access.make(tmp_path, [name])
     assert not access.acl_path(tmp_path).exists()
+
+
+@pytest.mark.parametrize("name", ["kiosk", "Kiosk-7", "7_up", "x" * 40])
+def test_a_clients_user_reads_its_own_answers_and_its_familys_and_those_of_no_other_user(name):
+    (own,) = [grant.keys for grant in rights.client(name).grants if "xread" in grant.commands]
+    assert own == (streams.answers(name), f"{streams.answers(name)}.*")
+    with pytest.raises(Rejected, match="no point"):
+        rights.client(f"{name[:20]}.1")
 
 
 @pytest.mark.parametrize("address", ["broker:6379", "http://broker", "redis://", "redis://me@broker", "unix:///x"])

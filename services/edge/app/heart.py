@@ -27,7 +27,7 @@ class Heart:
         self._health = health
 
     async def beat(self) -> None:
-        """Says that this edge lives, and how its kernels are."""
+        """Says that this edge lives and how its kernels are, and has the broker take clients' queries."""
         last = dict(islice(self._node.last.items(), MAX_DOMAINS))  # new territory may be one more
         scores = dict(islice(self._node.scores.items(), MAX_DOMAINS))
         fresh = await asyncio.to_thread(self._node.record.texts.fresh)
@@ -45,6 +45,7 @@ class Heart:
             fresh_bytes=sum(each.size_bytes for each in fresh),
         )
         await self._node.broker.produce(streams.HEART, pack(told), f"{told.node}:edge:{told.at_s:.3f}")
+        await self._node.broker.teach()  # each time: a server that began anew, or is master now, knows nothing
 
     def ready(self) -> str | None:
         """None once a bundle serves; that tokens come of it is for `prove` to say."""

@@ -5,7 +5,7 @@ import pytest
 from edge_fleet import NODE, TEXT, messages, read
 
 from common.errors import Unavailable
-from common.runtime import streams
+from common.runtime import lanes, scripts, streams
 from common.wire.fields import MAX_DOMAINS
 from common.wire.messages import Heartbeat
 from services.edge.app import heart
@@ -38,6 +38,16 @@ async def test_a_heartbeat_tells_how_fresh_text_read_before_it_was_learned(edge,
         / (8 * len(TEXT))
     )
     assert 0 < told.local_bits_per_byte["heart"] < 0.7 * told.bits_per_byte["heart"]
+
+
+async def test_a_heartbeat_teaches_servers_that_no_heartbeat_lies_on_how_clients_publish(edge, redis, monkeypatch):
+    async def elsewhere(*_):
+        return "1-0"
+
+    monkeypatch.setattr(scripts, "publish", elsewhere)
+    await redis.script_flush()
+    await edge.heart.beat()
+    assert await redis.script_exists(lanes.digest(scripts._PUBLISH)) == [True]
 
 
 async def test_an_edge_with_as_many_domains_as_may_be_and_new_territory_has_a_heartbeat(edge, redis):
