@@ -52,6 +52,8 @@ GROWN_TOLERANCE: Final = 0.03  # chosen: and to all larger vocabularies together
 
 ROUNDING: Final = 1e-9  # a limit met exactly in decimals is met
 
+NO_MERGES: Final[tuple[str, ...]] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class Consolidated:
@@ -103,8 +105,7 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
     changed: dict[str, bytes] = {}
     said: list[str] = []
     larger = _larger(merged, batch.merges, held_back)
-    grown: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
+    grown, dropped = NO_MERGES, NO_MERGES
     if larger is not None:
         figures = examiner.scores(larger.constellation)
         costs = {domain: figures[domain].bits_per_byte - after[domain].bits_per_byte for domain in figures}

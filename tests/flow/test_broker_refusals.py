@@ -8,7 +8,7 @@ import os
 import ssl
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -253,14 +253,10 @@ async def proxied(_home, guarded, papers, shown, wants):
     tasks = set()
 
     async def pipe(reader, writer):
-        try:
+        with closing(writer), suppress(OSError):  # whoever refuses hangs up: that is what is looked at
             while data := await reader.read(65_536):
                 writer.write(data)
                 await writer.drain()
-        except (OSError, ssl.SSLError):
-            pass
-        finally:
-            writer.close()
 
     async def carry(reader, writer):
         tasks.add(asyncio.current_task())
