@@ -173,6 +173,34 @@ class TrainerSettings(CommonSettings):
     genesis: Path = Field(Path(".qig/genesis"), description="Directory of the first constellation")
 
 
+class RunPodSettings(BaseModel):
+    """A trainer that has its batches worked on at a RunPod endpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runpod_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="The endpoint that batches go to, `https://api.runpod.ai/v2/ID`; they stay here when it is not set",
+    )
+    runpod_key: Path | None = Field(None, description="File of the key to it")
+    runpod_timeout_s: float = Field(
+        3600.0, ge=5, le=604_800, description="The longest that a batch is worked on there, seconds"
+    )
+
+
+class WorkerSettings(BaseModel):
+    """The worker at such an endpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(Path("data"), description="Directory of the same corpora as the trainer's, and of the genesis")
+    runpod_volume: Path = Field(Path("/runpod-volume"), description="Where its network volume is, if it has one")
+
+
+DEFAULT_RUNPOD: Final = RunPodSettings()
+
+
 class PublisherSettings(CommonSettings):
     """The publisher: gates, signs and releases bundles."""
 
@@ -186,12 +214,20 @@ SERVICES: Final[dict[str, type[CommonSettings]]] = {
     "trainer": TrainerSettings,
     "publisher": PublisherSettings,
 }
-MODELS: Final[tuple[type[BaseModel], ...]] = (*SERVICES.values(), ApiSettings, PrivacySettings)
+MODELS: Final[tuple[type[BaseModel], ...]] = (
+    *SERVICES.values(),
+    ApiSettings,
+    PrivacySettings,
+    RunPodSettings,
+    WorkerSettings,
+)
 SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "every service": CommonSettings,
     **SERVICES,
     "an edge's HTTP API": ApiSettings,
     "an edge's privacy": PrivacySettings,
+    "a trainer with RunPod": RunPodSettings,
+    "a worker on RunPod": WorkerSettings,
 }
 S = TypeVar("S", bound=BaseModel)
 
