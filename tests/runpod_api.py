@@ -18,7 +18,7 @@ import pytest
 
 PYTHON = os.environ.get("RUNPOD_PYTHON", sys.executable)
 WORKER = ("-m", "services.trainer.app.worker")
-STARTED_S = 60.0
+STARTED_S = 120.0
 LOOK_S = 0.1
 
 
@@ -52,9 +52,9 @@ def answer(given, data, volume):
 
 
 @contextlib.contextmanager
-def api(data, volume, port=0):
+def api(data, volume):
     """The program with --rp_serve_api; its base URL, until the end of the block."""
-    port = port or free_port()
+    port = free_port()
     command = [PYTHON, *WORKER, "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
     url, log = f"http://127.0.0.1:{port}", volume / "worker.log"
     with log.open("ab") as output:

@@ -207,8 +207,9 @@ async def test_workers_that_share_no_volume_are_found_out(connect, asked, platfo
     assert len(platform.submitted) == 3
 
 
-async def test_what_is_no_reply_is_one_of_the_batch_s_tries(connect, asked, broker, platform):
-    platform.worker = lambda _: {"made": "yes"}
+@pytest.mark.parametrize("output", [None, {}, {"made": "yes"}, {"chunks": {}}])
+async def test_what_is_no_reply_to_a_job_is_one_of_the_batch_s_tries(connect, asked, broker, platform, output):
+    platform.worker = lambda _: output
     with pytest.raises(RuntimeError, match="is COMPLETED"):
         await until_made(connect(), asked)
     assert await noted(broker) is None

@@ -25,7 +25,7 @@ from deploy import railway_edge
 from services.trainer import app as trainer
 from services.trainer import folder
 
-pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(300)]
 
 NODE = NODES[0]
 KEY = "qig-secret"

@@ -2,6 +2,7 @@
 
 import json
 
+import httpx2
 import pytest
 import runpod_api
 from corpora import small_corpora
@@ -18,7 +19,7 @@ from services.trainer.app.runpod import Endpoint
 from services.trainer.consolidate import consolidate
 from services.trainer.job import Request
 
-pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +94,10 @@ def test_one_input_at_the_command_line_is_answered(data, owned, micro_parts, tmp
     assert asked.job.name in {path.stem for path in tmp_path.glob("qig/made/*.json")}
 
 
-def test_an_input_that_is_no_request_fails_with_its_first_fault(data, tmp_path):
-    code, said = runpod_api.answer('{"input": {"prompt": "hello"}}', data, tmp_path)
-    assert code == 1
-    assert "unknown_field: Request has no field prompt" in said
+def test_an_input_that_is_no_request_fails_with_its_first_fault(url):
+    answer = httpx2.post(f"{url}/runsync", json={"input": {"prompt": "hello"}}).json()
+    assert answer["status"] == "FAILED"
+    assert "unknown_field: Request has no field prompt" in answer["error"]
 
 
 async def test_a_job_comes_back_as_a_trainer_would_have_made_it_to_the_byte(
@@ -134,13 +135,12 @@ async def test_a_batch_that_is_wrong_in_itself_is_refused_there_as_here(url, con
 
 
 async def test_a_job_that_was_lost_with_its_queue_is_submitted_again_and_not_made_again(
-    data, connect, stored, broker, micro_parts, owned, tmp_path
+    url, data, volume, connect, stored, micro_parts, owned
 ):
     asked = job_of(micro_parts, owned, batch_of(5))
-    with runpod_api.api(data, tmp_path) as url:
-        made = await until_made(connect(url), asked)
-    with runpod_api.api(data, tmp_path) as url:
-        endpoint = connect(url)
+    made = await until_made(connect(url), asked)
+    with runpod_api.api(data, volume) as other:
+        endpoint = connect(other)
         with pytest.raises(Unavailable, match="job_unknown"):  # noted before, and this queue has never heard of it
             await endpoint.made(asked)
         assert await until_made(endpoint, asked) == made  # with the seconds it took the first time

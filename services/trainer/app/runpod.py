@@ -36,7 +36,8 @@ from services.trainer.job import Job, Made, Reply, Request
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S: Final = 120.0  # of one request: /runsync answers after 90 s at the latest
+WAIT_S: Final = 20  # that /runsync may take: it gives bytes that a worker has, once there is a worker
+TIMEOUT_S: Final = WAIT_S + 10.0  # of one answer, and so of a stop
 UNDER_WAY: Final = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
 UNKNOWN: Final = "Job ID not found"  # so says the API on one's own machine, where RunPod answers 404
 SHOWN: Final = 12  # characters of a job's name
@@ -103,7 +104,7 @@ class Endpoint:
         if state in UNDER_WAY:
             raise Unavailable("job_under_way", f"job {note.id} is {state} {_shown(answer.get('output'))}".rstrip())
         reply = _read(answer) if state == "COMPLETED" else None
-        if reply is None:
+        if reply is None or not (reply.made or reply.missing or reply.refused or reply.other_text):
             await self._forget()  # the next try is another job
             said = _shown(answer.get("error") or answer.get("output"))
             raise RuntimeError(f"job {note.id} at RunPod is {state}: {said}")
@@ -138,9 +139,11 @@ class Endpoint:
     async def _store(self, asked: Job, made: Made, chunks: dict[str, bytes]) -> None:
         new = job.new_names(made.parts, asked.parts)
         while left := [name for name in new if name not in chunks]:
-            answer = await self._ask("POST", "/runsync", Request(wanted=tuple(left[: job.NAMES_MAX])))
+            answer = await self._ask(
+                "POST", f"/runsync?wait={WAIT_S * 1000}", Request(wanted=tuple(left[: job.NAMES_MAX]))
+            )
             if answer is None or answer.get("status") != "COMPLETED":
-                raise Unavailable("job_under_way", "no worker gave the rest of a candidate's parts within 90 s")
+                raise Unavailable("job_under_way", f"no worker gave the rest of a candidate's parts within {WAIT_S} s")
             reply = _read(answer)
             given = reply.chunks if reply else {}
             if chunks.keys() >= given.keys():

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,8 +87,9 @@ class Shelf:
     def forget(self, before_s: float) -> None:
         """Delete what was not used since, in seconds since 1970."""
         for path in self.root.rglob("*"):
-            if path.is_file() and path.stat().st_mtime < before_s:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another worker deletes as well
+                if path.is_file() and path.stat().st_mtime < before_s:
+                    path.unlink()
 
 
 class Worker:
