@@ -73,24 +73,28 @@ def packet_name(ref: PacketRef) -> str:
 
 def batch(message: Batch) -> Cause:
     """As it was sent by an aggregator. Its trace is its candidate's, which may be called otherwise."""
-    return Cause("batch", message.id, _trace("candidate", candidate_id(message)), span_of(BATCHES, message.id))
+    return Cause("batch", message.id, trace_of_candidate(candidate_id(message)), span_of(BATCHES, message.id))
 
 
 def candidate(message: Candidate) -> Cause:
     """As it was sent by a trainer."""
-    name = message.id
-    return Cause("candidate", name, _trace("candidate", name), span_of(CANDIDATES, name))
+    return Cause("candidate", message.id, trace_of_candidate(message.id), span_of(CANDIDATES, message.id))
 
 
 def bundle(message: Bundle) -> Cause:
     """As it was released by a publisher: still the candidate, in its trace."""
     sent = span_of(BUNDLES, bundle_name(message))
-    return Cause("candidate", message.id, _trace("candidate", message.id), sent)
+    return Cause("candidate", message.id, trace_of_candidate(message.id), sent)
 
 
 def bundle_name(message: Bundle) -> str:
     """Under which a release is published."""
     return f"{message.version}-{digest(message)}"
+
+
+def trace_of_candidate(name: str) -> str:
+    """The trace of what a candidate of this id was made of, and became."""
+    return _trace("candidate", name)
 
 
 def span_of(stream: str, message_id: str) -> str:
