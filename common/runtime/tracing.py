@@ -9,6 +9,7 @@ which scripts publish, and its span ends when a read is handed to the intake, be
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -70,6 +71,17 @@ def on() -> bool:
 def provider() -> Any:
     """OpenTelemetry's TracerProvider, for libraries that make spans of their own; None while nobody looks on."""
     return None if _spans is None else _spans.provider
+
+
+def traceparent() -> str:
+    """The current span of the program that we are part of, as W3C Trace Context writes it; "" where it has none, or
+    does not use OpenTelemetry: then nobody has imported that.
+    """
+    api = sys.modules.get("opentelemetry.trace")
+    found = api.get_current_span().get_span_context() if api is not None else None
+    if found is None or not found.is_valid:
+        return ""
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
 
 
 def span(

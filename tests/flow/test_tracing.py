@@ -11,8 +11,10 @@ from broker_node import consumer, counted, finished
 from corpora import small_corpora
 from edge_fleet import TEXT, answers
 from http_edge import COMPILED_S, standing
+from opentelemetry.sdk.trace import TracerProvider
 from spans import id_of, looking_on, parent_of, trace_of
 
+from common.client import Client
 from common.errors import Rejected
 from common.runtime import causes, logs, streams
 from common.runtime.effects import Send
@@ -122,6 +124,21 @@ async def test_a_query_and_its_answer_are_one_trace_whichever_edges_have_it(cent
     (taken,) = seen.spans("process qig:queries", **{"qig.query": "own"})
     assert (trace_of(taken), parent_of(taken)) == (TRACE, SPAN)
     assert [answer.query_id for answer in await answers(redis)] == ["own"]
+
+
+async def test_an_asking_program_s_trace_goes_on_at_the_edge(centre, eventually, seen):
+    tracer = TracerProvider().get_tracer("app")
+    async with (
+        fleet(centre, seen, eventually, edge_of(centre, sleep_after_bytes=1 << 30)),
+        Client(centre.url, name="kiosk-7") as client,
+    ):
+        with tracer.start_as_current_span("app") as own:
+            await client.ask(TEXT, max_tokens=3, id="inside")
+        await client.ask(TEXT, max_tokens=3, id="outside")
+    (inside,) = seen.spans("process qig:queries", **{"qig.query": "inside"})
+    assert (trace_of(inside), parent_of(inside)) == (trace_of(own), id_of(own))
+    (outside,) = seen.spans("process qig:queries", **{"qig.query": "outside"})
+    assert trace_of(outside) == causes.query("kiosk-7", "outside").trace_id
 
 
 @pytest.mark.parametrize("stream", [False, True])
