@@ -42,7 +42,7 @@ def configure(service: str, node: str, environ: Mapping[str, str] | None = None)
     try:
         from common.runtime import otel  # noqa: PLC0415 -- only then: it needs the extra
     except ImportError as error:
-        log.warning("%s is set, and nothing is traced: install qig-constellation[otel] (%s)", wanted, error)
+        log.warning("%s is set, and nothing is traced: that needs the extra otel (docs/tracing.md): %s", wanted, error)
         return
     begin(otel.exported(service, node))
 
@@ -129,7 +129,7 @@ def taken(
 
 
 def sent(effects: Sequence[Effect]) -> None:
-    """What was published with a commit, part of the current span."""
+    """What was done: each message in it that was published is a span, part of the current one."""
     if _spans is not None:
         for effect in effects:
             if isinstance(effect, Send):

@@ -56,7 +56,9 @@ tracing.end()
 def test_without_the_extra_everything_works_and_a_line_says_that_nothing_is_traced():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("OTEL_EXPORTER_OTLP_ENDPOINT is set, and nothing is traced: install qig")
+    assert done.stderr.startswith(
+        "OTEL_EXPORTER_OTLP_ENDPOINT is set, and nothing is traced: that needs the extra otel"
+    )
 
 
 def test_while_nobody_looks_on_there_are_no_spans_and_no_work_is_done_for_them():
