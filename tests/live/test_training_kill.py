@@ -28,6 +28,7 @@ import sys
 sys.path[:0] = [{str(UNIT)!r}, {str(UNIT.parent)!r}]
 from pathlib import Path
 import torch
+import torch._dynamo  # as a first step would in each life, a second long
 from services.trainer import loop
 torch.set_num_threads(1)
 loop.CHECKPOINT_STEPS = {EVERY}
