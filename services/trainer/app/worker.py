@@ -247,7 +247,7 @@ def build() -> Worker:
 
 def main() -> None:
     """RunPod's loop, or with its options one input (--test_input) or its API on this machine (--rp_serve_api)."""
-    logs.configure("worker", "info")
+    logs.configure("worker", "runpod", "info")
     try:
         worker = build()
     except QigError as error:
