@@ -27,6 +27,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ LEASES_PER_CLAIM: Final = 3  # two renewals may fail before an entry is given aw
 # An entry delivered more often may be one that kills the process, and those claimed beside it would be buried for that:
 # so nothing is claimed while it runs. Two deaths may come from outside.
 SUSPECT_AFTER: Final = 2
+TRIED_MAX: Final = 1_000  # remembered: older ones are finished, or somebody else's by now
 
 Outcome = Literal["done", "gone", "lost", "conflict", "rejected", "corrupt", "unavailable", "failed", "dead"]
 
@@ -166,6 +168,7 @@ class Intake(Generic[M]):
         self._begun: set[asyncio.Task[Any]] = set()
         self._finishing: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self.tried: deque[str] = deque(maxlen=TRIED_MAX)  # entries that a handler had here and left pending
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
         """Deliveries of several entries; returns when there is room for more, and what is under suspicion has ended.
@@ -315,6 +318,7 @@ class Intake(Generic[M]):
                 outcome = await self._while_held(holder, given, deliveries) if deliveries else "lost"
             except RedisError as error:  # the broker went away under us: the entry is pending there, and claimed later
                 log.warning("the broker is away, the entry stays pending: %s", error)
+                self.tried.append(given.entry.id)
                 outcome = "unavailable"
             metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
             return outcome
@@ -389,6 +393,7 @@ class Intake(Generic[M]):
     async def _retry_in(self, holder: str, entry: Entry, delay_s: float, delivered: int | None = None) -> None:
         """Let the claimer have it in `delay_s` or less: it counts as idle for the rest of the claim time already."""
         self._leases -= {lease for lease in self._leases if (lease.holder, lease.entry.id) == (holder, entry.id)}
+        self.tried.append(entry.id)
         idle_s = self.consumer.claim_after_s - drawn_s(delay_s, self._chance())
         await self._hold(holder, entry, idle_s=idle_s, delivered=delivered)
 
