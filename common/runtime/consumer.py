@@ -67,13 +67,12 @@ class Consumer(Generic[M]):
     max_records: entries read at once. claim_after_s: an entry idle this long is taken from whoever held it; also the
     longest pause between two tries. max_deliveries: tries of a message whose handler fails with a bug or kills the
     process. give_up_after_s: the age at which an unavailable dependency becomes a dead letter (chosen: a day).
-    keep: leave finished entries in the stream, for a stream that followers read as well. at_once: handlers that may run
-    at the same time in one process. turn_away: looks at each new message before it waits for its turn, given how
-    many are handled or wait here before it; what it returns finishes the message, many in one script: to refuse must
-    cost less than to serve. handle_read: handles the new messages of one read together, as one handler; gives for each
-    its effects, or None. They are applied in one script, in order, each message's whole or not at all. A message whose
-    answer is None, or whose conditions do not hold, is handled alone; so is each when it raises, and each that was
-    delivered before: only `handle` says how a message fails.
+    at_once: handlers that may run at the same time in one process. turn_away: looks at each new message before it waits
+    for its turn, given how many are handled or wait here before it; what it returns finishes the message, many in one
+    script: to refuse must cost less than to serve. handle_read: handles the new messages of one read together, as one
+    handler; gives for each its effects, or None. They are applied in one script, in order, each message's whole or not
+    at all. A message whose answer is None, or whose conditions do not hold, is handled alone; so is each when it
+    raises, and each that was delivered before: only `handle` says how a message fails.
     """
 
     stream: str
@@ -85,7 +84,6 @@ class Consumer(Generic[M]):
     max_deliveries: int = 5
     retry_first_s: float = 0.1
     give_up_after_s: float = 86_400.0
-    keep: bool = False
     at_once: int = 1
     turn_away: Callable[[Delivery, M, int], Send | None] | None = None
     handle_read: Callable[[Sequence[tuple[Delivery, M]]], Awaitable[Sequence[Sequence[Effect] | None]]] | None = None
@@ -266,9 +264,7 @@ class Intake(Generic[M]):
         """Commits each with its effects; those that were not, and are still here to be handled."""
         consumer = self.consumer
         wanted = [(given.entry.id, effects) for given, effects in handled]
-        found = await scripts.finish(
-            self._redis, consumer.stream, consumer.group, wanted, keep=consumer.keep, direct=self._direct
-        )
+        found = await scripts.finish(self._redis, consumer.stream, consumer.group, wanted, direct=self._direct)
         for outcome in ("done", "gone"):
             metrics.HANDLED.labels(consumer.stream, outcome).inc(found.count(outcome))
         return [given for (given, _), done in zip(handled, found, strict=True) if done not in ("done", "gone")]
@@ -372,9 +368,7 @@ class Intake(Generic[M]):
         for _ in range(CONFLICT_TRIES):
             wanted = await consumer.handle(delivery, message)
             token = (consumer.group, given.entry.id)
-            done = await scripts.commit(
-                self._redis, consumer.stream, wanted, entry=token, keep=consumer.keep, direct=self._direct
-            )
+            done = await scripts.commit(self._redis, consumer.stream, wanted, entry=token, direct=self._direct)
             if done != "conflict":
                 return done
         await self._retry_in(holder, given.entry, consumer.retry_first_s, delivered=deliveries - 1)
@@ -410,7 +404,7 @@ class Intake(Generic[M]):
             at_s=self._clock(),
         )
         token = (consumer.group, entry.id)
-        done = await scripts.bury(self._redis, consumer.stream, pack(letter), entry=token, keep=consumer.keep)
+        done = await scripts.bury(self._redis, consumer.stream, pack(letter), entry=token)
         if done == "gone":
             return "gone"
         log.warning("dead letter, %s: %s", code, reason[:REASON_MAX_CHARS])

@@ -119,7 +119,7 @@ def _consumes(stream: str) -> tuple[Grant, ...]:
     """subscription.py, consumer.py, relay.py, scripts.hold, commit, finish, bury and sweep."""
     group = "xgroup|create xgroup|delconsumer xinfo|consumers xinfo|groups xreadgroup"
     return (
-        _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending xtrim"),
+        _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending"),
         _grant("RW", [dead(stream)], "type xadd xdel xlen xrange xrevrange"),
         _grant("RW", [outbox(stream)], "type xadd xdel xlen xread"),
     )

@@ -7,7 +7,6 @@
     make_group   make a group that reads a stream from its start, unless it is there
     sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
     redate    what was delivered in the future, before the server's clock was set back, was delivered now
-    trim      delete what every group has finished, of a stream that keeps it
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
 it the acknowledgement would be made and the effects refused. What brings new work (publish, tell) is refused when
@@ -106,7 +105,7 @@ local function publish(stream, seen, id, message, entries, kind, seconds, ids)
 end
 """
 
-# KEYS: stream, then every key an operation names. ARGV: group, keep, pieces of work in msgpack (as arguments they would
+# KEYS: stream, then every key an operation names. ARGV: group, pieces of work in msgpack (as arguments they would
 # cost the client more than all else here): [entry ('' = no entry), [[name, index of its key, a, b, c], ...]]. Answers
 # for each piece: 1 done, 0 gone, -1 conflict, or an error's text. Of a piece nothing is written before every condition
 # held, every key had the kind that its operation needs, what is sent had room, and the acknowledgement was ours.
@@ -151,12 +150,12 @@ local function write(operations)
   end
 end
 local done = {{}}
-for place, piece in ipairs(cmsgpack.unpack(ARGV[3])) do
+for place, piece in ipairs(cmsgpack.unpack(ARGV[2])) do
   local entry, operations = piece[1], piece[2]
   local outcome = hindrance(operations) or 1
   if outcome == 1 and entry ~= '' then
     outcome = redis.call('XACK', KEYS[1], ARGV[1], entry)
-    if outcome == 1 and ARGV[2] == '' then redis.call('XDEL', KEYS[1], entry) end
+    if outcome == 1 then redis.call('XDEL', KEYS[1], entry) end
   end
   if outcome == 1 then write(operations) end
   done[place] = outcome
@@ -207,26 +206,6 @@ for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])
   if row[3] == 0 then redis.call('XCLAIM', KEYS[1], ARGV[1], row[2], 0, row[1], 'JUSTID') end
 end
 return 1
-"""
-
-# KEYS: stream. ARGV: how many entries may stay. Ids are compared as digits: a number of Lua has too few.
-_TRIM: Final = f"""{_ENDS}
-if redis.call('XLEN', KEYS[1]) < tonumber(ARGV[1]) then return 0 end
-local function earlier(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
-  return #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms)
-end
-local needed
-for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local group = {{}}
-  for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
-  local pending = redis.call('XPENDING', KEYS[1], group['name'], '-', '+', 1)[1]
-  local own = pending and pending[1] or group['last-delivered-id']
-  if not needed or earlier(own, needed) then needed = own end
-end
-return needed and redis.call('XTRIM', KEYS[1], 'MINID', '=', needed) or 0
 """
 
 # KEYS: any key. ARGV: seconds for which nobody may have read or written it.
@@ -284,18 +263,17 @@ async def commit(
     wanted: Sequence[Effect],
     *,
     entry: tuple[str, str] | None = None,
-    keep: bool = False,
     direct: bool = False,
 ) -> Committed:
     """Conditions, acknowledgement and writes of one piece of work, all or nothing.
 
-    entry: (group, entry id), or None when no entry is being finished. keep: leave the finished entry in the stream.
+    entry: (group, entry id), or None when no entry is being finished.
     direct: what is sent is published here and now instead of through the outbox; only where there are no slots.
     "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done,
     and neither where it raises Unavailable("stream_full"): what is sent has no room.
     """
     piece = (entry[1] if entry else "", _operations(stream, wanted, direct=direct))
-    return _told_alone(await _commit(redis, stream, entry[0] if entry else "", [piece], keep=keep))
+    return _told_alone(await _commit(redis, stream, entry[0] if entry else "", [piece]))
 
 
 async def finish(
@@ -304,7 +282,6 @@ async def finish(
     group: str,
     finished: Sequence[tuple[str, Sequence[Effect]]],
     *,
-    keep: bool = False,
     direct: bool = False,
 ) -> list[Committed | Refusal]:
     """`commit` of many entries in one script (or as many as EFFECTS_MAX asks for), in order, each whole or not at all:
@@ -322,14 +299,14 @@ async def finish(
             effects_there = 0
         trips[-1].append(piece)
         effects_there += len(piece[1])
-    found = await asyncio.gather(*(_commit(redis, stream, group, trip, keep=keep) for trip in trips))
+    found = await asyncio.gather(*(_commit(redis, stream, group, trip) for trip in trips))
     return [outcome for trip in found for outcome in trip]
 
 
-async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str], keep: bool = False) -> Committed:
+async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str]) -> Committed:
     """Finish an entry as a dead letter: `letter` in `{stream}:dead` and the acknowledgement, together."""
     operation = ("dead", streams.dead(stream), str(streams.retention(streams.dead(stream)).entries), letter, "")
-    return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])], keep=keep))
+    return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])]))
 
 
 async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False) -> str | None:
@@ -385,14 +362,6 @@ async def redate(redis: Redis, stream: str, group: str, *, most: int) -> None:
     await _run(redis, _REDATE, [stream], [group, most])
 
 
-async def trim(redis: Redis, stream: str) -> int:
-    """Of a stream that is full, delete what every group has finished; how many.
-
-    It goes up to the first entry that the slowest group was not given yet, or has not finished.
-    """
-    return int(await _run(redis, _TRIM, [stream], [streams.retention(stream).entries]))
-
-
 async def forget(redis: Redis, key: str, *, idle_s: float) -> int:
     """Delete `key` if nobody has read or written it for `idle_s`; how many were deleted."""
     return int(await _run(redis, _FORGET, [key], [int(idle_s)]))
@@ -422,13 +391,11 @@ def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
             return (_NAMES[type(effect)], key, field, "", "")
 
 
-async def _commit(
-    redis: Redis, stream: str, group: str, pieces: Sequence[Piece], *, keep: bool
-) -> list[Committed | Refusal]:
+async def _commit(redis: Redis, stream: str, group: str, pieces: Sequence[Piece]) -> list[Committed | Refusal]:
     keys, index = _keys(stream, [operation for _, operations in pieces for operation in operations])
     work = [(entry, [_argument(operation, index) for operation in operations]) for entry, operations in pieces]
     packed = msgpack.packb(work, use_bin_type=False)  # the server's reader knows no bin
-    found = await _run(redis, _COMMIT, keys, [group, "keep" if keep else "", packed])
+    found = await _run(redis, _COMMIT, keys, [group, packed])
     return [_refusal(each.decode()) if isinstance(each, bytes) else _COMMITTED[each] for each in found]
 
 

@@ -170,8 +170,6 @@ class Subscription(Generic[M]):
         stream, group = self.consumer.stream, self.consumer.group
         await scripts.sweep(self._redis, stream, group, idle_s=GONE_CONSUMER_S)
         await scripts.redate(self._redis, stream, group, most=PENDING_MAX)
-        if self.consumer.keep:
-            await scripts.trim(self._redis, stream)
         groups = await self._redis.xinfo_groups(stream)
         about = next((row for row in groups if row["name"].decode() == group), None)
         if about is None:  # lost just now: the next round makes it anew
@@ -180,8 +178,7 @@ class Subscription(Generic[M]):
         pending = about["pending"]
         length = await self._redis.xlen(stream)
         # The server does not know the lag of a stream with deleted entries; in a work stream it is what is not pending.
-        lag = about["lag"] if self.consumer.keep and about["lag"] is not None else max(0, length - pending)
-        metrics.LAG.labels(stream).set(lag)
+        metrics.LAG.labels(stream).set(max(0, length - pending))
         metrics.PENDING.labels(stream).set(pending)
         metrics.FILL.labels(stream).set(length / streams.retention(stream).entries)
         metrics.OLDEST_IDLE.labels(stream).set(int(oldest[0]["time_since_delivered"]) / 1000 if oldest else 0.0)
