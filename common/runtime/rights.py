@@ -216,9 +216,7 @@ ROLES: Final[Mapping[str, Rights]] = {
             _DEPTHS,
             _grant("R", [QUERIES], "exists"),
             _grant("W", [*map(dead, GROUPS)], "xdel"),  # qig dead replay
-            _grant(
-                "W", [*GROUPS, outbox(PACKETS), outbox(CANDIDATES)], "type xadd"
-            ),  # that, packet disown, bundle revoke
+            _grant("W", [*GROUPS, *map(outbox, GROUPS)], "type xadd"),  # that, packet disown, bundle revoke
             *_keeps_hashes(PACKETS),
             *_keeps_hashes(CANDIDATES),
             _FETCHES,

@@ -3,6 +3,7 @@
     hold      is this entry still mine? then it is mine for another while, and this is how often it was delivered
     commit    conditions, acknowledgement, effects: the one place where work becomes done; finish: of many entries, each
               whole or not at all
+    drop      an entry of an outbox becomes a dead letter
     publish   add an entry unless its id was published before; tell: add one; teach: let clients publish
     make_group   make a group that reads a stream from its start, unless it is there
     sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
@@ -177,6 +178,15 @@ return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], AR
 """
 _CARRY: Final = _PUBLISH.replace(_ADDS, _ENDS)  # what lies in an outbox is in memory already
 
+# KEYS: outbox, dead letters. ARGV: entry, letter, letters kept. XDEL answers 1 to one of those who race.
+_DROP: Final = f"""{_ENDS}{_BURYING}
+local kind = redis.call('TYPE', KEYS[2])['ok']
+if kind ~= 'none' and kind ~= 'stream' then return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is a ' .. kind) end
+if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+bury(KEYS[2], ARGV[2], ARGV[3])
+return 1
+"""
+
 # KEYS: stream. ARGV: group. Outside a script a server without memory refuses even to say that the group is there.
 _MAKE_GROUP: Final = f"""{_ENDS}
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
@@ -307,6 +317,13 @@ async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, st
     """Finish an entry as a dead letter: `letter` in `{stream}:dead` and the acknowledgement, together."""
     operation = ("dead", streams.dead(stream), str(streams.retention(streams.dead(stream)).entries), letter, "")
     return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])]))
+
+
+async def drop(redis: Redis, stream: str, entry: str, letter: bytes) -> bool:
+    """Of the outbox of `stream`, an entry becomes a dead letter; False when it was there no more."""
+    dead = streams.dead(stream)
+    keys = [streams.outbox(stream), dead]
+    return bool(await _run(redis, _DROP, keys, [entry, letter, streams.retention(dead).entries]))
 
 
 async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False) -> str | None:
