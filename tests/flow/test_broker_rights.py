@@ -104,6 +104,7 @@ ARGUMENTS = {  # by command, KEY for the key
     "replicaof": "host 1",
     "save": "",
     "script|flush": "",
+    "script|exists": "0",
     "script|load": "code",
     "shutdown": "",
     "time": "",
