@@ -50,7 +50,6 @@ SMALLEST: Final = "tiny"  # what is trained where nothing is shipped and no size
 MAX_DELIVERIES: Final = 5
 GENESIS_EVERY_S: Final = 2.0
 MEASURE_EVERY_S: Final = 5.0
-WORDS: Final = ("renew", "restore", "state-dropped")  # of the guards, each of a role, as dreams.py says them
 BRANCH_WORKERS: Final = 2
 RUNS: Final = "training"  # beside the genesis: a folder of the batch that is worked on, for what a kill leaves of it
 CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
@@ -67,7 +66,7 @@ class Trainer:
         self._text = text.load(settings.data)
         self._runs = settings.genesis.with_name(RUNS)
         self.version = 0  # of the bundle trained on last, or found
-        metrics.begin(metrics.GUARD_EVENTS, ("growth-dropped",), *((f"{w}-{r}",) for w in WORDS for r in ROLES))
+        metrics.begin(metrics.GUARD_EVENTS, *((f"restore-{role}",) for role in ROLES))  # as dreams.py says it
 
     async def make_genesis(self) -> None:
         """Sends the genesis as the first candidate, until a bundle is there. Idempotent: its id is its content's."""
