@@ -204,3 +204,20 @@ async def test_of_each_enrolled_edge_its_version_and_its_ring_are_shown_and_of_a
         await eventually(lambda: [shown("qig_node_ring", node) for node in enrolled] == [0.0] * 4 + [1.0] * 4)
         await eventually(lambda: {shown("qig_node_bundle_version", node) for node in enrolled} == {one.version})
     assert shown("qig_node_ring", stranger) is shown("qig_node_bundle_version", stranger) is None
+
+
+async def test_an_edge_that_is_enrolled_no_more_is_not_shown_and_a_file_that_is_no_key_holds_no_release_up(
+    centre, eventually, quick
+):
+    keys.init(centre.home, FLEET[:2])
+    async with centre.running("publisher"):
+        one = await released_to(centre, eventually)
+        await eventually(lambda: shown("qig_node_bundle_version", FLEET[1]) == one.version)
+        (keys.edges_dir(centre.home) / f"{FLEET[1]}.pub").unlink()
+        two = await released_to(centre, eventually, one)
+        await eventually(lambda: shown("qig_node_bundle_version", FLEET[1]) is None)
+        (keys.edges_dir(centre.home) / f"{FLEET[1]}.pub").write_text("half a k")
+        first, _ = await first_and_rest(centre, two)
+        await say(centre, 2, first)
+        await eventually(lambda: entries(centre, 3))
+    assert await first_and_rest(centre, two) == (FLEET, [])

@@ -5,6 +5,7 @@ import logging
 import time
 from pathlib import Path
 
+from common.errors import QigError
 from common.runtime import keys, metrics, streams
 from common.trust.rings import is_open
 from common.wire import bundle as bundles
@@ -51,9 +52,15 @@ class Rings:
             self._done = past.held.get(metadata.TIMESTAMP), fleet
 
     async def _show(self, past: Past) -> None:
-        """What each enrolled edge serves, and whether it is among the first; as metrics."""
-        enrolled = await asyncio.to_thread(keys.load_enrolled, self._home)
+        """What each enrolled edge serves, and whether it is among the first; as metrics, and no reason to fail."""
+        try:
+            enrolled = await asyncio.to_thread(keys.load_enrolled, self._home)
+        except QigError as error:
+            log.warning("the enrolled edges are not shown: %s", error)
+            return
         served, first = serving(self._verdicts.fleet), rings.ring(self._releases.nodes(past))
+        metrics.NODE_RING.clear()
+        metrics.NODE_BUNDLE.clear()
         for node in {node for node, _ in enrolled.values()}:
             metrics.NODE_RING.labels(node).set(0 if is_open(first, node) else 1)
             if node in served:
