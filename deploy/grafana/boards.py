@@ -206,6 +206,7 @@ def constellation() -> bytes:
                 "transitions were seen.",
                 "none",
                 ("kernel:qig_phi_ratio:avg", "{{kernel}}"),
+                ceiling=1.0,
                 bands=((None, "red"), (PHI_COLLAPSE, "orange"), (low, "green"), (high, "red")),
             ),
             lines(
@@ -250,6 +251,7 @@ def constellation() -> bytes:
                 "none",
                 ("fleet:qig_constellation_phi_ratio:avg", "mean"),
                 ('qig_constellation_phi_ratio{job="edge"} >= 0', "{{instance}}"),
+                ceiling=1.0,
                 bands=((None, "transparent"), (high, "green")),
             ),
             lines(
@@ -304,6 +306,7 @@ def constellation() -> bytes:
                 "radian",
                 ('max by (kernel) (qig_drift_rad{job="publisher"})', "{{kernel}}"),
                 bands=((None, "transparent"), (DRIFT_LIMIT_RAD, "red")),
+                ceiling=2 * DRIFT_LIMIT_RAD,
             ),
         ),
     )
@@ -428,7 +431,10 @@ def learning() -> bytes:
                 "How long the trainer works on its batch, and since its last checkpoint; nothing while it has none.",
                 "s",
                 ("time() - (qig_batch_began_time_seconds > 0)", "at the batch"),
-                ("time() - (qig_checkpoint_time_seconds > 0)", "since a checkpoint"),
+                (
+                    "time() - (qig_checkpoint_time_seconds > 0 and qig_batch_began_time_seconds > 0)",
+                    "since a checkpoint",
+                ),
             ),
             lines(
                 "Training steps",
@@ -480,6 +486,7 @@ def streams() -> bytes:
                 "Entries of a work stream, of as many as it takes. At 1 whoever would add to it waits.",
                 "percentunit",
                 ("max by (stream) (qig_stream_fill_ratio)", "{{stream}}"),
+                ceiling=1.0,
                 bands=((None, "transparent"), (0.5, "orange"), (0.9, "red")),
             ),
         ),

@@ -63,9 +63,18 @@ def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
 
 
 def lines(
-    title: str, text: str, unit: str, *queries: Query, bands: Steps = (), floor: float | None = 0.0, log: bool = False
+    title: str,
+    text: str,
+    unit: str,
+    *queries: Query,
+    bands: Steps = (),
+    floor: float | None = 0.0,
+    ceiling: float | None = None,
+    log: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time. bands: coloured behind them; floor: of the axis, None for the data's own; log: its scale."""
+    """Lines over time. bands: coloured behind them; floor, ceiling: of the axis, None for the data's own; log: its
+    scale.
+    """
     panel = _panel(timeseries.Panel(), title, text, unit, queries)
     panel = panel.line_width(1).fill_opacity(0).show_points(VisibilityMode.AUTO).span_nulls(False)
     legend = looks.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
@@ -76,6 +85,7 @@ def lines(
         panel = panel.thresholds(_thresholds(bands)).thresholds_style(style)
     if log:
         return panel.scale_distribution(looks.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10))
+    panel = panel if ceiling is None else panel.max(ceiling)
     return panel if floor is None else panel.min(floor)
 
 

@@ -16,6 +16,7 @@ from promql import BOARDS, RULE_FILES, RULES, panels, selectors
 
 from common.constants import ROLES
 from common.runtime import streams
+from scripts import picture
 from services.cli import probe
 
 PROMETHEUS = shutil.which("prometheus")
@@ -184,6 +185,14 @@ async def test_every_rule_is_evaluated_and_what_is_recorded_is_there(asked):
 async def test_every_metric_that_an_alert_looks_at_is_there(asked):
     looked_at = {str(selector) for rule in RULES if "alert" in rule for selector in selectors(rule["expr"])}
     assert [each for each in sorted(looked_at) if not await asked.has_data(each)] == []
+
+
+@pytest.mark.parametrize("name", ["fleet", "learning"])  # with every kind of panel between them
+async def test_a_board_is_drawn_from_what_it_asks_for(asked, name, tmp_path):
+    source = await asyncio.to_thread(picture.Source, asked.url, 1.0)
+    drawn = await asyncio.to_thread(picture.draw, BOARDS[name], source)
+    drawn.savefig(tmp_path / "board.png")
+    assert len(drawn.axes) == len(panels(BOARDS[name]))
 
 
 async def test_of_a_fleet_that_is_well_but_for_what_it_was_sent_only_that_is_told(asked):
