@@ -95,13 +95,15 @@ async def backlog(redis, name, count):
 
 async def throughput(url, redis, given):
     rates = {}
-    slow = ("FastStream", "qig, one by one")
-    for name in ("qig", "qig, an effect", "qig, one by one", "redis-py", "redis-py, validated", "FastStream"):
+    alone = ("qig, one by one", "qig, named", "qig, traced")
+    slow = ("FastStream", *alone)
+    for name in ("qig", "qig, an effect", *alone, "redis-py", "redis-py, validated", "FastStream"):
         count = QUICK_BACKLOG if given.quick else SLOW_BACKLOG if name in slow else BACKLOG
         found = await consumed(url, redis, name, count)
         rates[name] = found["handled"] / found["seconds"], found["handled"] / found["processor_s"]
     for case, (clock, processor) in rates.items():
         peers = ("FastStream", "redis-py", "redis-py, validated") if case == "qig" else ("FastStream",)
+        peers = alone[:1] if case in alone[1:] else peers
         for peer in peers if case != "FastStream" else (None,):
             others = rates.get(peer, (None, None))
             say("throughput", case, clock, "messages/s", peer, others[0])
