@@ -23,7 +23,7 @@ from common.wire.codec import (
 )
 from common.wire.fields import MAX_BUNDLE_PACKETS, MAX_DOMAINS, MAX_FIGURES, MAX_PARTS, NAME_MAX_CHARS
 from common.wire.inference import Answer, Piece, Query
-from common.wire.messages import Batch, Bundle, DeadLetter, Evidence, Figure, Heartbeat, PacketRef, Returned
+from common.wire.messages import Batch, Bundle, Common, DeadLetter, Evidence, Figure, Heartbeat, PacketRef, Returned
 
 GOLDEN = export.golden()
 
@@ -188,7 +188,8 @@ def test_of_many_complaints_none_is_looked_at(fields, told):
 @given(body=st.binary(max_size=64) | st.binary(max_size=64).map(lambda b: b"{" + b))
 def test_arbitrary_bytes_only_ever_raise_rejected(body):
     for message in GOLDEN:
-        assert code_of(type(message), body) in CODES
+        is_whole = type(message) is Common and body in {b"\x80", b"{}"}  # it needs no field
+        assert outcome(type(message), body) in ({"read"} if is_whole else CODES)
 
 
 @settings(max_examples=60, deadline=None)
