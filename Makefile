@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo up test check bench chaos images fmt lock docs clean
+.PHONY: demo up test check bench chaos images compose-test fmt lock docs clean
 demo: .venv/ready
 	@$(BIN)/qig demo
 
@@ -35,6 +35,11 @@ chaos: .venv/ready
 TARGETS ?= slim torch-cpu
 images:
 	@$(PYTHON) scripts/images.py $(TARGETS) $(BUILD)
+
+# Builds the images and runs compose.yaml. With docker, or podman and COMPOSE=/path/to/docker-compose; says why, and is an
+# error 77, where containers cannot be run.
+compose-test: .venv/ready
+	@$(BIN)/python tests/compose/run.py $(BUILD)
 
 fmt: .venv/ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

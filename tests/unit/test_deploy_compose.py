@@ -268,6 +268,7 @@ def test_what_the_images_copy_is_not_ignored() -> None:
 @pytest.mark.parametrize(
     ("program", "ends", "says"),
     [
+        ("tests/compose/run.py", 77, "SKIPPED, nothing was tested: neither docker"),
         ("scripts/images.py", 3, "no images:"),
     ],
 )
