@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from common.runtime import metrics, retention, rights, settings
+from common.runtime import asyncapi, metrics, retention, rights, settings
 from common.wire import export, layout, packet_vectors
 from services.cli import reference
 from services.edge.http import routes
@@ -16,13 +16,21 @@ from services.edge.http import routes
 ROOT: Final = Path(__file__).resolve().parent.parent
 BROKER: Final = ROOT / "docs" / "broker.md"
 PACKET: Final = ROOT / "docs" / "wire" / "packet.md"
+
+
+def described(name: str, document: bytes) -> dict[str, bytes]:
+    """A document for programs, and as a script for docs/reference, since a page that is a file may load no JSON."""
+    return {f"{name}.json": document, f"reference/{name}.js": b"const described = " + document.rstrip() + b";\n"}
+
+
 GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs", reference.render),
     ("docs", lambda: {"settings.md": settings.markdown().encode()}),
     ("docs", lambda: {"metrics.md": metrics.markdown().encode()}),
     ("docs", lambda: {"rights.md": rights.markdown().encode()}),
     ("docs", lambda: {"broker.md": retention.drawn(BROKER.read_text(encoding="utf-8")).encode()}),
-    ("docs", lambda: {"openapi.json": routes.openapi()}),
+    ("docs", lambda: described("openapi", routes.openapi())),
+    ("docs", lambda: described("asyncapi", asyncapi.render())),
     ("docs/wire", export.render),
     ("docs/wire", packet_vectors.render),
     ("docs/wire", lambda: {"packet.md": layout.drawn(PACKET.read_text(encoding="utf-8")).encode()}),

@@ -25,7 +25,7 @@ from common.runtime.health import Health
 log = logging.getLogger(__name__)
 
 RELAY_RECORDS: Final = 64
-RELAY_BLOCK_MS: Final = 1_000
+RELAY_BLOCK_MS: Final = 2_000  # as subscription.READ_BLOCK_MS
 STALE_AFTER_S: Final = 10.0
 
 

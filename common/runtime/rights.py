@@ -150,14 +150,14 @@ def _asks(name: str) -> tuple[Grant, ...]:
     own = (streams.answers(name), f"{streams.answers(name)}{FAMILY}*")
     return (
         *_publishes(QUERIES, CANCEL),
-        _grant("R", own, "xinfo|stream xrange xread"),
+        _grant("R", own, "xinfo|stream xlen xrange xread"),
         _grant("W", [*own, *map(seen, own)], "del"),
     )
 
 
 ROLES: Final[Mapping[str, Rights]] = {
     "edge": Rights(
-        (*_SERVICE, "script|load"),  # of rates.py's library, and scripts.teach
+        (*_SERVICE, "script|exists", "script|load"),  # of rates.py's library, and scripts.teach
         (
             _SCRIPTS,
             *_consumes(QUERIES),

@@ -4,9 +4,10 @@
     commit    conditions, acknowledgement, effects: the one place where work becomes done; finish: of many entries, each
               whole or not at all
     publish   add an entry unless its id was published before; tell: add one; teach: let clients publish
-    make_group   make a group that reads a stream from its start, unless it is there
-    sweep     forget consumers that are gone and hold nothing; forget: a key that nobody has used for a while
-    redate    what was delivered in the future, before the server's clock was set back, was delivered now
+    look_after   make a group that reads a stream from its start, unless it is there; forget its consumers that are gone
+              and hold nothing; what was delivered in the future, before the server's clock was set back, was delivered
+              now; and tell what waits: in one round trip, since every node asks that again and again
+    forget    delete a key that nobody has used for a while
     trim      delete what every group has finished, of a stream that keeps it
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
@@ -19,7 +20,7 @@ because a client whose reply was lost cannot know whether it ran.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 from redis.asyncio import Redis
@@ -29,7 +30,7 @@ from common.errors import Unavailable
 from common.runtime import effects, streams
 from common.runtime.connection import AWAY
 from common.runtime.effects import Absent, Effect, Equals, Exists, HashAdd, HashDelete, HashSet, Send
-from common.runtime.lanes import lane
+from common.runtime.lanes import digest, lane
 
 SEEN_TTL_S: Final = 7 * 86_400  # a relay or a producer that was away for a week no longer counts on being remembered
 FULL_RETRY_S: Final = 1.0  # after which it is worth asking again
@@ -86,13 +87,15 @@ end
 """
 
 # An entry unless its id was published before, whether there is room or not. entries kept and their kind; seconds kept,
-# '' = for ever; ids remembered.
+# '' = for ever; ids remembered; traceparent of work, '' = none.
 _PUBLISHING: Final = f"""{_BURYING}{_FILLING}
-local function publish(stream, seen, id, message, entries, kind, seconds, ids)
+local function publish(stream, seen, id, message, entries, kind, seconds, ids, traceparent)
   if redis.call('ZSCORE', seen, id) then return false end
   local now = tonumber(redis.call('TIME')[1])
   local entry
-  if kind == 'work' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  if kind == 'work' and traceparent ~= '' then
+    entry = redis.call('XADD', stream, '*', '__data__', message, 'traceparent', traceparent)
+  elseif kind == 'work' then entry = redis.call('XADD', stream, '*', '__data__', message)
   elseif kind == 'letters' then entry = bury(stream, message, entries)
   else entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message) end
   redis.call('ZADD', seen, now, id)
@@ -145,7 +148,7 @@ local function write(operations)
     elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
     elseif op == 'tell' then
       local seen, entries, of, seconds, ids = string.match(c, '^(%d+) (%d+) (%a+) (%d*) (%d+)$')
-      publish(key, KEYS[tonumber(seen)], a, b, entries, of, seconds, ids)
+      publish(key, KEYS[tonumber(seen)], a, b, entries, of, seconds, ids, '')
     elseif op == 'dead' then bury(key, b, a)
     end
   end
@@ -170,43 +173,43 @@ redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1])
 return 1
 """
 
-# KEYS: stream, its seen set. ARGV: id, message, entries kept and their kind, seconds kept, ids remembered.
+# KEYS: stream, its seen set. ARGV: id, message, entries kept and their kind, seconds kept, ids remembered, traceparent.
 _PUBLISH: Final = f"""{_ADDS}{_PUBLISHING}
 local known = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not known and is_full(KEYS[1], ARGV[3], ARGV[4]) then return redis.error_reply('FULL ' .. KEYS[1]) end
-return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 """
 _CARRY: Final = _PUBLISH.replace(_ADDS, _ENDS)  # what lies in an outbox is in memory already
 
-# KEYS: stream. ARGV: group. Outside a script a server without memory refuses even to say that the group is there.
-_MAKE_GROUP: Final = f"""{_ENDS}
+# KEYS: stream, its dead letters, its outbox. ARGV: group, idle_ms of a consumer that is gone, entries looked at.
+# Outside a script a server without memory refuses even to say that the group is there. A consumer that holds entries
+# stays: deleting it would delete its pending list. What is delivered now and what lies in the future both show as idle
+# for 0 ms; to the former nothing happens. JUSTID, so that it is not counted as a delivery.
+_LOOK_AFTER: Final = f"""{_ENDS}
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-if not made['err'] then return 1 end
-if string.find(made['err'], 'BUSYGROUP', 1, true) then return 0 end
-return made
-"""
-
-# KEYS: stream. ARGV: group, idle_ms. A consumer that holds entries stays: deleting it would delete its pending list.
-_SWEEP: Final = f"""{_ENDS}
-local gone = 0
-for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local consumer = {{}}
-  for i = 1, #row, 2 do consumer[row[i]] = row[i + 1] end
+if made['err'] and not string.find(made['err'], 'BUSYGROUP', 1, true) then return made end
+local function row_of(flat)
+  local row = {{}}
+  for i = 1, #flat, 2 do row[flat[i]] = flat[i + 1] end
+  return row
+end
+for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local consumer = row_of(flat)
   if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
-    gone = gone + 1
   end
 end
-return gone
-"""
-
-# KEYS: stream. ARGV: group, entries looked at. Both what is delivered now and what lies in the future show as idle for
-# 0 ms; to the former nothing happens. JUSTID, so that it is not counted as a delivery.
-_REDATE: Final = f"""{_ENDS}
-for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])) do
+local held = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[3])
+for _, row in ipairs(held) do
   if row[3] == 0 then redis.call('XCLAIM', KEYS[1], ARGV[1], row[2], 0, row[1], 'JUSTID') end
 end
-return 1
+local group
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local row = row_of(flat)
+  if row['name'] == ARGV[1] then group = row end
+end
+return {{made['err'] and 0 or 1, redis.call('XLEN', KEYS[1]), group['pending'], group['lag'] or -1,
+  held[1] and held[1][3] or 0, redis.call('XLEN', KEYS[2]), redis.call('XLEN', KEYS[3])}}
 """
 
 # KEYS: stream. ARGV: how many entries may stay. Ids are compared as digits: a number of Lua has too few.
@@ -332,21 +335,26 @@ async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, st
     return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])], keep=keep))
 
 
-async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False) -> str | None:
+async def publish(
+    redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False, traceparent: str = ""
+) -> str | None:
     """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None.
 
-    carried: it lies in an outbox already. Raises Unavailable("broker_full", "stream_full").
+    carried: it lies in an outbox already. traceparent: goes beside it (entries.py). Raises Unavailable("broker_full",
+    "stream_full").
     """
-    keys = [stream, streams.seen(stream)]
-    entry = await _run(redis, _CARRY if carried else _PUBLISH, keys, [message_id, message, *_limits(stream)])
+    args: list[str | bytes | int] = [message_id, message, *_limits(stream), traceparent]
+    entry = await _run(redis, _CARRY if carried else _PUBLISH, [stream, streams.seen(stream)], args)
     return None if entry is None else cast("bytes", entry).decode()
 
 
 async def teach(redis: Redis) -> None:
     """Tell every server that takes writes how to publish: clients may only call what it knows (rights.py), and those of
-    a cluster that serve their queries and cancels may have been called by no service yet. Wants script|load.
+    a cluster that serve their queries and cancels may have been called by no service yet. Wants script|exists and
+    script|load.
     """
-    await redis.script_load(_PUBLISH)
+    if not all(await redis.script_exists(digest(_PUBLISH))):  # 40 bytes, against the script's two thousand
+        await redis.script_load(_PUBLISH)
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
@@ -368,21 +376,29 @@ def _limits(stream: str) -> list[str]:
     return [str(kept.entries), kept.kind, "" if kept.idle_s is None else str(kept.idle_s), str(SEEN_MAX_IDS)]
 
 
-async def make_group(redis: Redis, stream: str, group: str) -> bool:
-    """Make the group, which reads `stream` from its start; False when it was there."""
-    return bool(await _run(redis, _MAKE_GROUP, [stream], [group]))
+class Waiting(NamedTuple):
+    """What a group has before it. made: the group was not there. lag: None where the server does not know."""
+
+    made: bool
+    length: int
+    pending: int
+    lag: int | None
+    oldest_idle_s: float
+    dead: int
+    outbox: int
 
 
-async def sweep(redis: Redis, stream: str, group: str, *, idle_s: float) -> int:
-    """Delete consumers that were silent for `idle_s` and hold nothing; how many."""
-    return int(await _run(redis, _SWEEP, [stream], [group, int(idle_s * 1000)]))
-
-
-async def redate(redis: Redis, stream: str, group: str, *, most: int) -> None:
-    """Let what was delivered before the server's clock was set back be claimed after the claim time, and not only once
-    the clock is there again. Looks at the oldest `most` pending entries.
+async def look_after(redis: Redis, stream: str, group: str, *, gone_s: float, most: int) -> Waiting:
+    """Have the group there, reading from the stream's start where it is made; delete its consumers that were silent for
+    `gone_s` and hold nothing; let what was delivered before the server's clock was set back be claimed after the claim
+    time, and not only once the clock is there again. Looks at the oldest `most` pending entries.
     """
-    await _run(redis, _REDATE, [stream], [group, most])
+    keys = [stream, streams.dead(stream), streams.outbox(stream)]
+    made, length, pending, lag, idle_ms, dead, outbox = await _run(
+        redis, _LOOK_AFTER, keys, [group, int(gone_s * 1000), most]
+    )
+    known = None if lag < 0 else int(lag)
+    return Waiting(bool(made), length, pending, known, idle_ms / 1000, dead, outbox)
 
 
 async def trim(redis: Redis, stream: str) -> int:

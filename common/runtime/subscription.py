@@ -1,7 +1,7 @@
 """One consumer in FastStream's hands: a reader for new entries, a claimer for those left behind, kept alive.
 
-    watch, each check_every_s:  XGROUP CREATE at 0 (BUSYGROUP: it is there) ─▶ restart a dead reader or claimer
-                                ─▶ sweep consumers that are gone, redate what is pending ─▶ gauges ─▶ report health
+    watch, each check_every_s, and as soon as a half ends:
+           look_after (the group is there, its gone consumers are not) ─▶ gauges ─▶ restart a dead half ─▶ report health
 
 FastStream 0.7.8 is worked around in these places, each with its reason at the line and shown in docs/upstream: how it
 makes the group, the parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
@@ -28,10 +28,11 @@ from common.runtime.health import Health
 M = TypeVar("M")
 log = logging.getLogger(__name__)
 
-READ_BLOCK_MS: Final = 1_000
+READ_BLOCK_MS: Final = 2_000  # a thin link pays for each read; a slow one may answer three seconds later yet
 CLAIM_POLL_MS: Final = (20, 1_000)  # a claimer looks four times in a claim time, within these
-CHECK_EVERY_S: Final = 1.0
-STALE_CHECKS: Final = 5  # readiness is false when the group was not seen for this many checks
+CHECK_EVERY_S: Final = 2.0
+TRY_AGAIN_S: Final = 1.0  # at the soonest: a full disk refuses every read at once
+STALE_CHECKS: Final = 3  # readiness is false when the group was not seen for this many checks
 START_TIMEOUT_S: Final = 10.0
 GONE_CONSUMER_S: Final = 3_600.0
 PENDING_MAX: Final = 1_000  # looked at in a check; handed back at a stop: a reader holds max_records, a claimer one
@@ -74,15 +75,23 @@ class Subscription(Generic[M]):
         name = f"consumer {self.consumer.stream}"
         health.expect(name, STALE_CHECKS * self._check_every_s, self.alive)
         while True:
+            pause_s = self._check_every_s
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
+                    await self._look_after()
                     await self._ensure()
-                    await self._measure()
                 health.report(name)
             except (RedisError, TimeoutError) as error:
+                pause_s = min(pause_s, TRY_AGAIN_S)
                 health.report(name, trouble(error))
                 log.warning("cannot look after %s, %s", self.consumer.stream, trouble(error))
-            await asyncio.sleep(self._check_every_s)
+            await asyncio.sleep(min(pause_s, TRY_AGAIN_S))
+            await self._until_one_ends(pause_s - TRY_AGAIN_S)
+
+    async def _until_one_ends(self, pause_s: float) -> None:
+        reading = [task for half in self._holders.values() for task in half.tasks]
+        if pause_s > 0 and self.alive():
+            await asyncio.wait(reading, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
         """Finish the work in flight, then hand back what was read and not begun, to be claimed by others at once."""
@@ -138,11 +147,6 @@ class Subscription(Generic[M]):
                 await self._revive()
 
     async def _revive(self) -> None:
-        made = await scripts.make_group(self._redis, self.consumer.stream, self.consumer.group)
-        if made and self._seen:
-            metrics.GROUPS_REMADE.labels(self.consumer.stream).inc()
-            log.warning("the group %s of %s was lost; made anew at 0", self.consumer.group, self.consumer.stream)
-        self._seen = True
         for half in self._holders.values():
             if not _is_alive(half):
                 for task in half.tasks:
@@ -154,27 +158,23 @@ class Subscription(Generic[M]):
                 half._client.xgroup_create = _is_there  # type: ignore[assignment]  # noqa: SLF001 -- no other door
                 await half.start()
 
-    async def _measure(self) -> None:
+    async def _look_after(self) -> None:
         stream, group = self.consumer.stream, self.consumer.group
-        await scripts.sweep(self._redis, stream, group, idle_s=GONE_CONSUMER_S)
-        await scripts.redate(self._redis, stream, group, most=PENDING_MAX)
+        waiting = await scripts.look_after(self._redis, stream, group, gone_s=GONE_CONSUMER_S, most=PENDING_MAX)
+        if waiting.made and self._seen:
+            metrics.GROUPS_REMADE.labels(stream).inc()
+            log.warning("the group %s of %s was lost; made anew at 0", group, stream)
+        self._seen = True
         if self.consumer.keep:
             await scripts.trim(self._redis, stream)
-        groups = await self._redis.xinfo_groups(stream)
-        about = next((row for row in groups if row["name"].decode() == group), None)
-        if about is None:  # lost just now: the next round makes it anew
-            return
-        oldest = await self._redis.xpending_range(stream, group, "-", "+", 1)
-        pending = about["pending"]
-        length = await self._redis.xlen(stream)
         # The server does not know the lag of a stream with deleted entries; in a work stream it is what is not pending.
-        lag = about["lag"] if self.consumer.keep and about["lag"] is not None else max(0, length - pending)
-        metrics.LAG.labels(stream).set(lag)
-        metrics.PENDING.labels(stream).set(pending)
-        metrics.FILL.labels(stream).set(length / streams.retention(stream).entries)
-        metrics.OLDEST_IDLE.labels(stream).set(int(oldest[0]["time_since_delivered"]) / 1000 if oldest else 0.0)
-        metrics.DEAD.labels(stream).set(await self._redis.xlen(streams.dead(stream)))
-        metrics.OUTBOX.labels(stream).set(await self._redis.xlen(streams.outbox(stream)))
+        known = waiting.lag if self.consumer.keep else None
+        metrics.LAG.labels(stream).set(max(0, waiting.length - waiting.pending) if known is None else known)
+        metrics.PENDING.labels(stream).set(waiting.pending)
+        metrics.FILL.labels(stream).set(waiting.length / streams.retention(stream).entries)
+        metrics.OLDEST_IDLE.labels(stream).set(waiting.oldest_idle_s)
+        metrics.DEAD.labels(stream).set(waiting.dead)
+        metrics.OUTBOX.labels(stream).set(waiting.outbox)
 
 
 async def _is_there(**_: object) -> bool:

@@ -26,6 +26,7 @@ VERDICTS_MAX: Final = 64
 SERVICES_MAX: Final = 256
 WHOLE: Final = "constellation"
 SILENT_S: Final = 15.0  # three heartbeats
+WATCHED_S: Final = 15.0  # a page without JavaScript comes again every five seconds
 LIMITS: Final[Mapping[str, object]] = {
     "kept_s": KEPT_S, "silent_s": SILENT_S, "phases": PHASES, "phase_bounds": PHASE_BOUNDS, "phi_window": PHI_WINDOW,
     "text_max_chars": QUERY_MAX_CHARS,
@@ -50,6 +51,7 @@ class Live:
         self.newest = 0  # the number of the last event
         self.ended = False  # no more events will come: the edge stops
         self._node = node
+        self._seen_s = -WATCHED_S
         self._events: deque[Event] = deque(maxlen=EVENTS_MAX)
         self._bundle = 0
         self._map: Fields | None = None
@@ -130,6 +132,14 @@ class Live:
             "applied": list(self._applied),
             "bundles": list(self._bundles),
         }
+
+    def seen(self, now_s: float) -> None:
+        """Somebody looks at it."""
+        self._seen_s = now_s
+
+    def watched(self, now_s: float) -> bool:
+        """Whether somebody did lately."""
+        return now_s - self._seen_s < WATCHED_S
 
     def after(self, number: int) -> list[Event] | None:
         """The events after one, in order; None when some of them are no longer kept, or never were."""

@@ -36,7 +36,7 @@ async def test_what_a_dead_consumer_holds_can_be_claimed_soon_after_the_broker_s
             return (await redis.xautoclaim(streams.QUERIES, GROUP, "me", min_idle_time=1))[1]
 
         assert await claimed() == []
-        await scripts.redate(redis, streams.QUERIES, GROUP, most=10)
+        await scripts.look_after(redis, streams.QUERIES, GROUP, gone_s=3600, most=10)
         assert (await redis.xpending_range(streams.QUERIES, GROUP, "-", "+", 1))[0]["times_delivered"] == 1
         await eventually(claimed)
         assert (await redis.xpending_range(streams.QUERIES, GROUP, "-", "+", 1))[0]["message_id"] == entry

@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import pytest
 from broker_node import Node
 from centre import NODES, Centre
 from http_edge import standing
+from playwright.async_api import async_playwright
 from redis.asyncio import Redis
 
 from common.runtime import keys
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.service import serve
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture
@@ -71,3 +75,14 @@ async def http(
 def centre(tmp_path: Path, broker_url: str, broker: Broker, micro_parts: dict[str, bytes]) -> Centre:
     keys.init(tmp_path, NODES)
     return Centre(tmp_path, broker_url, broker, micro_parts)
+
+
+@pytest.fixture(scope="module")
+async def browser():
+    async with async_playwright() as driver:
+        path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+        if path is None and not Path(driver.chromium.executable_path).exists():  # noqa: ASYNC240 -- once
+            pytest.skip("PAGES ARE NOT TESTED, there is no Chromium: apt-get install chromium, or playwright install")
+        running = await driver.chromium.launch(executable_path=path)
+        yield running
+        await running.close()

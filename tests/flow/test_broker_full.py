@@ -107,11 +107,11 @@ async def test_an_outbox_is_carried_while_memory_is_out_and_nothing_new_is_publi
 async def test_a_group_is_made_and_found_while_memory_is_out(small):
     _, redis = small
     await fill(redis)
-    made = [await scripts.make_group(redis, streams.QUERIES, "edge") for _ in range(2)]
-    assert made == [True, False]
+    found = [await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=3600, most=10) for _ in range(2)]
+    assert [each.made for each in found] == [True, False]
 
 
 async def test_a_group_is_not_made_of_what_is_no_stream(redis):
     await redis.set(streams.QUERIES, "no stream")
     with pytest.raises(Exception, match="WRONGTYPE"):
-        await scripts.make_group(redis, streams.QUERIES, "edge")
+        await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=3600, most=10)

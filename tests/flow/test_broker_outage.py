@@ -227,9 +227,13 @@ async def test_consumers_that_are_gone_are_forgotten_unless_they_hold_something(
     await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await redis.xreadgroup("edge", "holds", {streams.QUERIES: ">"})
     await redis.xgroup_createconsumer(streams.QUERIES, "edge", "empty")
-    assert await scripts.sweep(redis, streams.QUERIES, "edge", idle_s=3600) == 0
-    assert await scripts.sweep(redis, streams.QUERIES, "edge", idle_s=-1) == 1
-    assert [row["name"] for row in await redis.xinfo_consumers(streams.QUERIES, "edge")] == [b"holds"]
+
+    async def left(gone_s):
+        await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=gone_s, most=10)
+        return [row["name"] for row in await redis.xinfo_consumers(streams.QUERIES, "edge")]
+
+    assert sorted(await left(3600)) == [b"empty", b"holds"]
+    assert await left(-1) == [b"holds"]
 
 
 async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, start_node, eventually):
@@ -238,3 +242,18 @@ async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, s
         await node.subscription.stop()
         await asyncio.gather(*(node.subscription._ensure() for _ in range(2)))
         assert not node.subscription.alive()
+
+
+async def test_who_looks_after_a_group_is_told_what_waits_before_it(redis):
+    for _ in range(3):
+        await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await redis.xadd(streams.dead(streams.QUERIES), {"__data__": b"letter"})
+    first = await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=3600, most=10)
+    assert first == scripts.Waiting(made=True, length=3, pending=0, lag=3, oldest_idle_s=0.0, dead=1, outbox=0)
+    await redis.xreadgroup("edge", "holds", {streams.QUERIES: ">"}, count=2)
+    await redis.xadd(streams.outbox(streams.QUERIES), {"__data__": b"sent"})
+    entry = (await redis.xpending_range(streams.QUERIES, "edge", "-", "+", 1))[0]["message_id"]
+    await redis.xclaim(streams.QUERIES, "edge", "holds", 0, [entry], idle=7_000)
+    then = await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=3600, most=10)
+    assert then == scripts.Waiting(False, 3, 2, 1, then.oldest_idle_s, 1, 1)
+    assert 7.0 <= then.oldest_idle_s < 8.0

@@ -15,8 +15,9 @@ from common.runtime.broker import Broker
 from common.wire.codec import pack
 from common.wire.messages import Applied, Heartbeat
 from services.edge.http import live as page
+from services.edge.http.live import events
 from services.edge.http.lookout import Lookout
-from services.edge.live import KEPT_S, Live
+from services.edge.live import KEPT_S, WATCHED_S, Live
 
 pytestmark = pytest.mark.anyio
 OUTSIDE = re.compile(r"(?:https?:)?//[a-z0-9.]+\.[a-z]", re.IGNORECASE)
@@ -63,11 +64,12 @@ async def test_without_javascript_the_page_is_a_table_of_what_is(http, eventuall
     async def text():
         return (await http.get("/")).text
 
-    async def applied():
-        return "applied" in await text()
+    async def whole():
+        return {"applied", "qig:queries", "<td>node-1"} <= set(
+            re.findall("applied|qig:queries|<td>node-1", await text())
+        )
 
-    await eventually(applied)
-    assert {"qig:queries", "<td>node-1"} <= set(re.findall("qig:queries|<td>node-1", await text()))
+    await eventually(whole)
 
 
 async def test_who_follows_is_told_everything_and_then_each_answer(http):
@@ -140,6 +142,7 @@ def beat(node, at_s):
 
 async def test_the_lookout_tells_each_verdict_once_and_of_each_service_the_newest_beat(redis, broker):
     live, now_s = Live("edge-1"), time.time()
+    live.seen(now_s)
     lookout = Lookout(live, broker)
     for told in (beat("gone", now_s - KEPT_S - 10), beat("edge-2", now_s - 5), beat("edge-2", now_s)):
         await tell(redis, streams.HEART, told)
@@ -152,8 +155,36 @@ async def test_the_lookout_tells_each_verdict_once_and_of_each_service_the_newes
     assert len(told["broker"]["streams"]) == 4
 
 
+async def test_the_lookout_asks_the_broker_nothing_while_nobody_looks_at_the_page(redis, broker):
+    live, now_s = Live("edge-1"), 1_000.0
+    lookout = Lookout(live, broker, now=lambda: now_s)
+    for number in range(3):
+        await tell(redis, streams.HEART, beat(f"edge-{number}", now_s))
+    await redis.config_resetstat()
+    await lookout.look()
+    assert "cmdstat_xrevrange" not in await redis.info("commandstats")
+    live.seen(now_s)
+    await lookout.look()
+    assert len(live.state(now_s)["services"]) == 3
+    now_s += WATCHED_S
+    told = live.newest
+    await lookout.look()
+    assert live.newest == told
+
+
+async def test_who_looks_at_the_page_is_seen():
+    live = Live("edge-1")
+    assert not live.watched(0.0)
+    told = events(live, lambda: 50.0)
+    await anext(told)
+    assert live.watched(50.0 + WATCHED_S - 0.1)
+    assert not live.watched(50.0 + WATCHED_S)
+    await told.aclose()
+
+
 async def test_a_broker_that_does_not_answer_is_told_and_so_is_its_return(broker):
     live = Live("edge-1")
+    live.seen(time.time())
     lookout = Lookout(live, Broker(Redis.from_url("redis://127.0.0.1:1", socket_connect_timeout=1)))
     await lookout.look()
     assert "127.0.0.1:1" in live.state(1.0)["broker"]["away"]

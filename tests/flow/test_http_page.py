@@ -3,16 +3,14 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
 import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from edge_fleet import NODE, Publisher, settings_of
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
 
 from common.constants import PHI_MIN_TRANSITIONS, ROLES
 from common.errors import Unavailable
@@ -24,7 +22,6 @@ from services.cli import probe
 from services.edge.live import Live
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE = {"width": 390, "height": 844}
 SOON_MS = 20_000
 LINES = """(id) => {
@@ -51,17 +48,6 @@ LISTEN = """() => {
   const said = document.getElementById("answer");
   new MutationObserver(() => window.seen.add(said.textContent.length)).observe(said, { childList: true });
 }"""
-
-
-@pytest.fixture(scope="module")
-async def browser():
-    async with async_playwright() as driver:
-        path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-        if path is None and not Path(driver.chromium.executable_path).exists():  # noqa: ASYNC240 -- once
-            pytest.skip("THE PAGE IS NOT TESTED, there is no Chromium: apt-get install chromium, or playwright install")
-        running = await driver.chromium.launch(executable_path=path)
-        yield running
-        await running.close()
 
 
 class World:

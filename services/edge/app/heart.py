@@ -44,7 +44,7 @@ class Heart:
             local_bits_per_byte={domain: local for domain, (_, local) in scores.items()},
             fresh_bytes=sum(each.size_bytes for each in fresh),
         )
-        await self._node.broker.produce(streams.HEART, pack(told), f"{told.node}:edge:{told.at_s:.3f}")
+        await asyncio.wait([self._node.broker.tell(streams.HEART, pack(told))])  # one that is lost has a next one
         await self._node.broker.teach()  # each time: a server that began anew, or is master now, knows nothing
 
     def ready(self) -> str | None:

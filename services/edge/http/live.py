@@ -46,6 +46,7 @@ def with_page(api: ASGIApp, live: Live, now: Callable[[], float] = time.time) ->
     viewers = 0
 
     async def page(_: Request) -> Response:
+        live.seen(now())
         return HTMLResponse(index.replace(STILL, still(live.state(now()))), headers=DOCUMENT_HEADERS)
 
     async def follow(_: Request) -> Response:
@@ -68,11 +69,13 @@ def with_page(api: ASGIApp, live: Live, now: Callable[[], float] = time.time) ->
 
 async def events(live: Live, now: Callable[[], float]) -> AsyncIterator[str]:
     """Everything, then what happens, until the edge ends; everything anew for a reader that fell behind."""
+    live.seen(now())
     told = live.state(now())
     yield f"retry: {RETRY_MS}\n" + _event("all", told)
     number = told["number"]
     while not live.ended:
         await asyncio.sleep(PAUSE_S)
+        live.seen(now())
         news = live.after(number)
         if news is None:
             told = live.state(now())

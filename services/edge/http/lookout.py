@@ -1,4 +1,8 @@
-"""What the live page tells of the rest of the fleet: read from the broker every two seconds, and whether it answers."""
+"""What the live page tells of the rest of the fleet: read from the broker every two seconds while somebody looks at the
+page, and whether the broker answers.
+
+Not otherwise: of a thousand edges each would read the heartbeats of all, some gigabytes a day over every link.
+"""
 
 import asyncio
 import time
@@ -30,6 +34,9 @@ class Lookout:
 
     async def look(self) -> None:
         """Tells what came since the last look; a broker that does not answer is told too, and is nobody's failure."""
+        if not self._live.watched(self._now()):
+            self._beats = None  # whoever comes is told the newest, not all that nobody looked at
+            return
         try:
             async with asyncio.timeout(LOOK_MAX_S):
                 rows = await self._read()
