@@ -104,15 +104,27 @@ class Subscription(Generic[M]):
             log.warning("what was read of %s is not handed back: %s", self.consumer.stream, error)
 
     async def _hand_back(self) -> None:
-        stream, group = self.consumer.stream, self.consumer.group
+        tried = set(self._intake.tried)
         for holder in self._holders:
-            rows = await self._redis.xpending_range(stream, group, "-", "+", PENDING_MAX, holder)
-            entries = [row["message_id"].decode() for row in cast("list[dict[str, Any]]", rows)]
-            idle_s = self.consumer.claim_after_s
+            rows = await self._redis.xpending_range(
+                self.consumer.stream, self.consumer.group, "-", "+", PENDING_MAX, holder
+            )
             # Side by side: few round trips, so that a slow link does not outlast the time that a stop is given.
             await asyncio.gather(
-                *(scripts.hold(self._redis, stream, (group, holder), entry, idle_s=idle_s) for entry in entries)
+                *(self._hand_back_one(holder, row, tried) for row in cast("list[dict[str, Any]]", rows))
             )
+
+    async def _hand_back_one(self, holder: str, row: dict[str, Any], tried: set[str]) -> None:
+        """Unless a handler had it, its delivery is taken off the count that ends in a dead letter."""
+        entry = row["message_id"].decode()
+        await scripts.hold(
+            self._redis,
+            self.consumer.stream,
+            (self.consumer.group, holder),
+            entry,
+            idle_s=self.consumer.claim_after_s,
+            delivered=None if entry in tried else max(0, row["times_delivered"] - 1),
+        )
 
     def _subscribe(
         self, faststream: RedisBroker, holder: str, claim_ms: int | None, poll_ms: int
@@ -165,11 +177,8 @@ class Subscription(Generic[M]):
             metrics.GROUPS_REMADE.labels(stream).inc()
             log.warning("the group %s of %s was lost; made anew at 0", group, stream)
         self._seen = True
-        if self.consumer.keep:
-            await scripts.trim(self._redis, stream)
         # The server does not know the lag of a stream with deleted entries; in a work stream it is what is not pending.
-        known = waiting.lag if self.consumer.keep else None
-        metrics.LAG.labels(stream).set(max(0, waiting.length - waiting.pending) if known is None else known)
+        metrics.LAG.labels(stream).set(max(0, waiting.length - waiting.pending))
         metrics.PENDING.labels(stream).set(waiting.pending)
         metrics.FILL.labels(stream).set(waiting.length / streams.retention(stream).entries)
         metrics.OLDEST_IDLE.labels(stream).set(waiting.oldest_idle_s)
