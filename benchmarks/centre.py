@@ -196,9 +196,9 @@ def _told(passages, encoder, screen, kernel, prior, vocab, budget, rng):
 class Centre:
     """A home, a broker, and aggregators that come and go."""
 
-    def __init__(self, home, url):
-        self.home, self.url = home, url
-        keys.init(home, NODES)
+    def __init__(self, home, url, nodes=NODES):
+        self.home, self.url, self.nodes = home, url, nodes
+        keys.init(home, nodes)
         self.made = folder.read(Path("data/genesis"))
         parts = {path: part_of(data) for path, data in self.made.items()}
         candidate = Candidate(id="c1", parent=0, parent_digest="", parts=parts, evidence=Evidence())
@@ -228,14 +228,14 @@ class Centre:
 
     def packet(self, number):
         """The number-th packet: sealed when it is sent, for the centre looks at the clock."""
-        node, sequence = number % len(NODES), number // len(NODES)
-        blob, tokens = self.told[node]
+        node, sequence = number % len(self.nodes), number // len(self.nodes)
+        blob, tokens = self.told[node % len(self.told)]
         body = PacketBody(
             kernel="heart", domain="heart", basin=self.at, interactions=40, tokens=tokens, fresh_bytes=READ_BYTES,
             fresh_bits=2.2 * READ_BYTES, phi=0.8, kappa=50.0, phases=(1, 2, 3, 0), crystals=blob,
             mentions=mentions.encode(np.array(sorted({7, 100 + number}), np.uint32)),
         )  # fmt: skip
-        key = keys.load_private(self.home, NODES[node])
+        key = keys.load_private(self.home, self.nodes[node])
         base = base_prefix(digest(self.bundle))
         return seal(body, signing_key=key, epoch=1, sequence=sequence, base_version=1, base=base, at_s=time.time())
 

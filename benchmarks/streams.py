@@ -8,8 +8,8 @@ throughput  a backlog is consumed, each consumer in a process of its own; messag
             processor time of the consumer alone (what a core of its own would do)
 latency     Poisson arrivals, the same for each: from the moment a message is due to its handler
 outage      the broker is killed under load and back after a second: the longest that a message waited
-soak        half of what the consumer does in this run, for --minutes: memory, file descriptors and lag of the last
-            tenth of that time beside those of the second (the first warms up)
+soak        half of what the consumer does in this run, or --rate, for --minutes: memory, file descriptors and lag of
+            the last tenth of that time beside those of the second (the first warms up)
 
 One broker (durable, as `qig up` has it) and one machine; the ratios are within a run.
 """
@@ -95,13 +95,15 @@ async def backlog(redis, name, count):
 
 async def throughput(url, redis, given):
     rates = {}
-    slow = ("FastStream", "qig, one by one")
-    for name in ("qig", "qig, an effect", "qig, one by one", "redis-py", "redis-py, validated", "FastStream"):
+    alone = ("qig, one by one", "qig, named", "qig, traced")
+    slow = ("FastStream", *alone)
+    for name in ("qig", "qig, an effect", *alone, "redis-py", "redis-py, validated", "FastStream"):
         count = QUICK_BACKLOG if given.quick else SLOW_BACKLOG if name in slow else BACKLOG
         found = await consumed(url, redis, name, count)
         rates[name] = found["handled"] / found["seconds"], found["handled"] / found["processor_s"]
     for case, (clock, processor) in rates.items():
         peers = ("FastStream", "redis-py", "redis-py, validated") if case == "qig" else ("FastStream",)
+        peers = alone[:1] if case in alone[1:] else peers
         for peer in peers if case != "FastStream" else (None,):
             others = rates.get(peer, (None, None))
             say("throughput", case, clock, "messages/s", peer, others[0])
@@ -179,21 +181,23 @@ async def kill_and_restart(first, home, port):
 
 async def soak(url, redis, given):
     """Half the load of a backlog, as long as wanted."""
-    whole = await consumed(url, redis, "qig", QUICK_BACKLOG if given.quick else BACKLOG)
-    rate, until_s = whole["handled"] / whole["seconds"] / 2.0, 60.0 * (0.1 if given.quick else given.minutes)
+    rate, until_s = given.rate, 60.0 * (0.1 if given.quick else given.minutes)
+    if rate is None:
+        whole = await consumed(url, redis, "qig", QUICK_BACKLOG if given.quick else BACKLOG)
+        rate = whole["handled"] / whole["seconds"] / 2.0
     await redis.flushall()
     samples = []
     async with consuming("qig", url, sys.maxsize) as process:
         fields, began, sent = {FIELD: body("qig", 0.0)}, time.monotonic(), 0
         while (now := time.monotonic() - began) < until_s:
             adding = redis.pipeline(transaction=False)
-            while sent < now * rate:
+            for _ in range(min(TRIP, int(now * rate) - sent)):  # what is not sent lies in memory
                 adding.xadd(STREAM, fields)
                 sent += 1
             await adding.execute()
             if now >= len(samples) * until_s / SAMPLES:
                 samples.append([resident(process.pid), descriptors(process.pid), await redis.xlen(STREAM)])
-            await asyncio.sleep(TRIP_S)
+            await asyncio.sleep(TRIP_S if sent >= now * rate - TRIP else 0.0)
         process.send_signal(signal.SIGTERM)
         found = await told(process)
     say("soak", f"{until_s / 60:g} minutes: consumed", found["handled"] / until_s, "messages/s", "sent", sent / until_s)
@@ -221,6 +225,7 @@ async def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", help=", ".join(CASES))
     parser.add_argument("--minutes", type=float, default=60.0, help="of soak")
+    parser.add_argument("--rate", type=float, help="messages a second of soak")
     parser.add_argument("--quick", action="store_true", help="small backlogs, two seconds, a soak of six")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:

@@ -28,26 +28,29 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-# The order in which workers take files; any order within a line. One compiles what speaks, which takes a minute of a
-# processor and is then on disk for all; meanwhile the others have work that needs none of it. Then what is long, and
-# what is short last, so that they end together.
+# The order in which workers take files; any order within a line, and the longest name decides. One compiles what speaks
+# and another what packs, which takes most of a minute of a processor and is then on disk for all; who would compile the
+# same comes later. Then what is long, and what is short last, so that they end together.
 ORDER = (
     "unit/test_kernels_generate.py",
+    "unit/test_wire_docs.py",
+    "flow/test_broker_many.py",
     "e2e/test_tiny.py",
     ("flow/test_broker", "flow/client", "flow/trust"),
     "e2e",
-    ("live", "chaos"),
+    ("live", "chaos", "flow/test_broker_link.py"),
     "flow",
     "unit/test_trainer",
     "unit",
 )
+PLACES = {name: place for place, line in enumerate(ORDER) for name in ([line] if isinstance(line, str) else line)}
 
 
 @pytest.hookimpl(trylast=True)  # after they were shuffled
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         path = item.path.relative_to(Path(__file__).parent).as_posix()
-        return next((number for number, files in enumerate(ORDER) if path.startswith(files)), len(ORDER))
+        return PLACES[max(filter(path.startswith, PLACES), key=len)]
 
     items.sort(key=place)
 

@@ -3,7 +3,8 @@
     python benchmarks/peers/stream.py NAME URL COUNT
 
 qig             as a service runs it (common/runtime/service.py), handling whole reads; "qig, one by one": each message
-                alone; "qig, an effect": whole reads, and a count in a hash goes with each message
+                alone; "qig, an effect": whole reads, and a count in a hash goes with each message; "qig, named": each
+                alone, and the consumer can tell what it is called; "qig, traced": and spans are made, which go nowhere
 redis-py        XREADGROUP COUNT 100 and one XACK a read; nothing is looked at, and a handler's failure loses the read
 redis-py, validated     the same, and each message is decoded and validated as ours is
 FastStream      a subscriber with a group and a pydantic model, as its documentation shows it
@@ -22,12 +23,14 @@ from typing import Annotated
 
 from annotated_types import Len
 from faststream.redis import RedisBroker, StreamSub
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from pydantic import BaseModel
 from redis.asyncio import Redis
 
-from common.runtime import streams
+from common.runtime import causes, streams, tracing
 from common.runtime.consumer import Consumer
 from common.runtime.effects import HashAdd
+from common.runtime.otel import Spans
 from common.runtime.service import Wiring, serve
 from common.runtime.settings import EdgeSettings, load
 from common.wire.codec import unpack
@@ -99,7 +102,15 @@ class Tally:
         return {"handled": self.handled, "took": self.took} | spent
 
 
-async def be_qig(url, tally, *, together, effect):
+class Dropped(SpanExporter):
+    def export(self, spans):  # noqa: ARG002 -- its signature
+        return SpanExportResult.SUCCESS
+
+
+async def be_qig(url, tally, *, together=True, effect=False, named=False, traced=False):
+    if traced:
+        tracing.begin(Spans(BatchSpanProcessor(Dropped()), "edge", "one"))
+
     async def handle(_delivery, message):
         tally.add(message.due_s)
         return [HashAdd(COUNTS, "all", 1)] if effect else []
@@ -113,6 +124,7 @@ async def be_qig(url, tally, *, together, effect):
         lambda body: unpack(Reading, body),
         handle,
         max_records=READ,
+        cause=(lambda delivery, _: causes.query("one", delivery.entry_id)) if named or traced else None,
         **({"handle_read": handle_read, "at_once": 2} if together else {}),
     )
     settings = load(EdgeSettings, {"QIG_BROKER_URL": url, "QIG_HTTP_PORT": "0"})
@@ -155,9 +167,11 @@ def say_reading():
 
 
 KINDS = {
-    "qig": lambda url, tally: be_qig(url, tally, together=True, effect=False),
-    "qig, an effect": lambda url, tally: be_qig(url, tally, together=True, effect=True),
-    "qig, one by one": lambda url, tally: be_qig(url, tally, together=False, effect=False),
+    "qig": be_qig,
+    "qig, an effect": lambda url, tally: be_qig(url, tally, effect=True),
+    "qig, one by one": lambda url, tally: be_qig(url, tally, together=False),
+    "qig, named": lambda url, tally: be_qig(url, tally, together=False, named=True),
+    "qig, traced": lambda url, tally: be_qig(url, tally, together=False, traced=True),
     "redis-py": lambda url, tally: be_redis(url, tally, validated=False),
     "redis-py, validated": lambda url, tally: be_redis(url, tally, validated=True),
     "FastStream": be_faststream,

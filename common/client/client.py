@@ -32,7 +32,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from common.client.draft import Draft, complaint, ending, extended
 from common.errors import QigError, Rejected, Unavailable
-from common.runtime import lanes, rights, scripts, streams
+from common.runtime import lanes, rights, scripts, streams, tracing
 from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, greet, passes
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import ONLY_NEW, Follower, follow, kept, newest
@@ -288,7 +288,8 @@ class Client:
             try:
                 async with self._turn:
                     name = f"{self.name}:{asked.query.id}"
-                    entry = await scripts.publish(self._redis, streams.QUERIES, asked.body, name)
+                    ours = tracing.traceparent()
+                    entry = await scripts.publish(self._redis, streams.QUERIES, asked.body, name, traceparent=ours)
                     if entry is None:  # it was there: from an earlier life, or the reply was lost
                         under_way = await self._is_under_way(asked.query)
                         await self._catch_up()

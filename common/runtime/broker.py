@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Unavailable
-from common.runtime import metrics, overview, scripts, store, streams
-from common.runtime.effects import Effect
+from common.runtime import metrics, overview, scripts, store, streams, tracing
+from common.runtime.effects import Effect, Send
 from common.runtime.entries import Entry
 from common.runtime.overview import M, StreamRow
 
@@ -44,6 +44,8 @@ class Broker:
             ) from error
         if entry is None:
             metrics.DUPLICATES.labels(metrics.stream_label(stream)).inc()
+        else:
+            tracing.sent([Send(stream, message, message_id)])
         return entry is not None
 
     async def check_room(self, stream: str) -> None:
@@ -76,7 +78,10 @@ class Broker:
 
     async def commit(self, stream: str, effects: Sequence[Effect]) -> bool:
         """Apply `effects` in the slot of `stream`, all or nothing: False when a condition among them does not hold."""
-        return await scripts.commit(self.redis, stream, effects) == "done"
+        done = await scripts.commit(self.redis, stream, effects) == "done"
+        if done:
+            tracing.sent(effects)
+        return done
 
     async def put_blob(self, data: bytes) -> str:
         """Store a blob; its digest."""

@@ -27,9 +27,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -37,9 +38,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Corrupt, QigError, Rejected, Unavailable
-from common.runtime import metrics, scripts
+from common.runtime import metrics, scripts, tracing
+from common.runtime.causes import Cause
 from common.runtime.effects import Effect, Send
-from common.runtime.entries import Delivery, Entry, body_of
+from common.runtime.entries import TRACEPARENT, Delivery, Entry, body_of
 from common.runtime.logs import bound
 from common.wire.codec import pack
 from common.wire.fields import MESSAGE_MAX_BYTES, REASON_MAX_CHARS
@@ -71,7 +73,7 @@ class Consumer(Generic[M]):
     cost less than to serve. handle_read: handles the new messages of one read together, as one handler; gives for each
     its effects, or None. They are applied in one script, in order, each message's whole or not at all. A message whose
     answer is None, or whose conditions do not hold, is handled alone; so is each when it raises, and each that was
-    delivered before: only `handle` says how a message fails.
+    delivered before: only `handle` says how a message fails. cause: a message by its name, for logs and traces.
     """
 
     stream: str
@@ -87,6 +89,7 @@ class Consumer(Generic[M]):
     at_once: int = 1
     turn_away: Callable[[Delivery, M, int], Send | None] | None = None
     handle_read: Callable[[Sequence[tuple[Delivery, M]]], Awaitable[Sequence[Sequence[Effect] | None]]] | None = None
+    cause: Callable[[Delivery, M], Cause] | None = None
 
 
 def retry_delay_s(consumer: Consumer[M], deliveries: int) -> float:
@@ -138,7 +141,19 @@ class _Given(Generic[M]):
     def delivery(self, stream: str, deliveries: int) -> Delivery:
         """Only with a body."""
         assert self.body is not None
-        return Delivery(stream, self.entry.id, self.entry.at_ms, deliveries, self.body)
+        beside = self.entry.fields.get(TRACEPARENT, b"")
+        return Delivery(stream, self.entry.id, self.entry.at_ms, deliveries, self.body, beside)
+
+    def cause(self, consumer: Consumer[M]) -> Cause | None:
+        """What it is called, once it was decoded and if the consumer can tell."""
+        if self._message is None or consumer.cause is None:
+            return None
+        return consumer.cause(self.delivery(consumer.stream, 1), self._message)
+
+    def names(self, consumer: Consumer[M]) -> Mapping[str, str]:
+        """What a line in the log says of it."""
+        cause = self.cause(consumer)
+        return {} if cause is None else cause.names
 
 
 class Intake(Generic[M]):
@@ -259,8 +274,10 @@ class Intake(Generic[M]):
         except RedisError as error:
             log.warning("the broker is away, %d entries stay pending: %s", len(away), error)
 
-    async def _finish(self, handled: Sequence[tuple[_Given[M], Sequence[Effect]]]) -> list[_Given[M]]:
-        """Commits each with its effects; those that were not, and are still here to be handled."""
+    async def _finish(
+        self, handled: Sequence[tuple[_Given[M], Sequence[Effect]]], began_ns: int | None = None
+    ) -> list[_Given[M]]:
+        """Commits each with its effects; those that were not, and are still here to be handled. began_ns: when."""
         consumer = self.consumer
         wanted = [(given.entry.id, effects) for given, effects in handled]
         found = await scripts.finish(
@@ -268,6 +285,10 @@ class Intake(Generic[M]):
         )
         for outcome in ("done", "gone"):
             metrics.HANDLED.labels(consumer.stream, outcome).inc(found.count(outcome))
+        for (given, effects), done in zip(handled, found, strict=True) if tracing.on() else ():
+            if done == "done":
+                with tracing.taken(consumer.stream, given.entry.id, partial(given.cause, consumer), began_ns=began_ns):
+                    tracing.sent(effects)
         return [given for (given, _), done in zip(handled, found, strict=True) if done not in ("done", "gone")]
 
     async def _take_read(self, holder: str, read: Sequence[_Given[M]]) -> None:
@@ -284,6 +305,7 @@ class Intake(Generic[M]):
         """Those that are to be handled alone: only there a message fails."""
         consumer = self.consumer
         assert consumer.handle_read is not None
+        began_ns = time.time_ns()
         asked: list[_Given[M]] = []
         alone: list[_Given[M]] = []
         for given in read:
@@ -293,7 +315,7 @@ class Intake(Generic[M]):
             answers = await consumer.handle_read(pairs) if pairs else []
             answered = list(zip(asked, answers, strict=True))
             handled = [(given, effects) for given, effects in answered if effects is not None]
-            left = await self._finish(handled) if handled else []
+            left = await self._finish(handled, began_ns) if handled else []
         except (Unavailable, RedisError) as error:
             # A commit whose reply was lost may have been made: whoever claims what is then still there is not misled.
             await asyncio.gather(*(self._wait_pending(holder, given.entry, error) for given in asked))
@@ -310,7 +332,8 @@ class Intake(Generic[M]):
 
     async def _take(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
         """One delivery of an entry to the group's consumer `holder`. Never raises but when it is cancelled."""
-        with bound(stream=self.consumer.stream, entry=given.entry.id):
+        about = partial(given.names, self.consumer)
+        with bound(about, stream=self.consumer.stream, entry=given.entry.id):
             try:
                 outcome = await self._while_held(holder, given, deliveries) if deliveries else "lost"
             except RedisError as error:  # the broker went away under us: the entry is pending there, and claimed later
@@ -365,14 +388,17 @@ class Intake(Generic[M]):
         consumer = self.consumer
         message = given.message(consumer)
         delivery = given.delivery(consumer.stream, deliveries)
-        for _ in range(CONFLICT_TRIES):
-            wanted = await consumer.handle(delivery, message)
-            token = (consumer.group, given.entry.id)
-            done = await scripts.commit(
-                self._redis, consumer.stream, wanted, entry=token, keep=consumer.keep, direct=self._direct
-            )
-            if done != "conflict":
-                return done
+        with tracing.taken(consumer.stream, given.entry.id, partial(given.cause, consumer)):
+            for _ in range(CONFLICT_TRIES):
+                wanted = await consumer.handle(delivery, message)
+                token = (consumer.group, given.entry.id)
+                done = await scripts.commit(
+                    self._redis, consumer.stream, wanted, entry=token, keep=consumer.keep, direct=self._direct
+                )
+                if done == "done":
+                    tracing.sent(wanted)
+                if done != "conflict":
+                    return done
         await self._retry_in(holder, given.entry, consumer.retry_first_s, delivered=deliveries - 1)
         return "conflict"
 

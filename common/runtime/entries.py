@@ -4,7 +4,8 @@ A body is the bytes of the field `__data__`; by hand `body` or `data` do as well
 
     redis-cli XADD qig:queries '*' __data__ '{"v":1,"text":"Where does the river go?"}'
 
-A FastStream client's envelope (\x89BIN, header table, body) is taken off. What we publish is the bare message.
+A FastStream client's envelope (\x89BIN, header table, body) is taken off. What we publish is the bare message. Beside
+it an asker may put `traceparent` (W3C Trace Context), which makes the answer a part of its own trace (causes.py).
 
 >>> body_of({b"__data__": b"{}"}), body_of({b"data": b"{}"}), body_of({b"colour": b"red"})
 (b'{}', b'{}', None)
@@ -18,6 +19,7 @@ from faststream.redis.parser import BinaryMessageFormatV1
 
 from common.runtime.streams import DATA_FIELD
 
+TRACEPARENT: Final = b"traceparent"
 _BY_HAND: Final = (b"body", b"data")
 
 
@@ -36,19 +38,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One delivery of an entry to a handler: the `deliveries`-th, counted by the broker from 1."""
+    """One delivery of an entry to a handler: the `deliveries`-th, counted by the broker from 1. traceparent: as it came
+    beside the body; empty without.
+    """
 
     stream: str
     entry_id: str
     at_ms: int
     deliveries: int
     body: bytes
+    traceparent: bytes = b""
 
 
 def body_of(fields: Mapping[bytes, bytes]) -> bytes | None:
     """The message of an entry, or None when it holds none that we know."""
     body = fields.get(DATA_FIELD.encode())
-    if body is None and len(fields) == 1:
+    if body is None and len(fields) - (TRACEPARENT in fields) == 1:
         body = next((fields[name] for name in _BY_HAND if name in fields), None)
     if body is not None and body.startswith(BinaryMessageFormatV1.IDENTITY_HEADER):
         body, _headers = BinaryMessageFormatV1.parse(body)

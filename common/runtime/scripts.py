@@ -87,13 +87,15 @@ end
 """
 
 # An entry unless its id was published before, whether there is room or not. entries kept and their kind; seconds kept,
-# '' = for ever; ids remembered.
+# '' = for ever; ids remembered; traceparent of work, '' = none.
 _PUBLISHING: Final = f"""{_BURYING}{_FILLING}
-local function publish(stream, seen, id, message, entries, kind, seconds, ids)
+local function publish(stream, seen, id, message, entries, kind, seconds, ids, traceparent)
   if redis.call('ZSCORE', seen, id) then return false end
   local now = tonumber(redis.call('TIME')[1])
   local entry
-  if kind == 'work' then entry = redis.call('XADD', stream, '*', '__data__', message)
+  if kind == 'work' and traceparent ~= '' then
+    entry = redis.call('XADD', stream, '*', '__data__', message, 'traceparent', traceparent)
+  elseif kind == 'work' then entry = redis.call('XADD', stream, '*', '__data__', message)
   elseif kind == 'letters' then entry = bury(stream, message, entries)
   else entry = redis.call('XADD', stream, 'MAXLEN', '~', entries, '*', '__data__', message) end
   redis.call('ZADD', seen, now, id)
@@ -146,7 +148,7 @@ local function write(operations)
     elseif op == 'send' then redis.call('XADD', key, '*', 'stream', a, 'id', b, '__data__', c)
     elseif op == 'tell' then
       local seen, entries, of, seconds, ids = string.match(c, '^(%d+) (%d+) (%a+) (%d*) (%d+)$')
-      publish(key, KEYS[tonumber(seen)], a, b, entries, of, seconds, ids)
+      publish(key, KEYS[tonumber(seen)], a, b, entries, of, seconds, ids, '')
     elseif op == 'dead' then bury(key, b, a)
     end
   end
@@ -171,11 +173,11 @@ redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', '__data__', ARGV[1])
 return 1
 """
 
-# KEYS: stream, its seen set. ARGV: id, message, entries kept and their kind, seconds kept, ids remembered.
+# KEYS: stream, its seen set. ARGV: id, message, entries kept and their kind, seconds kept, ids remembered, traceparent.
 _PUBLISH: Final = f"""{_ADDS}{_PUBLISHING}
 local known = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not known and is_full(KEYS[1], ARGV[3], ARGV[4]) then return redis.error_reply('FULL ' .. KEYS[1]) end
-return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7])
 """
 _CARRY: Final = _PUBLISH.replace(_ADDS, _ENDS)  # what lies in an outbox is in memory already
 
@@ -333,13 +335,16 @@ async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, st
     return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])], keep=keep))
 
 
-async def publish(redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False) -> str | None:
+async def publish(
+    redis: Redis, stream: str, message: bytes, message_id: str, *, carried: bool = False, traceparent: str = ""
+) -> str | None:
     """Add `message` to `stream` unless `message_id` was published there before; the new entry's id, or None.
 
-    carried: it lies in an outbox already. Raises Unavailable("broker_full", "stream_full").
+    carried: it lies in an outbox already. traceparent: goes beside it (entries.py). Raises Unavailable("broker_full",
+    "stream_full").
     """
-    keys = [stream, streams.seen(stream)]
-    entry = await _run(redis, _CARRY if carried else _PUBLISH, keys, [message_id, message, *_limits(stream)])
+    args: list[str | bytes | int] = [message_id, message, *_limits(stream), traceparent]
+    entry = await _run(redis, _CARRY if carried else _PUBLISH, [stream, streams.seen(stream)], args)
     return None if entry is None else cast("bytes", entry).decode()
 
 

@@ -27,7 +27,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from common.errors import Corrupt, QigError, Unavailable
-from common.runtime import http, lanes, logs, metrics, scripts, settings
+from common.runtime import http, lanes, logs, metrics, scripts, settings, tracing
 from common.runtime.broker import Broker
 from common.runtime.connection import BACKOFF_MAX_S, connect, faststream_broker, wait_until_there
 from common.runtime.consumer import Consumer, Intake
@@ -88,12 +88,15 @@ def run(service: str, model: type[S], build: Callable[[S, Broker], Awaitable[Wir
     """
     try:
         loaded = settings.load(model)
-        logs.configure(service, loaded.log_level)
+        logs.configure(service, loaded.node, loaded.log_level)
+        tracing.configure(service, loaded.node)
         gc.freeze()  # what is imported stays: a collection looks at what came since, in a third of the time
         asyncio.run(serve(loaded, service=service, build=lambda broker: build(loaded, broker)))
     except QigError as error:
         sys.stderr.write(f"qig {service}: {error}\n")
         sys.exit(EXIT_CORRUPT if isinstance(error, Corrupt) else EXIT_REFUSED)
+    finally:
+        tracing.end()
     sys.exit(0)
 
 

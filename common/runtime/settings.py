@@ -24,6 +24,7 @@ from common.runtime import address
 
 PREFIX: Final = "QIG_"
 BROKER_URL_FILE: Final = "QIG_BROKER_URL_FILE"
+COLLECTORS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")  # OpenTelemetry's own names
 _PASSWORDS: Final = re.compile(r"([?&][a-z_]*password=)[^&]*")
 _PORT: Final = "Port of /healthz, /readyz and /metrics; 0 picks a free one"
 NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -219,6 +220,16 @@ def load(model: type[S], environ: Mapping[str, str] | None = None) -> S:
         name = variable(str(first["loc"][0]))
         message = f"{name}={given.get(name, '')!r}: {first['msg'].lower()} (docs/settings.md)"
         raise Rejected("bad_setting", message) from None
+
+
+def traces_to(environ: Mapping[str, str] | None = None) -> str | None:
+    """The variable that names a collector of traces; None where there is none, or OTEL_SDK_DISABLED or
+    OTEL_TRACES_EXPORTER say that nothing goes to it. All others of OpenTelemetry's variables are read by its SDK.
+    """
+    given = os.environ if environ is None else environ
+    if given.get("OTEL_SDK_DISABLED", "").lower() == "true" or given.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    return next((name for name in COLLECTORS if given.get(name)), None)
 
 
 def redacted(url: str) -> str:

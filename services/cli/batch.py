@@ -85,10 +85,10 @@ class Found:
 async def _list(url: str) -> list[Found]:
     async with client(url) as redis:
         await check_there(redis, url)
-        return await _batches(redis)
+        return await batches(redis)
 
 
-async def _batches(redis: Redis) -> list[Found]:
+async def batches(redis: Redis) -> list[Found]:
     """Those that wait, the oldest first, then the dead ones. What is no batch is left out: `qig dead list` has it."""
     bodies = [("waiting", body_of(entry.fields) or b"") async for entry in kept(redis, streams.BATCHES)]
     bodies += [("dead", letter.body) async for _, letter in letters_of(redis, streams.BATCHES)]
@@ -102,7 +102,7 @@ async def _batches(redis: Redis) -> list[Found]:
 async def _read(wanted: str | None, home: Path, url: str) -> tuple[Found, Mapping[str, bytes], int]:
     async with client(url) as redis:
         await check_there(redis, url)
-        found = _chosen(await _batches(redis), wanted)
+        found = _chosen(await batches(redis), wanted)
         bundle = await newest_release(redis, Trust(redis, keys.load_root(home)))
         if bundle is None:
             raise Unavailable("no_bundle", "nothing was released yet: a batch has nothing to be consolidated on")

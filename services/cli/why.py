@@ -68,12 +68,12 @@ def run(name: str | None, home: Path, *, json: bool) -> int:
 async def _look(name: str | None, url: str, home: Path) -> list[Story]:
     async with client(url) as redis:
         await check_there(redis, url)
-        refused = await _refused(redis)
-        released = await _released(redis, home)
+        notes = await refused(redis)
+        bundles = await released(redis, home)
         fleet = Fleet()
         for told in (await lately(redis, streams.APPLIED, Applied))[0]:
             fleet = fold(fleet, told)
-    stories = [*(_of_release(bundle, refused, fleet) for bundle in released), *_of_refusals(refused, released)]
+    stories = [*(_of_release(bundle, notes, fleet) for bundle in bundles), *_of_refusals(notes, bundles)]
     if name is None:
         newest = [story for story in stories if story.version is not None][:1]
         others = [story for story in stories if story.version is None]
@@ -97,7 +97,7 @@ def chosen(name: str, stories: Sequence[Story]) -> list[Story]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class Refusal:
     """A note, and the evidence of the candidate if its dead letter is still there."""
 
     at_s: float
@@ -105,7 +105,7 @@ class _Refusal:
     candidate: Candidate | None
 
 
-async def _refused(redis: Redis) -> dict[str, _Refusal]:
+async def refused(redis: Redis) -> dict[str, Refusal]:
     """What the publisher refused or took back, by id, the newest first."""
     letters, _ = await lately(redis, streams.dead(streams.CANDIDATES), DeadLetter)
     offered: dict[str, Candidate] = {}
@@ -116,12 +116,12 @@ async def _refused(redis: Redis) -> dict[str, _Refusal]:
     notes = await Broker(redis).read_hash(streams.REFUSED)
     newest_first = sorted(notes, key=lambda name: refusals.when(notes[name]), reverse=True)
     return {
-        name: _Refusal(refusals.when(notes[name]), refusals.reasons(notes[name]), offered.get(name))
+        name: Refusal(refusals.when(notes[name]), refusals.reasons(notes[name]), offered.get(name))
         for name in newest_first
     }
 
 
-async def _released(redis: Redis, home: Path) -> list[Bundle]:
+async def released(redis: Redis, home: Path) -> list[Bundle]:
     """The releases in the stream that the publisher's list names, each once, the newest first."""
     found, _ = await lately(redis, streams.BUNDLES, Bundle, most=RELEASES)
     if not found:
@@ -135,7 +135,7 @@ async def _released(redis: Redis, home: Path) -> list[Bundle]:
     return [believed[version] for version in sorted(believed, reverse=True)]
 
 
-def _of_release(bundle: Bundle, refused: Mapping[str, _Refusal], fleet: Fleet) -> Story:
+def _of_release(bundle: Bundle, refused: Mapping[str, Refusal], fleet: Fleet) -> Story:
     taken_back = refused.get(bundle.id)
     told = fleet.reports.get(bundle.version, {})
     return Story(
@@ -153,7 +153,7 @@ def _of_release(bundle: Bundle, refused: Mapping[str, _Refusal], fleet: Fleet) -
     )
 
 
-def _of_refusals(refused: Mapping[str, _Refusal], released: Sequence[Bundle]) -> Iterator[Story]:
+def _of_refusals(refused: Mapping[str, Refusal], released: Sequence[Bundle]) -> Iterator[Story]:
     known = {bundle.id for bundle in released}
     for name, each in refused.items():
         if name not in known:

@@ -11,7 +11,8 @@ same: while no bundle came, and nothing was learned here.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -32,6 +33,7 @@ from services.edge.spoken import Spoken
 
 Array = npt.NDArray[np.float64]
 Finish = Literal["stop", "length", "read", "cancelled"]
+Stage = Callable[[str], AbstractContextManager[object]]
 
 TOGETHER: Final = "constellation"  # the mode, and the name of what all four states hold together
 TOKEN_MAX_CHARS: Final = 300  # more than any token has
@@ -64,12 +66,14 @@ class Generation:
     end, in constellation mode and for the prompts of one query in HEARD_ONE_IN. kappa, phase: after the last token.
     """
 
-    def __init__(self, constellation: Constellation, query: Query, query_id: str) -> None:
-        """Reads the prompt. Raises Rejected for a text that cannot be coordized."""
+    def __init__(self, constellation: Constellation, query: Query, query_id: str, stage: Stage = nullcontext) -> None:
+        """Reads the prompt. stage: entered for each stage of that, by its name. Raises Rejected for a text that cannot
+        be coordized.
+        """
         self.constellation = constellation
         self.query = query
         self.query_id = query_id
-        self.heard = hear(constellation, query)
+        self.heard = hear(constellation, query, stage)
         self.tokens = 0
         self.kappa: float | None = None
         self.phase: Phase | None = None
@@ -145,16 +149,19 @@ class Generation:
         )
 
 
-def hear(constellation: Constellation, query: Query) -> Heard:
+def hear(constellation: Constellation, query: Query, stage: Stage = nullcontext) -> Heard:
     """Reads a prompt. Raises Rejected for a text that cannot be coordized."""
-    ids = constellation.encoder.encode(query.text)
-    prompt = ids if len(ids) else np.array([EOS], np.int32)
-    basin = constellation.basin(prompt)
-    route = within(constellation.route(basin), constellation.domains, margin_min_rad=MARGIN_MIN_RAD)
-    shares = voices(constellation, route, query.mode)
-    lead = next(iter(shares))
-    reading, listening = constellation.listen(prompt, lead)
-    bits = float(reading.bits(constellation.kernel(lead).gate).sum())
+    with stage("coordize"):
+        ids = constellation.encoder.encode(query.text)
+        prompt = ids if len(ids) else np.array([EOS], np.int32)
+    with stage("route"):
+        basin = constellation.basin(prompt)
+        route = within(constellation.route(basin), constellation.domains, margin_min_rad=MARGIN_MIN_RAD)
+        shares = voices(constellation, route, query.mode)
+        lead = next(iter(shares))
+    with stage("read"):
+        reading, listening = constellation.listen(prompt, lead)
+        bits = float(reading.bits(constellation.kernel(lead).gate).sum())
     role = constellation.domains[lead].role
     return Heard(ids, prompt, basin, route, shares, lead, role, reading, bits, listening)
 

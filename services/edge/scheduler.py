@@ -14,6 +14,7 @@ Imperative: owns threads. Knows no stream, no HTTP and no bundle; what to make a
 
 import asyncio
 import contextlib
+import contextvars
 import math
 import threading
 import time
@@ -80,6 +81,9 @@ class Turn:
         self.told_tokens = 0
         self.worked_s = 0.0
         self.began_s = scheduler.clock()
+        self.context = (
+            contextvars.copy_context()
+        )  # the worker's too: what it logs is about this query, and in its trace
         self._scheduler = scheduler
         self._heard: list[Said] = []
         self._news = asyncio.Event()
@@ -235,7 +239,7 @@ class Scheduler:
         if taken is None:
             return False
         client, turn = taken
-        last_word = self._advance(turn)
+        last_word = turn.context.run(self._advance, turn)
         with self._change:
             if last_word is None:
                 self._turns.give_back(client, turn)

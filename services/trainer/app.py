@@ -22,7 +22,7 @@ from typing import Final, cast
 from common.constants import ROLES
 from common.constellation import parts as bundle_parts
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import keys, metrics, streams
+from common.runtime import causes, keys, metrics, streams, tracing
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.effects import Effect, HashDelete, HashSet, Send
@@ -70,6 +70,7 @@ class Trainer:
         if released is not None:
             self.version = released.version
             return
+        began_ns = time.time_ns()
         parts = folder.read(self._settings.genesis)
         if parts is None and self._settings.size is None:
             parts = folder.read(folder.shipped(self._settings.data))
@@ -94,8 +95,9 @@ class Trainer:
             "".join(f"{path} {part.digest}\n" for path, part in sorted(listed.items())).encode()
         ).hexdigest()
         candidate = Candidate(id=f"genesis-{name[:16]}", parent=0, parent_digest="", parts=listed, evidence=evidence)
-        if await self._broker.produce(streams.CANDIDATES, pack(candidate), candidate.id):
-            log.info("genesis %s sent to the publisher", candidate.id)
+        with tracing.work("make genesis", causes.candidate(candidate).root, began_ns=began_ns):
+            if await self._broker.produce(streams.CANDIDATES, pack(candidate), candidate.id):
+                log.info("genesis %s sent to the publisher", candidate.id)
 
     async def take(self, delivery: Delivery, batch: Batch) -> Sequence[Effect]:
         """A batch becomes a candidate. One that is wrong in itself, or that no try came to an end with, does not, and
@@ -255,6 +257,7 @@ async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
         handle=trainer.take,
         max_records=1,
         max_deliveries=MAX_DELIVERIES,
+        cause=lambda _, batch: causes.batch(batch),
         give_up_after_s=math.inf,  # it waits for those before it, and for room: a full stream is more than a day's work
     )
     return Wiring(

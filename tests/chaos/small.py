@@ -144,7 +144,7 @@ def live(url: str, home: str, node: str, *, direct: bool) -> None:
     if not direct:  # as on a Cluster
         scripts.has_slots = _always
     settings = CommonSettings(broker_url=url, home=home, node=node)
-    logs.configure("light", settings.log_level)
+    logs.configure("light", node, settings.log_level)
     built = partial(_build, settings)
     asyncio.run(service.serve(settings, service="light", build=built, check_every_s=CHECK_EVERY_S))
 

@@ -16,7 +16,8 @@ from common.runtime.effects import Send
 from common.runtime.rates import Rates
 from common.wire.codec import pack
 from common.wire.messages import DeadLetter
-from services.cli import dead
+from services.cli import dead, trace
+from services.cli.chain import Centre
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 IN_A_SCRIPT = "can't access at least one of the keys|No permissions to access a key"
@@ -293,6 +294,14 @@ async def test_an_operator_replays_a_dead_letter(url):
         assert await dead._replay(streams.QUERIES, None, url("operator")) == (1, 0)
         assert [fields for _, fields in await root.xrange(streams.QUERIES)] == [{b"__data__": b"one"}]
         assert await root.xlen(streams.dead(streams.QUERIES)) == 0
+        assert await root.acl_log() == []
+
+
+async def test_an_operator_sees_what_led_to_what(url, tmp_path):
+    async with connect(url(None)) as root:
+        await root.flushall()
+        await root.acl_log_reset()
+        assert await trace._look(url("operator"), tmp_path) == Centre(batches=[], candidates=[], bundles=[])
         assert await root.acl_log() == []
 
 

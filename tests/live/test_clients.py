@@ -5,12 +5,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from live_fleet import live, until
+from live_fleet import EDGES, live, until
 
 from common.client import Client
 from common.runtime import streams
@@ -92,7 +93,8 @@ async def test_python_is_given_pieces_and_then_the_whole(lively):
     async with Client(lively.fleet.broker_url) as client:
         reply = client.stream(**LONG)
         pieces = [piece async for piece in reply]
-        assert len(pieces) > 1
+        assert pieces
+        assert [piece.index for piece in pieces] == list(range(len(pieces)))
         assert "".join(piece.text for piece in pieces) == reply.answer.text
         assert await replies(lively, client.name) == [*pieces, reply.answer]
 
@@ -171,8 +173,9 @@ async def test_node_is_given_an_answer(node, lively):
 
 async def test_node_is_given_pieces_and_then_the_whole(node, lively):
     told = await node("stream", "node-stream", **LONG)
-    assert len(told["pieces"]) > 1
-    assert [piece["index"] for piece in told["pieces"]] == list(range(len(told["pieces"])))
+    sent = [json.loads(each.model_dump_json()) for each in await replies(lively, "node-stream")]
+    assert [*told["pieces"], told["answer"]] == sent
+    assert [piece["index"] for piece in told["pieces"]] == list(range(len(sent) - 1))
     assert "".join(piece["text"] for piece in told["pieces"]) == told["answer"]["text"]
 
 
@@ -199,7 +202,8 @@ async def test_the_example_runs_as_it_is_shown(installed, lively):
 
 async def test_the_javascript_of_the_document_runs(installed, lively):
     (installed / "shown.mjs").write_text(shown("js", lively.fleet.broker_url), encoding="utf-8")
-    assert await ran("node", "shown.mjs", cwd=installed)  # the pieces that it was given
+    said = await ran("node", "shown.mjs", cwd=installed)  # the pieces that it was given
+    assert said == (await answer_of(lively, "kiosk-8")).text  # one in 600 of these kernels' is empty
 
 
 # redis-cli
@@ -250,14 +254,23 @@ async def test_a_query_by_hand_is_answered(by_hand, lively):
 async def test_a_query_by_hand_is_streamed(by_hand, lively):
     await by_hand("Stream")
     answer = await answer_of(lively, "me-too")
-    pieces = [each for each in await replies(lively, "me-too") if isinstance(each, Piece)]
-    assert len(pieces) > 1
+    *pieces, last = await replies(lively, "me-too")
+    assert last == answer
+    assert pieces
+    assert all(isinstance(piece, Piece) for piece in pieces)
     assert [piece.index for piece in pieces] == list(range(len(pieces)))
     assert "".join(piece.text for piece in pieces) == answer.text
 
 
-async def test_a_query_by_hand_is_cancelled(by_hand, lively, busy):
-    await by_hand("Cancel")
+async def test_a_query_by_hand_is_cancelled(by_hand, lively):
+    pids = [lively.fleet.members[node].pid for node in EDGES]
+    for pid in pids:  # however long the shell takes, the cancel is not too late
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await by_hand("Cancel")
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
     answer = await answer_of(lively, "us")
     assert answer.finish == "cancelled" or answer.problem.code == "cancelled"
 

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,28 +33,30 @@ def rows(found):
     return [[column.tolist() for column in (o.keys, o.counts, o.contexts, o.totals)] for o in found.orders]
 
 
-COMMON = grams(((1, 2), 2, 2))
+@functools.cache
+def common():
+    return grams(((1, 2), 2, 2))
 
 
 @pytest.mark.parametrize(("edges", "said"), [(2, [(1, 2)]), (3, [(1, 2)]), (4, [])])
 def test_an_n_gram_is_said_once_as_many_nodes_have_brought_it(edges, said):
-    several = brought(("a", 0, COMMON), ("b", 3, COMMON), ("c", 7, COMMON))
+    several = brought(("a", 0, common()), ("b", 3, common()), ("c", 7, common()))
     assert said_by(several, edges=edges) == [said] * 3
 
 
 def test_a_node_is_one_however_often_it_brings_an_n_gram():
-    assert said_by(brought(("a", 0, COMMON), ("a", 1, COMMON), ("b", 1, COMMON)), edges=3) == [[]] * 3
+    assert said_by(brought(("a", 0, common()), ("a", 1, common()), ("b", 1, common())), edges=3) == [[]] * 3
 
 
 def test_what_one_node_alone_brings_waits_and_what_others_bring_too_does_not():
     own = grams(((1, 2), 2, 6), ((1, 9), 3, 6), ((4, 5, 9), 2, 2))
-    (said, waits), *_ = parted(brought(("a", 0, own), ("b", 0, COMMON), ("c", 0, COMMON)), edges=3)
+    (said, waits), *_ = parted(brought(("a", 0, own), ("b", 0, common()), ("c", 0, common())), edges=3)
     assert (named(said), named(waits)) == ([(1, 2)], [(1, 9), (4, 5), (5, 9), (4, 5, 9)])
 
 
 def test_an_n_gram_takes_its_share_of_its_context_s_total_along():
     own = crystals([entry((1,), 2, count=2, total=20), entry((1,), 9, count=6, total=20)])
-    (said, waits), _ = parted(brought(("a", 0, own), ("b", 0, COMMON)), edges=2)
+    (said, waits), _ = parted(brought(("a", 0, own), ("b", 0, common())), edges=2)
     assert [found.orders[1].totals.tolist() for found in (said, waits)] == [[5], [15]]
 
 
@@ -68,8 +72,8 @@ def test_what_the_memories_know_is_said_by_one_node_alone():
 
 
 def test_with_one_node_everything_is_said_and_nothing_waits():
-    (said, waits), *_ = parted(brought(("a", 0, COMMON)), edges=1)
-    assert (rows(said), waits.entries) == (rows(COMMON), 0)
+    (said, waits), *_ = parted(brought(("a", 0, common())), edges=1)
+    assert (rows(said), waits.entries) == (rows(common()), 0)
 
 
 def test_nothing_brought_is_nothing_said():

@@ -19,6 +19,7 @@ COMMANDS = {
     "top": ["top"],
     "nodes": ["nodes"],
     "route": ["route", "hello"],
+    "trace": ["trace", "q-1"],
     "train": ["train"],
     "validate": ["validate"],
     "doctor": ["doctor"],

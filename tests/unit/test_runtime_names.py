@@ -167,7 +167,7 @@ def root_logger():
 
 def test_a_log_line_is_json_and_names_its_message(root_logger):
     stream = io.StringIO()
-    logs.configure("edge", "info", stream)
+    logs.configure("edge", "node-1", "info", stream)
     with logs.bound(stream="qig:queries", entry="17-0"):
         logging.getLogger("room").warning("late by %d s", 3)
     line = json.loads(stream.getvalue())
@@ -182,7 +182,7 @@ def test_a_log_line_is_json_and_names_its_message(root_logger):
 def test_a_log_line_for_a_person_is_plain_and_carries_the_traceback(root_logger):
     stream = io.StringIO()
     stream.isatty = lambda: True
-    logs.configure("edge", "info", stream)
+    logs.configure("edge", "node-1", "info", stream)
     try:
         1 / 0  # noqa: B018 -- the error is what is wanted
     except ZeroDivisionError:

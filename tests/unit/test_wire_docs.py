@@ -10,16 +10,20 @@ from common.wire.messages import MESSAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 WIRE = ROOT / "docs" / "wire"
-FILES = export.render()
 
 
-def test_the_committed_wire_documents_are_what_the_code_says():
-    assert {name: (WIRE / name).read_bytes() for name in FILES} == FILES
+@pytest.fixture(scope="module")
+def files():
+    return export.render()
 
 
-def test_no_generated_document_is_left_over():
+def test_the_committed_wire_documents_are_what_the_code_says(files):
+    assert {name: (WIRE / name).read_bytes() for name in files} == files
+
+
+def test_no_generated_document_is_left_over(files):
     found = {path.relative_to(WIRE).as_posix() for path in WIRE.rglob("*") if path.is_file()}
-    assert found == {*FILES, *packet_vectors.render(), "README.md", "packet.md"}
+    assert found == {*files, *packet_vectors.render(), "README.md", "packet.md"}
 
 
 def test_the_packets_of_the_documents_are_what_the_code_says():
@@ -45,28 +49,28 @@ def test_a_page_without_its_marks_is_refused():
         layout.drawn("# The sleep packet\n")
 
 
-def test_rendering_twice_gives_the_same_bytes():
-    assert export.render() == FILES
+def test_rendering_twice_gives_the_same_bytes(files):
+    assert export.render() == files
 
 
-def test_every_message_has_a_schema_and_a_vector_in_both_forms():
+def test_every_message_has_a_schema_and_a_vector_in_both_forms(files):
     assert [type(message) for message in export.golden()] == list(MESSAGES)
     for message in export.golden():
         name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(message).__name__).lstrip("_")
-        assert unpack(type(message), FILES[f"vectors/{name}.msgpack"]) == message
-        assert unpack(type(message), FILES[f"vectors/{name}.json"]) == message
-        assert set(json.loads(FILES[f"schemas/{name}.json"])["properties"]) == set(type(message).model_fields)
+        assert unpack(type(message), files[f"vectors/{name}.msgpack"]) == message
+        assert unpack(type(message), files[f"vectors/{name}.json"]) == message
+        assert set(json.loads(files[f"schemas/{name}.json"])["properties"]) == set(type(message).model_fields)
 
 
-def test_the_golden_crystals_are_one_blob_on_every_machine():
-    facts = json.loads(FILES["vectors/crystals.json"])
-    assert FILES["vectors/crystals.bin"].hex() == facts["blob"]
+def test_the_golden_crystals_are_one_blob_on_every_machine(files):
+    facts = json.loads(files["vectors/crystals.json"])
+    assert files["vectors/crystals.bin"].hex() == facts["blob"]
     assert crystals.encode(export.golden_crystals(), facts["vocab_size"]).hex() == facts["blob"]
 
 
-def test_export_writes_every_file(tmp_path):
+def test_export_writes_every_file(files, tmp_path):
     export.export(tmp_path)
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == set(FILES)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == set(files)
 
 
 def test_the_pages_name_every_code_with_which_a_message_is_refused():

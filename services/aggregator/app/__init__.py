@@ -10,7 +10,7 @@ hashes.py      what all of it keeps in the broker
 
 from typing import Final
 
-from common.runtime import keys, streams
+from common.runtime import causes, keys, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.follower import Follower
@@ -57,6 +57,7 @@ async def build(settings: AggregatorSettings, broker: Broker) -> Wiring:
                 max_deliveries=MAX_DELIVERIES,
                 max_records=PACKETS_READ,
                 handle_read=packets.take_read,
+                cause=lambda _, envelope: causes.packet(envelope.ref),
             )
         ],
         followers=[Follower(streams.BUNDLES, await window.first_position(), window.follow)],

@@ -12,14 +12,16 @@ Two aggregators are safe: a cut needs the count of cuts that it began with. Whoe
 import asyncio
 import hashlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
 from common.errors import Unavailable
-from common.runtime import metrics, streams
+from common.runtime import causes, metrics, streams, tracing
 from common.runtime.broker import Broker
 from common.runtime.effects import Effect, HashAdd, HashDelete, HashSet, Send
 from common.runtime.settings import AggregatorSettings
@@ -114,6 +116,7 @@ class Batches:
     async def _cut_once(self) -> bool:
         """One batch, if one is due and nobody else cut meanwhile."""
         # The count is read first: whatever is read after it is there still, or the count has changed.
+        began_ns = time.time_ns()
         count, made = await cast("Awaitable[list[bytes | None]]", self._broker.redis.hmget(CUTS, [COUNT, BATCHES_MADE]))
         waiting = {bytes.fromhex(ref): int(at) for ref, at in (await self._broker.read_hash(ACCEPTED)).items()}
         seconds, micros = await self._broker.redis.time()
@@ -160,13 +163,14 @@ class Batches:
             *([] if gathered is None else _proposed(gathered)),
         ]
         tallied, told = await self._told(found, count, cuts)
-        if not await self._broker.commit(streams.PACKETS, [*effects, *told]):
-            log.info("another aggregator cut first: nothing was taken")
-            return False
+        with _work(found, began_ns):
+            if not await self._broker.commit(streams.PACKETS, [*effects, *told]):
+                log.info("another aggregator cut first: nothing was taken")
+                return False
+            _show(found)
         self._tally = None if tallied is None else (str(cuts + 1).encode(), tallied)
         for ref in (*found.taken, *(one.packed for one in found.silent), *(one.ref for one in found.refused)):
             self._read.pop(ledger[ref], None)
-        _show(found)
         await self._note(found, waiting)
         return True
 
@@ -306,6 +310,14 @@ def _buried(refusal: Refusal, raw: bytes, at_s: float) -> list[Effect]:
         Send(streams.dead(streams.PACKETS), pack(letter), f"cut-{refusal.ref.hex()}"),
         Send(streams.RETURNED, pack(told), refusal.ref.hex()),
     ]
+
+
+def _work(found: Cut, began_ns: int) -> AbstractContextManager[None]:
+    """Of a cut that makes a batch: a trace begins, which leads to those of its packets."""
+    if found.batch is None:
+        return nullcontext()
+    packets = map(causes.packet, found.batch.packets)
+    return tracing.work("cut batch", causes.batch(found.batch).root, links=packets, began_ns=began_ns)
 
 
 def _show(found: Cut) -> None:

@@ -14,10 +14,11 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from common.errors import QigError, Unavailable
-from common.runtime import metrics, streams
+from common.runtime import causes, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.effects import Absent, Effect, Equals, HashAdd, HashSet, Send
 from common.runtime.entries import Delivery
+from common.runtime.logs import bound
 from common.wire.codec import pack
 from common.wire.fields import REASON_MAX_CHARS
 from common.wire.messages import PacketRef, Returned
@@ -118,7 +119,8 @@ class Packets:
             del self.read[next(iter(self.read))]
         metrics.PACKETS.labels("accepted", "").inc()
         self._standings.show(found.ref.key, "accepted")
-        log.info("packet %s of %s counts", found.ref.packed.hex()[16:], found.node)
+        with bound(**causes.packet(found.ref).names):  # one of a read
+            log.info("packet %s of %s counts", found.ref.packed.hex()[16:], found.node)
 
     async def _refuse(self, delivery: Delivery, envelope: Envelope, known: "Known", error: QigError) -> None:
         """What is noted and told of a packet before its dead letter is written."""

@@ -127,6 +127,23 @@ def nodes(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
 
 
 @app.command()
+def trace(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="A query's id, a packet's (NODE:SEQUENCE, KEY:EPOCH:SEQUENCE), a bundle's version, or the beginning of"
+            " a batch's or a candidate's id.",
+        ),
+    ],
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Show what came of a query, a packet, a batch or a bundle: each step with the trace that it is in."""
+    command.do("trace", name=name, home=home, json=as_json)
+
+
+@app.command()
 def route(
     text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
     genesis: Genesis = None,

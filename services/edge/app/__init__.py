@@ -45,7 +45,7 @@ from services.edge.app.health import WATCH_EVERY_S, Health
 from services.edge.app.heart import PROVE_EVERY_S, Heart
 from services.edge.app.interactions import Interactions
 from services.edge.app.node import Node
-from services.edge.app.queries import ACTIVE_MAX, QUERIES_READ, Queries
+from services.edge.app.queries import ACTIVE_MAX, QUERIES_READ, Queries, cause_of
 from services.edge.app.sleep import Sleep
 from services.edge.http.access import is_loopback
 from services.edge.http.guard import Access
@@ -161,6 +161,7 @@ async def build(
         at_once=ACTIVE_MAX,
         max_records=QUERIES_READ,
         turn_away=edge.queries.turn_away,
+        cause=cause_of,
     )
     private = [Follower(streams.COMMON, edge.commons.follow_from, edge.commons.on_common)] if edge.node.secret else []
     return Wiring(

@@ -13,7 +13,7 @@ from typing import Final
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import metrics, streams
+from common.runtime import causes, metrics, streams, tracing
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
 from common.runtime.releases import newest_release
@@ -96,8 +96,10 @@ class Bundles:
 
         One that is for others first comes again when it is for everybody.
         """
+        bundle = unpack(Bundle, delivery.body)
         async with self._taking:
-            await self._take(delivery)
+            with tracing.work("take bundle", causes.bundle(bundle), kind="consumer"):
+                await self._take(delivery, bundle)
 
     async def look_again(self) -> None:
         """Takes what was passed over while the list that names it was withheld, and is named now."""
@@ -110,13 +112,13 @@ class Bundles:
                     and newest.version > version
                     and not (digest(newest) == self._judged or self._has_left(newest))
                 ):
-                    await self._report(newest, await self._adopt(newest))
-                    await self._settle(newest, None)
+                    with tracing.work("take bundle", causes.bundle(newest)):
+                        await self._report(newest, await self._adopt(newest))
+                        await self._settle(newest, None)
         except Unavailable as error:  # no reason not to be ready: what serves, serves
             log.warning("cannot look again at what was released: %s", error)
 
-    async def _take(self, delivery: Delivery) -> None:
-        bundle = unpack(Bundle, delivery.body)
+    async def _take(self, delivery: Delivery, bundle: Bundle) -> None:
         try:
             await self._trust.verify(bundle.version, delivery.body)
         except Corrupt as error:

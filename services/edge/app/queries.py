@@ -4,13 +4,15 @@ import asyncio
 import logging
 import pkgutil
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from common.constants import Role
 from common.errors import QigError, Rejected, Unavailable
-from common.runtime import metrics, streams
+from common.runtime import causes, metrics, streams, tracing
+from common.runtime.causes import Cause
 from common.runtime.effects import Effect, Send
 from common.runtime.entries import Delivery
 from common.wire.codec import pack, unpack
@@ -232,7 +234,7 @@ class Queries:
         """On a worker's thread: the prompt is read by what serves now, and so is the rest, whatever is swapped in."""
         serving = self._node.serving
         assert serving is not None, "ask looked"
-        return _Making(self, serving, Generation(serving.answering, query, name))
+        return _Making(self, serving, Generation(serving.answering, query, name, tracing.span), time.time_ns())
 
     def conclude(self, serving: Serving, generation: Generation, seconds: float, problem: Problem | None) -> Answered:
         """On a worker's thread: measured with all others, one after the other."""
@@ -247,11 +249,12 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class _Making:
-    """A generation as the scheduler works on it."""
+    """A generation as the scheduler works on it. began_ns: when the prompt was read, since 1970."""
 
     queries: Queries
     serving: Serving
     generation: Generation
+    began_ns: int
 
     @property
     def tokens(self) -> int:
@@ -269,7 +272,17 @@ class _Making:
         return self.generation.heard.role
 
     def conclude(self, seconds: float, problem: Problem | None) -> Answered:
-        return self.queries.conclude(self.serving, self.generation, seconds, problem)
+        about = {"qig.kernel": self.kernel, "qig.tokens": self.tokens, "qig.bundle": self.serving.bundle}
+        if self.tokens:  # it has ended; between its slices others were said
+            with tracing.span("generate", began_ns=self.began_ns, about=about):
+                pass
+        with tracing.span("conclude"):
+            return self.queries.conclude(self.serving, self.generation, seconds, problem)
+
+
+def cause_of(delivery: Delivery, query: Query) -> Cause:
+    """A query by its name, in its asker's trace where that came with it."""
+    return causes.query(query.client, query.id or delivery.entry_id, delivery.traceparent)
 
 
 def _show_answer(made: Answer) -> None:

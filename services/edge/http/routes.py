@@ -12,11 +12,12 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi import Query as Parameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from common.errors import QigError, Unavailable
-from common.runtime import metrics
+from common.runtime import metrics, tracing
 from common.wire.inference import Answer, Query
 from services.edge.answer import Serving
 from services.edge.http.chat import ChatCompletion, ChatRequest, ChatShape, chat_queries
@@ -62,15 +63,26 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 
 def application(edge: Answering, kept: Keeping, access: Access, *, created: int) -> Guard:
     """The ASGI app of an edge: every path but /healthz, /readyz and /metrics. created: seconds since 1970."""
-    app = described()
+    app = described(tracing.provider())
     app.state.edge, app.state.kept, app.state.created, app.state.embedder = edge, kept, created, Embedder()
     return Guard(app, access)
 
 
-def described() -> FastAPI:
-    """The routes without an edge: what they take and give. scripts/docs.py writes docs/openapi.json of it."""
+def described(tracer_provider: Any = None) -> FastAPI:
+    """The routes without an edge: what they take and give. scripts/docs.py writes docs/openapi.json of it.
+
+    tracer_provider: of whoever looks on at requests; None: nobody does.
+    """
+    telemetry: TelemetryConfig = {"tracer_provider": tracer_provider, "tracing": tracer_provider is not None}
+    telemetry |= {"operation_spans": False, "metrics": False, "logs": False, "auto_configure": False}
     app = FastAPI(
-        title="QIG Constellation", version="1", description=ABOUT, docs_url=None, redoc_url=None, responses=PROBLEMS
+        title="QIG Constellation",
+        version="1",
+        description=ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        responses=PROBLEMS,
+        telemetry=telemetry,
     )
     app.include_router(router)
     for kind in (RequestValidationError, HTTPException, QigError, Refusal, Exception):

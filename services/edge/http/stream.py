@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from starlette.responses import Response
@@ -20,6 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from common.constants import Role
 from common.errors import QigError
+from common.runtime import causes, tracing
+from common.runtime.logs import Names, bound
 from common.wire.codec import unpack
 from common.wire.inference import Answer, Query
 from services.edge.answer import Serving
@@ -89,7 +92,10 @@ async def told(
     """
     news: asyncio.Queue[Told | Exception] = asyncio.Queue(1)  # one: a slow reader gets more at once, not later
     turns = _ask_all(edge, queries)
-    tasks = [asyncio.create_task(_follow(edge, index, turn, news, pieces=pieces)) for index, turn in enumerate(turns)]
+    tasks = [
+        asyncio.create_task(_follow(edge, index, turn, news, pieces=pieces), context=turn.context.copy())
+        for index, turn in enumerate(turns)
+    ]
     try:
         missing = len(turns)
         while missing:
@@ -112,12 +118,18 @@ def _ask_all(edge: Answering, queries: Sequence[Query]) -> list[Turn]:
     turns: list[Turn] = []
     try:
         for query in queries:
-            turns.append(edge.ask(query))  # noqa: PERF401 -- those before one that is refused must be left
+            with bound(partial(_named, query)):
+                turns.append(edge.ask(query))
     except BaseException:
         for turn in turns:
             turn.leave()
         raise
     return turns
+
+
+def _named(query: Query) -> Names:
+    assert query.id is not None
+    return tracing.named(causes.query(query.client, query.id))
 
 
 async def _follow(

@@ -28,11 +28,14 @@ so that its sequences never repeat.
 """
 
 from services.edge.record.file import address_of as address_of
+from services.edge.record.reading import read_asked as read_asked
 from services.edge.record.reading import read_clients as read_clients
+from services.edge.record.reading import read_counted as read_counted
 from services.edge.record.reading import read_packets as read_packets
 from services.edge.record.reading import read_residues as read_residues
 from services.edge.record.record import ORDERS as ORDERS
 from services.edge.record.record import Record as Record
+from services.edge.record.rows import Asked as Asked
 from services.edge.record.rows import Counted as Counted
 from services.edge.record.rows import Domain as Domain
 from services.edge.record.rows import Fresh as Fresh

@@ -12,7 +12,7 @@ from common.kernels import memory_file
 from common.kernels.memory import Memory
 from common.kernels.spec import MAX_VOCAB
 from services.edge.record.file import BUSY_TIMEOUT_S, translated
-from services.edge.record.rows import Packet, packet_of
+from services.edge.record.rows import Asked, Packet, packet_of
 from services.edge.record.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, meta, wrong_version
 
 
@@ -37,6 +37,29 @@ def read_clients(path: Path, query_id: str) -> list[str]:
     with _reading(path) as db:
         rows = db.execute("SELECT client FROM interactions WHERE query_id = ? ORDER BY client", (query_id,))
         return [client for (client,) in rows]
+
+
+def read_asked(path: Path, query_id: str) -> list[Asked]:
+    """What an edge's file keeps of the queries of that id, by client. Otherwise as `read_packets`."""
+    with _reading(path) as db:
+        rows = db.execute(
+            "SELECT client, query_id, at_s, domain, probe, folded, verdict, packet FROM interactions"
+            " WHERE query_id = ? ORDER BY client",
+            (query_id,),
+        )
+        return [
+            Asked(client, name, at_s, domain, bool(probe), bool(folded), verdict, packet)
+            for client, name, at_s, domain, probe, folded, verdict, packet in rows
+        ]
+
+
+def read_counted(path: Path, sequence: int) -> list[str]:
+    """The ids of the queries that were counted in a packet and are still kept, oldest first. Otherwise as
+    `read_packets`.
+    """
+    with _reading(path) as db:
+        rows = db.execute("SELECT query_id FROM interactions WHERE packet = ? ORDER BY id", (sequence,))
+        return [name for (name,) in rows]
 
 
 @contextlib.contextmanager

@@ -87,6 +87,20 @@ class Counted:
     taken: Memory | None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is kept of a query besides its text. packet: the sequence of the one that it was counted in."""
+
+    client: str
+    query_id: str
+    at_s: float
+    domain: Domain
+    probe: bool
+    folded: bool
+    verdict: Verdict | None
+    packet: int | None
+
+
 def packet_of(row: tuple) -> Packet:  # type: ignore[type-arg]  # rows of any columns
     """A row of the table `packets`."""
     sequence, domain, status, at_s, base_version, base, basin, body, counts, raw, *settled = row

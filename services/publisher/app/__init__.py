@@ -18,7 +18,7 @@ import math
 from functools import partial
 from typing import Final
 
-from common.runtime import streams
+from common.runtime import causes, streams
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.follower import FROM_START, Follower
@@ -62,6 +62,7 @@ async def build(settings: PublisherSettings, broker: Broker) -> Wiring:
         max_records=1,
         max_deliveries=MAX_DELIVERIES,
         give_up_after_s=math.inf,  # the trainer waits for a word, and what is given up here has none
+        cause=lambda _, candidate: causes.candidate(candidate),
     )
     return Wiring(
         consumers=[candidates],

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.runtime import streams
+from common.runtime.causes import bundle_name
 from common.runtime.effects import Absent, Effect, Equals, HashDelete, HashSet, Send
 from common.trust.rings import EVERYBODY
 from common.wire import bundle as bundles
@@ -78,7 +79,7 @@ def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -
         HashSet(streams.RELEASED, bundle.id, str(bundle.version).encode()),
         *(HashDelete(streams.RELEASED, name) for name in forgotten),
         HashDelete(streams.REFUSED, bundle.id),
-        Send(streams.BUNDLES, message, f"{bundle.version}-{bundles.digest(bundle)}"),
+        Send(streams.BUNDLES, message, bundle_name(bundle)),
     ]
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 
 import pytest
 from edge_fleet import NODE, TEXT, answers, bundles_to, delivery_of
@@ -99,6 +100,30 @@ async def test_a_query_that_streams_is_told_in_pieces_which_together_are_its_ans
     made = unpack(Answer, sent.message)
     assert "".join(piece.text for piece in pieces) == made.text
     assert sum(piece.tokens for piece in pieces) == made.completion_tokens
+
+
+async def test_a_piece_is_with_the_client_while_the_next_is_not_yet_said(edge, redis, eventually, monkeypatch):
+    allowed = threading.Semaphore(0)
+
+    class Held(Generation):
+        def say(self, _):
+            assert allowed.acquire(timeout=10)
+            return super().say(1)
+
+    monkeypatch.setattr(queries, "Generation", Held)
+    query = Query(id="q", text=TEXT, max_tokens=40, stream=True, seed=1)
+    making = asyncio.create_task(edge.queries.on_query(delivery_of(), query))
+    await eventually(lambda: any(turn.listening for turn in edge.queries._turns.values()))
+    allowed.release()
+    await eventually(lambda: replies(redis))
+    (first,) = await replies(redis)
+    assert not making.done()
+    allowed.release(query.max_tokens)
+    (sent,) = await making
+    told = await replies(redis)
+    assert (told[0], first.index, first.tokens) == (first, 0, 1)
+    assert len(told) > 1
+    assert "".join(piece.text for piece in told) == unpack(Answer, sent.message).text
 
 
 async def test_without_stream_there_are_no_pieces(edge, redis):
