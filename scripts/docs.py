@@ -10,6 +10,7 @@ from typing import Final
 
 from common.runtime import asyncapi, metrics, retention, rights, settings
 from common.wire import export, layout, packet_vectors
+from deploy.grafana import boards
 from services.cli import reference
 from services.edge.http import routes
 
@@ -31,6 +32,7 @@ GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs", lambda: {"broker.md": retention.drawn(BROKER.read_text(encoding="utf-8")).encode()}),
     ("docs", lambda: described("openapi", routes.openapi())),
     ("docs", lambda: described("asyncapi", asyncapi.render())),
+    ("deploy/grafana/dashboards", boards.render),
     ("docs/wire", export.render),
     ("docs/wire", packet_vectors.render),
     ("docs/wire", lambda: {"packet.md": layout.drawn(PACKET.read_text(encoding="utf-8")).encode()}),

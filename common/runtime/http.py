@@ -59,6 +59,7 @@ def routes(reasons: Callable[[], dict[str, str]], about: dict[str, Any]) -> list
 
     @get
     async def exposition(_: Scope) -> AsgiResponse:
+        metrics.READY.set(0 if reasons() else 1)
         return AsgiResponse(metrics.exposition(), 200, {"content-type": metrics.CONTENT_TYPE})
 
     return [("/healthz", healthz), ("/readyz", readyz), ("/metrics", exposition)]

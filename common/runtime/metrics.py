@@ -8,6 +8,7 @@ A stream label is one of streams.GROUPS or a broadcast's name, and an answers st
 """
 
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from common.constants import PACKET_MAX_BYTES, PHASES, Phase
 from common.runtime.streams import ANSWERS
+from common.wire.messages import Figure
 
 REGISTRY: Final = CollectorRegistry()
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -38,20 +40,31 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series a counter, which nobody reads
 
+READY = _gauge("qig_ready", "1 while this service does its work, as /readyz says, else 0")
+
 # What a state is.
 PHI = _gauge("qig_phi_ratio", "Integration of a kernel's state, 0..1; absent while it is not known", "kernel")
 PHI_P_VALUE = _gauge("qig_phi_p_value", "Probability of that integration without any coupling", "kernel")
-CONSTELLATION_PHI = _gauge("qig_constellation_phi_ratio", "Integration of the constellation basin, 0..1")
-CONSTELLATION_PHI.set(math.nan)  # not known yet: a gauge without labels would read 0, which is a figure
+CONSTELLATION_PHI = _gauge(
+    "qig_constellation_phi_ratio", "Integration of what all four states hold together, the emergent one, 0..1"
+)
+CONSTELLATION_PHI_P_VALUE = _gauge(
+    "qig_constellation_phi_p_value", "Probability of that integration without any coupling"
+)
 KAPPA = _gauge("qig_kappa", "Coupling of a kernel's state: von Mises-Fisher concentration", "kernel")
 PHASE = _gauge("qig_phase", "1 for the phase a kernel is in, 0 for the others", "kernel", "phase")
 DISTANCE = _histogram(
     "qig_distance_rad", "Fisher-Rao distance of a query to the domain that answered it",
     (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.15), "kernel",
 )  # fmt: skip
+MARGIN = _histogram(
+    "qig_margin_rad", "How much farther from a query the second domain lies than the first",
+    (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 3.15), "kernel",
+)  # fmt: skip
 
 # Queries and answers.
 QUERIES = _counter("qig_queries_total", "Queries finished", "outcome")
+QUEUE = _gauge("qig_queue", "Queries in an edge's schedule: being answered, or waiting for a place", "state")
 ANSWER_SECONDS = _histogram(
     "qig_answer_seconds", "Time from taking a query to its answer",
     (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
@@ -102,6 +115,16 @@ NODE_DISTANCE = _gauge(
     "Of an enrolled node's packets in the last batch that had some, the farthest from the centre of its domain",
     "node",
 )
+NODE_BYTES = _counter("qig_node_packet_bytes_total", "Bytes of all sleep packets of an enrolled node", "node")
+NODE_BUNDLE = _gauge(
+    "qig_node_bundle_version", "Version that an enrolled edge serves, by what it last reported", "node"
+)
+NODE_RING = _gauge("qig_node_ring", "0 for an enrolled edge that gets a release first, 1 for the rest", "node")
+SPREAD = _gauge(
+    "qig_spread_rad",
+    "Mean distance of what different nodes brought to a domain from its mean, in the last batch with two nodes there",
+    "domain",
+)
 BATCH_PACKETS = _histogram(
     "qig_batch_packets", "Packets in a batch", (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 )
@@ -113,8 +136,21 @@ TAKEN_BACK = _counter(
     "qig_releases_taken_back_total", "Releases taken back for what edges said, by who had them", "had"
 )
 HELD_OUT = _gauge("qig_held_out_bits_per_byte", "Bits per byte on a domain's held-out text", "domain")
+DRIFT = _gauge(
+    "qig_drift_rad",
+    "How far a kernel's home basin lies from that of the bundle before, by a candidate's figures",
+    "kernel",
+)
 GUARD_EVENTS = _counter("qig_guard_events_total", "Guards that acted", "guard")
 TRAIN_STEPS = _counter("qig_train_steps_total", "Training steps made")
+BATCH_BEGAN = _gauge(
+    "qig_batch_began_time_seconds", "When the batch that is worked on was begun, since 1970; 0 while there is none"
+)
+CHECKPOINT = _gauge(
+    "qig_checkpoint_time_seconds", "When training last kept a checkpoint of that batch, since 1970; 0 for never"
+)
+GPU_BUSY = _gauge("qig_gpu_busy_ratio", "Share of the last second in which a GPU computed; absent without one", "gpu")
+GPU_MEMORY = _gauge("qig_gpu_memory_bytes", "Memory of a GPU, used and in all; absent without one", "gpu", "kind")
 
 
 def show_phi(kernel: str, phi: float | None, p_value: float | None) -> None:
@@ -127,15 +163,35 @@ def show_phi(kernel: str, phi: float | None, p_value: float | None) -> None:
             gauge.labels(kernel).set(value)
 
 
-def show_constellation_phi(phi: float | None) -> None:
-    """Set the integration of the constellation basin; NaN while it is not known: this gauge has no label to remove."""
-    CONSTELLATION_PHI.set(math.nan if phi is None else phi)
+def show_constellation_phi(phi: float | None, p_value: float | None) -> None:
+    """Set both of the constellation basin; NaN while they are not known: these gauges have no label to remove, and 0
+    would be a figure.
+    """
+    for gauge, value in ((CONSTELLATION_PHI, phi), (CONSTELLATION_PHI_P_VALUE, p_value)):
+        gauge.set(math.nan if value is None else value)
 
 
 def show_phase(kernel: str, phase: Phase) -> None:
     """Set the state set of one kernel: exactly one phase reads 1."""
     for name in PHASES:
         PHASE.labels(kernel, name).set(1.0 if name == phase else 0.0)
+
+
+show_constellation_phi(None, None)  # not known yet
+
+
+def show_figures(figures: Iterable[Figure]) -> None:
+    """Set what a candidate, or the bundle that it became, was measured to be."""
+    gauges = {"bits_per_byte": HELD_OUT, "drift_rad": DRIFT}
+    for figure in figures:
+        if figure.name in gauges and figure.domain is not None:
+            gauges[figure.name].labels(figure.domain).set(figure.after)
+
+
+def begin(counter: Counter, *rows: tuple[str, ...]) -> None:
+    """Show these label values from the start, as 0: Prometheus sees no increase where a series begins with a 1."""
+    for row in rows:
+        counter.labels(*row)
 
 
 def stream_label(stream: str) -> str:

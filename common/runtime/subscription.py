@@ -61,6 +61,7 @@ class Subscription(Generic[M]):
             f"{name}-claim": self._subscribe(faststream, f"{name}-claim", claim_ms, poll_ms),
         }
         self._seen = False
+        metrics.begin(metrics.GROUPS_REMADE, (self.consumer.stream,))
         self._stopping = False
         self._upkeep = asyncio.Lock()  # a half that is being started while its stop is asked for would outlive it
 

@@ -17,8 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from common.coordizer.artifacts import lineage
 from common.errors import Rejected
+from common.geometry.means import frechet_mean, spread
 from common.geometry.simplex import distance
 from common.wire import basin
 from common.wire import packet as packets_
@@ -34,8 +38,10 @@ from services.aggregator.claims import Claim, claimed
 from services.aggregator.merge import Merged, Quorum, check_vocabulary, merged
 from services.aggregator.pool import Pool, kept
 from services.aggregator.quorum import needed
-from services.aggregator.quota import NODE_TERRITORIES, Nodes, counting
+from services.aggregator.quota import NODE_TERRITORIES, Nodes, counting, node_of
 from services.aggregator.territories import PENDING_CUTS, Place, Settled, Waiting, founders, read_basin, settle
+
+Floats = npt.NDArray[np.float64]
 
 PATIENCE: Final = 15  # chosen: a quarter of an hour at 60 s; after half an hour an edge hands a packet in once more
 FRAME_BYTES: Final = 64 * 1024  # of a batch beside its crystals: 256 references, 64 domains with basins and gates
@@ -87,8 +93,9 @@ class Refusal:
 class Cut:
     """batch: None when no packet is in it; note: what it is made of, for the account; taken: the refs in it; opened:
     its places that no bundle knows; founded: as of Fleet, from now on; distances: by key id, of its packets in the
-    batch the farthest from the robust centre of its domain, rad; pool: as of Fleet, for the next; claim: what the batch
-    has of it, and will bring to it.
+    batch the farthest from the robust centre of its domain, rad; spreads: by domain, of the basins that two nodes or
+    more brought, their mean distance from their mean, rad; pool: as of Fleet, for the next; claim: what the batch has
+    of it, and will bring to it.
 
     silent: packets that are dealt with and in no batch; mentions, proposals: of the taken and the silent, by key id,
     the oldest packet first.
@@ -103,6 +110,7 @@ class Cut:
     opened: tuple[Place, ...]
     founded: Mapping[str, str]
     distances: Mapping[bytes, float]
+    spreads: Mapping[str, float]
     silent: tuple[PacketRef, ...] = ()
     mentions: tuple[tuple[bytes, Hashes], ...] = ()
     proposals: tuple[tuple[bytes, tuple[Proposal, ...]], ...] = ()
@@ -177,6 +185,7 @@ def cut(
         opened=tuple(settled.places[u.update.name] for u in updates if u.update.opened),
         founded=founders(settled, brought, fleet.founded, fleet.nodes),
         distances=_distances(updates),
+        spreads=_spreads(updates, fleet.nodes),
         silent=tuple(one.packet for one in silent),
         mentions=tuple((one.packet.key, read_mentions(one.body)) for one in heard if one.body.mentions),
         proposals=tuple((one.packet.key, read_merges(one.body, one.base)) for one in heard if one.body.merges),
@@ -264,6 +273,18 @@ def _distances(updates: Sequence[Merged]) -> dict[bytes, float]:
         centre = basin.from_bytes16(update.update.basin)
         for one in update.taken:
             found[one.packet.key] = max(found.get(one.packet.key, 0.0), float(distance(one.basin, centre)))
+    return found
+
+
+def _spreads(updates: Sequence[Merged], nodes: Nodes) -> dict[str, float]:
+    """One node's own packets differ as its texts do: that says nothing of how far nodes are from each other."""
+    found: dict[str, float] = {}
+    for update in updates:
+        own: dict[str, list[Floats]] = {}
+        for one in update.taken:
+            own.setdefault(node_of(nodes, one.packet.key), []).append(one.basin)
+        if len(own) > 1:
+            found[update.update.name] = spread(np.stack([frechet_mean(np.stack(basins)) for basins in own.values()]))
     return found
 
 

@@ -36,6 +36,17 @@ class Fleet:
         return frozenset(self.reports.get(version, {})) | frozenset(self.reports.get(before, {}))
 
 
+def serving(fleet: Fleet) -> dict[str, int]:
+    """The version that each node serves by its reports: the newest that it applied, or found good, and kept."""
+    kept = (
+        (node, version)
+        for version, nodes in sorted(fleet.reports.items())
+        for node, told in nodes.items()
+        if told.verdict in ("applied", "good")
+    )
+    return dict(kept)
+
+
 def fold(fleet: Fleet, report: Applied) -> Fleet:
     """The fleet after one more report. A version too old to be kept, or a node too many, changes nothing."""
     nodes = fleet.reports.get(report.version, {})

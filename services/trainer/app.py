@@ -15,6 +15,7 @@ import math
 import shutil
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, cast
@@ -36,7 +37,7 @@ from common.wire.bundle import candidate_id, digest
 from common.wire.codec import pack, unpack
 from common.wire.fields import REASON_MAX_CHARS
 from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Part, Returned
-from services.trainer import folder, growth, text
+from services.trainer import folder, gpu, growth, text
 from services.trainer.ancestry import ancestry
 from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner, instruments
@@ -48,6 +49,7 @@ SEED: Final = 0
 SMALLEST: Final = "tiny"  # what is trained where nothing is shipped and no size is set
 MAX_DELIVERIES: Final = 5
 GENESIS_EVERY_S: Final = 2.0
+MEASURE_EVERY_S: Final = 5.0
 BRANCH_WORKERS: Final = 2
 RUNS: Final = "training"  # beside the genesis: a folder of the batch that is worked on, for what a kill leaves of it
 CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
@@ -62,7 +64,9 @@ class Trainer:
     def __init__(self, settings: TrainerSettings, broker: Broker, trust: Trust) -> None:
         self._settings, self._broker, self._trust = settings, broker, trust
         self._text = text.load(settings.data)
+        self._runs = settings.genesis.with_name(RUNS)
         self.version = 0  # of the bundle trained on last, or found
+        metrics.begin(metrics.GUARD_EVENTS, *((f"restore-{role}",) for role in ROLES))  # as dreams.py says it
 
     async def make_genesis(self) -> None:
         """Sends the genesis as the first candidate, until a bundle is there. Idempotent: its id is its content's."""
@@ -114,12 +118,27 @@ class Trainer:
         try:
             if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
                 raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
+            metrics.BATCH_BEGAN.set(time.time())
             return await self._consolidate(batch, delivery.at_ms / 1000)
         except (Rejected, Corrupt) as error:
             if batch.packets:
                 told = Returned(packets=batch.packets, code=error.code, reason=error.message[:REASON_MAX_CHARS])
                 await self._broker.produce(streams.RETURNED, pack(told), batch.id)
             raise
+        finally:
+            metrics.BATCH_BEGAN.set(0)
+
+    async def measure(self) -> None:
+        """How far training is, and what the GPUs do; as metrics."""
+        metrics.CHECKPOINT.set(await asyncio.to_thread(_last_checkpoint_s, self._runs))
+        found = await asyncio.to_thread(gpu.read)
+        metrics.GPU_BUSY.clear()
+        metrics.GPU_MEMORY.clear()
+        for each in found:
+            if each.busy is not None:
+                metrics.GPU_BUSY.labels(each.index).set(each.busy)
+            metrics.GPU_MEMORY.labels(each.index, "used").set(each.used_bytes)
+            metrics.GPU_MEMORY.labels(each.index, "total").set(each.total_bytes)
 
     async def _consolidate(self, batch: Batch, cut_s: float) -> Sequence[Effect]:
         """cut_s: when the batch came; what depends on time depends on that, so that every try does the same."""
@@ -131,8 +150,7 @@ class Trainer:
             path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
         }
         batch = await self._of_released(batch, current)
-        runs = self._settings.genesis.with_name(RUNS)
-        await asyncio.to_thread(_forget_others, runs, batch.id)
+        await asyncio.to_thread(_forget_others, self._runs, batch.id)
         made = await asyncio.to_thread(
             consolidate,
             parts,
@@ -143,7 +161,7 @@ class Trainer:
             steps=self._settings.steps,
             seed=SEED,
             held_back=growth.waiting(known | failed, cut_s),
-            folder=runs / batch.id,
+            folder=self._runs / batch.id,
         )
         evidence = Evidence(figures=made.figures, guards=made.guards, seconds=time.monotonic() - started)
         candidate = Candidate(
@@ -233,10 +251,15 @@ def _forget_others(runs: Path, batch_id: str) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def _last_checkpoint_s(runs: Path) -> float:
+    """When one was kept last, since 1970; 0 where there is none."""
+    with suppress(FileNotFoundError):  # its batch is done
+        return max((path.stat().st_mtime for path in runs.glob("*/*.safetensors")), default=0.0)
+    return 0.0
+
+
 def _show(evidence: Evidence, steps: int) -> None:
-    for figure in evidence.figures:
-        if figure.name == "bits_per_byte" and figure.domain:
-            metrics.HELD_OUT.labels(figure.domain).set(figure.after)
+    metrics.show_figures(evidence.figures)
     for guard in evidence.guards:
         metrics.GUARD_EVENTS.labels(guard).inc()
     metrics.TRAIN_STEPS.inc(steps)
@@ -264,6 +287,7 @@ async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
         consumers=[batches],
         ticks=[
             Tick("genesis", GENESIS_EVERY_S, trainer.make_genesis),
+            Tick("measure", MEASURE_EVERY_S, trainer.measure),
             heart(broker, "trainer", settings.node, bundle=lambda: trainer.version, ready=lambda: None),
         ],
     )

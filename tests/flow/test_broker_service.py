@@ -38,7 +38,9 @@ async def test_a_service_shows_health_readiness_and_metrics(redis, broker_url, r
     await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await eventually(lambda: redis.hexists(COUNTS, "q"))
     assert json.loads((await fetch(url + "/healthz"))[1]) == {"service": "edge", "node": "kiosk"}
-    assert 'qig_handled_total{outcome="done",stream="qig:queries"}' in (await fetch(url + "/metrics"))[1]
+    shown = (await fetch(url + "/metrics"))[1]
+    assert 'qig_handled_total{outcome="done",stream="qig:queries"}' in shown
+    assert "qig_ready 1.0\n" in shown
     assert (await fetch(url + "/nowhere"))[0] == 404
 
 
@@ -50,6 +52,7 @@ async def test_readiness_gives_the_services_own_reason(redis, broker_url, runnin
 
     await eventually(says_so)
     assert await says_so()
+    assert "qig_ready 0.0\n" in (await fetch(url + "/metrics"))[1]
 
 
 async def test_a_service_that_starts_while_the_broker_cannot_write_waits_until_it_can(

@@ -6,14 +6,16 @@ import pytest
 from centre import decided, refusal
 
 from common.errors import Rejected, Unavailable
-from common.runtime import keys, streams
+from common.runtime import keys, metrics, streams
 from common.runtime.entries import Delivery
 from common.runtime.releases import newest_release
 from common.runtime.trust import Trust
+from common.trust.rings import is_open
 from common.wire import bundle as bundles
 from common.wire.codec import pack
 from common.wire.messages import Applied, PacketRef
 from services.publisher import app
+from services.publisher.rings import ring
 
 pytestmark = pytest.mark.anyio
 CARRIED = PacketRef(key=b"edge-key", epoch=1, sequence=7)
@@ -185,3 +187,37 @@ async def test_what_only_settles_packets_waits_for_the_trial_of_its_parent_and_i
         assert await first_and_rest(centre, two) == (FLEET, [])
     past = await operator.releases.past()
     assert (past.last, past.changed_at_s) == (2, one.released_at_s)
+
+
+def shown(name, node):
+    return metrics.REGISTRY.get_sample_value(name, {"node": node})
+
+
+async def test_of_each_enrolled_edge_its_version_and_its_ring_are_shown_and_of_a_stranger_nothing(
+    centre, eventually, quick
+):
+    first = {node for node in FLEET if is_open(ring(FLEET), node)}
+    *enrolled, stranger = [*first, *(node for node in FLEET if node not in first)][:9]
+    keys.init(centre.home, enrolled)
+    async with centre.running("publisher"):
+        one = await released_to(centre, eventually)
+        await eventually(lambda: [shown("qig_node_ring", node) for node in enrolled] == [0.0] * 4 + [1.0] * 4)
+        await eventually(lambda: {shown("qig_node_bundle_version", node) for node in enrolled} == {one.version})
+    assert shown("qig_node_ring", stranger) is shown("qig_node_bundle_version", stranger) is None
+
+
+async def test_an_edge_that_is_enrolled_no_more_is_not_shown_and_a_file_that_is_no_key_holds_no_release_up(
+    centre, eventually, quick
+):
+    keys.init(centre.home, FLEET[:2])
+    async with centre.running("publisher"):
+        one = await released_to(centre, eventually)
+        await eventually(lambda: shown("qig_node_bundle_version", FLEET[1]) == one.version)
+        (keys.edges_dir(centre.home) / f"{FLEET[1]}.pub").unlink()
+        two = await released_to(centre, eventually, one)
+        await eventually(lambda: shown("qig_node_bundle_version", FLEET[1]) is None)
+        (keys.edges_dir(centre.home) / f"{FLEET[1]}.pub").write_text("half a k")
+        first, _ = await first_and_rest(centre, two)
+        await say(centre, 2, first)
+        await eventually(lambda: entries(centre, 3))
+    assert await first_and_rest(centre, two) == (FLEET, [])

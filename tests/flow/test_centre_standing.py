@@ -7,7 +7,7 @@ import msgpack
 import pytest
 from centre import NODES, Centre, mentioning, ref_of
 
-from common.runtime import keys, streams
+from common.runtime import keys, metrics, streams
 from services.aggregator.app.hashes import FOUNDED, HELD, MENTIONED, STANDING
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +78,8 @@ async def test_a_standing_tells_what_became_of_a_node_s_packets(centre, eventual
     good = centre.packet(bundle)
     forged = bytearray(centre.packet(bundle, sequence=2))
     forged[-1] ^= 1
-    await centre.send(good, good, bytes(forged), centre.packet(bundle, sequence=3, domain="nowhere"))
+    implausible, before = centre.packet(bundle, sequence=3, domain="nowhere"), weighed()
+    await centre.send(good, good, bytes(forged), implausible)
     async with centre.running("aggregator", batch_packets=1, batch_age_s=0.02) as url:
         await eventually(lambda: drained(centre))
         await eventually(lambda: has_distance(centre))
@@ -90,6 +91,11 @@ async def test_a_standing_tells_what_became_of_a_node_s_packets(centre, eventual
     assert told["distance_rad"] == pytest.approx(0.0, abs=0.02)
     assert f'qig_node_distance_rad{{node="{NODES[0]}"}}' in shown
     assert f'qig_node_packets_total{{node="{NODES[0]}",outcome="refused"}}' in shown
+    assert weighed() - before == 2 * len(good) + len(forged) + len(implausible)
+
+
+def weighed():
+    return metrics.REGISTRY.get_sample_value("qig_node_packet_bytes_total", {"node": NODES[0]}) or 0.0
 
 
 async def has_distance(centre):

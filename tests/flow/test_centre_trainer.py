@@ -22,8 +22,9 @@ from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
 from common.wire.messages import Batch, Candidate, Correction, DomainUpdate, Merge, PacketRef, batch_id, correction_id
 from services.trainer import app as room
-from services.trainer import growth, text
+from services.trainer import gpu, growth, text
 from services.trainer.app import MAX_DELIVERIES, Trainer
+from services.trainer.gpu import Gpu
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +89,35 @@ async def test_a_batch_of_which_nothing_counts_becomes_a_candidate_of_its_parent
     (candidate,) = [unpack(Candidate, each.message) for each in effects if isinstance(each, Send)]
     assert (candidate.id, candidate.packets) == (mute.id, mute.packets)
     assert (candidate.parts, candidate.parent) == (bundle.parts, 1)
+
+
+async def test_while_a_batch_is_worked_on_it_is_shown_since_when_and_what_of_it_is_kept(centre, trainer, monkeypatch):
+    await centre.release()
+    seen, began_s = [], time.time()
+
+    def consolidate(_parts, _batch, *, folder, **_):
+        folder.mkdir(parents=True)
+        (folder / "heart.safetensors").write_bytes(b"")
+        seen.append(metrics.BATCH_BEGAN._value.get())
+        raise Rejected("bad_batch", "why")
+
+    monkeypatch.setattr(room, "consolidate", consolidate)
+    await trainer.measure()
+    assert metrics.CHECKPOINT._value.get() == 0.0
+    with pytest.raises(Rejected, match="bad_batch"):
+        await trainer.take(delivery(), batch(centre, SOUND))
+    await trainer.measure()
+    assert began_s <= seen[0] <= metrics.CHECKPOINT._value.get() + 1.0
+    assert metrics.BATCH_BEGAN._value.get() == 0.0
+
+
+async def test_the_gpus_that_are_there_are_shown_and_those_that_are_gone_are_not(trainer, monkeypatch):
+    for found, shown in (([Gpu("0", 0.5, 7, 9), Gpu("1", None, 1, 9)], {"0": 7.0, "1": 1.0}), ([], {})):
+        monkeypatch.setattr(gpu, "read", lambda found=found: found)
+        await trainer.measure()
+        (rows,) = [family.samples for family in metrics.GPU_MEMORY.collect()]
+        assert {row.labels["gpu"]: row.value for row in rows if row.labels["kind"] == "used"} == shown
+        assert [row.value for family in metrics.GPU_BUSY.collect() for row in family.samples] == [0.5][: len(shown)]
 
 
 async def test_a_batch_that_waits_gives_nothing_back(centre, trainer):

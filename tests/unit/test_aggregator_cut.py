@@ -316,3 +316,10 @@ def test_merges_are_read_of_what_is_in_a_batch_and_of_what_only_mentions():
     )
     assert found.proposals == ((key_id(KEYS[0].verify_key), ((7, 9, 5),)), (key_id(KEYS[1].verify_key), ((7, 9, 5),)))
     assert found.batch.merges == ()
+
+
+def test_the_spread_of_a_domain_is_between_its_nodes_and_not_within_one():
+    near, far = packet(key=0, at=peak(16)), packet(key=0, sequence=2, at=peak(16, 0.6))
+    assert cut_of(near, far).spreads == {}
+    spreads = cut_of(near, packet(key=1, at=peak(16, 0.6)), packet(key=2, domain="heart", at=peak(24))).spreads
+    assert spreads == {"percept": pytest.approx(float(distance(peak(16), peak(16, 0.6))) / 2, abs=0.01)}

@@ -8,104 +8,74 @@ from typing import Any
 
 import pytest
 import yaml
+from promql import BOARDS, DEPLOY, RULES, asked, labels, panels, parsed, selectors
 
-from common.constants import PHASE_BOUNDS, PHASES
+from common.constants import DRIFT_LIMIT_RAD, PHASE_BOUNDS, PHASES, PHI_COLLAPSE, PHI_WINDOW
 from common.runtime import metrics, settings
 
 ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-BOARDS: dict[str, dict[str, Any]] = {
-    path.stem: json.loads(path.read_text(encoding="utf-8"))
-    for path in (DEPLOY / "grafana" / "dashboards").glob("*.json")
-}
 PANELS = [
-    pytest.param(panel, id=f"{name}-{panel['title']}")
-    for name, board in BOARDS.items()
-    for panel in board["panels"]
-    if panel["type"] != "row"
+    pytest.param(panel, id=f"{name}-{panel['title']}") for name, board in BOARDS.items() for panel in panels(board)
 ]
+EXPRESSIONS = sorted({expression for expressions in asked().values() for expression in expressions})
 SCRAPE: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
-PROMETHEUS_LABELS = {"job", "instance"}  # what Prometheus adds to each sample
 
 
-def samples() -> dict[str, set[str]]:
-    """Labels by sample name: a histogram has three, of which one has `le`."""
-    found: dict[str, set[str]] = {}
-    for name, kind, labels, _ in metrics.DECLARED:
-        own = set(labels) | PROMETHEUS_LABELS
-        if kind == "histogram":
-            found |= {f"{name}_bucket": own | {"le"}, f"{name}_sum": own, f"{name}_count": own}
-        else:
-            found[name] = own
-    return found
+def test_there_are_four_dashboards() -> None:
+    assert set(BOARDS) == {"fleet", "constellation", "learning", "streams"}
 
 
-def expressions() -> list[str]:
-    """Every query of the dashboards, and of the rules where there are some."""
-    asked = [
-        target["expr"] for board in BOARDS.values() for panel in board["panels"] for target in panel.get("targets", [])
-    ]
-    for path in (DEPLOY / "prometheus").glob("**/*.rules.yml"):
-        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
-            asked += [rule["expr"] for rule in group["rules"]]
-    return asked
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_every_name_and_label_in_a_query_exists(expression: str) -> None:
+    labels(parsed(expression))
 
 
-def selectors(expression: str) -> dict[str, dict[str, str]]:
-    """Label matchers by sample name."""
-    return {
-        name: dict(re.findall(r'(\w+)\s*[=!]~?\s*"([^"]*)"', matchers))
-        for name, matchers in re.findall(r"\b(qig_\w+)(\{[^}]*\})?", expression)
-    }
+@pytest.mark.parametrize("expression", ["sum by (client) (qig_queue)", "qig_nothing", 'qig_queue{client="a"}'])
+def test_a_name_or_label_that_nobody_has_is_found(expression: str) -> None:
+    with pytest.raises(AssertionError):
+        labels(parsed(expression))
 
 
-def grouped(expression: str) -> set[str]:
-    """Labels named by `by (...)` and `without (...)`."""
-    return set(re.findall(r"\w+", " ".join(re.findall(r"\b(?:by|without)\s*\(([^)]*)\)", expression))))
+def test_every_metric_is_on_a_dashboard_or_in_a_rule_and_every_recorded_one_is_used() -> None:
+    read = {each.name for expression in EXPRESSIONS for each in selectors(expression)}
+    read |= {name.removesuffix(end) for name in read for end in ("_bucket", "_count", "_sum")}
+    assert {name for name, *_ in metrics.DECLARED} <= read
+    assert {rule["record"] for rule in RULES if "record" in rule} <= read
 
 
-def test_there_is_a_dashboard() -> None:
-    assert "constellation" in BOARDS
-    assert len(PANELS) >= 12
-
-
-@pytest.mark.parametrize("expression", expressions())
-def test_every_metric_and_label_in_a_query_is_declared(expression: str) -> None:
-    known = samples()
-    asked = selectors(expression)
-    assert set(asked) <= set(known)
-    for name, matchers in asked.items():
-        assert set(matchers) <= known[name]
-        assert grouped(expression) <= known[name]
-
-
-@pytest.mark.parametrize("expression", expressions())
+@pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_every_job_and_phase_in_a_query_exists(expression: str) -> None:
-    for matchers in selectors(expression).values():
-        assert matchers.get("job", "edge") in settings.SERVICES
-    assert set(re.findall(r'phase="(\w+)"', expression)) <= set(PHASES)
+    for selector in selectors(expression):
+        matched = {each.name: each.value for each in selector.matchers.matchers}
+        assert matched.get("job", "edge") in settings.SERVICES
+        assert matched.get("phase", PHASES[0]) in PHASES
 
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_every_legend_shows_labels_that_the_query_keeps(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-        assert shown <= grouped(target["expr"]) - {"phase"}
+        kept = labels(parsed(target["expr"]))
+        assert shown <= (kept | {"le"} if panel["type"] == "heatmap" else kept)
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_every_panel_has_a_unit_and_says_what_it_shows(panel: dict[str, Any]) -> None:
+def test_every_panel_has_a_unit_says_what_it_shows_and_says_when_it_has_nothing_to_show(panel: dict[str, Any]) -> None:
     assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["fieldConfig"]["defaults"]["noValue"] == "no traffic"
     assert len(panel["description"]) > 30
     assert panel["description"].endswith(".")
     assert panel["targets"]
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_panel_ids_are_unique(name: str) -> None:
+def test_panel_ids_are_unique_and_so_are_the_letters_of_a_panels_queries(name: str) -> None:
     ids = [panel["id"] for panel in BOARDS[name]["panels"]]
     assert len(ids) == len(set(ids))
+    for panel in panels(BOARDS[name]):
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(letters) == len(set(letters))
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -119,6 +89,13 @@ def test_panels_lie_on_the_grid_and_on_no_other_panel(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOARDS)
+def test_boards_lead_to_each_other_by_their_tag(name: str) -> None:
+    (link,) = BOARDS[name]["links"]
+    assert (link["type"], link["tags"]) == ("dashboards", BOARDS[name]["tags"]) == ("dashboards", ["qig"])
+    assert len({board["uid"] for board in BOARDS.values()}) == len(BOARDS)
+
+
+@pytest.mark.parametrize("name", BOARDS)
 def test_panels_ask_the_data_source_that_is_provisioned(name: str) -> None:
     path = DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yml"
     known = {source["uid"] for source in yaml.safe_load(path.read_text(encoding="utf-8"))["datasources"]}
@@ -126,14 +103,20 @@ def test_panels_ask_the_data_source_that_is_provisioned(name: str) -> None:
     assert set(re.findall(r'"type": "prometheus", "uid": "(\w+)"', text)) == known
 
 
-def thresholds(title: str) -> tuple[float, ...]:
-    panel = next(panel for panel in BOARDS["constellation"]["panels"] if panel["title"] == title)
+def test_the_board_that_grafana_opens_with_is_one_of_them() -> None:
+    first = COMPOSE["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert Path(first).stem in BOARDS
+
+
+def thresholds(board: str, title: str) -> tuple[float, ...]:
+    panel = next(panel for panel in BOARDS[board]["panels"] if panel["title"] == title)
     return tuple(step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1:])
 
 
-def test_the_bands_of_phi_and_kappa_are_those_of_the_code() -> None:
-    assert thresholds("Φ by kernel") == (0.70, 0.75, 0.85)
-    assert thresholds("κ by kernel") == PHASE_BOUNDS
+def test_the_bands_are_those_of_the_code() -> None:
+    assert thresholds("constellation", "Φ by kernel") == (PHI_COLLAPSE, *PHI_WINDOW)
+    assert thresholds("constellation", "κ by kernel") == PHASE_BOUNDS
+    assert thresholds("constellation", "Drift") == (DRIFT_LIMIT_RAD,)
 
 
 def test_every_service_is_scraped_under_its_own_name_and_on_its_port() -> None:
@@ -142,3 +125,9 @@ def test_every_service_is_scraped_under_its_own_name_and_on_its_port() -> None:
     for name, job in jobs.items():
         assert name in COMPOSE["services"]
         assert f'"{name}:8000"' in job or (f'["{name}"]' in job and '"port": 8000' in job)
+
+
+def test_prometheus_finds_every_file_of_rules() -> None:
+    folder = DEPLOY / "prometheus"
+    found = {path for pattern in SCRAPE["rule_files"] for path in folder.glob(pattern)}
+    assert found == set(folder.glob("**/*.rules.yml")) != set()

@@ -1,11 +1,12 @@
 """The same reports give the same counts, however often and in whatever order they come."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.wire.messages import Applied
 from services.publisher import fleet as module
-from services.publisher.fleet import VERSIONS_KEPT, WORDS, Fleet, fold
+from services.publisher.fleet import VERSIONS_KEPT, WORDS, Fleet, fold, serving
 
 REPORTS = st.builds(
     Applied,
@@ -62,3 +63,13 @@ def test_a_version_takes_so_many_nodes_and_then_only_their_news(monkeypatch):
     monkeypatch.setattr(module, "NODES_KEPT", 2)
     fleet = folded(report("a"), report("b"), report("c"), report("a", verdict="reverted", at_s=9.0))
     assert fleet.counts(1) == {"applied": 1, "good": 0, "refused": 0, "reverted": 1}
+
+
+@pytest.mark.parametrize(("verdict", "version"), [("applied", 2), ("good", 2), ("refused", 1), ("reverted", 1)])
+def test_a_node_serves_the_newest_version_that_it_kept(verdict, version):
+    fleet = folded(report(verdict="good"), report(version=2, at_s=2.0), report("b"))
+    assert serving(fold(fleet, report(version=2, verdict=verdict, at_s=3.0))) == {"a": version, "b": 1}
+
+
+def test_of_a_node_that_kept_nothing_nobody_knows_what_it_serves():
+    assert serving(folded(report(verdict="refused"))) == {}

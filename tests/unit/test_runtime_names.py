@@ -11,6 +11,7 @@ from common.runtime.consumer import Consumer, drawn_s, retry_delay_s, wait_delay
 from common.runtime.effects import EFFECTS_MAX, ID_MAX_CHARS, HashAdd, HashSet, Send
 from common.runtime.entries import body_of
 from common.runtime.health import Health
+from common.wire.messages import Figure
 
 
 def slot(key):
@@ -203,6 +204,28 @@ def test_an_unknown_phi_is_no_number_on_the_metrics_page():
 
 
 def test_the_constellation_s_integration_is_no_number_while_it_is_not_known():
-    for phi, shown in ((None, "NaN"), (0.9, "0.9"), (None, "NaN")):
-        metrics.show_constellation_phi(phi)
+    for value, shown in ((None, "NaN"), (0.9, "0.9"), (None, "NaN")):
+        metrics.show_constellation_phi(value, value)
         assert f"qig_constellation_phi_ratio {shown}\n" in metrics.exposition().decode()
+        assert f"qig_constellation_phi_p_value {shown}\n" in metrics.exposition().decode()
+
+
+def test_of_a_candidate_s_figures_those_of_a_domain_that_have_a_gauge_are_shown():
+    metrics.show_figures(
+        [
+            Figure(name="bits_per_byte", domain="figures", before=2.0, after=1.5, unit="bit/B"),
+            Figure(name="drift_rad", domain="figures", before=None, after=0.25, unit="rad"),
+            Figure(name="routed", domain="figures", before=1.0, after=1.0, unit="1"),
+            Figure(name="bits_per_byte", before=2.0, after=9.5, unit="bit/B"),
+        ]
+    )
+    shown = [line for line in metrics.exposition().decode().splitlines() if '="figures"' in line or " 9.5" in line]
+    assert shown == ['qig_held_out_bits_per_byte{domain="figures"} 1.5', 'qig_drift_rad{kernel="figures"} 0.25']
+
+
+def test_what_is_counted_from_the_start_reads_zero_and_keeps_what_it_has_counted():
+    metrics.begin(metrics.GUARD_EVENTS, ("restore-nobody",))
+    assert metrics.REGISTRY.get_sample_value("qig_guard_events_total", {"guard": "restore-nobody"}) == 0.0
+    metrics.GUARD_EVENTS.labels("restore-nobody").inc()
+    metrics.begin(metrics.GUARD_EVENTS, ("restore-nobody",))
+    assert metrics.REGISTRY.get_sample_value("qig_guard_events_total", {"guard": "restore-nobody"}) == 1.0

@@ -324,6 +324,8 @@ def _show(found: Cut) -> None:
     for refusal in found.refused:
         metrics.PACKETS.labels("refused", refusal.code).inc()
         metrics.DEAD_LETTERS.labels(streams.PACKETS, refusal.code).inc()
+    for domain, spread_rad in found.spreads.items():
+        metrics.SPREAD.labels(domain).set(spread_rad)
     if found.batch is not None:
         metrics.BATCH_PACKETS.observe(len(found.batch.packets))
         log.info("batch %s: %d packets, %d domains", found.batch.id[:12], len(found.taken), len(found.batch.domains))

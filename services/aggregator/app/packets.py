@@ -51,6 +51,7 @@ class Packets:
     ) -> None:
         self._broker, self._window, self._enrolment, self._standings = broker, window, enrolment, standings
         self._most = most
+        metrics.begin(metrics.PACKETS, ("accepted", ""))
         self.read: dict[bytes, Admitted] = {}
 
     def open(self, raw: bytes) -> Envelope:
@@ -119,6 +120,7 @@ class Packets:
             del self.read[next(iter(self.read))]
         metrics.PACKETS.labels("accepted", "").inc()
         self._standings.show(found.ref.key, "accepted")
+        self._standings.weigh(found.ref.key, len(delivery.body))
         with bound(**causes.packet(found.ref).names):  # one of a read
             log.info("packet %s of %s counts", found.ref.packed.hex()[16:], found.node)
 
@@ -126,6 +128,7 @@ class Packets:
         """What is noted and told of a packet before its dead letter is written."""
         metrics.PACKETS.labels("refused", error.code).inc()
         self._standings.show(envelope.key, "refused")
+        self._standings.weigh(envelope.key, len(delivery.body))
         change = partial(turned_away, code=error.code, at_ms=delivery.at_ms)
         if error.code not in FINAL:
             await self._standings.note(envelope.key, change)

@@ -42,6 +42,11 @@ class Standings:
         if key in self._enrolment.edges:
             metrics.NODE_PACKETS.labels(self._enrolment.edges[key][0], outcome).inc()
 
+    def weigh(self, key: bytes, size_bytes: int) -> None:
+        """What one more packet of a key weighed, as metrics."""
+        if key in self._enrolment.edges:
+            metrics.NODE_BYTES.labels(self._enrolment.edges[key][0]).inc(size_bytes)
+
     def show_distance(self, key: bytes, distance_rad: float) -> None:
         """How far a key's packets lay from the centre, as metrics."""
         if key in self._enrolment.edges:

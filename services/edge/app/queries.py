@@ -57,6 +57,9 @@ class Queries:
             active_max=ACTIVE_MAX,
             waiting_max=WAITING_MAX,
         )
+        metrics.QUEUE.labels("answering").set_function(lambda: self.scheduler.load[0])
+        metrics.QUEUE.labels("waiting").set_function(lambda: self.scheduler.load[1])
+        metrics.begin(metrics.QUERIES, ("refused",))
 
     @property
     def serving(self) -> Serving | None:
@@ -290,10 +293,12 @@ def _show_answer(made: Answer) -> None:
     metrics.ANSWER_SECONDS.observe(made.seconds)
     metrics.TOKENS.labels("read").inc(made.prompt_tokens)
     metrics.TOKENS.labels("written").inc(made.completion_tokens)
-    metrics.show_constellation_phi(made.constellation_phi)
+    metrics.show_constellation_phi(made.constellation_phi, made.constellation_phi_p)
     if made.kernel is None:
         return
     metrics.DISTANCE.labels(made.kernel).observe(made.route[0].distance_rad)
+    if made.margin_rad is not None:
+        metrics.MARGIN.labels(made.kernel).observe(made.margin_rad)
     metrics.show_phi(made.kernel, made.phi, made.phi_p)
     if made.kappa is not None and made.phase is not None:
         metrics.KAPPA.labels(made.kernel).set(made.kappa)

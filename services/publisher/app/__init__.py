@@ -47,7 +47,7 @@ class Publisher:
         self.verdicts = Verdicts(broker)
         self.releases = Releases(settings, broker, self.verdicts)
         self.candidates = Candidates(broker, self.releases, Limits(regress_limit=settings.regress_limit))
-        self.rings = Rings(self.releases, self.verdicts)
+        self.rings = Rings(settings.home, self.releases, self.verdicts)
         self.blobs = Blobs(broker, self.releases)
 
 

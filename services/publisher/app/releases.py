@@ -31,7 +31,7 @@ from common.wire.messages import Bundle, Candidate
 from services.publisher import metadata, rings
 from services.publisher.app.state import BUNDLE, CURRENT, Past, listed, released, undone
 from services.publisher.app.verdicts import Verdicts
-from services.publisher.policy import BITS_PER_BYTE, changes_nothing
+from services.publisher.policy import changes_nothing
 from services.publisher.release import release, taken_back
 
 log = logging.getLogger(__name__)
@@ -148,9 +148,7 @@ class Releases:
             raise Corrupt("bad_signature", f"bundle {bundle.version} in the stream is not this publisher's")
         self.version = bundle.version
         metrics.BUNDLE_VERSION.set(bundle.version)
-        for figure in bundle.evidence.figures:
-            if figure.name == BITS_PER_BYTE and figure.domain:
-                metrics.HELD_OUT.labels(figure.domain).set(figure.after)
+        metrics.show_figures(bundle.evidence.figures)
 
     async def noted(self, key: str, field: str) -> bytes | None:
         """One of the notes of state.py."""

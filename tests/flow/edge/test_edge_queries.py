@@ -4,11 +4,13 @@ import threading
 import pytest
 from edge_fleet import NODE, TEXT, answers, bundles_to, delivery_of
 
+from common.constants import ROLES
 from common.errors import Rejected
-from common.runtime import streams
+from common.runtime import metrics, streams
 from common.runtime.entries import Delivery, body_of
 from common.wire.codec import pack, unpack, unpack_reply
 from common.wire.inference import Answer, Cancel, Query
+from services.edge.answer import conclude
 from services.edge.app import queries, state_dir
 from services.edge.generation import Generation
 
@@ -245,3 +247,23 @@ async def test_a_bundle_swapped_in_while_an_answer_is_made_leaves_it_to_the_one_
     assert unpack(Answer, sent.message).bundle == 1
     (sent,) = await edge.queries.on_query(delivery_of("2-0"), query.model_copy(update={"id": "later", "max_tokens": 1}))
     assert unpack(Answer, sent.message).bundle == 2
+
+
+def sample(name, **labels):
+    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_the_margin_of_a_query_and_who_is_in_the_schedule_are_shown(edge, monkeypatch):
+    before = sum(sample("qig_margin_rad_count", kernel=role) for role in ROLES)
+    seen = []
+    monkeypatch.setattr(queries, "conclude", lambda *a, **k: seen.append(in_schedule()) or conclude(*a, **k))
+    (sent,) = await edge.queries.on_query(delivery_of("7-0"), Query(text=TEXT, max_tokens=4))
+    kernel = unpack(Answer, sent.message).kernel
+    assert sum(sample("qig_margin_rad_count", kernel=role) for role in ROLES) == before + 1
+    assert sample("qig_margin_rad_count", kernel=kernel) >= 1
+    assert seen == [(1.0, 0.0)]
+    assert in_schedule() == (0.0, 0.0)
+
+
+def in_schedule():
+    return sample("qig_queue", state="answering"), sample("qig_queue", state="waiting")

@@ -1,0 +1,307 @@
+"""Recording rules and alerts: each alert fires above its threshold and not at it, and has its place in the playbook."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from promql import DEPLOY, RULE_FILES, RULES, SAMPLES
+
+from common.constants import PHI_COLLAPSE
+from common.runtime import metrics
+from common.runtime.streams import GROUPS, OUTBOX_MAX_ENTRIES
+from services.aggregator.bases import BASE_WINDOW
+
+ROOT = Path(__file__).parents[2]
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
+RECORDS = {rule["record"]: rule for rule in RULES if "record" in rule}
+PLAYBOOK = (ROOT / "docs" / "incidents.md").read_text(encoding="utf-8")
+PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(
+    PROMTOOL is None, reason="rules are not run: no promtool on the path; Debian's package prometheus brings it"
+)
+
+EVERY_S = 30
+LONG = "x2000"  # of samples: eight hours, which is more than any rule looks back
+
+
+UNKNOWN = "NaN " * 100  # it is no number to promtool's "x" either
+
+
+def flat(value: float) -> str:
+    return f"{value}{LONG}"
+
+
+def steps(before: float, after: float, at: int) -> str:
+    """One value for so many minutes, then another."""
+    return f"{before}x{at * 60 // EVERY_S} {after}{LONG}"
+
+
+def growing(per_minute: float) -> str:
+    return f"0+{per_minute * EVERY_S / 60:g}{LONG}"
+
+
+def late(at: int, by: float) -> str:
+    """0 for so many minutes, then once more by so much: a counter that counted something."""
+    return f"0x{at * 60 // EVERY_S} {by:g}{LONG}"
+
+
+def refused(of: float, per_minute: float) -> dict[str, str]:
+    return {
+        'qig_queries_total{outcome="refused", job="edge"}': growing(of * per_minute),
+        'qig_queries_total{outcome="stop", job="edge"}': growing((1 - of) * per_minute),
+    }
+
+
+def packets(refused: float, accepted: float) -> dict[str, str]:
+    return {
+        'qig_packets_total{job="aggregator", outcome="refused", code="clock"}': growing(refused / 60),
+        'qig_packets_total{job="aggregator", outcome="accepted", code=""}': growing(accepted / 60),
+    }
+
+
+def waiting(stream: str, number: float, finished: str) -> dict[str, str]:
+    return {
+        f'qig_stream_lag{{stream="{stream}"}}': flat(0),
+        f'qig_stream_pending{{stream="{stream}"}}': flat(number),
+        f'qig_handled_total{{stream="{stream}", outcome="done"}}': finished,
+        f'qig_handled_total{{stream="{stream}", outcome="unavailable"}}': growing(10),
+    }
+
+
+def phases(share: float, answers: float) -> dict[str, str]:
+    """In FRACTURE for so much of each twenty samples, with so many answers a minute."""
+    held = round(20 * share)
+    return {
+        'qig_phase{instance="a", kernel="heart", phase="FRACTURE"}': ("1 " * held + "0 " * (20 - held)) * 20,
+        'qig_distance_rad_count{instance="a", kernel="heart"}': growing(answers),
+    }
+
+
+def kappa(value: float, answers: float = 1) -> dict[str, str]:
+    return {
+        'qig_kappa{instance="a", kernel="heart"}': flat(value),
+        'qig_kappa{instance="b", kernel="heart"}': flat(value),
+        'qig_kappa{instance="c", kernel="heart"}': flat(9000),
+        'qig_distance_rad_count{instance="a", kernel="heart"}': growing(answers),
+    }
+
+
+def together(phi: float, best: float) -> dict[str, str]:
+    return {
+        'qig_constellation_phi_ratio{instance="a", job="edge"}': flat(phi),
+        'qig_constellation_phi_ratio{instance="b", job="edge"}': UNKNOWN,
+        'qig_phi_ratio{instance="a", kernel="heart"}': flat(best),
+        'qig_phi_ratio{instance="a", kernel="vocab"}': flat(best - 0.2),
+    }
+
+
+def versions(released: float, served: float) -> dict[str, str]:
+    return {
+        'qig_bundle_version{instance="p", job="publisher"}': flat(released),
+        'qig_bundle_version{instance="a", job="edge"}': flat(served),
+        'qig_bundle_version{instance="b", job="edge"}': flat(released),
+    }
+
+
+def candidates(refused: float, released: float) -> dict[str, str]:
+    return {
+        'qig_candidates_total{verdict="refused"}': late(60, refused),
+        'qig_candidates_total{verdict="released"}': late(60, released),
+    }
+
+
+def training(began_s: float, checkpoint_s: float) -> dict[str, str]:
+    return {
+        'qig_batch_began_time_seconds{job="trainer"}': flat(began_s),
+        'qig_checkpoint_time_seconds{job="trainer"}': flat(checkpoint_s),
+        'qig_batch_began_time_seconds{job="edge"}': flat(0),
+        'qig_checkpoint_time_seconds{job="edge"}': flat(0),
+    }
+
+
+EDGE = 'qig_ready{job="edge", instance="%s"}'
+UP = 'up{job="edge", instance="%s"}'
+HEART = 'qig_phi_ratio{kernel="heart", instance="a"}'
+FILL = 'qig_stream_fill_ratio{stream="qig:packets"}'
+OUTBOX = 'qig_stream_outbox{stream="qig:batches"}'
+DEAD = 'qig_stream_dead{stream="qig:queries"}'
+REMADE = 'qig_groups_remade_total{stream="qig:packets"}'
+TAKEN_BACK = 'qig_releases_taken_back_total{had="ring"}'
+
+# Alert, minutes after which it is looked at, what Prometheus has seen by then, whether it fires.
+CASES: list[tuple[str, int, dict[str, str], bool]] = [
+    ("NoEdgeReady", 4, {EDGE % "a": flat(0), EDGE % "b": flat(0)}, True),
+    ("NoEdgeReady", 4, {'up{job="trainer"}': flat(1)}, True),
+    ("NoEdgeReady", 4, {EDGE % "a": flat(0), EDGE % "b": flat(1)}, False),
+    ("NoEdgeReady", 4, {EDGE % "a": steps(1, 0, 3)}, False),
+    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': flat(0)}, True),
+    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': flat(1)}, False),
+    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': steps(1, 0, 3) + " 1x9"}, False),
+    ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": steps(1, 0, 5)}, True),
+    ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": f"1x{5 * 60 // EVERY_S} stale"}, True),
+    ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": flat(1)}, False),
+    ("EdgeGone", 30, {UP % "a": flat(1), UP % "b": steps(1, 0, 5)}, False),
+    ("NotReady", 8, {'qig_ready{job="trainer"}': flat(0)}, True),
+    ("NotReady", 8, {'qig_ready{job="trainer"}': flat(1)}, False),
+    ("NotReady", 8, {'qig_ready{job="trainer"}': steps(1, 0, 4)}, False),
+    ("QueriesRefused", 15, refused(0.06, 60), True),
+    ("QueriesRefused", 15, refused(0.05, 60), False),
+    ("QueriesRefused", 15, refused(0.5, 2), False),
+    ("ConsumerDead", 15, waiting("qig:queries", 3, late(2, 5)), True),
+    ("ConsumerDead", 15, waiting("qig:packets", 1, late(2, 5)), True),
+    ("ConsumerDead", 15, waiting("qig:queries", 3, growing(1)), False),
+    ("ConsumerDead", 15, waiting("qig:queries", 0, late(2, 5)), False),
+    ("ConsumerDead", 15, waiting("qig:candidates", 1, late(2, 5)), False),
+    ("LearningStuck", 90, waiting("qig:candidates", 1, late(2, 5)), True),
+    ("LearningStuck", 90, waiting("qig:batches", 1, flat(0)), True),
+    ("LearningStuck", 90, waiting("qig:batches", 1, late(60, 1)), False),
+    ("LearningStuck", 90, waiting("qig:batches", 0, late(2, 5)), False),
+    ("StreamFilling", 8, {FILL: flat(0.51)}, True),
+    ("StreamFilling", 8, {FILL: flat(0.5)}, False),
+    ("StreamFull", 4, {FILL: flat(0.91)}, True),
+    ("StreamFull", 4, {FILL: flat(0.9)}, False),
+    ("OutboxFull", 8, {OUTBOX: flat(5001)}, True),
+    ("OutboxFull", 8, {OUTBOX: flat(5000)}, False),
+    ("DeadLetters", 30, {DEAD: steps(3, 4, 10)}, True),
+    ("DeadLetters", 30, {DEAD: flat(3)}, False),
+    ("DeadLetters", 90, {DEAD: steps(3, 4, 10)}, False),
+    ("GroupRemade", 30, {REMADE: late(10, 1)}, True),
+    ("GroupRemade", 30, {REMADE: flat(1)}, False),
+    ("GroupRemade", 80, {REMADE: late(10, 1)}, False),
+    ("PhiCollapse", 30, {HEART: steps(0.65, 0.64, 10)}, True),
+    ("PhiCollapse", 30, {HEART: steps(0.8, 0.65, 10)}, False),
+    ("PhiCollapse", 30, {HEART: steps(0.64, 0.4, 10)}, False),
+    ("PhiCollapse", 30, {HEART: steps(0.8, 0.4, 25)}, False),
+    ("FractureStuck", 60, phases(0.95, 1), True),
+    ("FractureStuck", 60, phases(0.9, 1), False),
+    ("FractureStuck", 60, phases(1, 0.3), False),
+    ("FractureStuck", 14, phases(1, 1), False),
+    ("KappaOutOfBand", 70, kappa(9.9), True),
+    ("KappaOutOfBand", 70, kappa(200.1), True),
+    ("KappaOutOfBand", 70, kappa(10), False),
+    ("KappaOutOfBand", 70, kappa(200), False),
+    ("KappaOutOfBand", 70, kappa(5, answers=0.3), False),
+    ("NoEmergence", 20, together(0.7, 0.7), True),
+    ("NoEmergence", 20, together(0.71, 0.7), False),
+    (
+        "NoEmergence",
+        20,
+        {'qig_constellation_phi_ratio{instance="a", job="edge"}': UNKNOWN, HEART: flat(0.9)},
+        False,
+    ),
+    ("PacketRejectRatio", 90, packets(10.1, 89.9), True),
+    ("PacketRejectRatio", 90, packets(9.9, 90.1), False),
+    ("PacketRejectRatio", 90, packets(4.9, 4.9), False),
+    ("BundleSkew", 20, versions(7, 5), True),
+    ("BundleSkew", 20, versions(7, 6), False),
+    ("BundleSkew", 20, {'qig_bundle_version{instance="a", job="edge"}': flat(1)}, False),
+    ("BundleRolledBack", 30, {TAKEN_BACK: late(10, 1)}, True),
+    ("BundleRolledBack", 30, {TAKEN_BACK: flat(1)}, False),
+    ("BundleRolledBack", 80, {TAKEN_BACK: late(10, 1)}, False),
+    ("CandidatesRefused", 120, candidates(3, 0), True),
+    ("CandidatesRefused", 120, candidates(2, 0), False),
+    ("CandidatesRefused", 120, candidates(3, 1), False),
+    ("TrainerStuck", 40, training(120, 0), True),
+    ("TrainerStuck", 40, training(120, 300), True),
+    ("TrainerStuck", 40, training(590, 0), True),
+    ("TrainerStuck", 40, training(600, 0), False),
+    ("TrainerStuck", 40, training(120, 600), False),
+    ("TrainerStuck", 40, training(0, 120), False),
+    ("GuardRestored", 30, {'qig_guard_events_total{guard="restore-heart"}': late(10, 1)}, True),
+    ("GuardRestored", 30, {'qig_guard_events_total{guard="renew-heart"}': late(10, 1)}, False),
+    ("GuardRestored", 80, {'qig_guard_events_total{guard="restore-heart"}': late(10, 1)}, False),
+]
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    assert PROMTOOL is not None
+    return subprocess.run([PROMTOOL, *arguments], capture_output=True, text=True, check=False)
+
+
+@needs_promtool
+def test_promtool_finds_nothing_wrong_with_the_configuration_and_the_rules() -> None:
+    for done in (
+        run("check", "config", str(DEPLOY / "prometheus" / "prometheus.yml")),
+        run("check", "rules", *map(str, RULE_FILES)),
+    ):
+        assert done.returncode == 0, done.stderr
+        assert "rules found" in done.stdout or "rule files found" in done.stdout
+
+
+@needs_promtool
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_fires_beyond_its_threshold_and_not_at_it(alert: str, tmp_path: Path) -> None:
+    firing = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) > bool 0 or vector(0)'
+    tests = [
+        {
+            "interval": f"{EVERY_S}s",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": firing,
+                    "eval_time": f"{minutes}m",
+                    "exp_samples": [{"labels": "{}", "value": float(fires)}],
+                }
+            ],
+        }
+        for name, minutes, series, fires in CASES
+        if name == alert
+    ]
+    file = tmp_path / "rules.test.yml"
+    settings = {"rule_files": list(map(str, RULE_FILES)), "evaluation_interval": f"{EVERY_S}s", "tests": tests}
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    done = run("test", "rules", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_promtool_finds_nothing_wrong_with_what_a_service_serves() -> None:
+    assert PROMTOOL is not None
+    done = subprocess.run([PROMTOOL, "check", "metrics"], input=metrics.exposition(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
+    for fires in (True, False):
+        assert {name for name, _, _, each in CASES if each is fires} == set(ALERTS)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_recorded_name_says_its_level_its_metric_and_what_was_done(name: str) -> None:
+    level, metric, operations = name.split(":")
+    assert SAMPLES[name] - {"job"} == ({level} if level != "fleet" else set())
+    assert metric.startswith("qig_")
+    assert operations
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_how_grave_it_is_what_is_wrong_what_to_do_and_where_to_read_on(name: str) -> None:
+    rule = ALERTS[name]
+    assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+    assert rule["annotations"]["summary"]
+    assert rule["annotations"]["description"].endswith(".")
+    assert rule["annotations"]["runbook_url"] == f"docs/incidents.md#{name.lower()}"
+
+
+def test_the_playbook_has_each_alert_under_its_name_with_its_severity_in_the_order_of_the_rules() -> None:
+    told = re.findall(r"^### (\w+)\n\n\*(\w+)\*", PLAYBOOK, re.MULTILINE)
+    assert told == [(name, rule["labels"]["severity"]) for name, rule in ALERTS.items()]
+
+
+def test_the_playbook_says_of_each_alert_what_it_means_what_to_look_at_and_what_to_do() -> None:
+    for section in re.split(r"^### ", PLAYBOOK, flags=re.MULTILINE)[1:]:
+        assert re.findall(r"^\*\*(\w+)\*\*", section, re.MULTILINE) == ["Means", "Look", "Do"], section[:40]
+
+
+def test_thresholds_are_those_of_the_code() -> None:
+    assert ALERTS["PhiCollapse"]["expr"].count(f" {PHI_COLLAPSE:g}") == 2
+    assert f"> {OUTBOX_MAX_ENTRIES // 2}" in ALERTS["OutboxFull"]["expr"]
+    assert f">= {BASE_WINDOW - 1}" in ALERTS["BundleSkew"]["expr"]
+
+
+def test_every_work_stream_has_an_alert_for_when_nobody_finishes_what_is_in_it() -> None:
+    watched = re.findall(r"qig:\w+", ALERTS["ConsumerDead"]["expr"] + ALERTS["LearningStuck"]["expr"])
+    assert sorted(watched) == sorted(GROUPS)
