@@ -83,6 +83,11 @@ class Trust:
                 found = await self._found(version, message)
             return _is_open(found, node)
 
+    @property
+    def listed(self) -> dict[int, str]:
+        """The releases that are on the list last seen, by version: the sha256, in hex, of each as a message."""
+        return {version_of(path): found.hashes["sha256"] for path, found in self._listed.items()}
+
     async def _found(self, version: int, message: bytes) -> TargetFile:
         path = target_path(version)
         if not self._is_listed(path, message) and version >= self._oldest and await self._is_new():

@@ -13,15 +13,15 @@ from services.publisher.app import Publisher
 BY_HAND: Final = "an operator took it back (qig bundle revoke)"
 
 
-def revoke(to: int | None, home: Path) -> int:
+def revoke(to: int | None, above: int, home: Path) -> int:
     """Releases an older bundle's parts again, with the publisher's key of this home."""
-    version, back = asyncio.run(_revoke(to, home, find_url(home)))
+    version, back = asyncio.run(_revoke(to, above, home, find_url(home)))
     console().print(f"bundle {version} brings back what bundle {back} was; edges take it without a comparison")
     return 0
 
 
-async def _revoke(to: int | None, home: Path, url: str) -> tuple[int, int]:
+async def _revoke(to: int | None, above: int, home: Path, url: str) -> tuple[int, int]:
     async with client(url) as redis:
         await check_there(redis, url)
         publisher = Publisher(PublisherSettings(broker_url=url, home=home), Broker(redis))
-        return await publisher.releases.take_back(to, BY_HAND)
+        return await publisher.releases.take_back(to, BY_HAND, above=above)

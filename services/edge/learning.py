@@ -4,6 +4,7 @@ each at once.
 Knows no broker. The shell sees to it that no two of them overlap: all read residues and write them.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -11,6 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from common.constants import ROLES, Role
+from common.constellation.constellation import Constellation
 from common.constellation.domains import heirs
 from common.geometry.means import frechet_mean
 from common.wire import basin as basins
@@ -23,7 +25,7 @@ from services.edge.balance import Balance, total
 from services.edge.local import absorb, open_new, tune
 from services.edge.mentions import Private, check_told
 from services.edge.proposals import Growing
-from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Verdict
+from services.edge.record import FOLD_MAX_BYTES, Domain, Fresh, Kept, Packet, Record, Settling, Verdict
 from services.edge.sleep import Folded, Rhythm, due, fold, overdue, settle, turn_of
 from services.edge.unlearning import Left, Unlearned, unlearn, withdrawable
 from services.edge.vocabulary import merges_of, translate
@@ -194,9 +196,55 @@ def settle_bundle(
         waiting=record.texts.unfolded(None),
     )
     record.settle(
-        settled.acknowledged, settled.balances, settled.moved, opened=settled.opened, cursor=entry_id, at_s=now_s
+        settled.acknowledged,
+        settled.balances,
+        settled.moved,
+        opened=settled.opened,
+        by=_settling(bundle),
+        cursor=entry_id,
+        at_s=now_s,
     )
     return settled.acknowledged
+
+
+def unsettle(record: Record, bundle: Bundle, listed: Mapping[int, str], *, key: bytes) -> tuple[int, ...]:
+    """Gives back what was settled by releases that are none any more: the list goes beyond them, and names others or
+    nothing in their place; a broker was restored from an older copy. The sequences of the packets, which go out again
+    under their names: where the centre has one all the same, it takes it for what it is.
+
+    bundle: which is being dealt with; what it names stays settled. listed: as `Trust.listed`.
+    """
+    named = {ref.sequence for ref in bundle.packets if (ref.key, ref.epoch) == (key, record.epoch)}
+    known = range(min(listed, default=0), max(listed, default=0) + 1)
+    gone = {
+        sequence
+        for sequence, by in record.settlings().items()
+        if by.version in known and listed.get(by.version) != by.release
+    }
+    if not gone:
+        return ()
+    balances: dict[Domain, Balance] = {}
+    for packet in record.packets("acknowledged"):
+        if packet.sequence in gone - named:
+            before = balances.get(packet.domain, record.balance(packet.domain))
+            balances[packet.domain] = before.seen(packet.counts)
+    record.unsettle(sorted(gone - named), balances, sorted(gone & named), _settling(bundle))
+    return tuple(sorted(gone - named))
+
+
+def reopen(record: Record, constellation: Constellation) -> list[str]:
+    """Makes new territory again of the domains that `constellation` neither knows nor knows an heir of: a release that
+    is none any more had opened them. Their names.
+    """
+    known = {*constellation.domains, *heirs(constellation.domains.values())}
+    names = [name for name in record.domains() if name not in known]
+    for name in names:
+        record.inherit(name, None, total([record.balance(None), record.balance(name)]))
+    return names
+
+
+def _settling(bundle: Bundle) -> Settling:
+    return Settling(bundle.version, hashlib.sha256(pack(bundle)).hexdigest())
 
 
 def take_back(

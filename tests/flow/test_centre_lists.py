@@ -5,7 +5,7 @@ import time
 import pytest
 from centre import decided
 
-from common.errors import Unavailable
+from common.errors import Rejected, Unavailable
 from common.runtime import keys, streams
 from common.runtime.entries import Delivery
 from common.runtime.releases import newest_release
@@ -68,6 +68,23 @@ async def test_after_a_theft_the_fleet_goes_on_from_the_last_good_release(centre
         await decided(centre, eventually)
         newest = await newest_release(centre.broker.redis, trust)
     assert (newest.id, newest.version) == ("after", 4)
+
+
+async def brought(centre, count):
+    return len(await centre.bundles()) == count
+
+
+async def test_the_release_after_a_broker_was_restored_is_above_what_edges_have(centre, eventually):
+    newest = await centre.release(2, await centre.release())
+    operator = app.Publisher(centre.settings("publisher"), centre.broker)
+    with pytest.raises(Rejected, match=r"too_far.*10000 above 2"):
+        await operator.releases.take_back(None, "why", above=10_003)
+    async with centre.running("publisher"):
+        assert await operator.releases.take_back(None, "why", above=17) == (18, 2)
+        await eventually(lambda: brought(centre, 3))
+    back = await newest_release(centre.broker.redis, Trust(centre.broker.redis, keys.load_root(centre.home)))
+    assert (back.version, back.parent, back.parts, bundles.takes_back(back)) == (18, 2, newest.parts, True)
+    assert await centre.returned() == []
 
 
 async def test_a_key_that_no_root_names_signs_nothing_and_says_so(centre, eventually):

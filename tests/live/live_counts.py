@@ -30,6 +30,11 @@ async def check_counts(lively, refused=()):
     assert set(merged) == set(raws)
     letters = [letter for stream in streams.GROUPS for letter in await lively.letters(stream)]
     assert [letter for letter in letters if letter.code not in refused] == []
+    await check_memories(lively, bundles, raws)
+
+
+async def check_memories(lively, bundles, raws):
+    """The newest memories hold what the packets of `bundles` carried, and nothing else. raws: packets by name."""
     wanted = await expected_memories(lively, bundles, raws)
     found = bundle_parts.load(await lively.parts(bundles[-1])).memories
     assert set(found) > {"vocab", "strategy", "percept", "heart"}

@@ -171,6 +171,10 @@ class Live:
             HAVING sum(size_bytes) >= {SLEEP_AFTER_BYTES}"
         if any(self.rows(node, due) for node in EDGES) or {status for _, status in self.sent()} - {"acknowledged"}:
             return False
+        return await self.at_rest()
+
+    async def at_rest(self):
+        """Whether the centre has nothing to do."""
         boxes = [name for stream in streams.GROUPS for name in (stream, streams.outbox(stream))]
         return not any([await self.redis.hlen(LEDGER), *[await self.redis.xlen(box) for box in boxes]])
 

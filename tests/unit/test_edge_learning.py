@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 from nacl.signing import SigningKey
@@ -5,11 +7,12 @@ from nacl.signing import SigningKey
 from common.errors import Corrupt, Rejected
 from common.kernels.memory import merge
 from common.wire.bundle import part_of, sign
-from common.wire.codec import unpack
+from common.wire.codec import pack, unpack
 from common.wire.mentions import encode
 from common.wire.messages import Candidate, Common, Evidence, PacketRef
 from common.wire.packet import PacketBody, base_prefix
 from services.edge.answer import Interaction, Serving
+from services.edge.balance import EMPTY
 from services.edge.learning import (
     due_domains,
     fold_domain,
@@ -18,8 +21,10 @@ from services.edge.learning import (
     go_home,
     hear_common,
     relearned,
+    reopen,
     settle_bundle,
     take_back,
+    unsettle,
 )
 from services.edge.local import TERRITORY
 from services.edge.mentions import DECOYS, Private, decoys
@@ -193,6 +198,72 @@ def test_a_release_that_is_met_after_it_was_taken_back_settles_nothing(record, s
     take_back(record, refs(0), key=KEY, entry_id="7-0", now_s=300.0, undone=True)
     assert settled(record, serving, bundle_naming(0)) == ()
     assert tables(record.residue("heart")) == whole
+
+
+# A broker that was restored from an older copy
+
+
+def once_settled(record, serving, micro, domain="heart"):
+    """A packet that a bundle has named, and the residue before it did."""
+    read(record, micro, domain, 3)
+    folded(record, serving, domain)
+    record.sent(0, b"raw", at_s=200.0)
+    whole = tables(record.residue(domain))
+    settled(record, serving, bundle_naming(0))
+    return whole
+
+
+def release_of(bundle):
+    return hashlib.sha256(pack(bundle)).hexdigest()
+
+
+BEYOND = {0: "ab" * 32, 2: "cd" * 32}  # of the releases from 0 to 2 there is no 1
+
+
+@pytest.mark.parametrize("listed", [BEYOND, {1: "ab" * 32}], ids=["nothing in its place", "another in its place"])
+def test_what_a_release_settled_that_is_none_any_more_goes_again_under_its_name(record, serving, micro, listed):
+    whole = once_settled(record, serving, micro)
+    left = tables(record.residue("heart"))
+    assert unsettle(record, bundle_naming(), listed, key=KEY) == (0,)
+    assert unsettle(record, bundle_naming(), listed, key=KEY) == ()
+    assert [(packet.sequence, packet.raw) for packet in record.packets("pending")] == [(0, b"raw")]
+    assert tables(record.residue("heart")) == whole
+    assert settled(record, serving, bundle_naming(0)) == (0,)
+    assert tables(record.residue("heart")) == left != whole
+
+
+@pytest.mark.parametrize("listed", [{}, {0: "ab" * 32}, {2: "ab" * 32}], ids=["no list", "its end", "its beginning"])
+def test_what_a_list_does_not_reach_stays_settled(record, serving, micro, listed):
+    once_settled(record, serving, micro)
+    assert unsettle(record, bundle_naming(), listed, key=KEY) == ()
+
+
+def test_what_is_released_still_stays_settled(record, serving, micro):
+    once_settled(record, serving, micro)
+    assert unsettle(record, bundle_naming(), {0: "ab" * 32, 1: release_of(bundle_naming(0))}, key=KEY) == ()
+
+
+def test_what_the_release_in_its_place_names_too_stays_settled_by_that_one(record, serving, micro):
+    once_settled(record, serving, micro)
+    other = bundle_naming(0, 7)
+    listed = {1: release_of(other)}
+    assert unsettle(record, other, listed, key=KEY) == ()
+    assert record.settlings()[0] == (1, release_of(other))
+    assert unsettle(record, bundle_naming(), listed, key=KEY) == ()
+
+
+def test_what_only_such_a_release_had_opened_is_new_territory_again(record, serving, micro):
+    read(record, micro, None, 3)
+    folded(record, serving, None)
+    whole = tables(record.residue(None))
+    opened = {None: EMPTY, "scripture": record.balance(None)}
+    record.settle((), opened, {}, opened="scripture", cursor=None, at_s=1.0)
+    read(record, micro, "scripture", 2)
+    assert reopen(record, micro) == ["scripture"]
+    assert tables(record.residue(None)) == whole
+    assert [packet.domain for packet in record.packets("pending")] == [None]
+    assert [each.domain for each in record.texts.fresh()] == [None]
+    assert reopen(record, micro) == []
 
 
 @pytest.mark.parametrize(("number", "gone"), [(3, 3), (4, 0)])

@@ -262,28 +262,31 @@ PRAGMA user_version = 1;
 """
 
 
-@pytest.fixture
-def first(tmp_path):
-    """A record's file as the first schema made it: one text folded, one that waits."""
+@pytest.fixture(params=schema.MIGRATIONS)
+def older(tmp_path, request):
+    """A record's file as the first schema made it, brought up to each older one: one text folded, one that waits."""
     made = sqlite3.connect(tmp_path / "edge.db")
     made.executescript(FIRST)
+    for step in range(1, request.param):
+        made.executescript(schema.MIGRATIONS[step])
+    made.execute(f"PRAGMA user_version = {request.param}")
     made.close()
     opened = Record(tmp_path / "edge.db", now_s=1000.0)
     yield opened
     opened.close()
 
 
-def test_a_file_of_the_first_schema_goes_on(first):
-    assert (first.epoch, first.sequence, first.texts.answer_to("c", "old")) == (77, 3, b"answer")
-    assert [each.query_id for _, each in first.texts.unfolded("heart")] == ["new"]
-    kept = first.texts.find("c", "old")
+def test_a_file_of_an_older_schema_goes_on(older):
+    assert (older.epoch, older.sequence, older.texts.answer_to("c", "old")) == (77, 3, b"answer")
+    assert [each.query_id for _, each in older.texts.unfolded("heart")] == ["new"]
+    kept = older.texts.find("c", "old")
     assert (kept.folded, kept.packet, kept.ids) == (True, None, None)
-    again = reopened(first)
+    again = reopened(older)
     assert again.sequence == 3
     again.close()
 
 
-def test_a_file_of_the_first_schema_becomes_what_a_new_one_is(first, tmp_path):
+def test_a_file_of_an_older_schema_becomes_what_a_new_one_is(older, tmp_path):
     fresh = Record(tmp_path / "new" / "edge.db", now_s=1.0)
     shapes = [
         {
@@ -291,9 +294,9 @@ def test_a_file_of_the_first_schema_becomes_what_a_new_one_is(first, tmp_path):
             for (table,) in each._file.all("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')")
             for column in each._file.all(f"PRAGMA table_info({table})") + each._file.all(f"PRAGMA index_info({table})")
         }
-        for each in (first, fresh)
+        for each in (older, fresh)
     ]
-    versions = {each._file.one("PRAGMA user_version") for each in (first, fresh)}
+    versions = {each._file.one("PRAGMA user_version") for each in (older, fresh)}
     fresh.close()
     assert shapes[0] == shapes[1]
     assert versions == {(schema.SCHEMA_VERSION,)}

@@ -61,10 +61,14 @@ def bundle_revoke(
     to: Annotated[
         int | None, typer.Option(min=1, help="The version to go back to; the one before the current when not given.")
     ] = None,
+    above: Annotated[
+        int,
+        typer.Option(min=0, help="The highest version on any edge, once an older copy of the broker was restored."),
+    ] = 0,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Release an older bundle's parts again, as a new version, because a newer is bad. Needs the publisher's key."""
-    command.do("bundle", "revoke", to=to, home=home)
+    command.do("bundle", "revoke", to=to, above=above, home=home)
 
 
 @bundle.command("why")

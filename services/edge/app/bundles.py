@@ -27,7 +27,7 @@ from services.edge.answer import Serving
 from services.edge.app.health import Health
 from services.edge.app.node import Node
 from services.edge.atlas import atlas
-from services.edge.learning import follow_vocabulary, rehome, relearned, settle_bundle
+from services.edge.learning import follow_vocabulary, rehome, relearned, reopen, settle_bundle, unsettle
 from services.edge.slots import Installed, Slots
 from services.edge.standing import Left, Proved
 from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
@@ -219,6 +219,9 @@ class Bundles:
         except (Rejected, Corrupt) as error:
             return Trial("refused", str(error), None, None, None)
         if trial.verdict == "applied" and trial.constellation is not None:
+            if serving is not None and serving.bundle > bundle.parent:  # what serves is not what this one follows
+                async with self._node.learning:
+                    await asyncio.to_thread(reopen, self._node.record, trial.constellation)
             await asyncio.to_thread(self._slots.activate, bundle)
             before = self._health.before or serving
             await self._install(self._serving(bundle, trial.constellation), bundle)
@@ -278,13 +281,20 @@ class Bundles:
                 await self._node.relearn(None)
 
     async def _acknowledge(self, serving: Serving, bundle: Bundle, entry_id: str | None) -> int:
-        """Takes our packets in a bundle out of what is to be sent; how many. See `settle_bundle`."""
+        """Takes our packets in a bundle out of what is to be sent, and puts those back that no release has any more.
+
+        How many. See `settle_bundle` and `unsettle`.
+        """
         key = key_id(self._node.key.verify_key)
+        back = await asyncio.to_thread(unsettle, self._node.record, bundle, self._trust.listed, key=key)
+        if back:
+            metrics.PACKETS.labels("returned", "").inc(len(back))
+            log.warning("packets %s were in releases that are none any more: they go out again", list(back))
         named = await asyncio.to_thread(
             settle_bundle, self._node.record, serving, bundle, key=key, entry_id=entry_id, now_s=self._node.now()
         )
         metrics.PACKETS.labels("acknowledged", "").inc(len(named))
-        return len(named)
+        return len(back) + len(named)
 
     async def _report(self, bundle: Bundle, trial: Trial) -> None:
         await self._tell(bundle.version, digest(bundle), trial.verdict, trial.reason, (trial.before, trial.after))

@@ -6,7 +6,8 @@
     residue        by domain ('' = new territory), n-gram counts that no bundle has taken yet; `owed`: what bundles took
                    beyond what was seen (balance.py)
     gates          by domain, the gate learned from what was counted, and what it saved
-    packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries
+    packets        pending ─▶ sent ─▶ acknowledged, or lost; each with the counts it carries, and the bundle that
+                   settled it
     mentions       hashes that were mentioned and are not common, each with the packet that did
     common         hashes that were told to be common, each with the message that told so
     meta           epoch, next sequence, the last entries of bundles, of common and of returned seen, the merges of the
@@ -41,6 +42,7 @@ from services.edge.record.rows import Fresh as Fresh
 from services.edge.record.rows import Kept as Kept
 from services.edge.record.rows import Merges as Merges
 from services.edge.record.rows import Packet as Packet
+from services.edge.record.rows import Settling as Settling
 from services.edge.record.rows import Status as Status
 from services.edge.record.rows import Verdict as Verdict
 from services.edge.record.texts import FOLD_MAX_BYTES as FOLD_MAX_BYTES

@@ -18,7 +18,7 @@ from services.edge.balance import EMPTY, Balance
 from services.edge.local import Tuned
 from services.edge.record.file import File
 from services.edge.record.mentions import Mentions
-from services.edge.record.rows import IDS, Domain, Merges, Packet, Status, Verdict, packet_of
+from services.edge.record.rows import IDS, Domain, Merges, Packet, Settling, Status, Verdict, packet_of
 from services.edge.record.schema import meta, set_meta
 from services.edge.record.texts import Texts, moved_to
 
@@ -143,7 +143,7 @@ class Record:
             )
             _put_balance(db, p.domain, balance)
             db.execute(
-                "INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                 (p.sequence, p.domain, p.status, p.at_s, p.base_version, p.base, p.basin, p.body,
                  memory_file.to_bytes(p.counts), p.raw),
             )  # fmt: skip
@@ -216,18 +216,19 @@ class Record:
         moved: Mapping[int, Domain],
         *,
         opened: Domain = None,
+        by: Settling | None = None,
         cursor: str | None,
         at_s: float,
     ) -> None:
         """A bundle was dealt with: packets settled, balances as given, rows of fresh text moved to another domain.
 
         opened: the domain that new territory's balance went to, and with it whatever was counted into that one, and its
-        gate; cursor: the entry id of the bundle, from which the next start reads on; None: it does not move.
+        gate; by: the bundle; cursor: its entry id, from which the next start reads on; None: it does not move.
         """
         with self._file.write() as db:
             db.executemany(
-                "UPDATE packets SET status = 'acknowledged', at_s = ? WHERE sequence = ?",
-                [(at_s, sequence) for sequence in acknowledged],
+                "UPDATE packets SET status = 'acknowledged', at_s = ?, settled_by = ?, release = ? WHERE sequence = ?",
+                [(at_s, *(by or (None, None)), sequence) for sequence in acknowledged],
             )
             for domain, balance in balances.items():
                 _put_balance(db, domain, balance)
@@ -239,6 +240,33 @@ class Record:
                 _drop_gate(db, None)
             if cursor is not None:
                 set_meta(db, "cursor", cursor)
+
+    def unsettle(
+        self, sequences: Iterable[int], balances: Mapping[Domain, Balance], kept: Iterable[int], by: Settling
+    ) -> None:
+        """Packets that a release named which is none any more: they go out again, under their names.
+
+        balances: with what they carried; kept: those that the bundle `by` names too, which settles them from now on.
+        """
+        with self._file.write() as db:
+            db.executemany(
+                "UPDATE packets SET status = 'pending', settled_by = NULL, release = NULL"
+                " WHERE sequence = ? AND status = 'acknowledged'",
+                [(sequence,) for sequence in sequences],
+            )
+            db.executemany(
+                "UPDATE packets SET settled_by = ?, release = ? WHERE sequence = ? AND status = 'acknowledged'",
+                [(*by, sequence) for sequence in kept],
+            )
+            for domain, balance in balances.items():
+                _put_balance(db, domain, balance)
+
+    def settlings(self) -> dict[int, Settling]:
+        """By which bundle each packet was settled, by sequence, where that is known."""
+        rows = self._file.all(
+            "SELECT sequence, settled_by, release FROM packets WHERE status = 'acknowledged' AND settled_by IS NOT NULL"
+        )
+        return {sequence: Settling(version, release) for sequence, version, release in rows}
 
     @property
     def cursor(self) -> str | None:
@@ -258,15 +286,15 @@ class Record:
         row = self._file.one("SELECT min(base_version) FROM packets WHERE domain = ?", (domain,))
         return None if row is None else row[0]
 
-    def inherit(self, domain: str, heir: str, balance: Balance) -> None:
+    def inherit(self, domain: str, heir: Domain, balance: Balance) -> None:
         """A domain has ended: texts, packets and gate are its heir's, whose balance is as given; its own is no more.
 
-        A gate that the heir has stays.
+        A gate that the heir has stays. heir: None where it is new territory again.
         """
         with self._file.write() as db:
             _put_balance(db, heir, balance)
             db.execute("DELETE FROM residue WHERE domain = ?", (domain,))
-            db.execute("UPDATE OR IGNORE gates SET domain = ? WHERE domain = ?", (heir, domain))
+            db.execute("UPDATE OR IGNORE gates SET domain = ? WHERE domain = ?", (heir or "", domain))
             _drop_gate(db, domain)
             db.execute("UPDATE interactions SET domain = ? WHERE domain = ?", (heir, domain))
             db.execute("UPDATE packets SET domain = ? WHERE domain = ?", (heir, domain))

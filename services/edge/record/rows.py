@@ -1,7 +1,7 @@
 """What comes out of an edge's file, as values."""
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,11 +30,19 @@ class Fresh:
     oldest_s: float
 
 
+class Settling(NamedTuple):
+    """A bundle that settled packets. release: sha256, in hex, of its message."""
+
+    version: int
+    release: str
+
+
 @dataclass(frozen=True, slots=True)
 class Packet:
     """A packet of this edge. body: packed PacketBody; counts: what it carries; at_s: when its status last changed.
 
-    raw: the bytes that were last handed to the broker, or are about to be; None: it has certainly not left.
+    raw: the bytes that were last handed to the broker, or are about to be; None: it has certainly not left. settled_by:
+    the bundle that named it, while it is acknowledged; None too for what a release before schema 6 settled.
     """
 
     sequence: int
@@ -47,6 +55,7 @@ class Packet:
     body: bytes
     counts: Memory
     raw: bytes | None = None
+    settled_by: Settling | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,9 +103,10 @@ class Asked:
 
 def packet_of(row: tuple) -> Packet:  # type: ignore[type-arg]  # rows of any columns
     """A row of the table `packets`."""
-    sequence, domain, status, at_s, base_version, base, basin, body, counts, raw = row
+    sequence, domain, status, at_s, base_version, base, basin, body, counts, raw, *settled = row
     carried = memory_file.from_bytes(counts, MAX_VOCAB)
-    return Packet(sequence, domain, status, at_s, base_version, base, basin, body, carried, raw)
+    settled_by = Settling(*settled) if settled and settled[0] is not None else None
+    return Packet(sequence, domain, status, at_s, base_version, base, basin, body, carried, raw, settled_by)
 
 
 def ids_of(blob: bytes | None) -> Ids | None:

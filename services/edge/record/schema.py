@@ -6,7 +6,7 @@ from typing import Final
 
 from common.errors import Rejected
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 APPLICATION_ID: Final = 0x51494745  # "QIGE"
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -22,7 +22,8 @@ CREATE TABLE residue (domain TEXT PRIMARY KEY, memory BLOB NOT NULL, owed BLOB);
 CREATE TABLE gates (domain TEXT PRIMARY KEY, gate BLOB NOT NULL, gain_bits REAL NOT NULL);
 CREATE TABLE packets (
   sequence INTEGER PRIMARY KEY, domain TEXT, status TEXT NOT NULL, at_s REAL NOT NULL, base_version INTEGER NOT NULL,
-  base BLOB NOT NULL, basin BLOB NOT NULL, body BLOB NOT NULL, counts BLOB NOT NULL, raw BLOB);
+  base BLOB NOT NULL, basin BLOB NOT NULL, body BLOB NOT NULL, counts BLOB NOT NULL, raw BLOB,
+  settled_by INTEGER, release TEXT);
 CREATE INDEX packets_status ON packets (status);
 CREATE TABLE mentions (hash INTEGER PRIMARY KEY, packet INTEGER NOT NULL);
 CREATE INDEX mentions_packet ON mentions (packet);
@@ -49,6 +50,10 @@ CREATE INDEX common_told ON common (told);
 """,
     4: """
 ALTER TABLE residue ADD COLUMN owed BLOB;
+""",
+    5: """
+ALTER TABLE packets ADD COLUMN settled_by INTEGER;
+ALTER TABLE packets ADD COLUMN release TEXT;
 """,
 }
 

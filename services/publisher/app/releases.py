@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 from nacl.signing import SigningKey
@@ -36,6 +37,7 @@ from services.publisher.release import release, taken_back
 log = logging.getLogger(__name__)
 
 WARN_DAYS: Final = 90  # with each new list; `qig up` signs anew by itself when a year is left
+AHEAD_MAX: Final = 10_000  # chosen: releases between two copies of a broker; versions do not come back from a mistake
 LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
 
 
@@ -48,6 +50,7 @@ class Releases:
         self._verdicts = verdicts
         self._key, self._offline = self._keys()
         self.version = 0
+        self._began = False  # whether this process has signed the list
 
     async def past(self) -> Past:
         """What there is now, under the keys that are in force now. Raises Unavailable("key_not_trusted")."""
@@ -94,13 +97,19 @@ class Releases:
         if await self._broker.commit(streams.CANDIDATES, [*listed(past.held, files), again]):
             log.info("bundle %d is for everybody", past.current.version)
 
-    async def take_back(self, to: int | None, why: str) -> tuple[int, int]:
+    async def take_back(self, to: int | None, why: str, *, above: int = 0) -> tuple[int, int]:
         """Releases the parts of version `to` (None: of the one before the last) again, as the next version, because
         what came after it is bad, which is noted of it; that version, and the one that is back.
 
-        Raises Rejected("not_older", "not_listed", "packets_returned"), Unavailable("overtaken").
+        above: the highest version that edges may have of a broker that was restored from an older copy: the release
+        gets a higher one, and what came after `to` (None: the newest there is) are these. Raises
+        Rejected("not_older", "not_listed", "packets_returned", "too_far"), Unavailable("overtaken").
         """
         past = await self.past()
+        if above > past.last + AHEAD_MAX:
+            message = f"version {above} is more than {AHEAD_MAX} above {past.last}, the newest there is: look again"
+            raise Rejected("too_far", message)
+        past = replace(past, last=max(past.last, above))
         there_still = metadata.newest(past.releases)  # the parts of others were swept
         older = sorted(version for version in there_still if version < past.last)
         wanted = to if to is not None else (older or [0])[-1]
@@ -115,15 +124,18 @@ class Releases:
         return past.last + 1, wanted
 
     async def renew(self) -> None:
-        """Signs the list of releases anew, when it is due."""
+        """Signs the list of releases anew, when it is due, and once in each life: a broker that was restored holds an
+        older one than edges have seen, and they believe none before that.
+        """
         await self._look_for_keys()
         held = await self._broker.read_hash(streams.METADATA)
-        if not metadata.is_due(self._offline, held, now_s=time.time()):
+        if self._began and not metadata.is_due(self._offline, held, now_s=time.time()):
             return
         past = await self.past()
         known = metadata.newest(past.releases)
         files = self._signed(known, past, past.rings)
         if await self._broker.commit(streams.CANDIDATES, listed(past.held, files)):
+            self._began = True
             log.info("the list of %d releases is signed anew", len(known))
         left = metadata.days_left(self._offline, now_s=time.time())
         if left < WARN_DAYS:
