@@ -24,12 +24,17 @@ URL = "redis://edge:secret@broker.railway.internal:6379"
 
 
 @pytest.fixture
-def graph(monkeypatch):
-    """The project as `railway config plan` evaluates it, without a network."""
+def described(monkeypatch):
+    """The description's names."""
     monkeypatch.setenv("QIG_IMAGE", IMAGE)
-    evaluated = runpy.run_path(str(ROOT / ".railway" / "railway.py"))
+    return runpy.run_path(str(ROOT / ".railway" / "railway.py"))
+
+
+@pytest.fixture
+def graph(described):
+    """The project as `railway config plan` evaluates it, without a network."""
     context = railway_sdk.create_railway_context(environment="production")
-    return json.loads(json.dumps(evaluated["main"](context).to_graph()))
+    return json.loads(json.dumps(described["main"](context).to_graph()))
 
 
 @pytest.fixture
@@ -51,10 +56,25 @@ def test_each_edge_has_a_name_and_a_volume_of_its_own(graph, edges):
         assert edge["source"] == {"type": "image", "image": IMAGE}
 
 
-def test_no_secret_is_in_the_graph(edges):
+def test_what_is_not_an_edge_is_not_the_description_s_to_delete(described):
+    assert described["PARTIAL"] == "edges"
+
+
+def test_no_secret_is_in_the_graph_and_none_that_is_set_by_hand_is_deleted(edges):
     for edge in edges:
-        secret = {name for name, value in edge["variables"].items() if value == {"type": "preserve"}}
-        assert secret == {"QIG_BROKER_URL", "EDGE_KEY", "FLEET_ROOT", "EDGE_API_KEYS"}
+        kept = {name for name, value in edge["variables"].items() if value == {"type": "preserve"}}
+        assert kept >= {settings.variable("broker_url"), *railway_edge.VARIABLES}
+
+
+def test_every_setting_of_an_edge_is_set_kept_or_railway_s(edges):
+    known = {
+        settings.variable(name)
+        for model in (EdgeSettings, settings.ApiSettings, settings.PrivacySettings)
+        for name in model.model_fields
+    }
+    railway_s = {settings.variable(name) for name in ("http_host", "http_port", "replica")}
+    for edge in edges:
+        assert {name for name in edge["variables"] if name.startswith(settings.PREFIX)} == known - railway_s
 
 
 def test_what_it_starts_and_asks_is_there(edges):
