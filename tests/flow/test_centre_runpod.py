@@ -215,7 +215,9 @@ async def test_what_is_no_reply_to_a_job_is_one_of_the_batch_s_tries(connect, as
     assert await noted(broker) is None
 
 
-async def test_parts_that_are_not_what_they_should_be_are_not_stored(connect, asked, broker, platform):
+async def test_parts_that_are_not_what_they_should_be_are_not_stored_and_are_asked_for_again(
+    connect, asked, broker, platform
+):
     real = platform.worker
 
     def torn(given):
@@ -225,6 +227,8 @@ async def test_parts_that_are_not_what_they_should_be_are_not_stored(connect, as
     platform.worker = torn
     with pytest.raises(RuntimeError, match="not what it promised"):
         await until_made(connect(), asked)
+    platform.worker = real
+    assert await until_made(connect(), asked)  # by another job
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,25 @@ def test_a_job_is_made_once_by_whichever_worker_of_a_volume_is_asked(warm, micro
     assert Worker(small_text, {}, shelf).reply(Request(job=asked), quiet, NOW_S) == first
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"parts":'])
+@pytest.mark.parametrize("kept", ["made/*", "parts/*"])
+def test_a_job_of_which_a_lost_machine_left_torn_files_is_made_again(warm, micro_parts, small_text, shelf, torn, kept):
+    asked = job_of(micro_parts, small_text, batch_of(1))
+    first = warm.reply(Request(job=asked), quiet, NOW_S)
+    for path in shelf.root.glob(kept):
+        path.write_bytes(torn)
+    for _ in range(2):
+        again = warm.reply(Request(job=asked), quiet, NOW_S)
+        assert (again.made.parts, again.chunks) == (first.made.parts, first.chunks)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(shelf, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(shelf.has("parts/a")))
+    shelf.put("parts/a", b"x")
+    assert (synced, shelf.get("parts/a")) == ([False], b"x")
+
+
 def test_two_requests_for_one_job_at_the_same_time_make_it_once(warm, micro_parts, small_text, monkeypatch):
     asked, tries, real = job_of(micro_parts, small_text, batch_of(1)), [], room.consolidate
     second, replies = threading.Event(), []

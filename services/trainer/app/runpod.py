@@ -154,7 +154,14 @@ class Endpoint:
             chunks |= given
         for part in {part.digest: part for part in made.parts.values()}.values():
             if not set(new).isdisjoint(job.names(part)):
-                await self._broker.put_blob(await asyncio.to_thread(_joined, part, chunks))
+                await self._broker.put_blob(await self._joined(part, chunks))
+
+    async def _joined(self, part: Part, chunks: dict[str, bytes]) -> bytes:
+        try:
+            return await asyncio.to_thread(job.joined, part, [chunks[name] for name in job.names(part)])
+        except Corrupt as error:  # not the batch's fault
+            await self._forget()  # the next try is another job: a worker looks at what it keeps before it answers one
+            raise RuntimeError(f"what RunPod gave is not what it promised: {error}") from error
 
     async def _submit(self, request: Request, missing: int) -> None:
         assert request.job is not None
@@ -207,13 +214,6 @@ def _read(answer: dict[str, Any]) -> Reply | None:
     except Rejected as error:
         log.warning("job %s at RunPod said what is no reply: %s", answer.get("id"), error)
         return None
-
-
-def _joined(part: Part, chunks: dict[str, bytes]) -> bytes:
-    try:
-        return job.joined(part, [chunks[name] for name in job.names(part)])
-    except Corrupt as error:  # not the batch's fault
-        raise RuntimeError(f"what RunPod gave is not what it promised: {error}") from error
 
 
 def _authorization(settings: RunPodSettings) -> dict[str, str]:

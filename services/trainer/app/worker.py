@@ -27,6 +27,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from common.errors import Corrupt, QigError, Rejected
 from common.runtime import logs
 from common.runtime.service import EXIT_REFUSED
@@ -65,6 +67,8 @@ class Shelf:
         handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # before its name: a name whose bytes a lost machine took along would be found
         Path(beside).replace(path)
 
     def get(self, name: str) -> bytes | None:
@@ -133,12 +137,19 @@ class Worker:
         return job.load((name, packed) for name, packed in found if packed is not None)
 
     def _made_before(self, asked: Job) -> Made | None:
+        """None where it was not, or what is kept of it is not whole: then it is made again, to the same bytes."""
         found = self._shelf.get(_made_file(asked))
         if found is None:
             return None
-        made = Made.model_validate_json(found)
-        new = job.new_names(made.parts, asked.parts)
-        return made if all(self._shelf.has(_chunk_file(name)) for name in new) else None
+        try:
+            made = Made.model_validate_json(found)
+        except ValidationError as error:
+            log.warning("dropped what became of job %s: %s", asked.name[:12], error)
+            self._shelf.drop(_made_file(asked))
+            return None
+        known = {part.digest for part in asked.parts.values()}
+        new = [part for part in made.parts.values() if part.digest not in known]
+        return made if all(self._part(part) is not None for part in new) else None
 
     def _parts(self, asked: Job) -> tuple[dict[str, bytes], list[str]]:
         """The parent's parts that are here, and the chunks of all others."""
