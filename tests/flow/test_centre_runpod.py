@@ -21,11 +21,13 @@ NOW_S = 1_700_000_000.0  # before any file was written: nothing is forgotten
 
 
 class Platform:
-    """RunPod's queue in front of a worker. state: what every job is said to be; None: what becomes of it."""
+    """RunPod's queue in front of a worker. state: what every job is said to be; None: what becomes of it. sync: the
+    same of what is to be answered at once.
+    """
 
     def __init__(self, worker):
         self.worker = worker
-        self.jobs, self.asked, self.state, self.status = {}, [], None, 200
+        self.jobs, self.asked, self.state, self.sync, self.status = {}, [], None, None, 200
         self.numbers = itertools.count(1)
 
     def __call__(self, request):
@@ -39,7 +41,9 @@ class Platform:
             self.jobs[name] = body
             return httpx2.Response(200, json={"id": name, "status": "IN_QUEUE"})
         if path == "runsync":
-            return httpx2.Response(200, json={"id": "sync", **self.run(body)})
+            self.jobs["sync"] = body
+            found = {"status": self.sync} if self.sync else self.run(body)
+            return httpx2.Response(200, json={"id": "sync", **found})
         verb, name = path.split("/")
         if name not in self.jobs:
             return httpx2.Response(404)
@@ -120,6 +124,20 @@ async def test_what_one_request_does_not_hold_goes_in_several_and_comes_in_sever
     assert len(platform.submitted) > 2
     for part in made.parts.values():
         assert await broker.get_blob(part.digest, part.size_bytes) is not None
+
+
+@pytest.mark.parametrize("state", ["IN_QUEUE", "IN_PROGRESS"])
+async def test_what_no_worker_gives_in_time_is_cancelled_before_it_is_asked_for_again(connect, asked, platform, state):
+    endpoint, real = connect(), platform.worker
+    platform.worker = lambda given: real(given) | ({"chunks": {}} if "job" in given else {})
+    platform.sync = state
+    with pytest.raises(Unavailable, match="no worker gave the rest"):
+        await until_made(endpoint, asked)
+    asked_for = [path for _, path, _ in platform.asked if path in ("runsync", "cancel/sync")]
+    assert asked_for
+    assert asked_for == ["runsync", "cancel/sync"] * (len(asked_for) // 2)
+    platform.sync = None
+    assert await until_made(endpoint, asked)
 
 
 async def test_a_trainer_that_starts_again_asks_for_the_job_that_runs(connect, asked, broker, platform):
@@ -257,12 +275,27 @@ async def test_a_platform_that_is_away_is_waited_for_and_the_job_stays_noted(con
     assert await noted(broker)
 
 
-async def test_the_key_goes_with_every_request_and_the_limit_with_every_job(connect, asked, platform, tmp_path):
+async def test_the_key_goes_with_every_request(connect, asked, platform, tmp_path):
     (tmp_path / "key").write_text("rpa_secret\n")
-    endpoint = connect(runpod_key=tmp_path / "key", runpod_timeout_s=90)
-    await until_made(endpoint, asked)
+    await until_made(connect(runpod_key=tmp_path / "key"), asked)
     assert {key for _, _, key in platform.asked} == {"Bearer rpa_secret"}
-    assert all(each["policy"] == {"executionTimeout": 90_000} for each in platform.jobs.values())
+
+
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "ttl_s"),
+    [(90, 90 + DAY_S), (6 * DAY_S - 1, 7 * DAY_S - 1), (6 * DAY_S, 7 * DAY_S), (6 * DAY_S + 1, 7 * DAY_S),
+     (7 * DAY_S, 7 * DAY_S)],
+)  # fmt: skip
+async def test_a_job_may_wait_a_day_before_its_limit_and_no_longer_than_runpod_allows(
+    connect, asked, platform, timeout_s, ttl_s
+):
+    with pytest.raises(Unavailable, match="job_begun"):
+        await connect(runpod_timeout_s=timeout_s).made(asked)
+    (submitted,) = platform.jobs.values()
+    assert submitted["policy"] == {"executionTimeout": 1000 * timeout_s, "ttl": 1000 * ttl_s}
 
 
 async def test_a_key_that_cannot_be_read_stops_the_start(connect, tmp_path):

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 WAIT_S: Final = 20  # that /runsync may take: it gives bytes that a worker has, once there is a worker
 TIMEOUT_S: Final = WAIT_S + 10.0  # of one answer, and so of a stop
+QUEUED_S: Final = 24 * 3600.0  # that a job may wait for a worker
+TTL_MAX_S: Final = 7 * 24 * 3600.0  # what RunPod allows; without one it forgets a job after a day, waiting or at work
 UNDER_WAY: Final = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
 UNKNOWN: Final = "Job ID not found"  # so says the API on one's own machine, where RunPod answers 404
 SHOWN: Final = 12  # characters of a job's name
@@ -56,7 +58,8 @@ class Endpoint:
 
     def __init__(self, url: str, settings: RunPodSettings, broker: Broker) -> None:
         self._broker = broker
-        self._policy = {"executionTimeout": round(settings.runpod_timeout_s * 1000)}
+        ttl_s = min(TTL_MAX_S, settings.runpod_timeout_s + QUEUED_S)
+        self._policy = {"executionTimeout": round(settings.runpod_timeout_s * 1000), "ttl": round(ttl_s * 1000)}
         self._http = httpx2.AsyncClient(base_url=url, headers=_authorization(settings), timeout=TIMEOUT_S)
 
     async def close(self) -> None:
@@ -143,6 +146,8 @@ class Endpoint:
                 "POST", f"/runsync?wait={WAIT_S * 1000}", Request(wanted=tuple(left[: job.NAMES_MAX]))
             )
             if answer is None or answer.get("status") != "COMPLETED":
+                if answer is not None and isinstance(answer.get("id"), str):  # asked again, it is another job
+                    await self._ask("POST", f"/cancel/{answer['id']}")
                 raise Unavailable("job_under_way", f"no worker gave the rest of a candidate's parts within {WAIT_S} s")
             reply = _read(answer)
             given = reply.chunks if reply else {}
