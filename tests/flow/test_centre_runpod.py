@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 
 import httpx2
 import pytest
@@ -150,6 +151,21 @@ async def test_a_trainer_that_starts_again_asks_for_the_job_that_runs(connect, a
             await connect().made(asked)
     assert await noted(broker) == before
     assert len(platform.submitted) == 1
+
+
+async def test_a_job_began_when_it_was_submitted_first_however_often_it_is_asked_for(connect, asked, platform):
+    endpoint, before_s = connect(), time.time()
+    assert await endpoint.began_s() == 0.0
+    with pytest.raises(Unavailable, match="job_begun"):
+        await endpoint.made(asked)
+    began_s = await endpoint.began_s()
+    assert before_s <= began_s <= time.time()
+    with pytest.raises(Unavailable, match=r"job_begun: .* lacked"):
+        await endpoint.made(asked)
+    platform.state = "IN_PROGRESS"
+    with pytest.raises(Unavailable, match="job_under_way"):
+        await connect().made(asked)
+    assert await connect().began_s() == began_s
 
 
 @pytest.mark.parametrize("state", room.UNDER_WAY)

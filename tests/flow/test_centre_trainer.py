@@ -5,6 +5,7 @@ import dataclasses
 import time
 from contextlib import asynccontextmanager
 
+import httpx2
 import pytest
 from centre import ref_of
 from corpora import small_corpora
@@ -16,7 +17,7 @@ from common.runtime import keys, metrics, streams
 from common.runtime.effects import Send
 from common.runtime.entries import Delivery
 from common.runtime.service import serve
-from common.runtime.settings import TrainerSettings
+from common.runtime.settings import RunPodSettings, TrainerSettings
 from common.runtime.trust import Trust
 from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
@@ -24,6 +25,7 @@ from common.wire.messages import Batch, Candidate, Correction, DomainUpdate, Mer
 from services.trainer import app as room
 from services.trainer import gpu, growth, text
 from services.trainer.app import MAX_DELIVERIES, Trainer
+from services.trainer.app.runpod import Endpoint
 from services.trainer.gpu import Gpu
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +111,23 @@ async def test_while_a_batch_is_worked_on_it_is_shown_since_when_and_what_of_it_
     await trainer.measure()
     assert began_s <= seen[0] <= metrics.CHECKPOINT._value.get() + 1.0
     assert metrics.BATCH_BEGAN._value.get() == 0.0
+
+
+async def test_a_batch_at_runpod_is_shown_since_it_was_submitted_until_it_ends(centre, trainer):
+    await centre.release()
+    answers = iter([{"id": "j-1"}, {"status": "IN_PROGRESS"}, {"status": "FAILED"}])
+    settings = RunPodSettings(runpod_endpoint="https://api.runpod.ai/v2/e1")
+    trainer._endpoint = Endpoint(settings.runpod_endpoint, settings, centre.broker)
+    trainer._endpoint._http._transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json=next(answers)))
+    seen = []
+    for ends in (Unavailable, Unavailable, RuntimeError):
+        with pytest.raises(ends):
+            await trainer.take(delivery(), batch(centre, SOUND))
+        await trainer.measure()
+        seen.append(metrics.BATCH_BEGAN._value.get())
+    await trainer._endpoint.close()
+    assert seen == [seen[0], seen[0], 0.0]
+    assert seen[0] > 0
 
 
 async def test_the_gpus_that_are_there_are_shown_and_those_that_are_gone_are_not(trainer, monkeypatch):

@@ -123,15 +123,12 @@ class Trainer:
         try:
             if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
                 raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
-            metrics.BATCH_BEGAN.set(time.time())
             return await self._consolidate(batch, delivery.at_ms / 1000)
         except (Rejected, Corrupt) as error:
             if batch.packets:
                 told = Returned(packets=batch.packets, code=error.code, reason=error.message[:REASON_MAX_CHARS])
                 await self._broker.produce(streams.RETURNED, pack(told), batch.id)
             raise
-        finally:
-            metrics.BATCH_BEGAN.set(0)
 
     async def measure(self) -> None:
         """How far training is, and what the GPUs do; as metrics."""
@@ -144,6 +141,8 @@ class Trainer:
                 metrics.GPU_BUSY.labels(each.index).set(each.busy)
             metrics.GPU_MEMORY.labels(each.index, "used").set(each.used_bytes)
             metrics.GPU_MEMORY.labels(each.index, "total").set(each.total_bytes)
+        if self._endpoint is not None:  # work there goes on between this trainer's looks at it
+            metrics.BATCH_BEGAN.set(await self._endpoint.began_s())
 
     async def _consolidate(self, batch: Batch, cut_s: float) -> Sequence[Effect]:
         """cut_s: when the batch came; what depends on time depends on that, so that every try does the same."""
@@ -176,30 +175,34 @@ class Trainer:
 
     async def _here(self, batch: Batch, current: Bundle, held_back: Collection[str]) -> Made:
         started = time.monotonic()
-        parts = {
-            path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
-        }
-        await asyncio.to_thread(_forget_others, self._runs, batch.id)
-        found = await asyncio.to_thread(
-            consolidate,
-            parts,
-            batch,
-            replay=self._text.replay,
-            held_out=self._text.held_out,
-            parents=self._text.parents,
-            steps=self._settings.steps,
-            seed=SEED,
-            held_back=held_back,
-            folder=self._runs / batch.id,
-        )
-        return Made(
-            parts=await self._store(found.parts),
-            figures=found.figures,
-            guards=found.guards,
-            grown=found.grown,
-            dropped=found.dropped,
-            seconds=time.monotonic() - started,
-        )
+        metrics.BATCH_BEGAN.set(time.time())
+        try:
+            parts = {
+                path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
+            }
+            await asyncio.to_thread(_forget_others, self._runs, batch.id)
+            found = await asyncio.to_thread(
+                consolidate,
+                parts,
+                batch,
+                replay=self._text.replay,
+                held_out=self._text.held_out,
+                parents=self._text.parents,
+                steps=self._settings.steps,
+                seed=SEED,
+                held_back=held_back,
+                folder=self._runs / batch.id,
+            )
+            return Made(
+                parts=await self._store(found.parts),
+                figures=found.figures,
+                guards=found.guards,
+                grown=found.grown,
+                dropped=found.dropped,
+                seconds=time.monotonic() - started,
+            )
+        finally:
+            metrics.BATCH_BEGAN.set(0)
 
     async def _there(self, batch: Batch, current: Bundle, held_back: Collection[str]) -> Made:
         assert self._endpoint is not None

@@ -17,6 +17,7 @@ submitted and not noted, for a kill came between, is submitted again: the worker
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, cast
 
@@ -28,7 +29,7 @@ from common.runtime.effects import HashDelete, HashSet
 from common.runtime.settings import RunPodSettings, variable
 from common.runtime.streams import BATCHES
 from common.wire.codec import unpack
-from common.wire.fields import Count, Digest, Value
+from common.wire.fields import Amount, Count, Digest, Value
 from common.wire.messages import Part
 from services.trainer import job
 from services.trainer.app.hashes import CANDIDATE, JOB
@@ -46,11 +47,14 @@ SHOWN: Final = 12  # characters of a job's name
 
 
 class Note(Value):
-    """The job that runs: its name, its id at RunPod, and how many chunks were missing when it was submitted."""
+    """The job that runs: its name, its id at RunPod, how many chunks were missing when it was submitted, and when that
+    was for the first time, in seconds since 1970.
+    """
 
     job: Digest
     id: str
     missing: Count = 0
+    began_s: Amount = 0.0
 
 
 class Endpoint:
@@ -66,6 +70,11 @@ class Endpoint:
         """Leave connections in good order."""
         await self._http.aclose()
 
+    async def began_s(self) -> float:
+        """When the job that runs was submitted first, since 1970; 0 while there is none."""
+        note = await self._noted()
+        return 0.0 if note is None else note.began_s
+
     async def made(self, asked: Job) -> Made:
         """What the job made, once it is done; its new parts lie in the store then.
 
@@ -77,7 +86,7 @@ class Endpoint:
             await self._cancel(note)
             note = None
         if note is None:
-            await self._submit(Request(job=asked), missing=0)
+            await self._submit(Request(job=asked), missing=0, began_s=time.time())
             raise Unavailable("job_begun", f"job {asked.name[:SHOWN]} went to RunPod; it is asked for")
         reply = await self._reply(note)
         if reply.refused is not None:
@@ -124,7 +133,7 @@ class Endpoint:
             )
             raise Unavailable("chunks_forgotten", message)
         chunks = await self._chunks(asked, missing)
-        await self._submit(Request(job=asked, chunks=chunks), missing=len(missing))
+        await self._submit(Request(job=asked, chunks=chunks), missing=len(missing), began_s=note.began_s)
 
     async def _chunks(self, asked: Job, missing: Sequence[str]) -> dict[str, bytes]:
         wanted = frozenset(missing)
@@ -168,12 +177,12 @@ class Endpoint:
             await self._forget()  # the next try is another job: a worker looks at what it keeps before it answers one
             raise RuntimeError(f"what RunPod gave is not what it promised: {error}") from error
 
-    async def _submit(self, request: Request, missing: int) -> None:
+    async def _submit(self, request: Request, *, missing: int, began_s: float) -> None:
         assert request.job is not None
         answer = await self._ask("POST", "/run", request)
         if answer is None or not isinstance(answer.get("id"), str):
             raise Unavailable("runpod_refused", f"RunPod has no such endpoint: check {variable('runpod_endpoint')}")
-        note = Note(job=request.job.name, id=answer["id"], missing=missing)
+        note = Note(job=request.job.name, id=answer["id"], missing=missing, began_s=began_s)
         await self._broker.commit(BATCHES, [HashSet(CANDIDATE, JOB, note.model_dump_json().encode())])
         log.info("job %s is %s at RunPod, with %d chunks", note.job[:SHOWN], note.id, len(request.chunks))
 
