@@ -21,9 +21,19 @@ from common.runtime.settings import RunPodSettings, TrainerSettings
 from common.runtime.trust import Trust
 from common.wire.codec import pack, unpack
 from common.wire.crystals import crystals, encode, entry
-from common.wire.messages import Batch, Candidate, Correction, DomainUpdate, Merge, PacketRef, batch_id, correction_id
+from common.wire.messages import (
+    Batch,
+    Candidate,
+    Correction,
+    DomainUpdate,
+    Evidence,
+    Merge,
+    PacketRef,
+    batch_id,
+    correction_id,
+)
 from services.trainer import app as room
-from services.trainer import gpu, growth, text
+from services.trainer import folder, gpu, growth, text
 from services.trainer.app import MAX_DELIVERIES, Trainer
 from services.trainer.app.runpod import Endpoint
 from services.trainer.gpu import Gpu
@@ -91,6 +101,25 @@ async def test_a_batch_of_which_nothing_counts_becomes_a_candidate_of_its_parent
     (candidate,) = [unpack(Candidate, each.message) for each in effects if isinstance(each, Send)]
     assert (candidate.id, candidate.packets) == (mute.id, mute.packets)
     assert (candidate.parts, candidate.parent) == (bundle.parts, 1)
+
+
+async def test_the_genesis_is_examined_and_stored_once_while_the_broker_has_it(
+    centre, trainer, micro_parts, monkeypatch
+):
+    folder.write(micro_parts, trainer._settings.genesis)
+    examined = []
+    monkeypatch.setattr(trainer, "_examine", lambda parts: examined.append(parts) or Evidence(figures=()))
+    for _ in range(3):
+        await trainer.make_genesis()
+    assert len(examined) == 1
+    assert await centre.broker.redis.xlen(streams.CANDIDATES) == 1
+    await centre.broker.redis.flushall()  # a broker that comes back empty is given all of it again
+    for _ in range(3):
+        await trainer.make_genesis()
+    assert len(examined) == 2
+    row = await centre.broker.latest(streams.CANDIDATES)
+    for part in unpack(Candidate, row.fields[b"__data__"]).parts.values():
+        assert await centre.broker.get_blob(part.digest, part.size_bytes) in micro_parts.values()
 
 
 async def test_while_a_batch_is_worked_on_it_is_shown_since_when_and_what_of_it_is_kept(centre, trainer, monkeypatch):

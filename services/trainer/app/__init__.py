@@ -71,6 +71,7 @@ class Trainer:
         self._digest = self._text.digest
         self._runs = settings.genesis.with_name(RUNS)
         self.version = 0  # of the bundle trained on last, or found
+        self._sent = ""  # the id of the genesis, once it is on its way to the publisher
         metrics.begin(metrics.GUARD_EVENTS, *((f"restore-{role}",) for role in ROLES))  # as dreams.py says it
 
     async def make_genesis(self) -> None:
@@ -78,6 +79,8 @@ class Trainer:
         released = await newest_release(self._broker.redis, self._trust)
         if released is not None:
             self.version = released.version
+            return
+        if self._sent and await self._broker.was_published(streams.CANDIDATES, self._sent):
             return
         began_ns = time.time_ns()
         parts = folder.read(self._settings.genesis)
@@ -107,6 +110,7 @@ class Trainer:
         with tracing.work("make genesis", causes.candidate(candidate).root, began_ns=began_ns):
             if await self._broker.produce(streams.CANDIDATES, pack(candidate), candidate.id):
                 log.info("genesis %s sent to the publisher", candidate.id)
+        self._sent = candidate.id
 
     async def take(self, delivery: Delivery, batch: Batch) -> Sequence[Effect]:
         """A batch becomes a candidate. One that is wrong in itself, or that no try came to an end with, does not, and
