@@ -6,7 +6,8 @@
     FLEET_SECRET    ─▶ HOME/private/fleet.secret    secret, and only in private mode
 
 A key and a root that are in the volume stay what they are: another one in the variable is somebody's mistake, and ends
-the start. Hashes of API keys and the secret follow the variable. No variable reaches the edge's own environment.
+the start. Hashes of API keys and the secret follow the variable: where it is taken away, so is the file. No variable
+reaches the edge's own environment.
 
 Railway mounts a volume for root, and runs an image as root where RAILWAY_RUN_UID says 0: then the volume is given to
 the image's user, and the edge runs as that.
@@ -28,10 +29,12 @@ EDGE: Final = ("-m", "services.edge.app")
 USER: Final = 10001  # the image's, deploy/Dockerfile
 KEY, ROOT, API_KEYS, SECRET = "EDGE_KEY", "FLEET_ROOT", "EDGE_API_KEYS", "FLEET_SECRET"
 VARIABLES: Final = (KEY, ROOT, API_KEYS, SECRET)
+FOLLOWING: Final = (API_KEYS, SECRET)
 
 
 def lay_out(home: Path, node: str, given: Mapping[str, str]) -> list[Path]:
-    """Write what the variables hold and the directory lacks; the files written.
+    """Write what the variables hold and the directory lacks, delete what follows a variable that is not there; the
+    files that were written or deleted.
 
     Raises Rejected("other_key", "missing_variable"), Unavailable("home_unwritable").
     """
@@ -41,23 +44,26 @@ def lay_out(home: Path, node: str, given: Mapping[str, str]) -> list[Path]:
         API_KEYS: default_path(home),
         SECRET: keys.secret_path(home),
     }
-    written = []
+    changed = []
     for name, path in places.items():
         text = given.get(name, "").strip()
         try:
             held = path.read_text(encoding="utf-8").strip() if path.exists() else ""
-            if not text and not held and name in (KEY, ROOT):
+            if not text and not held and name not in FOLLOWING:
                 message = f"{name} is not set, and there is no {path}: docs/railway.md says what it holds"
                 raise Rejected("missing_variable", message)
-            if text and held not in ("", text) and name in (KEY, ROOT):
+            if text and held not in ("", text) and name not in FOLLOWING:
                 message = f"{name} is not what {path} holds: take the variable back, or delete the file in the volume"
                 raise Rejected("other_key", message)
             if text and text != held:
                 _write(path, text)
-                written.append(path)
+                changed.append(path)
+            if not text and name in FOLLOWING and path.exists():
+                path.unlink()
+                changed.append(path)
         except OSError as error:
             raise Unavailable("home_unwritable", f"cannot use {path}: {error.strerror}; is a volume there?") from None
-    return written
+    return changed
 
 
 def _write(path: Path, text: str) -> None:
@@ -83,11 +89,12 @@ def main() -> None:
     home, node = Path(os.environ[variable("home")]), os.environ[variable("node")]
     given = {name: os.environ.pop(name, "") for name in VARIABLES}
     try:
-        written = lay_out(home, node, given)
+        changed = lay_out(home, node, given)
     except QigError as error:
         sys.stderr.write(f"railway_edge: {error}\n")
         sys.exit(2)
-    sys.stderr.write("".join(f"railway_edge: wrote {path}\n" for path in written))
+    for path in changed:
+        sys.stderr.write(f"railway_edge: {'wrote' if path.exists() else 'deleted'} {path}\n")
     if os.environ.get("RAILWAY_RUN_UID") == "0":
         hand_over(home, USER)
     os.execv(sys.executable, [sys.executable, *EDGE])  # noqa: S606 -- our own program, without a shell

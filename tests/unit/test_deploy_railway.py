@@ -123,10 +123,20 @@ def test_an_edge_finds_its_key_its_root_and_its_clients_keys(tmp_path, given):
     assert {stat.S_IMODE(path.stat().st_mode) for path in home.rglob("*") if path.is_file()} == {0o600}
 
 
-def test_a_second_start_writes_nothing_and_needs_no_variable(tmp_path, given):
+def test_a_second_start_writes_nothing_and_needs_neither_key_nor_root(tmp_path, given):
     railway_edge.lay_out(tmp_path, "edge-1", given)
     assert railway_edge.lay_out(tmp_path, "edge-1", given) == []
-    assert railway_edge.lay_out(tmp_path, "edge-1", {}) == []
+    assert railway_edge.lay_out(tmp_path, "edge-1", {railway_edge.API_KEYS: given[railway_edge.API_KEYS]}) == []
+
+
+@pytest.mark.parametrize("empty", [{}, {railway_edge.API_KEYS: "", railway_edge.SECRET: " "}])
+def test_keys_and_a_secret_whose_variables_are_taken_away_are_no_longer_in_force(tmp_path, given, empty):
+    railway_edge.lay_out(tmp_path, "edge-1", given | {railway_edge.SECRET: "00" * 32})
+    gone = [api_keys.default_path(tmp_path), keys.secret_path(tmp_path)]
+    assert railway_edge.lay_out(tmp_path, "edge-1", empty) == gone
+    assert not any(path.exists() for path in gone)
+    assert keys.load_private(tmp_path, "edge-1")
+    assert railway_edge.lay_out(tmp_path, "edge-1", empty) == []
 
 
 def test_the_secret_of_the_fleet_and_the_clients_keys_follow_their_variables(tmp_path, given):
