@@ -54,6 +54,7 @@ lock:
 	uv pip compile -q pyproject.toml --group dev --universal -c requirements.lock --generate-hashes --no-annotate --no-header -o requirements-dev.lock
 	grep -o 'torch==[^"]*' pyproject.toml | uv pip compile -q - --universal --python-version 3.11 -c requirements.lock --generate-hashes --no-annotate --no-header -o requirements-cuda.lock
 	printf '%s\n' filelock fsspec jinja2 networkx setuptools sympy typing-extensions | uv pip compile -q - --universal --python-version 3.11 -c requirements-cuda.lock --generate-hashes --no-annotate --no-header -o requirements-torch-cpu.lock
+	grep -o 'runpod==[^"]*' pyproject.toml | uv pip compile -q - --universal --python-version 3.11 -c requirements.lock -c requirements-torch-cpu.lock --generate-hashes --no-annotate --no-header -o requirements-runpod.lock
 
 .venv/ready: requirements-dev.lock pyproject.toml
 	@echo "installing into .venv (once, a minute or two) ..."

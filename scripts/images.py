@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("slim", "torch-cpu", "cuda")
+TARGETS = ("slim", "torch-cpu", "runpod", "cuda")
 ARGUMENTS = ("PYTHON_IMAGE", "PIP_INDEX_URL", "TORCH_INDEX_URL")
 NO_ENGINE = 3
 

@@ -242,6 +242,7 @@ def test_packages_are_installed_by_hash_and_torch_in_the_version_of_the_project(
     for stage, lock in (
         ("packages", "requirements.lock"),
         ("packages-torch-cpu", "requirements-torch-cpu.lock"),
+        ("packages-runpod", "requirements-runpod.lock"),
         ("packages-cuda", "requirements-cuda.lock"),
     ):
         installs = [line for line in re.split(r"&&|\n", stages()[stage].replace("\\\n", " ")) if " install " in line]
@@ -250,12 +251,26 @@ def test_packages_are_installed_by_hash_and_torch_in_the_version_of_the_project(
         assert all(f"--require-hashes --only-binary :all: -r {lock}" in line or torch in line for line in by_pip)
 
 
-@pytest.mark.parametrize("lock", ["requirements-torch-cpu.lock", "requirements-cuda.lock"])
-def test_torch_comes_with_the_same_packages_as_all_else(lock: str) -> None:
-    ours, torchs = pinned("requirements.lock"), pinned(lock)
-    assert {name: ours[name] for name in ours.keys() & torchs.keys()} == {
-        name: torchs[name] for name in ours.keys() & torchs.keys()
+@pytest.mark.parametrize(
+    ("lock", "beside"),
+    [
+        ("requirements-torch-cpu.lock", "requirements.lock"),
+        ("requirements-cuda.lock", "requirements.lock"),
+        ("requirements-runpod.lock", "requirements.lock"),
+        ("requirements-runpod.lock", "requirements-torch-cpu.lock"),
+    ],
+)
+def test_what_an_image_adds_comes_with_the_same_packages_as_what_is_there(lock: str, beside: str) -> None:
+    added, there = pinned(lock), pinned(beside)
+    assert {name: added[name] for name in added.keys() & there.keys()} == {
+        name: there[name] for name in added.keys() & there.keys()
     }
+
+
+def test_the_worker_s_image_has_runpod_in_the_version_of_the_project_and_starts_the_worker() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'"runpod=={pinned("requirements-runpod.lock")["runpod"]}"' in project
+    assert built_on("runpod").rstrip().endswith('CMD ["python", "-m", "services.trainer.app.worker"]')
 
 
 def test_what_the_images_copy_is_not_ignored() -> None:
