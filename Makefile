@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo up test check bench chaos fmt lock docs clean
+.PHONY: demo up test check bench chaos drill fmt lock docs clean
 demo: .venv/ready
 	@$(BIN)/qig demo
 
@@ -30,6 +30,10 @@ SEED ?= 0
 WORLD ?= light
 chaos: .venv/ready
 	@$(BIN)/python tests/chaos/run.py --scenarios $(SCENARIOS) --seed $(SEED) --world $(WORLD)
+
+# Each alert made to fire by a real fault, and to clear: minutes. Needs prometheus (Debian's package).
+drill: .venv/ready
+	@$(BIN)/python tests/drill.py
 
 fmt: .venv/ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
