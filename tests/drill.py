@@ -18,7 +18,7 @@ sys.path[:0] = [str(TESTS / "live"), str(TESTS / "chaos")]
 
 from drill_rules import FACTOR, NOT_DRILLED, write  # noqa: E402
 from live_fleet import EDGES, Live, narrow, passages, prepared, settings_for, until  # noqa: E402
-from micro import make_parts  # noqa: E402
+from micro import SENTENCES, make_parts  # noqa: E402
 from proxy import Proxy  # noqa: E402
 from test_prometheus import PROMETHEUS, prometheus  # noqa: E402
 
@@ -180,8 +180,13 @@ class Drill:
     async def no_publisher(self):
         await self.fleet.kill("publisher", hold=True)
         async with self.live.desk() as desk:
-            await self.live.read(desk, 20)
-        await self.fires("LearningStuck")
+            for text in (
+                *SENTENCES.values(),
+                *SENTENCES.values(),
+            ):  # of all domains: a second batch waits for the first
+                for _ in range(8):
+                    desk.send(text * 10, max_tokens=0)
+            await self.fires("LearningStuck")
         await self.fleet.restart("publisher")
         self.clears("LearningStuck")
 
