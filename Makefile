@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo up test check bench chaos drill fmt lock docs clean
+.PHONY: demo up test check bench chaos drill images compose-test fmt lock docs clean
 demo: .venv/ready
 	@$(BIN)/qig demo
 
@@ -35,16 +35,29 @@ chaos: .venv/ready
 drill: .venv/ready
 	@$(BIN)/python tests/drill.py
 
+# With docker or podman. One or some: make images TARGETS="slim cuda". Flags for the builder: BUILD=--no-cache
+TARGETS ?= slim torch-cpu
+images:
+	@$(PYTHON) scripts/images.py $(TARGETS) $(BUILD)
+
+# Builds the images and runs compose.yaml. With docker, or podman and COMPOSE=/path/to/docker-compose; says why, and is an
+# error 77, where containers cannot be run.
+compose-test: .venv/ready
+	@$(BIN)/python tests/compose/run.py $(BUILD)
+
 fmt: .venv/ready
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 docs: .venv/ready
 	@$(BIN)/python scripts/docs.py
 
-# Needs uv (pip install uv). torch is left out: its CPU and CUDA builds share a version but not a hash.
+# Needs uv (pip install uv). torch is left out but in the image for CUDA: its CPU and CUDA builds share a version and not
+# a hash. What the CPU build needs is what the CUDA build needs, less what is NVIDIA's.
 lock:
 	uv pip compile -q pyproject.toml --universal --generate-hashes --no-annotate --no-header -o requirements.lock
 	uv pip compile -q pyproject.toml --group dev --universal -c requirements.lock --generate-hashes --no-annotate --no-header -o requirements-dev.lock
+	grep -o 'torch==[^"]*' pyproject.toml | uv pip compile -q - --universal --python-version 3.11 -c requirements.lock --generate-hashes --no-annotate --no-header -o requirements-cuda.lock
+	printf '%s\n' filelock fsspec jinja2 networkx setuptools sympy typing-extensions | uv pip compile -q - --universal --python-version 3.11 -c requirements-cuda.lock --generate-hashes --no-annotate --no-header -o requirements-torch-cpu.lock
 
 .venv/ready: requirements-dev.lock pyproject.toml
 	@echo "installing into .venv (once, a minute or two) ..."

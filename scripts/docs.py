@@ -1,8 +1,9 @@
-"""Writes every generated document; with --check, names the stale ones and exits 1.
+"""Writes every generated document and file; with --check, names the stale ones and exits 1.
 
 To add a generator, add one line to GENERATED: the directory, and a function that returns its files by name.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Final
 
 from common.runtime import asyncapi, metrics, retention, rights, settings
 from common.wire import export, layout, packet_vectors
+from common.wire.bundle import part_of
 from deploy.grafana import boards
 from services.cli import reference
 from services.edge.http import routes
+from services.trainer import folder, job, text
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BROKER: Final = ROOT / "docs" / "broker.md"
 PACKET: Final = ROOT / "docs" / "wire" / "packet.md"
+DATA: Final = ROOT / "data"
 
 
 def described(name: str, document: bytes) -> dict[str, bytes]:
@@ -36,7 +40,17 @@ GENERATED: Final[tuple[tuple[str, Callable[[], dict[str, bytes]]], ...]] = (
     ("docs/wire", export.render),
     ("docs/wire", packet_vectors.render),
     ("docs/wire", lambda: {"packet.md": layout.drawn(PACKET.read_text(encoding="utf-8")).encode()}),
+    (".runpod", lambda: {"tests.json": runpod_tests()}),
 )
+
+
+def runpod_tests() -> bytes:
+    """What RunPod asks of the worker's image: a job on the genesis and the text that are in it."""
+    parts = folder.read(folder.shipped(DATA)) or {}
+    asked = job.of_nothing({path: part_of(data) for path, data in parts.items()}, text.load(DATA).digest)
+    given = job.Request(job=asked).model_dump(mode="json", exclude_defaults=True)
+    test = {"name": "a batch of which nothing counts, on the shipped genesis", "input": given, "timeout": 60_000}
+    return (json.dumps({"tests": [test], "config": {"runsOn": "CPU"}}, indent=2) + "\n").encode()
 
 
 def rendered() -> dict[Path, bytes]:

@@ -15,7 +15,7 @@ from common.runtime import embedded
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
 
-pytest_plugins = ["micro"]
+pytest_plugins = ["corpora", "micro"]
 # No deadline: the first example of a compiled function pays for its compilation. Derandomised: one seed, one verdict.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")

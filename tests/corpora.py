@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from common.constants import ROLES
+from services.trainer import text
 from services.trainer.corpora import document
 from services.trainer.corpora.split import split
 
@@ -17,3 +20,8 @@ def small_corpora(root):
         rows = [*parts.train[:2], *parts.validation[:1], *parts.held_out[:2]]
         (root / f"{role}.jsonl.gz").write_bytes(document.compress(document.pack(rows)))
     return root
+
+
+@pytest.fixture(scope="session")
+def small_text(tmp_path_factory):
+    return text.load(small_corpora(tmp_path_factory.mktemp("text") / "corpora"))

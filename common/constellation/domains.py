@@ -19,6 +19,8 @@ from common.geometry.simplex import check_simplex
 from common.kernels.gate import BUCKETS
 
 Floats = npt.NDArray[np.float64]
+MAX_VALUES: Final = 1 << 16  # of all domains, chosen: 64 of them with all that they may bear
+MAX_COMPLAINTS: Final = 64  # that are looked at
 FORMER_MAX: Final = 256  # names that one domain goes on bearing: the newest
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
@@ -76,7 +78,7 @@ class Domain(BaseModel):
         return np.array(self.basin)
 
 
-_DOMAINS = TypeAdapter(tuple[Domain, ...])
+_DOMAINS = TypeAdapter(Annotated[tuple[Domain, ...], Field(fail_fast=True)])
 
 
 def to_json(domains: tuple[Domain, ...]) -> bytes:
@@ -86,10 +88,14 @@ def to_json(domains: tuple[Domain, ...]) -> bytes:
 
 def from_json(data: bytes) -> tuple[Domain, ...]:
     """Raises Rejected("bad_domains") with the field that is wrong."""
+    if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+        raise Rejected("bad_domains", f"domains.json has more than {MAX_VALUES} values in {len(data)} bytes")
     try:
         domains = _DOMAINS.validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        if error.error_count() > MAX_COMPLAINTS:
+            raise Rejected("bad_domains", f"domains.json: {error.error_count()} fields are wrong") from None
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise Rejected("bad_domains", f"domains.json: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     named = Counter(name for domain in domains for name in (domain.name, *domain.formerly))
     if twice := [name for name, times in named.items() if times > 1]:

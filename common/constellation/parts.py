@@ -10,7 +10,6 @@
 Every part is checked when it is read; a constellation that loads is one that can answer.
 """
 
-import io
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -27,6 +26,7 @@ from common.coordizer import artifacts
 from common.coordizer.artifacts import Coordizer
 from common.coordizer.encode import Encoder
 from common.errors import Rejected
+from common.geometry import rows
 from common.geometry.simplex import check_simplex, from_float16
 from common.kernels import memory_file, weights
 from common.kernels.engine import State
@@ -67,9 +67,7 @@ def domains_part(domains: Mapping[str, Domain]) -> dict[str, bytes]:
 
 def homes_part(homes: Mapping[Role, npt.NDArray[np.float64]]) -> dict[str, bytes]:
     """The homes of all four roles."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.stack([homes[role] for role in ROLES]), allow_pickle=False)
-    return {HOMES: buffer.getvalue()}
+    return {HOMES: rows.to_bytes(np.stack([homes[role] for role in ROLES]))}
 
 
 def integrator_part(integrator: Integrator) -> dict[str, bytes]:
@@ -118,15 +116,10 @@ def _read(parts: Parts, path: str, reader: Callable[[bytes], T]) -> T:
 
 
 def _homes(data: bytes) -> dict[Role, npt.NDArray[np.float64]]:
-    """Read by header and length, so that a forged shape allocates nothing."""
-    stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        found = rows.from_bytes(data, np.float64, CELLS)
     except ValueError as error:
-        raise Rejected("bad_constellation", f"no array: {error}") from error
-    rest, wanted = len(data) - stream.tell(), (len(ROLES), CELLS)
-    if version != (1, 0) or fortran or shape != wanted or dtype != np.float64 or rest != 8 * len(ROLES) * CELLS:
-        raise Rejected("bad_constellation", f"{dtype} {shape} in {rest} bytes; it must be {wanted} float64")
-    rows = check_simplex(np.frombuffer(data, np.float64, offset=stream.tell()).reshape(shape))
-    return dict(zip(ROLES, rows, strict=True))
+        raise Rejected("bad_constellation", str(error)) from None
+    if len(found) != len(ROLES):
+        raise Rejected("bad_constellation", f"{len(found)} home basins; the roles are {', '.join(ROLES)}")
+    return dict(zip(ROLES, check_simplex(found), strict=True))

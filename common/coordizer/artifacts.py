@@ -13,7 +13,6 @@ an id. Knows how to write and check itself; knows nothing of training, text or w
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ import numpy.typing as npt
 from common.constants import CELLS, ROLES, Role
 from common.coordizer.words import PATTERN, RUN_LIMIT
 from common.errors import Corrupt, Rejected
+from common.geometry import rows
 from common.geometry.simplex import from_float16
 
 BOS: Final = 256
@@ -35,6 +35,7 @@ FIRST_MERGE: Final = 259
 VOCAB_MAX: Final = 1 << 15  # settled: crystals and memories pack a token into 15 bits
 TOKEN_MAX_BYTES: Final = 1 + 4 * RUN_LIMIT  # what one run of the pattern can hold: a space and 64 UTF-8 characters
 PART_MAX_BYTES: Final = 8 << 20  # chosen: the largest part of the largest vocabulary has 4.2 MB
+JSON_MAX_VALUES: Final = 5 * VOCAB_MAX  # a merge is three; read, the least value takes more than ten times its bytes
 TRACE_MAX: Final = 1000  # rows
 PARTS: Final = ("vocab.json", "merge_rules.json", "basin_coords.npy", "manifest.json")
 _FORMAT: Final = "qig-coordizer"
@@ -187,12 +188,10 @@ def prefix(coordizer: Coordizer, vocab_size: int) -> Coordizer:
 
 def to_parts(coordizer: Coordizer) -> dict[str, bytes]:
     """The four files; equal coordizers give equal bytes."""
-    basins = io.BytesIO()
-    np.lib.format.write_array(basins, np.ascontiguousarray(coordizer.basins), version=(1, 0), allow_pickle=False)
     parts = {
         "vocab.json": _json(vocabulary(coordizer.merges)),
         "merge_rules.json": _json(coordizer.merges.tolist()),
-        "basin_coords.npy": basins.getvalue(),
+        "basin_coords.npy": rows.to_bytes(coordizer.basins),
     }
     manifest = {
         "format": _FORMAT,
@@ -250,6 +249,8 @@ def _sha256(body: bytes) -> str:
 
 
 def _parse(name: str, body: bytes) -> Any:
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > JSON_MAX_VALUES:
+        raise Rejected("bad_artifact", f"{name} has more than {JSON_MAX_VALUES} values: no vocabulary is so large")
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -279,16 +280,16 @@ def _number(manifest: dict[str, Any], key: str) -> float:
     return float(value)
 
 
-def _trace(rows: object) -> Trace:
+def _trace(looks: object) -> Trace:
     def share(value: object) -> bool:
         return value is None or (type(value) is float and 0.0 <= value <= 1.0)
 
-    if not isinstance(rows, list) or len(rows) > TRACE_MAX:
+    if not isinstance(looks, list) or len(looks) > TRACE_MAX:
         raise Rejected("bad_artifact", f"manifest.json: phi is no list of at most {TRACE_MAX} rows")
-    for row in rows:
+    for row in looks:
         if not (isinstance(row, list) and len(row) == 4 and type(row[0]) is int and all(map(share, row[1:]))):
             raise Rejected("bad_artifact", f"manifest.json: phi has the row {str(row)[:80]}: expected [ids, Φ, Φ, p]")
-    return tuple((ids, then, now, p_value) for ids, then, now, p_value in rows)
+    return tuple((ids, then, now, p_value) for ids, then, now, p_value in looks)
 
 
 def _provenance(fields: dict[str, Any]) -> Provenance:
@@ -316,14 +317,7 @@ def read_merges(body: bytes) -> npt.NDArray[np.int32]:
 
 
 def _basins(body: bytes) -> npt.NDArray[np.float16]:
-    """Read by header and length, so that a forged shape allocates nothing."""
-    stream = io.BytesIO(body)
     try:
-        version = np.lib.format.read_magic(stream)
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        return rows.from_bytes(body, np.float16, CELLS)
     except ValueError as error:
         raise Rejected("bad_artifact", f"basin_coords.npy: {error}") from None
-    rest = len(body) - stream.tell()
-    if version != (1, 0) or fortran or dtype != np.float16 or len(shape) != 2 or rest != 2 * shape[0] * shape[1]:
-        raise Rejected("bad_artifact", f"basin_coords.npy holds {dtype} {shape} in {rest} bytes; expected float16 rows")
-    return np.frombuffer(body, np.float16, offset=stream.tell()).reshape(shape)

@@ -26,6 +26,8 @@ from common.errors import Rejected
 from common.kernels.memory import ORDERS, TOKEN_BITS, TOKEN_MASK, Keys, Memory, Table
 
 MAX_BYTES: Final = 1 << 28  # of one memory, decompressed: 50 million n-grams
+_RATIO: Final = 32  # to what a memory may unpack, chosen: those of English text do to 2.8 times their size
+_SMALL_BYTES: Final = 1 << 20  # or to this, if it is more
 COUNT_MAX: Final = (1 << 32) - 1
 LEVEL: Final = 9
 
@@ -45,10 +47,10 @@ def to_bytes(memory: Memory) -> bytes:
 def from_bytes(data: bytes, vocab: int) -> Memory:
     """Raises Rejected("bad_memory") unless the tries are whole, ids are below vocab, and counts are positive."""
     try:
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= MAX_BYTES:
-            raise Rejected("bad_memory", f"a memory of {size} bytes decompressed; the limit is {MAX_BYTES}")
-        planes = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_BYTES))
+        size, limit = zstandard.frame_content_size(data), unpacked_most(len(data))
+        if not 0 <= size <= limit:
+            raise Rejected("bad_memory", f"a memory of {size} bytes decompressed; the limit is {limit}")
+        planes = safetensors.numpy.load(zstandard.ZstdDecompressor().decompress(data, max_output_size=limit))
         orders = sum(name.endswith(".rest") for name in planes)
         if not 0 < orders <= ORDERS:
             raise Rejected("bad_memory", f"a memory of {orders} orders; 1 to {ORDERS} are known")
@@ -58,6 +60,11 @@ def from_bytes(data: bytes, vocab: int) -> Memory:
         return Memory(tuple(_table(planes, order, vocab) for order in range(orders)))
     except (zstandard.ZstdError, safetensors.SafetensorError, KeyError, ValueError) as error:
         raise Rejected("bad_memory", f"{len(data)} bytes are not a memory: {error}") from error
+
+
+def unpacked_most(size_bytes: int) -> int:
+    """To how many bytes a memory of so many may unpack."""
+    return min(MAX_BYTES, max(_SMALL_BYTES, _RATIO * size_bytes))
 
 
 def _columns(table: Table, order: int) -> Columns:

@@ -27,6 +27,12 @@ class Spec:
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.loops, self.heads, self.context) < 1:
             raise Rejected("bad_spec", f"a dimension below one in {self}: a state has at least one of each")
+        if self.depth > MAX_DEPTH or self.context > MAX_CONTEXT:
+            raise Rejected(
+                "bad_spec",
+                f"{self.depth} block applications over {self.context} tokens in {self}; at most {MAX_DEPTH} and "
+                f"{MAX_CONTEXT}: what a token costs is no size of a file, and must be bounded all the same",
+            )
         if self.width % (2 * self.heads):
             msg = f"width {self.width} is no multiple of {2 * self.heads}: {self.heads} heads of even size need one"
             raise Rejected("bad_spec", msg)
@@ -47,6 +53,8 @@ class Spec:
 
 
 MAX_VOCAB: Final = 1 << 15
+MAX_DEPTH: Final = 64  # chosen: eight times what `base` has, as is the next
+MAX_CONTEXT: Final = 4096
 
 # Chosen from the measurements in docs/experiments.md: applied once, two layers learn as much a step as applied twice.
 SIZES: Final[dict[Size, Spec]] = {

@@ -19,6 +19,7 @@ from common.kernels.spec import Spec
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
+HEADER_MAX_BYTES: Final = 64 * 1024  # chosen: three times what the names and shapes of the deepest state take
 _SPEC_FIELDS: Final = ("vocab", "width", "layers", "loops", "heads", "context")
 
 
@@ -56,7 +57,7 @@ def from_bytes(data: bytes) -> tuple[Spec, dict[str, npt.NDArray[np.float32]]]:
         metadata = _metadata(data)
         spec = Spec(metadata["size"], **{name: int(metadata[name]) for name in _SPEC_FIELDS})
         weights = {k: np.asarray(v, np.float32) for k, v in safetensors.numpy.load(data).items()}
-    except (KeyError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         raise Rejected("bad_weights", f"{len(data)} bytes are not a state's safetensors: {error}") from error
     check(spec, weights)
     return spec, weights
@@ -87,8 +88,10 @@ def _ordered(data: bytes) -> bytes:
 def _metadata(data: bytes) -> dict[str, str]:
     """The safetensors header's metadata: an 8-byte length, then JSON (format specification, safetensors 0.x)."""
     size = int.from_bytes(data[:8], "little")
-    if size > len(data) - 8:
-        raise ValueError("the header is longer than the data")
+    if size > min(len(data) - 8, HEADER_MAX_BYTES):
+        raise ValueError(f"a header of {size} bytes; {HEADER_MAX_BYTES} are allowed, and no more than there are")
     header = json.loads(data[8 : 8 + size])
     metadata: dict[str, str] = header["__metadata__"]
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise TypeError("metadata that is no text")  # an int of Infinity were another error than those of text
     return metadata

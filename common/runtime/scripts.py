@@ -3,12 +3,12 @@
     hold      is this entry still mine? then it is mine for another while, and this is how often it was delivered
     commit    conditions, acknowledgement, effects: the one place where work becomes done; finish: of many entries, each
               whole or not at all
+    drop      an entry of an outbox becomes a dead letter
     publish   add an entry unless its id was published before; tell: add one; teach: let clients publish
     look_after   make a group that reads a stream from its start, unless it is there; forget its consumers that are gone
               and hold nothing; what was delivered in the future, before the server's clock was set back, was delivered
               now; and tell what waits: in one round trip, since every node asks that again and again
     forget    delete a key that nobody has used for a while
-    trim      delete what every group has finished, of a stream that keeps it
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
 it the acknowledgement would be made and the effects refused. What brings new work (publish, tell) is refused when
@@ -20,6 +20,7 @@ because a client whose reply was lost cannot know whether it ran.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -109,7 +110,7 @@ local function publish(stream, seen, id, message, entries, kind, seconds, ids, t
 end
 """
 
-# KEYS: stream, then every key an operation names. ARGV: group, keep, pieces of work in msgpack (as arguments they would
+# KEYS: stream, then every key an operation names. ARGV: group, pieces of work in msgpack (as arguments they would
 # cost the client more than all else here): [entry ('' = no entry), [[name, index of its key, a, b, c], ...]]. Answers
 # for each piece: 1 done, 0 gone, -1 conflict, or an error's text. Of a piece nothing is written before every condition
 # held, every key had the kind that its operation needs, what is sent had room, and the acknowledgement was ours.
@@ -154,12 +155,12 @@ local function write(operations)
   end
 end
 local done = {{}}
-for place, piece in ipairs(cmsgpack.unpack(ARGV[3])) do
+for place, piece in ipairs(cmsgpack.unpack(ARGV[2])) do
   local entry, operations = piece[1], piece[2]
   local outcome = hindrance(operations) or 1
   if outcome == 1 and entry ~= '' then
     outcome = redis.call('XACK', KEYS[1], ARGV[1], entry)
-    if outcome == 1 and ARGV[2] == '' then redis.call('XDEL', KEYS[1], entry) end
+    if outcome == 1 then redis.call('XDEL', KEYS[1], entry) end
   end
   if outcome == 1 then write(operations) end
   done[place] = outcome
@@ -181,7 +182,17 @@ return publish(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], AR
 """
 _CARRY: Final = _PUBLISH.replace(_ADDS, _ENDS)  # what lies in an outbox is in memory already
 
-# KEYS: stream, its dead letters, its outbox. ARGV: group, idle_ms of a consumer that is gone, entries looked at.
+# KEYS: outbox, dead letters. ARGV: entry, letter, letters kept. XDEL answers 1 to one of those who race.
+_DROP: Final = f"""{_ENDS}{_BURYING}
+local kind = redis.call('TYPE', KEYS[2])['ok']
+if kind ~= 'none' and kind ~= 'stream' then return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' is a ' .. kind) end
+if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
+bury(KEYS[2], ARGV[2], ARGV[3])
+return 1
+"""
+
+# KEYS: stream, its dead letters, its outbox. ARGV: group, idle_ms of a consumer that is gone ('' = do not look for any:
+# of a thousand edges each would look at all), entries looked at.
 # Outside a script a server without memory refuses even to say that the group is there. A consumer that holds entries
 # stays: deleting it would delete its pending list. What is delivered now and what lies in the future both show as idle
 # for 0 ms; to the former nothing happens. JUSTID, so that it is not counted as a delivery.
@@ -193,7 +204,8 @@ local function row_of(flat)
   for i = 1, #flat, 2 do row[flat[i]] = flat[i + 1] end
   return row
 end
-for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+local consumers = ARGV[2] ~= '' and redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]) or {{}}
+for _, flat in ipairs(consumers) do
   local consumer = row_of(flat)
   if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
@@ -208,28 +220,8 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local row = row_of(flat)
   if row['name'] == ARGV[1] then group = row end
 end
-return {{made['err'] and 0 or 1, redis.call('XLEN', KEYS[1]), group['pending'], group['lag'] or -1,
+return {{made['err'] and 0 or 1, redis.call('XLEN', KEYS[1]), group['pending'],
   held[1] and held[1][3] or 0, redis.call('XLEN', KEYS[2]), redis.call('XLEN', KEYS[3])}}
-"""
-
-# KEYS: stream. ARGV: how many entries may stay. Ids are compared as digits: a number of Lua has too few.
-_TRIM: Final = f"""{_ENDS}
-if redis.call('XLEN', KEYS[1]) < tonumber(ARGV[1]) then return 0 end
-local function earlier(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
-  return #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms)
-end
-local needed
-for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-  local group = {{}}
-  for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
-  local pending = redis.call('XPENDING', KEYS[1], group['name'], '-', '+', 1)[1]
-  local own = pending and pending[1] or group['last-delivered-id']
-  if not needed or earlier(own, needed) then needed = own end
-end
-return needed and redis.call('XTRIM', KEYS[1], 'MINID', '=', needed) or 0
 """
 
 # KEYS: any key. ARGV: seconds for which nobody may have read or written it.
@@ -287,18 +279,17 @@ async def commit(
     wanted: Sequence[Effect],
     *,
     entry: tuple[str, str] | None = None,
-    keep: bool = False,
     direct: bool = False,
 ) -> Committed:
     """Conditions, acknowledgement and writes of one piece of work, all or nothing.
 
-    entry: (group, entry id), or None when no entry is being finished. keep: leave the finished entry in the stream.
+    entry: (group, entry id), or None when no entry is being finished.
     direct: what is sent is published here and now instead of through the outbox; only where there are no slots.
     "gone": somebody else finished the entry first. "conflict": a condition did not hold. Either way nothing was done,
     and neither where it raises Unavailable("stream_full"): what is sent has no room.
     """
     piece = (entry[1] if entry else "", _operations(stream, wanted, direct=direct))
-    return _told_alone(await _commit(redis, stream, entry[0] if entry else "", [piece], keep=keep))
+    return _told_alone(await _commit(redis, stream, entry[0] if entry else "", [piece]))
 
 
 async def finish(
@@ -307,7 +298,6 @@ async def finish(
     group: str,
     finished: Sequence[tuple[str, Sequence[Effect]]],
     *,
-    keep: bool = False,
     direct: bool = False,
 ) -> list[Committed | Refusal]:
     """`commit` of many entries in one script (or as many as EFFECTS_MAX asks for), in order, each whole or not at all:
@@ -325,14 +315,21 @@ async def finish(
             effects_there = 0
         trips[-1].append(piece)
         effects_there += len(piece[1])
-    found = await asyncio.gather(*(_commit(redis, stream, group, trip, keep=keep) for trip in trips))
+    found = await asyncio.gather(*(_commit(redis, stream, group, trip) for trip in trips))
     return [outcome for trip in found for outcome in trip]
 
 
-async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str], keep: bool = False) -> Committed:
+async def bury(redis: Redis, stream: str, letter: bytes, *, entry: tuple[str, str]) -> Committed:
     """Finish an entry as a dead letter: `letter` in `{stream}:dead` and the acknowledgement, together."""
     operation = ("dead", streams.dead(stream), str(streams.retention(streams.dead(stream)).entries), letter, "")
-    return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])], keep=keep))
+    return _told_alone(await _commit(redis, stream, entry[0], [(entry[1], [operation])]))
+
+
+async def drop(redis: Redis, stream: str, entry: str, letter: bytes) -> bool:
+    """Of the outbox of `stream`, an entry becomes a dead letter; False when it was there no more."""
+    dead = streams.dead(stream)
+    keys = [streams.outbox(stream), dead]
+    return bool(await _run(redis, _DROP, keys, [entry, letter, streams.retention(dead).entries]))
 
 
 async def publish(
@@ -353,8 +350,10 @@ async def teach(redis: Redis) -> None:
     a cluster that serve their queries and cancels may have been called by no service yet. Wants script|exists and
     script|load.
     """
-    if not all(await redis.script_exists(digest(_PUBLISH))):  # 40 bytes, against the script's two thousand
-        await redis.script_load(_PUBLISH)
+    with suppress(NoPermissionError):  # of a list of users that is older than we are
+        if all(await redis.script_exists(digest(_PUBLISH))):  # 40 bytes, against the script's two thousand
+            return
+    await redis.script_load(_PUBLISH)
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
@@ -377,36 +376,27 @@ def _limits(stream: str) -> list[str]:
 
 
 class Waiting(NamedTuple):
-    """What a group has before it. made: the group was not there. lag: None where the server does not know."""
+    """What a group has before it. made: the group was not there."""
 
     made: bool
     length: int
     pending: int
-    lag: int | None
     oldest_idle_s: float
     dead: int
     outbox: int
 
 
-async def look_after(redis: Redis, stream: str, group: str, *, gone_s: float, most: int) -> Waiting:
+async def look_after(redis: Redis, stream: str, group: str, *, gone_s: float | None, most: int) -> Waiting:
     """Have the group there, reading from the stream's start where it is made; delete its consumers that were silent for
-    `gone_s` and hold nothing; let what was delivered before the server's clock was set back be claimed after the claim
-    time, and not only once the clock is there again. Looks at the oldest `most` pending entries.
+    `gone_s` and hold nothing (None: do not look for any); let what was delivered before the server's clock was set back
+    be claimed after the claim time, and not only once the clock is there again. Looks at the oldest `most` pending
+    entries.
     """
     keys = [stream, streams.dead(stream), streams.outbox(stream)]
-    made, length, pending, lag, idle_ms, dead, outbox = await _run(
-        redis, _LOOK_AFTER, keys, [group, int(gone_s * 1000), most]
+    made, length, pending, idle_ms, dead, outbox = await _run(
+        redis, _LOOK_AFTER, keys, [group, "" if gone_s is None else int(gone_s * 1000), most]
     )
-    known = None if lag < 0 else int(lag)
-    return Waiting(bool(made), length, pending, known, idle_ms / 1000, dead, outbox)
-
-
-async def trim(redis: Redis, stream: str) -> int:
-    """Of a stream that is full, delete what every group has finished; how many.
-
-    It goes up to the first entry that the slowest group was not given yet, or has not finished.
-    """
-    return int(await _run(redis, _TRIM, [stream], [streams.retention(stream).entries]))
+    return Waiting(bool(made), length, pending, idle_ms / 1000, dead, outbox)
 
 
 async def forget(redis: Redis, key: str, *, idle_s: float) -> int:
@@ -438,13 +428,11 @@ def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
             return (_NAMES[type(effect)], key, field, "", "")
 
 
-async def _commit(
-    redis: Redis, stream: str, group: str, pieces: Sequence[Piece], *, keep: bool
-) -> list[Committed | Refusal]:
+async def _commit(redis: Redis, stream: str, group: str, pieces: Sequence[Piece]) -> list[Committed | Refusal]:
     keys, index = _keys(stream, [operation for _, operations in pieces for operation in operations])
     work = [(entry, [_argument(operation, index) for operation in operations]) for entry, operations in pieces]
     packed = msgpack.packb(work, use_bin_type=False)  # the server's reader knows no bin
-    found = await _run(redis, _COMMIT, keys, [group, "keep" if keep else "", packed])
+    found = await _run(redis, _COMMIT, keys, [group, packed])
     return [_refusal(each.decode()) if isinstance(each, bytes) else _COMMITTED[each] for each in found]
 
 

@@ -115,7 +115,7 @@ async def serve(
     a failed start: "port_taken", "broker_refused", and what `build` raises.
     """
     listener = http.bind(loaded.http_host, loaded.http_port)
-    url = f"http://{loaded.http_host}:{listener.getsockname()[1]}"
+    url = http.base_url(loaded.http_host, listener.getsockname()[1])
     process = _Process(loaded, service, build, check_every_s, stop or asyncio.Event())
     app = http.Application(http.routes(process.reasons, {"service": service, "node": loaded.node}))
     server = http.server(app)
@@ -180,7 +180,7 @@ class _Process:
 
     async def _run(self, redis: Redis, wiring: Wiring, app: http.Application) -> None:
         # Of this life: a restart is another consumer.
-        name = f"{self._loaded.node}.{os.getpid()}.{secrets.token_hex(4)}"
+        name = f"{self._loaded.node}.{self._loaded.replica or os.getpid()}.{secrets.token_hex(4)}"
         faststream = faststream_broker(self._loaded.broker_url)
         await faststream.connect()
         direct = not await scripts.has_slots(redis)

@@ -2,7 +2,8 @@
 
 A field `batch_packets` is the variable QIG_BATCH_PACKETS. A name that begins with QIG_ and that no service knows stops
 the start, with the closest name that exists: a misspelt setting that is silently ignored costs a night. The broker's
-address may hold a password, so it may come from a file: QIG_BROKER_URL_FILE.
+address may hold a password, so it may come from a file: QIG_BROKER_URL_FILE. On Railway the platform says where to
+listen, and which replica this is: its word goes before any setting's.
 
 >>> load(AggregatorSettings, {"QIG_BROKER_URL": "redis://127.0.0.1:6379", "QIG_BATCH_PACKETS": "4"}).batch_packets
 4
@@ -24,6 +25,9 @@ from common.runtime import address
 
 PREFIX: Final = "QIG_"
 BROKER_URL_FILE: Final = "QIG_BROKER_URL_FILE"
+RAILWAY: Final = ("RAILWAY_ENVIRONMENT_NAME", "RAILWAY_ENVIRONMENT")  # either is set there; the second is the older
+RAILWAY_SAYS: Final = {"PORT": "http_port", "RAILWAY_REPLICA_ID": "replica"}
+EVERY_ADDRESS: Final = "::"  # of both IPs: the public network comes by IPv4, an old private one by IPv6
 COLLECTORS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")  # OpenTelemetry's own names
 _PASSWORDS: Final = re.compile(r"([?&][a-z_]*password=)[^&]*")
 _PORT: Final = "Port of /healthz, /readyz and /metrics; 0 picks a free one"
@@ -41,6 +45,9 @@ class CommonSettings(BaseSettings):
     )
     home: Path = Field(Path(".qig"), description="Directory for state and keys")
     node: NodeName = Field("node-1", description="This node's name in the fleet: letters, digits and . _ -")
+    replica: NodeName | None = Field(
+        None, description="What tells this process from others of its node, at the broker; its process id when not set"
+    )
     http_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics; of an edge's API too")
     http_port: int = Field(0, ge=0, le=65_535, description=_PORT)
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
@@ -167,6 +174,34 @@ class TrainerSettings(CommonSettings):
     genesis: Path = Field(Path(".qig/genesis"), description="Directory of the first constellation")
 
 
+class RunPodSettings(BaseModel):
+    """A trainer that has its batches worked on at a RunPod endpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runpod_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="The endpoint that batches go to, `https://api.runpod.ai/v2/ID`; they stay here when it is not set",
+    )
+    runpod_key: Path | None = Field(None, description="File of the key to it")
+    runpod_timeout_s: float = Field(
+        3600.0, ge=5, le=604_800, description="The longest that a batch is worked on there, seconds"
+    )
+
+
+class WorkerSettings(BaseModel):
+    """The worker at such an endpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path = Field(Path("data"), description="Directory of the same corpora as the trainer's, and of the genesis")
+    runpod_volume: Path = Field(Path("/runpod-volume"), description="Where its network volume is, if it has one")
+
+
+DEFAULT_RUNPOD: Final = RunPodSettings()
+
+
 class PublisherSettings(CommonSettings):
     """The publisher: gates, signs and releases bundles."""
 
@@ -180,12 +215,20 @@ SERVICES: Final[dict[str, type[CommonSettings]]] = {
     "trainer": TrainerSettings,
     "publisher": PublisherSettings,
 }
-MODELS: Final[tuple[type[BaseModel], ...]] = (*SERVICES.values(), ApiSettings, PrivacySettings)
+MODELS: Final[tuple[type[BaseModel], ...]] = (
+    *SERVICES.values(),
+    ApiSettings,
+    PrivacySettings,
+    RunPodSettings,
+    WorkerSettings,
+)
 SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "every service": CommonSettings,
     **SERVICES,
     "an edge's HTTP API": ApiSettings,
     "an edge's privacy": PrivacySettings,
+    "a trainer with RunPod": RunPodSettings,
+    "a worker on RunPod": WorkerSettings,
 }
 S = TypeVar("S", bound=BaseModel)
 
@@ -206,10 +249,10 @@ def load(model: type[S], environ: Mapping[str, str] | None = None) -> S:
     Raises Rejected: "unknown_setting" with the closest name, "bad_setting" with the variable and what it should be,
     "no_broker" when a service is given no address.
     """
-    given = {
-        name: value for name, value in (os.environ if environ is None else environ).items() if name.startswith(PREFIX)
-    }
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     _refuse_unknown(given)
+    given |= _railway(environ)
     values = {name: given[variable(name)] for name in model.model_fields if variable(name) in given}
     if "broker_url" in model.model_fields:
         values["broker_url"] = _broker_url(given)
@@ -258,7 +301,27 @@ def markdown() -> str:
             given = "not set" if field.default is None else f"`{field.default}`"
             default = "required" if field.is_required() else given
             text += f"| `{variable(name)}` | {default} | {field.description} |\n"
-    return text
+    return text + _railway_markdown()
+
+
+def _railway_markdown() -> str:
+    first, older = RAILWAY
+    said = "".join(f"| `{variable(field)}` | what `{name}` says |\n" for name, field in RAILWAY_SAYS.items())
+    return (
+        f"\n## On Railway\n\nWhere `{first}` or `{older}` is set, these settings are what the platform says, whatever"
+        f" they are given.\n\n| variable | there |\n|---|---|\n{said}"
+        f"| `{variable('http_host')}` | `{EVERY_ADDRESS}`, every address of either IP |\n"
+    )
+
+
+def _railway(environ: Mapping[str, str]) -> dict[str, str]:
+    """What Railway says, under our names. It is not asked whether an image or a person said otherwise: what listens
+    anywhere else cannot be reached there.
+    """
+    if not any(environ.get(name) for name in RAILWAY):
+        return {}
+    said = {variable(field): environ[name] for name, field in RAILWAY_SAYS.items() if environ.get(name)}
+    return said | {variable("http_host"): EVERY_ADDRESS}
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:

@@ -10,6 +10,8 @@ makes the group, the parser, the acknowledgement, its task supervisor, its stop 
 import asyncio
 import logging
 import os
+import random
+import time
 from typing import Any, Final, Generic, TypeVar, cast
 
 from faststream import AckPolicy
@@ -61,6 +63,7 @@ class Subscription(Generic[M]):
             f"{name}-claim": self._subscribe(faststream, f"{name}-claim", claim_ms, poll_ms),
         }
         self._seen = False
+        self._sweep_s = time.monotonic() + _until_a_sweep_s()
         metrics.begin(metrics.GROUPS_REMADE, (self.consumer.stream,))
         self._stopping = False
         self._upkeep = asyncio.Lock()  # a half that is being started while its stop is asked for would outlive it
@@ -105,15 +108,27 @@ class Subscription(Generic[M]):
             log.warning("what was read of %s is not handed back: %s", self.consumer.stream, error)
 
     async def _hand_back(self) -> None:
-        stream, group = self.consumer.stream, self.consumer.group
+        tried = set(self._intake.tried)
         for holder in self._holders:
-            rows = await self._redis.xpending_range(stream, group, "-", "+", PENDING_MAX, holder)
-            entries = [row["message_id"].decode() for row in cast("list[dict[str, Any]]", rows)]
-            idle_s = self.consumer.claim_after_s
+            rows = await self._redis.xpending_range(
+                self.consumer.stream, self.consumer.group, "-", "+", PENDING_MAX, holder
+            )
             # Side by side: few round trips, so that a slow link does not outlast the time that a stop is given.
             await asyncio.gather(
-                *(scripts.hold(self._redis, stream, (group, holder), entry, idle_s=idle_s) for entry in entries)
+                *(self._hand_back_one(holder, row, tried) for row in cast("list[dict[str, Any]]", rows))
             )
+
+    async def _hand_back_one(self, holder: str, row: dict[str, Any], tried: set[str]) -> None:
+        """Unless a handler had it, its delivery is taken off the count that ends in a dead letter."""
+        entry = row["message_id"].decode()
+        await scripts.hold(
+            self._redis,
+            self.consumer.stream,
+            (self.consumer.group, holder),
+            entry,
+            idle_s=self.consumer.claim_after_s,
+            delivered=None if entry in tried else max(0, row["times_delivered"] - 1),
+        )
 
     def _subscribe(
         self, faststream: RedisBroker, holder: str, claim_ms: int | None, poll_ms: int
@@ -161,21 +176,27 @@ class Subscription(Generic[M]):
 
     async def _look_after(self) -> None:
         stream, group = self.consumer.stream, self.consumer.group
-        waiting = await scripts.look_after(self._redis, stream, group, gone_s=GONE_CONSUMER_S, most=PENDING_MAX)
+        sweeps = time.monotonic() >= self._sweep_s
+        gone_s = GONE_CONSUMER_S if sweeps else None
+        waiting = await scripts.look_after(self._redis, stream, group, gone_s=gone_s, most=PENDING_MAX)
+        if sweeps:
+            self._sweep_s = time.monotonic() + _until_a_sweep_s()
         if waiting.made and self._seen:
             metrics.GROUPS_REMADE.labels(stream).inc()
             log.warning("the group %s of %s was lost; made anew at 0", group, stream)
         self._seen = True
-        if self.consumer.keep:
-            await scripts.trim(self._redis, stream)
         # The server does not know the lag of a stream with deleted entries; in a work stream it is what is not pending.
-        known = waiting.lag if self.consumer.keep else None
-        metrics.LAG.labels(stream).set(max(0, waiting.length - waiting.pending) if known is None else known)
+        metrics.LAG.labels(stream).set(max(0, waiting.length - waiting.pending))
         metrics.PENDING.labels(stream).set(waiting.pending)
         metrics.FILL.labels(stream).set(waiting.length / streams.retention(stream).entries)
         metrics.OLDEST_IDLE.labels(stream).set(waiting.oldest_idle_s)
         metrics.DEAD.labels(stream).set(waiting.dead)
         metrics.OUTBOX.labels(stream).set(waiting.outbox)
+
+
+def _until_a_sweep_s() -> float:
+    """Drawn, so that processes which began together do not all sweep at once."""
+    return random.uniform(0.0, GONE_CONSUMER_S / 4)  # noqa: S311 -- no secret
 
 
 async def _is_there(**_: object) -> bool:

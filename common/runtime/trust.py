@@ -38,7 +38,7 @@ from common.trust.roles import BUNDLES, target_path, version_of
 
 log = logging.getLogger(__name__)
 
-FILE_MAX_BYTES: Final = 256 * 1024  # chosen: 25 times what the longest list takes
+FILE_MAX_BYTES: Final = 64 * 1024  # chosen: six times what the longest list takes; read it is up to 24 times as much
 LIST: Final = f"{BUNDLES}.json"  # as the Updater keeps it, once it is verified
 TIMESTAMP: Final = "timestamp.json"
 LOOK_AGAIN_S: Final = 60.0  # chosen: how long an unchanged timestamp stands for its list, for one who asks for more
@@ -155,7 +155,7 @@ class Trust:
         timestamp = (folder / TIMESTAMP).read_bytes()
         if timestamp != fetcher.timestamp:  # of one version: the Updater keeps its own, and would not find what is new
             raise RepositoryError("the timestamp is another one than was seen under its version")
-        return roles.parsed((folder / LIST).read_bytes(), Targets).targets, timestamp
+        return _checked(roles.parsed((folder / LIST).read_bytes(), Targets).targets), timestamp
 
     def _own_folder(self) -> Path:
         if self._folder is None:
@@ -191,8 +191,25 @@ class _Fetcher(FetcherInterface):
         return await cast("Awaitable[bytes | None]", self._redis.hget(streams.METADATA, name))
 
 
+def _checked(listed: dict[str, TargetFile]) -> dict[str, TargetFile]:
+    """Raises RepositoryError where it is not a list of releases: the right key may sign what no publisher of ours does.
+
+    TUF itself takes any paths, any digests, and any `custom`.
+    """
+    for path, found in listed.items():
+        try:
+            version_of(path), _ring(found), found.hashes["sha256"]
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            raise RepositoryError(f"the list of releases names {path[:80]!r}, which is none of them") from None
+    return listed
+
+
+def _ring(found: TargetFile) -> int:
+    return int((found.custom or {}).get(rings.RING, rings.EVERYBODY))
+
+
 def _is_open(found: TargetFile, node: str) -> bool:
-    return rings.is_open(int((found.custom or {}).get(rings.RING, rings.EVERYBODY)), node)
+    return rings.is_open(_ring(found), node)
 
 
 def _matches(found: TargetFile, message: bytes) -> bool:

@@ -4,8 +4,8 @@
     unpack(cls, body)  msgpack, or JSON when the body begins with `{` (what a person publishes with a bare XADD)
 
 Knows nothing of streams or signatures. Rules it keeps: the size is checked before a parser sees the bytes, lengths
-before memory is taken for them; whatever is wrong ends as Rejected with one of CODES, never as another exception; what
-a message says (texts, blobs) is not repeated in the error.
+and the number of values before memory is taken for them; whatever is wrong ends as Rejected with one of CODES, never as
+another exception; what a message says (texts, blobs) is not repeated in the error.
 
 >>> from common.wire.messages import Query
 >>> unpack(Query, b'{"text": "hello", "temperatur": 1}')
@@ -27,8 +27,16 @@ from common.wire.inference import Answer, Piece
 CODES: Final = ("oversized", "garbage", "wrong_version", "unknown_field", "bad_field")
 MAX_LIST: Final = MAX_BUNDLE_PACKETS  # the longest list of any message; nested empty lists of this length are cheap
 MAX_MAP: Final = 1024
+MAX_VALUES: Final = 40_000  # the fullest bundle has 38,000: packets, parts and figures, keys of maps counted
+MAX_JSON_VALUES: Final = 20_000  # more than the longest query has commas; each complaint shows its own copy of them
+UNCOUNTED_BYTES: Final = 4096  # what is no longer holds no more values than bytes
+MAX_COMPLAINTS: Final = 64  # that are looked at: one is a kilobyte
 SHOWN_CHARS: Final = 64
 FIRST_BYTES: Final = 4096  # of the packer's buffer, which grows; its own default is 256 KiB, for a packet of 300 bytes
+
+_LISTS: Final = frozenset([*range(0x90, 0xA0), 0xDC, 0xDD])  # first bytes (msgpack/spec.md)
+_MAPS: Final = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
+_JSON_MARKS: Final = (b",", b":", b"[", b"{")
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 AnyValue = TypeVar("AnyValue", bound=Value)
@@ -63,6 +71,8 @@ def unpack(cls: type[AnyMessage], body: bytes) -> AnyMessage:
     _check_size(cls, len(body))
     if not body.startswith(b"{"):
         return validated(cls, parse(cls.__name__, body))
+    if sum(map(body.count, _JSON_MARKS)) > MAX_JSON_VALUES:
+        raise Rejected("garbage", f"{cls.__name__}: JSON of more than {MAX_JSON_VALUES} values: send msgpack, or less")
     try:
         return cls.model_validate_json(body)
     except ValidationError as error:
@@ -81,6 +91,7 @@ def unpack_reply(body: bytes) -> Piece | Answer:
 def parse(what: str, body: bytes) -> Any:
     """One msgpack value; lists come as tuples. Raises Rejected("garbage") for anything else, bombs included."""
     try:
+        _check_whole(body)
         return msgpack.unpackb(
             body,
             raw=False,
@@ -97,6 +108,32 @@ def parse(what: str, body: bytes) -> Any:
             f"{what}: {len(body)} bytes that are no msgpack value ({str(error)[:SHOWN_CHARS]}): "
             "send one msgpack map, or JSON that begins with {",
         ) from None
+
+
+def _check_whole(body: bytes) -> None:
+    """Raises what msgpack raises, or ValueError, unless everything that is announced is there.
+
+    The parser makes room for a list when it reads its length: 3 bytes for 32 KB, and again for each list in a list.
+    """
+    unpacker = msgpack.Unpacker(read_size=max(1, len(body)), max_buffer_size=len(body))  # else it takes 1 MB
+    unpacker.feed(body)
+    if len(body) <= UNCOUNTED_BYTES:
+        unpacker.skip()
+        return
+    values = left = 1
+    while left:
+        first = body[unpacker.tell()] if unpacker.tell() < len(body) else 0
+        inside = 0
+        if first in _LISTS:
+            inside = unpacker.read_array_header()
+        elif first in _MAPS:
+            inside = 2 * unpacker.read_map_header()
+        else:
+            unpacker.skip()
+        left += inside - 1
+        values += inside
+        if values > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values")
 
 
 def validated(cls: type[AnyValue], fields: Any) -> AnyValue:
@@ -117,6 +154,8 @@ def _check_size(cls: type[Message], size_bytes: int) -> None:
 
 def _rejected(cls: type[Value], error: ValidationError) -> Rejected:
     """The gravest complaint of the validator (version, then unknown field, then the first) as one sentence."""
+    if error.error_count() > MAX_COMPLAINTS:
+        return Rejected("bad_field", f"{cls.__name__}: {error.error_count()} fields are wrong: see docs/wire")
     complaints = error.errors(include_url=False, include_context=False)
     for complaint in complaints:
         if complaint["loc"] == ("v",):

@@ -4,7 +4,7 @@
     | length | head, a msgpack map          | keys | counts | totals |     all of it under zstd
     | u32    | vocab: of all keys' tokens   |      |        |        |
     |        | rows: a share each: domain,  |      |        |        |
-    |        |   node, number of the cut,   |      |        |        |
+    |        |   node, number of the batch, |      |        |        |
     |        |   n-grams of each order      |      |        |        |
     +--------+------------------------------+------+--------+--------+
 

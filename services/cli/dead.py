@@ -17,20 +17,20 @@ from common.runtime import streams
 from common.runtime.entries import body_of
 from common.runtime.follower import kept
 from common.runtime.lanes import lane
-from common.wire.codec import unpack
+from common.wire.codec import parse, unpack
 from common.wire.messages import DeadLetter
 from services.cli.broker import check_there, client, find_url
 from services.cli.show import console, plain
 
-NO_BODY: Final = "no_body"  # consumer.py's: an entry without a message; its letter holds the fields instead
+NO_BODY: Final = "no_body"  # consumer.py's and relay.py's: an entry without a message; its letter holds the fields
 _ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 
-# KEYS: stream, its dead letters (one slot). ARGV: letter, body, entries that the stream takes. The letter goes exactly
-# when the message is back; 0: there is no room for it.
+# KEYS: stream or outbox, its dead letters (one slot). ARGV: letter, entries that the stream takes, the entry's fields
+# and their values. The letter goes exactly when the entry is back; 0: there is no room for it.
 _REPLAY: Final = """#!lua
-if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
+if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
 if redis.call('XDEL', KEYS[2], ARGV[1]) == 0 then return false end
-return redis.call('XADD', KEYS[1], '*', '__data__', ARGV[2])
+return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
 """
 
 
@@ -94,14 +94,26 @@ async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int]:
         done = 0
         for name, found in rows:
             if found.code != NO_BODY:
-                keys = [stream, streams.dead(stream)]
-                args: list[str | bytes | int] = [name, found.body, streams.retention(stream).entries]
-                entry = await lane(redis, stream).call(redis, _REPLAY, keys, args)
+                back, room, fields = _way_back(stream, found)
+                keys = [back, streams.dead(stream)]
+                entry = await lane(redis, stream).call(redis, _REPLAY, keys, [name, room, *fields])
                 if entry == 0:
-                    message = f"{stream} was full after {done} of {len(rows)} letters: replay the rest later"
+                    message = f"{back} was full after {done} of {len(rows)} letters: replay the rest later"
                     raise Unavailable("stream_full", message)
                 done += entry is not None
         return done, sum(found.code == NO_BODY for _, found in rows)
+
+
+def _way_back(stream: str, letter: DeadLetter) -> tuple[str, int, list[str | bytes]]:
+    """Where the letter's entry goes, what has room there, its fields' names and values.
+
+    What a handler sent goes into the outbox again, with its id and its target: it is no message of `stream`.
+    """
+    outbox = streams.outbox(stream)
+    if letter.stream != outbox:
+        return stream, streams.retention(stream).entries, [streams.DATA_FIELD, letter.body]
+    fields: dict[bytes, bytes] = parse(outbox, letter.body)
+    return outbox, streams.OUTBOX_MAX_ENTRIES, [part for pair in fields.items() for part in pair]
 
 
 def _table(letters: list[tuple[str, DeadLetter]]) -> Table:

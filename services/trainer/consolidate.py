@@ -35,6 +35,7 @@ from common.kernels.recount import recount
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, Correction, DomainUpdate, Figure, Merge
 from services.trainer import dreams, growth
+from services.trainer.dreams import Progress
 from services.trainer.endings import ended
 from services.trainer.evaluate import Changed, Examiner, Score, gram_bits, gram_interval, moved
 from services.trainer.intervals import Interval
@@ -80,11 +81,12 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
     parents: Mapping[str, Sequence[str]] | None = None,
     held_back: Collection[str] = (),
     folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> Consolidated:
     """parts: the current bundle's. replay, held_out: texts by role and by domain; parents: of each held-out text, the
     document that it is a part of, for the intervals; each is its own when not given. steps: of state training; 0 merges
     memories alone. held_back: names of merges that are not tried now. folder: where training keeps what a killed one
-    goes on from; None keeps nothing.
+    goes on from; None keeps nothing. progress: told by role what share of its steps is done; what it raises ends it.
 
     The same arguments make the same bytes, whatever is in the folder. Raises Rejected for a batch that is wrong in
     itself, Unavailable("checkpoint", "curve") for a folder that can't be used.
@@ -118,7 +120,16 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
             allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
     if steps:
         merged, after, trained, words = dreams.trained(
-            merged, after, updates, examiner, allowed, replay=replay, steps=steps, seed=seed, folder=folder
+            merged,
+            after,
+            updates,
+            examiner,
+            allowed,
+            replay=replay,
+            steps=steps,
+            seed=seed,
+            folder=folder,
+            progress=progress,
         )
         changed |= trained
         said += words

@@ -11,8 +11,9 @@ goes on from there, to the same bits; one that found other text, another parent 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,12 +30,13 @@ from common.geometry.means import carry
 from common.kernels import memory, weights
 from common.kernels.engine import State
 from common.wire.messages import DomainUpdate
-from services.trainer import curves
+from services.trainer import curves, loop
 from services.trainer.evaluate import Examiner, Score, home
 from services.trainer.loop import Plan, train
 from services.trainer.model import StateModel, export, restore
 
 Ids = npt.NDArray[np.int32]
+Progress = Callable[[str, float], None]
 
 DREAMS: Final = 8
 DREAM_SEED_TOKENS: Final = 3
@@ -62,10 +64,12 @@ def trained(  # noqa: PLR0913 -- what `consolidate` was given, and what it has m
     steps: int,
     seed: int,
     folder: Path | None,
+    progress: Progress | None = None,
 ) -> tuple[Constellation, dict[str, Score], dict[str, bytes], list[str]]:
     """The constellation with the states that training made better, its scores, its changed parts, and what guards said.
 
-    allowed: bits per byte by domain; a state with which one reads above it is dropped.
+    allowed: bits per byte by domain; a state with which one reads above it is dropped. progress: told by role what
+    share of its steps is done; what it raises ends the run.
     """
     changed: dict[str, bytes] = {}
     said: list[str] = []
@@ -75,7 +79,8 @@ def trained(  # noqa: PLR0913 -- what `consolidate` was given, and what it has m
         role = update.kernel
         rng = np.random.default_rng([seed, update.packets, update.tokens])
         given = lesson(merged, update.name, replay, steps, rng)
-        state, words = learned(merged.states[role], given, steps, seed, folder)
+        told = None if progress is None else partial(progress, role)
+        state, words = learned(merged.states[role], given, steps, seed, folder, told)
         said += [f"{word}-{role}" for word in words]
         trial = with_state(merged, role, state, replay)
         figures = examiner.scores(trial)
@@ -137,7 +142,14 @@ def dream(constellation: Constellation, domain: str, rng: np.random.Generator) -
     return np.concatenate(dreams)
 
 
-def learned(state: State, given: Lesson, steps: int, seed: int, folder: Path | None) -> tuple[State, list[str]]:
+def learned(
+    state: State,
+    given: Lesson,
+    steps: int,
+    seed: int,
+    folder: Path | None,
+    progress: loop.Progress | None = None,
+) -> tuple[State, list[str]]:
     """A state after `steps` guarded steps on a lesson, as its part will hold it, and what the guards said.
 
     folder: for the run's checkpoint and curve; None keeps none. Raises Unavailable("checkpoint", "curve") when it can't
@@ -146,7 +158,7 @@ def learned(state: State, given: Lesson, steps: int, seed: int, folder: Path | N
     torch.set_num_threads(1)  # bit for bit: more threads add in another order
     plan = Plan(steps, WINDOWS, seed, warmup=5, decay=1.0, rate=CONSOLIDATION_RATE, phi_from=0)
     if folder is None:
-        return _run(state, given, plan, None, "")
+        return _run(state, given, plan, None, "", progress)
     name = _named(state, given, plan)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,17 +166,27 @@ def learned(state: State, given: Lesson, steps: int, seed: int, folder: Path | N
         message = f"can't make {folder}: {error.strerror}; checkpoints of training go there: make it writable"
         raise Unavailable("checkpoint", message) from error
     try:
-        return _run(state, given, plan, folder, name)
+        return _run(state, given, plan, folder, name, progress)
     except Corrupt:  # torn on the disk, or of another version of this program: what it held can be made again
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
-        return _run(state, given, plan, folder, name)
+        return _run(state, given, plan, folder, name, progress)
 
 
-def _run(state: State, given: Lesson, plan: Plan, folder: Path | None, name: str) -> tuple[State, list[str]]:
+def _run(
+    state: State, given: Lesson, plan: Plan, folder: Path | None, name: str, progress: loop.Progress | None
+) -> tuple[State, list[str]]:
     model = StateModel(state.spec, state.sqrt_basins, torch.Generator().manual_seed(plan.seed))
     restore(model, state.weights)
     kept = None if folder is None else folder / f"{name}.safetensors"
-    points = train(model, given.text, np.square(state.sqrt_basins), plan, following=given.following, checkpoint=kept)
+    points = train(
+        model,
+        given.text,
+        np.square(state.sqrt_basins),
+        plan,
+        following=given.following,
+        checkpoint=kept,
+        progress=progress,
+    )
     if folder is None:
         said = list(points)
     else:  # a run that goes on says only the rest

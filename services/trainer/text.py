@@ -1,5 +1,6 @@
 """The text the trainer owns: the four roles' corpora, split for ever, and the passages each use of them needs."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from common.constants import ROLES, Role
+from common.wire.codec import canonical
 from services.trainer.corpora.document import Document, documents
 from services.trainer.corpora.split import Split, split
 
@@ -40,6 +42,14 @@ class Text:
         """Texts that the kernels were trained on, by role."""
         owned = {role: even(self.corpora[role].train, REPLAY_BYTES) for role in ROLES}
         return {role: [document.text for document in owned[role]] for role in ROLES}
+
+    @property
+    def digest(self) -> str:
+        """Sha256, in hex, of all that a candidate is made with and measured on."""
+        read = (self.replay, self.held_out, self.parents)
+        return hashlib.sha256(
+            canonical([{role: tuple(texts) for role, texts in each.items()} for each in read])
+        ).hexdigest()
 
 
 def load(folder: Path) -> Text:

@@ -255,14 +255,6 @@ async def test_one_id_in_two_entries_is_answered_once(redis, start_node, eventua
     assert [fields for _, fields in await redis.xrange(streams.answers("kiosk"))] == [{b"__data__": b"q1"}]
 
 
-async def test_a_stream_that_followers_read_keeps_its_finished_entries(redis, start_node, eventually):
-    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
-    await start_node(consumer(count, keep=True))
-    await eventually(lambda: redis.hexists(COUNTS, "q"))
-    assert await redis.xlen(streams.QUERIES) == 1
-    assert (await redis.xpending(streams.QUERIES, "edge"))["pending"] == 0
-
-
 async def test_what_is_sent_is_there_with_the_commit_where_there_are_no_slots(redis):
     entry = await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await redis.xgroup_create(streams.QUERIES, "edge", id="0")

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from common.errors import Unavailable
-from common.runtime import embedded
+from common.runtime import embedded, memory
 
 
 @pytest.fixture
@@ -28,8 +28,13 @@ def test_the_broker_is_durable_and_refuses_rather_than_forgets(tmp_path, started
         assert client.config_get("appendonly") == {"appendonly": "yes"}
         assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        assert 0.4 * machine < int(client.config_get("maxmemory")["maxmemory"]) < 0.6 * machine
+        assert int(client.config_get("maxmemory")["maxmemory"]) == memory.allowed_bytes() // 2
+
+
+def test_in_a_container_it_takes_half_of_what_that_may_use(tmp_path, started, monkeypatch):
+    monkeypatch.setattr(memory, "allowed_bytes", lambda: 512 << 20)
+    with Redis.from_url(started(tmp_path).url) as client:
+        assert client.config_get("maxmemory") == {"maxmemory": str(256 << 20)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -1,8 +1,6 @@
 """At its limit a stream of work takes no more, and nothing of it goes that anybody needs."""
 
 import asyncio
-import random
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -62,78 +60,6 @@ async def test_room_is_asked_for_as_it_is_given(redis, broker):
     await redis.xadd(streams.QUERIES, {"__data__": b"by hand"})
     with pytest.raises(Unavailable, match="stream_full"):
         await broker.check_room(streams.QUERIES)
-
-
-@pytest.mark.parametrize("seed", range(12))
-async def test_no_group_loses_what_it_was_not_given_or_has_not_finished(redis, broker, seed):
-    """Two groups that read and finish as they like, of a stream that keeps its finished entries."""
-    chance = random.Random(seed)
-    for group in ("one", "two"):
-        await redis.xgroup_create(streams.QUERIES, group, id="0", mkstream=True)
-    published, done, held = [], {"one": set(), "two": set()}, {"one": [], "two": []}
-    for number in range(120):
-        group = chance.choice(("one", "two"))
-        match chance.randrange(4):
-            case 0:
-                rows = await redis.xreadgroup(group, "me", {streams.QUERIES: ">"}, count=chance.randint(1, 3))
-                held[group] += [entry for entry, _ in rows[0][1]] if rows else []
-            case 1 if held[group]:
-                entry = held[group].pop(chance.randrange(len(held[group])))
-                done[group].add(entry)
-                await redis.xack(streams.QUERIES, group, entry)
-            case _:
-                try:
-                    published.append((await scripts.publish(redis, streams.QUERIES, b"q", f"q{number}")).encode())
-                except Unavailable:
-                    assert len(await ids(redis, streams.QUERIES)) == MOST
-                    await scripts.trim(redis, streams.QUERIES)
-        needed = {entry for entry in published if not all(entry in each for each in done.values())}
-        assert needed <= set(await ids(redis, streams.QUERIES))
-    assert len(published) > MOST
-
-
-KEPT = ("9-2", "9-10", "10-1", "11-0", "100-0")
-
-
-@pytest.mark.parametrize(("one", "two", "gone"), [(0, 0, 0), (0, 2, 0), (1, 2, 1), (2, 1, 1), (3, 2, 2), (4, 4, 4)])
-async def test_of_a_full_stream_what_the_slowest_group_has_finished_goes_whatever_its_ids_look_like(
-    redis, one, two, gone
-):
-    for entry in KEPT:
-        await redis.xadd(streams.QUERIES, {"__data__": b"q"}, id=entry)
-    for group, finished_ in (("one", one), ("two", two)):
-        await redis.xgroup_create(streams.QUERIES, group, id="0")
-        await redis.xreadgroup(group, "me", {streams.QUERIES: ">"})
-        await redis.xack(streams.QUERIES, group, *KEPT[:finished_]) if finished_ else None
-    assert await scripts.trim(redis, streams.QUERIES) == gone
-    assert [entry.decode() for entry in await ids(redis, streams.QUERIES)] == list(KEPT[gone:])
-
-
-@pytest.mark.parametrize(("entries", "group", "gone"), [(MOST, False, 0), (MOST - 1, True, 0), (MOST, True, MOST - 1)])
-async def test_nothing_is_trimmed_below_the_limit_or_where_no_group_reads(redis, broker, entries, group, gone):
-    for number in range(entries):
-        await broker.produce(streams.QUERIES, b"q", f"{number}")
-    if group:
-        await redis.xgroup_create(streams.QUERIES, "edge", id="0")
-        ((_, rows),) = await redis.xreadgroup("edge", "me", {streams.QUERIES: ">"})
-        await redis.xack(streams.QUERIES, "edge", *(entry for entry, _ in rows))
-    assert await scripts.trim(redis, streams.QUERIES) == gone
-
-
-async def test_a_consumer_that_keeps_what_it_has_finished_makes_room_at_the_limit(
-    redis, broker, start_node, eventually
-):
-    await fill(broker)
-    await start_node(consumer(count, keep=True))
-    taken = []
-
-    async def is_taken():
-        with suppress(Unavailable):
-            taken.append(await broker.produce(streams.QUERIES, b"new", "new"))
-        return taken
-
-    await eventually(is_taken)
-    assert taken == [True]
 
 
 @pytest.mark.parametrize("direct", [True, False])

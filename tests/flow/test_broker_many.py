@@ -7,7 +7,7 @@ import pytest
 from broker_many import cluster, watched
 from broker_node import COUNTS, Node, consumer, counted, finished
 from client_edge import edge
-from redis.exceptions import ConnectionError  # noqa: A004 -- redis-py's
+from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 -- redis-py's
 
 from common.client.client import Client
 from common.errors import Rejected, Unavailable
@@ -18,6 +18,8 @@ from common.runtime.effects import Absent, HashSet, Send
 from common.runtime.follower import FROM_START, Follower, follow
 from common.runtime.health import Health
 from common.runtime.rates import Rates
+from common.wire.codec import unpack
+from common.wire.messages import DeadLetter
 
 pytestmark = pytest.mark.anyio
 KINDS = {"cluster": cluster, "sentinels": watched}
@@ -94,6 +96,47 @@ async def test_a_full_stream_takes_no_more_and_what_is_sent_to_it_waits_in_its_o
     await redis.delete(streams.BATCHES)
     await relay.drain(redis, streams.PACKETS)
     assert [await redis.xlen(each) for each in (box, streams.BATCHES, streams.RETURNED)] == [0, 1, 1]
+
+
+async def test_what_can_go_nowhere_becomes_a_dead_letter_and_what_is_behind_it_goes_on(redis, broker_letters):
+    box = streams.outbox(streams.PACKETS)
+    await redis.set(streams.BATCHES, "no stream")
+    await redis.set(streams.seen(streams.BUNDLES), "no set")
+    lost = {"stream": streams.BATCHES, "id": "b1", "__data__": b"b"}
+    of_another_release = lost | {"stream": "qig:newer"}
+    wrong = [{"x": "y"}, {"stream": b"\xff", "id": "1", "__data__": b"b"}, lost, lost | {"stream": streams.BUNDLES}]
+    wrong.append(of_another_release)
+    for fields in wrong * 20:  # more than one look takes
+        await redis.xadd(box, fields)
+    await Broker(redis).commit(streams.PACKETS, [Send(streams.RETURNED, b"r", "r1")])
+    await asyncio.gather(*(relay.drain(redis, streams.PACKETS) for _ in range(3)))
+    assert await redis.xlen(box) == 0
+    assert [fields for _, fields in await redis.xrange(streams.RETURNED)] == [{b"__data__": b"r"}]
+    found = await broker_letters()
+    assert [each.code for each in found] == ["no_body", "no_body", "wrong_type", "wrong_type", "no_stream"] * 20
+    assert {each.stream for each in found} == {box}
+    assert "qig:batches, or what was seen there, is a key of another kind" in found[2].reason
+
+
+@pytest.fixture
+def broker_letters(redis):
+    """The dead letters of the packets, in the order of their entries."""
+
+    async def read():
+        rows = await redis.xrange(streams.dead(streams.PACKETS))
+        found = [unpack(DeadLetter, fields[b"__data__"]) for _, fields in rows]
+        return sorted(found, key=lambda letter: tuple(map(int, letter.entry.split("-"))))
+
+    return read
+
+
+async def test_an_outbox_whose_dead_letters_are_no_stream_keeps_what_can_go_nowhere(redis):
+    box = streams.outbox(streams.PACKETS)
+    await redis.set(streams.dead(streams.PACKETS), "no stream")
+    await redis.xadd(box, {"x": "y"})
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await relay.carry(redis, streams.PACKETS)
+    assert await redis.xlen(box) == 1
 
 
 async def test_what_is_done_outside_a_handler_is_done_there_too(redis, standing, eventually):

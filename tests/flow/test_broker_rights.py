@@ -64,12 +64,12 @@ ARGUMENTS = {  # by command, KEY for the key
     "xread": "STREAMS KEY 0",
     "xreadgroup": "GROUP g c STREAMS KEY >",
     "xrevrange": "KEY + -",
-    "xtrim": "KEY MAXLEN 0",
     "zadd": "KEY 1 m",
     "zremrangebyrank": "KEY 0 1",
     "zremrangebyscore": "KEY 0 1",
     "zscore": "KEY m",
     # nobody's
+    "xtrim": "KEY MAXLEN 0",
     "append": "KEY v",
     "copy": "KEY KEY",
     "dump": "KEY",

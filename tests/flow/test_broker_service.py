@@ -235,6 +235,31 @@ async def test_what_is_answered_on_a_kept_connection_leaves_at_once():
         await writer.wait_closed()
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python was built without IPv6")
+async def test_what_listens_everywhere_is_reached_by_either_ip():
+    with http.bind("::", 0) as listener:
+        port = listener.getsockname()[1]
+        async with await asyncio.start_server(lambda _, writer: writer.close(), sock=listener):
+            for address in ("127.0.0.1", "::1"):
+                reader, writer = await asyncio.open_connection(address, port)
+                assert await reader.read() == b""
+                writer.close()
+                await writer.wait_closed()
+
+
+async def test_the_replica_is_a_part_of_the_consumer_s_name(redis, broker_url, running, eventually):
+    url, _ = await running(
+        settings(broker_url, QIG_NODE="kiosk", QIG_REPLICA="0b1f"), Wiring(consumers=[consumer(count)])
+    )
+    await eventually(lambda: ready(url))
+
+    async def is_known():
+        found = await redis.xinfo_consumers(streams.QUERIES, streams.GROUPS[streams.QUERIES])
+        return {each["name"].decode().rpartition(".")[0] for each in found} == {"kiosk.0b1f"}
+
+    await eventually(is_known)
+
+
 async def test_an_app_of_its_own_answers_all_other_paths_while_it_works(redis, broker_url, running, eventually):
     async def own(scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -13,7 +13,9 @@ from rich.console import Console
 
 from common.client import Reply
 from common.errors import Rejected, Unavailable
-from common.runtime import follower, streams
+from common.runtime import follower, relay, streams
+from common.runtime.broker import Broker
+from common.runtime.effects import Send
 from common.wire.codec import pack, unpack
 from common.wire.inference import Answer, Cancel, Query, RouteStep
 from common.wire.messages import DeadLetter, Heartbeat
@@ -159,6 +161,21 @@ async def test_all_letters_are_replayed_but_those_that_came_without_a_message(re
     assert await dead._replay(streams.PACKETS, None, broker_url) == (4, 1)
     assert [fields[b"__data__"] for _, fields in await redis.xrange(streams.PACKETS)] == [b"0", b"1", b"2", b"4"]
     assert await redis.xlen(streams.dead(streams.PACKETS)) == 1
+
+
+async def test_what_could_not_be_carried_is_replayed_into_its_outbox_and_carried_once(redis, broker_url):
+    await redis.set(streams.RETURNED, "no stream")
+    await Broker(redis).commit(streams.PACKETS, [Send(streams.RETURNED, b"r", "r1")])
+    await relay.drain(redis, streams.PACKETS)
+    ((_, found),) = await dead._list([streams.PACKETS], broker_url)
+    assert (found.stream, found.code) == (streams.outbox(streams.PACKETS), "wrong_type")
+    await redis.delete(streams.RETURNED)
+    assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0)
+    await relay.drain(redis, streams.PACKETS)
+    await Broker(redis).commit(streams.PACKETS, [Send(streams.RETURNED, b"r", "r1")])
+    await relay.drain(redis, streams.PACKETS)
+    assert [fields for _, fields in await redis.xrange(streams.RETURNED)] == [{b"__data__": b"r"}]
+    assert await redis.xlen(streams.PACKETS) == await redis.xlen(streams.dead(streams.PACKETS)) == 0
 
 
 async def test_letters_for_which_there_is_no_room_stay_until_there_is(redis, broker_url, monkeypatch):

@@ -114,7 +114,7 @@ async def prometheus(folder, members, rule_files=RULE_FILES):
 async def asked(micro_parts, tmp_path_factory):
     """The Prometheus of a fleet that was asked, learned, released, and was sent what it refuses."""
     folder = tmp_path_factory.mktemp("prometheus")
-    async with live(folder / "home", micro_parts, batch_packets=4, batch_age_s=2.0) as lively:  # of both edges
+    async with live(folder / "home", micro_parts, batch_packets=64, batch_age_s=6.0) as lively:  # of both edges
         members = [(member.service, member.url) for member in lively.fleet.members.values()]
         async with prometheus(folder, members) as found, lively.desk() as desk, lively.traffic(desk):
             await until(lambda: found.sees(len(members)), "every service, scraped", DEADLINE_S)
@@ -128,7 +128,7 @@ async def asked(micro_parts, tmp_path_factory):
             await lively.redis.xadd(streams.PACKETS, {"__data__": raw})  # replayed: a refusal of an enrolled node's
 
             async def both_brought_text_of_a_domain():
-                await lively.read(desk, 1)  # whichever edge takes it
+                await lively.read(desk, 3)  # whichever edge takes them
                 return await found.has_data("qig_spread_rad")
 
             await until(both_brought_text_of_a_domain, "one batch with text of both edges", DEADLINE_S)

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ["train"],
     "validate": ["validate"],
     "doctor": ["doctor"],
+    "health": ["health"],
     "forget": ["forget", "q1"],
     "packet list": ["packet", "list"],
     "packet show": ["packet", "show", "3"],
@@ -78,12 +79,13 @@ def end(monkeypatch):
     return run
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize(("line", "ends"), [(["--help"], 0), (["health", "--port", "1"], 1)])
+def test_what_runs_often_loads_nothing_heavy(line, ends):
     code = f"""
 import sys
 from typer.testing import CliRunner
 from services.cli.app import app
-assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+assert CliRunner().invoke(app, {line}).exit_code == {ends}
 sys.exit(", ".join(name for name in {HEAVY} if name in sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.constellation.domains import FORMER_MAX, Domain, from_json, heirs, to_json
+from common.constellation.domains import FORMER_MAX, MAX_COMPLAINTS, MAX_VALUES, Domain, from_json, heirs, to_json
 from common.errors import Rejected
 from common.geometry.simplex import uniform
 from common.kernels import gate
@@ -96,6 +96,23 @@ def test_a_wrong_field_is_named(fields, where):
 def test_what_is_no_list_of_domains_is_rejected(data):
     with pytest.raises(Rejected, match=r"domains\.json"):
         from_json(data)
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, "name"), (1, "values")])
+def test_so_many_values_are_read_and_no_more(more, told):
+    (row,) = json.loads(wrong())
+    marks = sum(map(json.dumps([row]).count, ",:[{"))
+    data = wrong(name="," * (MAX_VALUES - marks + more))
+    with pytest.raises(Rejected, match=told):
+        from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"), [(MAX_COMPLAINTS, "Extra inputs"), (MAX_COMPLAINTS + 1, "65 fields are wrong")]
+)
+def test_of_many_complaints_none_is_looked_at(fields, told):
+    with pytest.raises(Rejected, match=told):
+        from_json(wrong(**{f"surplus{n}": n for n in range(fields)}))
 
 
 def test_a_name_given_twice_is_rejected():

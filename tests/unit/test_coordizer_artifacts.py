@@ -8,6 +8,7 @@ import pytest
 from common.coordizer import artifacts
 from common.coordizer.artifacts import (
     FIRST_MERGE,
+    JSON_MAX_VALUES,
     PART_MAX_BYTES,
     PARTS,
     TOKEN_MAX_BYTES,
@@ -174,9 +175,18 @@ def test_a_forged_array_header_allocates_nothing(coordizer):
     parts = to_parts(coordizer)
     forged = parts["basin_coords.npy"].replace(b"(262, 64), ", b"(99999999, 64), ")
     wide = parts["basin_coords.npy"].replace(b"(262, 64), }   ", b"(262000, 64), }")
-    for body in (forged, wide, b"\x93NUMPY", b"", parts["basin_coords.npy"][:-2]):
+    torn = parts["basin_coords.npy"].replace(b"(262, 64), ", b'""", }     ')  # of which numpy's own reader raises more
+    deep = parts["basin_coords.npy"].replace(b"(262, 64), ", b"-" * 11)
+    for body in (forged, wide, torn, deep, b"\x93NUMPY", b"", parts["basin_coords.npy"][:-2]):
         with pytest.raises(Rejected, match=r"bad_artifact: basin_coords\.npy"):
             from_parts(resealed(parts, basin_coords__npy=body))
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, "no list of"), (1, "values")])
+def test_json_of_so_many_values_is_read_and_no_more(coordizer, more, told):
+    rules = b"[" + b",".join([b"0"] * (JSON_MAX_VALUES + more)) + b"]"
+    with pytest.raises(Rejected, match=told):
+        from_parts(resealed(to_parts(coordizer), merge_rules__json=rules))
 
 
 @pytest.mark.parametrize("pair", [[-1, 97], [97, 256], [258, 97], [FIRST_MERGE + 3, 97], [97, 1 << 14]])

@@ -2,6 +2,9 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,12 @@ def stages() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def built_on(target: str) -> str:
+    """Text of a target's stage and of those that it stands on, from the first to its own."""
+    under = {name: below for below, name in re.findall(r"^FROM +(\S+) +AS +(\S+)$", DOCKERFILE, flags=re.MULTILINE)}
+    return built_on(under[target]) + stages()[target] if target in under else ""
+
+
 def seconds(text: str) -> float:
     number, unit = re.fullmatch(r"(\d+)(s|m)", text).groups()
     return float(number) * {"s": 1, "m": 60}[unit]
@@ -41,7 +50,7 @@ def test_what_a_container_runs_exists(name: str) -> None:
     command = [*SERVICES[name].get("entrypoint", []), *SERVICES[name]["command"]]
     if command[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(command[2]) is not None
-        assert command[2] == f"services.{name}.app"
+        assert command[2] == f"services.{name.removesuffix('-gpu')}.app"
     elif command[0] == "python":
         assert (ROOT / command[1]).is_file()
     else:
@@ -78,9 +87,39 @@ def test_a_service_starts_with_the_environment_and_the_volumes_that_compose_give
 
 @pytest.mark.parametrize("target", sorted({SERVICES[name]["build"]["target"] for name in OURS}))
 def test_our_images_do_not_run_as_root(target: str) -> None:
-    users = re.findall(r"^USER +(\S+)$", stages()[target], flags=re.MULTILINE)
+    users = re.findall(r"^USER +(\S+)$", built_on(target), flags=re.MULTILINE)
     assert users
     assert users[-1] == "10001:10001"
+
+
+@pytest.mark.parametrize("target", sorted({SERVICES[name]["build"]["target"] for name in OURS}))
+def test_our_images_begin_with_nothing_and_are_given_neither_shell_nor_pip(target: str) -> None:
+    assert re.search(r"^FROM scratch AS base$", DOCKERFILE, flags=re.MULTILINE)
+    text = built_on(target)
+    assert not re.search(r"^RUN", text, flags=re.MULTILINE)
+    assert re.search(r"^CMD \[", text, flags=re.MULTILINE)
+    assert not re.search(r"^(CMD|ENTRYPOINT) +[^\[]", text, flags=re.MULTILINE)
+
+
+def test_the_images_tell_their_version_and_their_health() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f'org.opencontainers.image.version="{version}"' in stages()["base"]
+    assert re.search(r'^HEALTHCHECK .*CMD \["qig", "health"\]$', stages()["base"], flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name in LONG_RUNNING if name in OURS])
+def test_a_service_of_ours_has_a_bound_of_memory_and_of_threads(name: str) -> None:
+    assert re.fullmatch(r"\d+[mg]", SERVICES[name]["mem_limit"])
+    assert SERVICES[name]["pids_limit"] > 0
+
+
+def test_the_trainer_on_graphics_cards_is_the_trainer_but_for_its_image_and_its_cards() -> None:
+    plain, cards = SERVICES["trainer"], SERVICES["trainer-gpu"]
+    own = {"image", "build", "mem_limit", "profiles", "networks", "deploy"}
+    assert {key for key in plain | cards if plain.get(key) != cards.get(key)} == own
+    assert cards["networks"]["default"]["aliases"] == ["trainer"]
+    (device,) = cards["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
 
 
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - set(OURS)))
@@ -115,9 +154,7 @@ def test_what_runs_on_comes_back_after_any_end_and_has_time_to_finish(name: str)
 
 @pytest.mark.parametrize("name", settings.SERVICES)
 def test_our_services_are_healthy_when_they_are_ready(name: str) -> None:
-    *_, script = SERVICES[name]["healthcheck"]["test"]
-    assert script == "deploy/check_ready.py"
-    assert (ROOT / script).is_file()
+    assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "qig", "health"]
 
 
 def test_every_service_that_is_waited_for_has_what_is_waited_for() -> None:
@@ -146,7 +183,7 @@ def mounts(name: str) -> dict[str, tuple[str, bool]]:
     ],
 )
 def test_a_private_key_is_seen_by_its_owner_and_its_maker_alone(volume: str, who: str) -> None:
-    assert {name for name in SERVICES if volume in mounts(name)} == {who, "keys"}
+    assert {name.removesuffix("-gpu") for name in SERVICES if volume in mounts(name)} == {who, "keys"}
     assert mounts(who)[volume] == ("/var/lib/qig/private", True)
 
 
@@ -168,8 +205,10 @@ def test_every_named_volume_is_declared_and_used() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_volume_of_ours_lies_on_a_directory_that_the_image_gives_to_its_user(name: str) -> None:
-    made = re.search(r"install -d -o qig -g qig [^&]+", stages()["base"]).group().split()
-    assert {target for target, _ in mounts(name).values()} <= set(made)
+    made = set(re.findall(r"(?<= )/\S+", "".join(re.findall(r"install -d -m \d+ [^&]+", stages()["root"]))))
+    given = re.findall(r"^COPY --from=root --chown=10001:10001 (\S+) (\S+)$", stages()["base"], flags=re.MULTILINE)
+    there = {path.replace(source, target, 1) for source, target in given for path in made if path.startswith(source)}
+    assert {target for target, _ in mounts(name).values()} <= there
 
 
 def test_the_broker_is_durable_and_throws_nothing_away() -> None:
@@ -191,12 +230,32 @@ def test_the_broker_begins_with_its_users_and_nobody_comes_in_without_a_name() -
     assert "NOAUTH" in SERVICES["broker"]["healthcheck"]["test"][-1]
 
 
+def pinned(name: str) -> dict[str, str]:
+    """Version by package of a lock."""
+    return dict(re.findall(r"^(\S+)==(\S+)", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
 def test_packages_are_installed_by_hash_and_torch_in_the_version_of_the_project() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     torch = re.search(r'"(torch==[^"]+)"', project).group(1)
-    assert "--require-hashes" in stages()["packages"]
-    assert torch in stages()["packages-torch"]
-    assert not {name for name in ("slim", "packages", "base") if "torch==" in stages()[name]}
+    assert f"torch=={pinned('requirements-cuda.lock')['torch']}" == torch
+    for stage, lock in (
+        ("packages", "requirements.lock"),
+        ("packages-torch-cpu", "requirements-torch-cpu.lock"),
+        ("packages-cuda", "requirements-cuda.lock"),
+    ):
+        installs = [line for line in re.split(r"&&|\n", stages()[stage].replace("\\\n", " ")) if " install " in line]
+        by_pip = [line for line in installs if "pip" in line]
+        assert by_pip
+        assert all(f"--require-hashes --only-binary :all: -r {lock}" in line or torch in line for line in by_pip)
+
+
+@pytest.mark.parametrize("lock", ["requirements-torch-cpu.lock", "requirements-cuda.lock"])
+def test_torch_comes_with_the_same_packages_as_all_else(lock: str) -> None:
+    ours, torchs = pinned("requirements.lock"), pinned(lock)
+    assert {name: ours[name] for name in ours.keys() & torchs.keys()} == {
+        name: torchs[name] for name in ours.keys() & torchs.keys()
+    }
 
 
 def test_what_the_images_copy_is_not_ignored() -> None:
@@ -204,3 +263,17 @@ def test_what_the_images_copy_is_not_ignored() -> None:
     copied = re.findall(r"^COPY (?!--from)(\S+) \S+$", DOCKERFILE, flags=re.MULTILINE)
     assert kept <= set(copied)
     assert all(any(Path(each) == Path(name) or Path(name) in Path(each).parents for name in kept) for each in copied)
+
+
+@pytest.mark.parametrize(
+    ("program", "ends", "says"),
+    [
+        ("tests/compose/run.py", 77, "SKIPPED, nothing was tested: neither docker"),
+        ("scripts/images.py", 3, "no images:"),
+    ],
+)
+def test_where_containers_cannot_be_run_it_is_said_so_and_the_exit_code_is_its_own(program, ends, says, tmp_path):
+    command = [sys.executable, ROOT / program]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == ends
+    assert done.stderr.startswith(says)

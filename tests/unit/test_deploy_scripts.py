@@ -15,7 +15,7 @@ from tuf.api.metadata import Root
 from common.errors import Unavailable
 from common.runtime import access, keys
 from common.trust import roles
-from deploy import check_ready, claim_node, make_keys
+from deploy import claim_node, make_keys
 
 NODES = ("edge-1", "edge-2", "edge-10")
 
@@ -200,9 +200,3 @@ def test_the_name_and_its_lock_go_over_to_the_process_that_becomes_the_edge(home
         with (home / "edges" / "edge-1.lock").open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         edge.communicate(b"\n")
-
-
-def test_health_without_anybody_listening_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QIG_HTTP_PORT", "1")
-    with pytest.raises(SystemExit, match="nothing answers on port 1"):
-        check_ready.main()

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import hypothesis.extra.numpy as hnp
 import numba
 import numpy as np
@@ -13,7 +15,7 @@ from common.kernels import weights as w
 from common.kernels.compiled import exp32, log32
 from common.kernels.engine import State, halved
 from common.kernels.kernel import read
-from common.kernels.spec import SIZES, Spec
+from common.kernels.spec import MAX_CONTEXT, MAX_DEPTH, SIZES, Spec
 
 assembling = intrinsic(lambda _, x: (types.float32(x), compiled._assemble))
 
@@ -247,6 +249,37 @@ def test_vocabularies_stop_at_fifteen_bits():
     Spec("edge", vocab=32768, width=16, layers=1, loops=1, heads=2, context=8)
     with pytest.raises(Rejected, match="15 bits"):
         Spec("over", vocab=32769, width=16, layers=1, loops=1, heads=2, context=8)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "ok"),
+    [
+        ({"layers": 8, "loops": MAX_DEPTH // 8}, True),
+        ({"layers": 1, "loops": MAX_DEPTH + 1}, False),
+        ({"layers": MAX_DEPTH + 1, "loops": 1}, False),
+        ({"context": MAX_CONTEXT}, True),
+        ({"context": MAX_CONTEXT + 1}, False),
+    ],
+)
+def test_what_a_token_costs_is_bounded_though_no_file_grows_with_it(dimensions, ok):
+    fields = {"vocab": 10, "width": 16, "layers": 1, "loops": 1, "heads": 2, "context": 8} | dimensions
+    if ok:
+        Spec("edge", **fields)
+    else:
+        with pytest.raises(Rejected, match="bad_spec"):
+            Spec("over", **fields)
+
+
+def test_a_forged_header_is_rejected_and_takes_no_memory(tensors):
+    size = int.from_bytes(w.to_bytes(SPEC, tensors)[:8], "little")
+    header = w.to_bytes(SPEC, tensors)[8 : 8 + size]
+    forgeries = [header.replace(b'"layers":"2"', b'"layers":' + other) for other in (b'"2000000"', b"Infinity", b"2")]
+    for forged in (*forgeries, b"[" * 60_000, b"[" * 70_000):
+        tracemalloc.start()
+        with pytest.raises(Rejected):
+            w.from_bytes(len(forged).to_bytes(8, "little") + forged + bytes(64))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        tracemalloc.stop()
 
 
 def test_every_size_has_a_whole_number_of_weights():

@@ -244,6 +244,19 @@ def test_a_decompression_bomb_is_rejected_before_it_is_unpacked():
         memory_file.from_bytes(bomb, VOCAB)
 
 
+@pytest.mark.parametrize(("size", "limit"), [(0, 1 << 20), (1 << 15, 1 << 20), (1 << 16, 1 << 21), (1 << 30, 1 << 28)])
+def test_a_memory_unpacks_to_so_much_and_no_more(size, limit):
+    assert memory_file.unpacked_most(size) == limit
+
+
+def test_a_small_bomb_is_rejected_too():
+    for zeros in ((1 << 20) + 1, 1 << 24):
+        with pytest.raises(Rejected, match=f"{zeros} bytes decompressed; the limit is {1 << 20}"):
+            memory_file.from_bytes(zstandard.ZstdCompressor().compress(bytes(zeros)), VOCAB)
+    with pytest.raises(Rejected, match="not a memory"):
+        memory_file.from_bytes(zstandard.ZstdCompressor().compress(bytes(1 << 20)), VOCAB)
+
+
 def test_an_ngram_without_its_context_cannot_be_written():
     table = m.Table.of(
         *(np.array(x, t) for x, t in (([1 << 15 | 2], np.uint64), ([2], np.uint32), ([3], np.uint64), ([9], np.uint32)))

@@ -174,3 +174,15 @@ def test_an_address_is_shown_without_anything_secret():
     assert redacted(url) == "rediss://edge:***@broker:6380/0?ssl_password=***&password=***"
     assert user_of(url) == "edge"
     assert user_of("redis://broker") is None
+
+
+def test_a_list_of_before_with_a_point_in_a_name_says_what_to_do_with_it(tmp_path):
+    access.make(tmp_path, ["kiosk"])
+    path = access.acl_path(tmp_path)
+    now, kiosk = path.read_text(), next(line for line in path.read_text().splitlines() if " kiosk " in line)
+    path.write_text(now + kiosk.replace(" kiosk ", " kiosk.1 ") + "\n")
+    for change in (access.make, lambda home: access.rotate(home, "kiosk"), lambda home: access.retire(home, "kiosk")):
+        with pytest.raises(Corrupt, match=r"no point.*delete the line of 'kiosk\.1'.*--client kiosk` then makes"):
+            change(tmp_path)
+    path.write_text(now)
+    assert access.make(tmp_path) == []

@@ -92,3 +92,24 @@ def test_the_reference_names_every_variable_once_with_its_default():
         assert f"| `{name}` |" in text
     assert "| `QIG_CRYSTAL_BYTES` | `1024` |" in text
     assert "None" not in text
+
+
+RAILWAY = {"PORT": "7654", "RAILWAY_REPLICA_ID": "0b1f8b34-7a2d-4b7e-9a55-5f2f6d1c9e77"}
+
+
+@pytest.mark.parametrize("name", settings.RAILWAY)
+def test_on_railway_its_word_goes_before_that_of_the_image(name):
+    image = {"QIG_HTTP_HOST": "0.0.0.0", "QIG_HTTP_PORT": "8000"}
+    loaded = load(EdgeSettings, URL | image | RAILWAY | {name: "production"})
+    assert (loaded.http_host, loaded.http_port) == ("::", 7654)
+    assert loaded.replica == RAILWAY["RAILWAY_REPLICA_ID"]
+
+
+def test_elsewhere_the_same_variables_say_nothing():
+    loaded = load(EdgeSettings, URL | RAILWAY | {"RAILWAY_ENVIRONMENT_NAME": ""})
+    assert (loaded.http_host, loaded.http_port, loaded.replica) == ("127.0.0.1", 8000, None)
+
+
+def test_on_railway_what_it_does_not_say_is_as_it_was_set():
+    loaded = load(EdgeSettings, URL | {"RAILWAY_ENVIRONMENT_NAME": "production", "QIG_HTTP_PORT": "9000"})
+    assert (loaded.http_host, loaded.http_port, loaded.replica) == ("::", 9000, None)

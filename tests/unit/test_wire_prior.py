@@ -16,8 +16,12 @@ from common.wire.expected import Expected, Prior
 from common.wire.ngrams import check
 
 VOCAB = 64
-GOLDEN = packet_vectors.cases()["based"]
-BLOB, PRIOR = GOLDEN.body.crystals, GOLDEN.prior
+
+
+@pytest.fixture(scope="module")
+def based():
+    """A packet that is told by what its base expects."""
+    return packet_vectors.cases()["based"]
 
 
 @st.composite
@@ -79,55 +83,58 @@ def test_any_code_behind_a_right_crc_is_read_or_refused(prior, sizes, code):
         assert fitted(check(found, VOCAB), prior) == blob
 
 
-def test_a_cut_or_a_flipped_bit_is_refused():
-    for end in range(len(BLOB)):
+def test_a_cut_or_a_flipped_bit_is_refused(based):
+    blob = based.body.crystals
+    for end in range(len(blob)):
         with pytest.raises(Rejected):
-            decode(BLOB[:end], GOLDEN.vocab_size, 4096, prior=PRIOR)
-    for bit in range(8 * len(BLOB)):
-        flipped = bytearray(BLOB)
+            decode(blob[:end], based.vocab_size, 4096, prior=based.prior)
+    for bit in range(8 * len(blob)):
+        flipped = bytearray(blob)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(Rejected):
-            decode(bytes(flipped), GOLDEN.vocab_size, 4096, prior=PRIOR)
+            decode(bytes(flipped), based.vocab_size, 4096, prior=based.prior)
 
 
-def test_crystals_that_need_no_base_are_read_with_one_too():
-    found = decode(BLOB, GOLDEN.vocab_size, 4096, prior=PRIOR)
-    for blob in (encode(found, GOLDEN.vocab_size), fitted(found, None, GOLDEN.vocab_size)):
-        assert same(decode(blob, GOLDEN.vocab_size, 4096, prior=PRIOR), found)
+def test_crystals_that_need_no_base_are_read_with_one_too(based):
+    found = decode(based.body.crystals, based.vocab_size, 4096, prior=based.prior)
+    for blob in (encode(found, based.vocab_size), fitted(found, None, based.vocab_size)):
+        assert same(decode(blob, based.vocab_size, 4096, prior=based.prior), found)
 
 
-def test_what_the_base_expects_takes_fewer_bytes_and_what_it_does_not_more():
-    expected = decode(BLOB, GOLDEN.vocab_size, 4096, prior=PRIOR)
+def test_what_the_base_expects_takes_fewer_bytes_and_what_it_does_not_more(based):
+    expected = decode(based.body.crystals, based.vocab_size, 4096, prior=based.prior)
     odd = crystals(entry((63 - n,), (5 * n) % 64, count=2, total=2) for n in range(60))
-    sizes = [[len(fitted(found, prior, GOLDEN.vocab_size)) for prior in (PRIOR, None)] for found in (expected, odd)]
+    sizes = [
+        [len(fitted(found, prior, based.vocab_size)) for prior in (based.prior, None)] for found in (expected, odd)
+    ]
     assert sizes[0][0] < 0.95 * sizes[0][1]
     assert sizes[1][0] > sizes[1][1]
 
 
 @pytest.mark.parametrize("column", range(4))
-def test_a_prior_s_name_is_that_of_its_content(column):
-    columns = [np.array(each) for each in PRIOR.expected]
-    assert Prior.of(Expected(*columns)).name == PRIOR.name
+def test_a_prior_s_name_is_that_of_its_content(based, column):
+    columns = [np.array(each) for each in based.prior.expected]
+    assert Prior.of(Expected(*columns)).name == based.prior.name
     columns[column][-1] += 1
-    assert Prior.of(Expected(*columns)).name != PRIOR.name
+    assert Prior.of(Expected(*columns)).name != based.prior.name
 
 
-def test_a_prior_over_another_vocabulary_is_the_caller_s_mistake():
+def test_a_prior_over_another_vocabulary_is_the_caller_s_mistake(based):
     with pytest.raises(AssertionError):
-        decode(_with_header(BASED, 32, varints.write((0, 0, 0)), PRIOR.name), 32, 10, prior=PRIOR)
+        decode(_with_header(BASED, 32, varints.write((0, 0, 0)), based.prior.name), 32, 10, prior=based.prior)
     with pytest.raises(AssertionError):
-        fitted(crystals(()), PRIOR, 32)
+        fitted(crystals(()), based.prior, 32)
 
 
 @pytest.mark.parametrize("fill", [b"\xff", b"\x00", b"\xaa", b"\x01"])
 @pytest.mark.parametrize("sizes", [(2048, 8192, 1000), (1, 8192, 3000), (2048, 2048, 4096), (1, 1, 1)])
-def test_a_forged_blob_takes_two_bytes_a_token_of_the_vocabulary_more_than_without_a_base(fill, sizes):
-    blob = _with_header(BASED, GOLDEN.vocab_size, varints.write(sizes) + fill * 2890, PRIOR.name)
+def test_a_forged_blob_takes_two_bytes_a_token_of_the_vocabulary_more_than_without_a_base(based, fill, sizes):
+    blob = _with_header(BASED, based.vocab_size, varints.write(sizes) + fill * 2890, based.prior.name)
     with suppress(Rejected):
-        decode(blob, GOLDEN.vocab_size, 4096, prior=PRIOR)
+        decode(blob, based.vocab_size, 4096, prior=based.prior)
     tracemalloc.start()
     with suppress(Rejected):
-        decode(blob, GOLDEN.vocab_size, 4096, prior=PRIOR)
+        decode(blob, based.vocab_size, 4096, prior=based.prior)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= 10 * len(blob) + ENTRY_BYTES * 4096 + 2 * GOLDEN.vocab_size + 8_000
+    assert peak <= 10 * len(blob) + ENTRY_BYTES * 4096 + 2 * based.vocab_size + 8_000

@@ -229,6 +229,18 @@ def doctor(
 
 
 @app.command()
+def health(
+    port: Annotated[
+        int, typer.Option(min=1, max=65_535, envvar="QIG_HTTP_PORT", help="Where the service shows itself.")
+    ] = 8000,
+) -> None:
+    """Say whether the service on a port of this machine is ready, and what keeps it from it; ends with 1 when it is
+    not.
+    """
+    command.do("health", port=port)
+
+
+@app.command()
 def forget(
     query_id: Annotated[str, typer.Argument(help="The query's id, as its answer names it; `qig ask` shows it last.")],
     client: Annotated[str | None, typer.Option(help="Who asked; needed when several clients used that id.")] = None,

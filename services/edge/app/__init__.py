@@ -33,6 +33,7 @@ from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.follower import ONLY_NEW, Follower
 from common.runtime.heart import HEART_EVERY_S
+from common.runtime.http import base_url
 from common.runtime.rates import Rates
 from common.runtime.service import Tick, Wiring, run
 from common.runtime.settings import DEFAULT_API, DEFAULT_PRIVACY, ApiSettings, EdgeSettings, PrivacySettings, load
@@ -109,8 +110,7 @@ def _trust(settings: EdgeSettings, broker: Broker) -> Trust:
 
 def _address(settings: EdgeSettings) -> str:
     """Where this edge serves HTTP; empty while nobody knows, because any free port will do."""
-    host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
-    return f"http://{host}:{settings.http_port}" if settings.http_port else ""
+    return base_url(settings.http_host, settings.http_port) if settings.http_port else ""
 
 
 def _access(settings: EdgeSettings, api: ApiSettings) -> Access:

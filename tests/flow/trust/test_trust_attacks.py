@@ -267,6 +267,45 @@ def mutate(rng, messages, number):
             return mixed if mixed not in messages.values() else mixed + b"\0"
 
 
+@pytest.mark.parametrize(
+    ("path", "changed"),
+    [
+        ("bundles/x", {}),
+        ("bundles/" + "9" * 5000, {}),
+        ("bundles/2", {"custom": {"ring": "all"}}),
+        ("bundles/2", {"custom": [1]}),
+        ("bundles/2", {"hashes": {"sha512": "00"}}),
+    ],
+    ids=["no number", "a long number", "a ring by name", "no map", "another digest"],
+)
+async def test_a_list_that_the_right_key_signed_and_no_publisher_makes_is_not_believed(
+    home, redis, reader, path, changed
+):
+    messages = await release(redis, home, 2)
+    held = await files(redis)
+    listing = of_role(held, "bundles")
+    number = listing.partition(b".")[0]
+    told = json.loads(held[listing])["signed"]
+    told["targets"][path] = told["targets"]["bundles/2"] | changed
+    signed = resigned(told, keys.load_private(home, keys.PUBLISHER))
+    forged = {listing: signed}
+    for name, of in ((number + b".snapshot.json", "bundles.json"), (b"timestamp.json", "snapshot.json")):
+        told = json.loads(held[name])["signed"]
+        told["meta"][of] |= {"length": len(signed), "hashes": {"sha256": hashlib.sha256(signed).hexdigest()}}
+        signed = forged[name] = resigned(told, keys.load_private(home, keys.PUBLISHER))
+    await put_back(redis, held | forged)
+    with pytest.raises(Unavailable, match=r"bad_metadata.*which is none of them"):
+        await reader().verify(2, messages[2])
+    await put_back(redis, held)
+    await reader("new").verify(2, messages[2])
+
+
+def resigned(told, key):
+    opened = metadata.roles.opened(json.dumps({"signatures": [], "signed": told}).encode())
+    opened.sign(metadata.PrivateKey(key))
+    return opened.to_bytes()
+
+
 async def test_no_mutation_of_the_metadata_makes_a_forged_bundle_believed(home, redis, reader):
     """Whatever bytes change in the metadata: what is believed is what was released, or nobody can tell."""
     messages = await release(redis, home, 2)

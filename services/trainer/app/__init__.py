@@ -1,6 +1,8 @@
 """The trainer's shell: makes the genesis when there is no bundle, and turns each batch into a candidate.
+`python -m services.trainer.app` starts one.
 
     batches ──▶ consolidate (in a thread, under its lease) ──▶ parts to the store ──▶ candidates
+                ├▶ or, with QIG_RUNPOD_ENDPOINT, a job there (runpod.py), which a worker answers (worker.py)
                 └▶ a batch that is wrong in itself: its packets are Returned, then a dead letter
 
 One candidate at a time, however many trainers there are: the oldest batch of the stream is worked on, and only when the
@@ -14,7 +16,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,7 @@ from common.runtime.entries import Delivery
 from common.runtime.heart import heart
 from common.runtime.releases import newest_release
 from common.runtime.service import Tick, Wiring, run
-from common.runtime.settings import TrainerSettings
+from common.runtime.settings import DEFAULT_RUNPOD, RunPodSettings, TrainerSettings, load
 from common.runtime.trust import Trust
 from common.wire.bundle import candidate_id, digest
 from common.wire.codec import pack, unpack
@@ -39,8 +41,11 @@ from common.wire.fields import REASON_MAX_CHARS
 from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Part, Returned
 from services.trainer import folder, gpu, growth, text
 from services.trainer.ancestry import ancestry
+from services.trainer.app.hashes import CANDIDATE, FAILED, GROWN, JOB, LAST
+from services.trainer.app.runpod import Endpoint
 from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner, instruments
+from services.trainer.job import Job, Made
 from services.trainer.recipe import forget, genesis
 
 log = logging.getLogger(__name__)
@@ -52,18 +57,18 @@ GENESIS_EVERY_S: Final = 2.0
 MEASURE_EVERY_S: Final = 5.0
 BRANCH_WORKERS: Final = 2
 RUNS: Final = "training"  # beside the genesis: a folder of the batch that is worked on, for what a kill leaves of it
-CANDIDATE: Final = streams.side_key(streams.BATCHES, "candidate")
-LAST: Final = "last"  # its field: the id of the candidate sent last
-GROWN: Final = "grown"  # another: the names of the merges in it
-FAILED: Final = streams.side_key(streams.BATCHES, "failed")  # merges that failed, by name (growth.py)
 
 
 class Trainer:
     """Holds what outlives a message: settings, broker, and the text."""
 
-    def __init__(self, settings: TrainerSettings, broker: Broker, trust: Trust) -> None:
-        self._settings, self._broker, self._trust = settings, broker, trust
+    def __init__(
+        self, settings: TrainerSettings, broker: Broker, trust: Trust, endpoint: Endpoint | None = None
+    ) -> None:
+        """endpoint: where batches are worked on; None: here."""
+        self._settings, self._broker, self._trust, self._endpoint = settings, broker, trust, endpoint
         self._text = text.load(settings.data)
+        self._digest = self._text.digest
         self._runs = settings.genesis.with_name(RUNS)
         self.version = 0  # of the bundle trained on last, or found
         metrics.begin(metrics.GUARD_EVENTS, *((f"restore-{role}",) for role in ROLES))  # as dreams.py says it
@@ -142,33 +147,18 @@ class Trainer:
 
     async def _consolidate(self, batch: Batch, cut_s: float) -> Sequence[Effect]:
         """cut_s: when the batch came; what depends on time depends on that, so that every try does the same."""
-        started = time.monotonic()
         current = await self._current()
         known = await self._broker.read_hash(FAILED)
         failed = growth.noted(known, await self._refused_growth(), cut_s)
-        parts = {
-            path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
-        }
         batch = await self._of_released(batch, current)
-        await asyncio.to_thread(_forget_others, self._runs, batch.id)
-        made = await asyncio.to_thread(
-            consolidate,
-            parts,
-            batch,
-            replay=self._text.replay,
-            held_out=self._text.held_out,
-            parents=self._text.parents,
-            steps=self._settings.steps,
-            seed=SEED,
-            held_back=growth.waiting(known | failed, cut_s),
-            folder=self._runs / batch.id,
-        )
-        evidence = Evidence(figures=made.figures, guards=made.guards, seconds=time.monotonic() - started)
+        make = self._here if self._endpoint is None else self._there
+        made = await make(batch, current, growth.waiting(known | failed, cut_s))
+        evidence = Evidence(figures=made.figures, guards=made.guards, seconds=made.seconds)
         candidate = Candidate(
             id=candidate_id(batch),
             parent=current.version,
             parent_digest=digest(current),
-            parts=await self._store(made.parts),
+            parts=made.parts,
             evidence=evidence,
             packets=batch.packets,
         )
@@ -178,10 +168,50 @@ class Trainer:
         return [
             HashSet(CANDIDATE, LAST, candidate.id.encode()),
             HashSet(CANDIDATE, GROWN, " ".join(made.grown).encode()),
+            HashDelete(CANDIDATE, JOB),
             *(HashSet(FAILED, name, note) for name, note in failed.items()),
             *(HashDelete(FAILED, name) for name in growth.outdated(known, cut_s) if name not in failed),
             Send(streams.CANDIDATES, pack(candidate), candidate.id),
         ]
+
+    async def _here(self, batch: Batch, current: Bundle, held_back: Collection[str]) -> Made:
+        started = time.monotonic()
+        parts = {
+            path: await self._broker.get_blob(part.digest, part.size_bytes) for path, part in current.parts.items()
+        }
+        await asyncio.to_thread(_forget_others, self._runs, batch.id)
+        found = await asyncio.to_thread(
+            consolidate,
+            parts,
+            batch,
+            replay=self._text.replay,
+            held_out=self._text.held_out,
+            parents=self._text.parents,
+            steps=self._settings.steps,
+            seed=SEED,
+            held_back=held_back,
+            folder=self._runs / batch.id,
+        )
+        return Made(
+            parts=await self._store(found.parts),
+            figures=found.figures,
+            guards=found.guards,
+            grown=found.grown,
+            dropped=found.dropped,
+            seconds=time.monotonic() - started,
+        )
+
+    async def _there(self, batch: Batch, current: Bundle, held_back: Collection[str]) -> Made:
+        assert self._endpoint is not None
+        asked = Job(
+            batch=pack(batch),
+            parts=current.parts,
+            text=self._digest,
+            steps=self._settings.steps,
+            seed=SEED,
+            held_back=tuple(sorted(held_back)),
+        )
+        return await self._endpoint.made(asked)
 
     async def _current(self) -> Bundle:
         """The newest release, once the last candidate is decided on and what came of it can be seen."""
@@ -270,9 +300,13 @@ def _log_progress(stage: str, done: float) -> None:
         log.info("genesis: %s done", stage)
 
 
-async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
-    """Raises Unavailable: "missing_root" without a root to believe bundles by, "missing_corpus" without text."""
-    trainer = Trainer(settings, broker, Trust(broker.redis, keys.load_root(settings.home)))
+async def build(settings: TrainerSettings, broker: Broker, runpod: RunPodSettings = DEFAULT_RUNPOD) -> Wiring:
+    """Raises Unavailable: "missing_root" without a root to believe bundles by, "missing_corpus" without text; and
+    Rejected("bad_setting") for a file of a key that cannot be read.
+    """
+    trust = Trust(broker.redis, keys.load_root(settings.home))
+    endpoint = Endpoint(runpod.runpod_endpoint, runpod, broker) if runpod.runpod_endpoint else None
+    trainer = Trainer(settings, broker, trust, endpoint)
     batches = Consumer(
         streams.BATCHES,
         streams.GROUPS[streams.BATCHES],
@@ -290,13 +324,10 @@ async def build(settings: TrainerSettings, broker: Broker) -> Wiring:
             Tick("measure", MEASURE_EVERY_S, trainer.measure),
             heart(broker, "trainer", settings.node, bundle=lambda: trainer.version, ready=lambda: None),
         ],
+        stop=endpoint.close if endpoint else None,
     )
 
 
 def main() -> None:
     """Process entry."""
-    run("trainer", TrainerSettings, build)
-
-
-if __name__ == "__main__":
-    main()
+    run("trainer", TrainerSettings, lambda settings, broker: build(settings, broker, load(RunPodSettings)))

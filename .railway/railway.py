@@ -1,0 +1,46 @@
+"""The edges on Railway: one service and one volume each. `railway config plan`, then `railway config apply`.
+
+QIG_IMAGE names the slim image (deploy/Dockerfile) in a registry that Railway can read. What is secret is set at the
+services by hand, and kept: docs/railway.md says what each variable holds.
+"""
+# ruff: noqa: INP001 -- read by Railway's command line, not a package
+
+import os
+from typing import Any, Final
+
+from railway_sdk import Project, define_railway, image, preserve, project, service, volume
+
+EDGES: Final = ("edge-1",)  # one line more is one edge more: each has a name, a key and a volume of its own
+HOME: Final = "/var/lib/qig"
+READY_S: Final = 300  # the first start fetches a bundle, and may compile for this processor
+DRAINING_S: Final = 30  # a stop finishes what is being said and sends what is in the outbox; then the process is killed
+SECRETS: Final = ("QIG_BROKER_URL", "EDGE_KEY", "FLEET_ROOT", "EDGE_API_KEYS")
+
+
+@define_railway
+def main(ctx: Any = None) -> Project:  # noqa: ARG001 -- what Railway's command line gives: every environment is alike
+    """The project. Raises KeyError without QIG_IMAGE."""
+    return project("qig-constellation", resources=[each for name in EDGES for each in edge(name)])
+
+
+def edge(name: str) -> list[Any]:
+    """A volume and the edge that keeps its state there. A volume means one replica, as an edge is one."""
+    state = volume(f"{name}-state")
+    runs = service(
+        name,
+        source=image(os.environ["QIG_IMAGE"]),
+        start="python deploy/railway_edge.py",
+        healthcheck="/readyz",
+        healthcheckTimeout=READY_S,
+        replicas=1,
+        deploy={"restartPolicyType": "ALWAYS"},
+        volumeMounts={HOME: state},
+        env={
+            "QIG_NODE": name,
+            "QIG_HOME": HOME,
+            "RAILWAY_RUN_UID": "0",  # for the volume alone: the start command becomes the image's user
+            "RAILWAY_DEPLOYMENT_DRAINING_SECONDS": str(DRAINING_S),
+            **{secret: preserve() for secret in SECRETS},
+        },
+    )
+    return [state, runs]

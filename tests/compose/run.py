@@ -1,0 +1,261 @@
+"""Really runs compose.yaml with the images as they are: up, ask, scale, sleep, bundle, kill, down; prints the figures.
+
+    make compose-test        docker with compose, or podman and COMPOSE=/path/to/docker-compose
+
+Ends with 0 when every promise of docs/deploy.md was kept, 1 when not, 77 when containers cannot be run here.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine import PROJECT, Engine, Failed, Missing, checked, found
+
+from common.client import Client
+from common.errors import QigError
+from scripts import images
+from services.cli import probe
+from services.trainer.corpora.document import documents
+
+SKIPPED = 77
+BASE = os.environ.get("PYTHON_IMAGE") or "docker.io/library/python:3.11-slim-bookworm"
+FILES = ("compose.yaml", "tests/compose/quick.yaml")
+QUICK = ("edge", "aggregator")  # what the second file is about
+# Told to leave alone what runs: with podman compose sees changes where there are none, and makes containers anew.
+UP = ("up", "--detach", "--wait", "--no-build", "--no-recreate")
+RUN = ("run", "--rm", "-T", "--no-deps")
+HEALTHY_MAX_S = 60.0
+BUNDLE_MAX_S = 240.0
+ANSWER_MAX_S = 120.0
+FIRST_QUESTION = "Where does the river go?"
+READ_BYTES = 200_000  # of unseen text: a packet of each of two edges at least
+ASKING = 4  # clients that ask one query after the other
+OURS = ("edge", "aggregator", "trainer", "publisher")
+KILLED = dict.fromkeys(OURS, ("python", "-c", "import os; os.kill(-1, 9)")) | {"broker": ("sh", "-c", "kill -9 -1")}
+"""By service what kills all of a container but its init, which ends with it."""
+INSIDE = """
+import json, os, shutil
+path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/venv/bin"
+names = "apt apt-get as bash busybox c++ cc clang cpp curl dpkg g++ gcc git ld make perl pip pip3 sh wget".split()
+files = [os.path.join(at, name) for top in ("/app", "/etc", "/home", "/keys", "/opt", "/root", "/usr", "/var")
+         for at, _, inside in os.walk(top) for name in inside]
+secrets = [file for file in files if file.endswith((".key", ".url", ".secret", ".pem", ".netrc", "pip.conf"))
+           and not file.endswith("/cacert.pem")]
+elevated = [file for file in files if os.path.isfile(file) and os.stat(file).st_mode & 0o6000]
+print(json.dumps({"programs": [name for name in names if shutil.which(name, path=path)],
+                  "secrets": secrets, "setuid": elevated}))
+"""
+
+
+@dataclass(slots=True)
+class Asked:
+    """What was asked while things were done to the fleet. lost: why each query without an answer had none."""
+
+    answered: int = 0
+    lost: list[str] = field(default_factory=list)
+
+
+async def main() -> int:
+    """Returns an exit code."""
+    try:
+        with found(BASE) as engine:
+            for target in ("slim", "torch-cpu"):
+                images.build(engine.program, target, sys.argv[1:])
+            async with checked(engine):
+                try:
+                    figures, broken = await story(engine)
+                finally:
+                    await engine.up("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "30")
+            figures["left_after_down"] = len(await engine.containers())
+    except Missing as reason:
+        say(f"SKIPPED, nothing was tested: {reason}")
+        return SKIPPED
+    sys.stdout.write(json.dumps(figures) + "\n")
+    for reason in broken:
+        say(f"FAILED: {reason}")
+    return 1 if broken else 0
+
+
+async def story(engine: Engine) -> tuple[dict[str, Any], list[str]]:
+    """The figures, and which promises were not kept. Raises Failed when the story cannot go on."""
+    broken: list[str] = []
+    figures: dict[str, Any] = {"engine": engine.program}
+
+    def promise(kept: bool, what: str) -> None:  # noqa: FBT001
+        if not kept:
+            broken.append(what)
+
+    for target in ("slim", "torch-cpu"):
+        image = images.tag(target)
+        figures[f"{target}_mb"] = round(images.size_bytes(engine.program, image) / 1e6)
+        for reason in await unsafe(engine, image):
+            promise(False, f"{image}: {reason}")
+
+    say("up")
+    figures["healthy_s"] = await seconds(engine.up(*UP, timeout_s=600))
+    promise(figures["healthy_s"] <= HEALTHY_MAX_S, f"healthy after {figures['healthy_s']} s, not {HEALTHY_MAX_S:.0f}")
+    answer = json.loads(await engine.up(*RUN, "qig", "ask", "--json", FIRST_QUESTION))
+    promise(bool(answer["text"]), f"the first question had no answer: {answer}")
+    say(f"{FIRST_QUESTION} {answer['text'][:60]!r}")
+
+    async with Client(await client_url(engine)) as client:
+        async with asking(client) as asked:
+            for count in (4, 1):
+                say(f"scale edge={count}")
+                await engine.up(*UP, f"--scale=edge={count}", timeout_s=600)
+                await asyncio.sleep(5)
+        figures["scaled"] = {"queries": asked.answered + len(asked.lost), "lost": len(asked.lost)}
+        promise(not asked.lost, f"queries lost while edges were scaled: {asked.lost[:3]}")
+
+        say("read and sleep")
+        await engine.up("up", "--detach", "--wait", "--no-build", "--no-deps", *QUICK, files=FILES, timeout_s=600)
+        await read(client)
+        url = f"http://{(await engine.up('port', 'edge', '8000')).strip()}"
+        figures["bundle_s"] = await seconds(eventually(lambda: gauge_is(url, "qig_bundle_version", 2), BUNDLE_MAX_S))
+        figures["bundle_version"] = await probe.gauge(url, "qig_bundle_version")
+        promise((figures["bundle_version"] or 0) >= 2, "the edge serves no new bundle after it slept")
+        figures["memory_mb"] = await memory(engine)
+
+        figures["killed"] = {}
+        for service, kill in KILLED.items():
+            say(f"kill {service}")
+            async with asking(client) as asked:
+                await asyncio.sleep(1)
+                figures["killed"][service] = await back(engine, service, kill)
+                await asyncio.sleep(2)
+            promise(not asked.lost, f"queries lost while {service} was killed: {asked.lost[:3]}")
+
+    say("down")
+    figures["down_s"] = await seconds(engine.up("stop", "--timeout", "30"))
+    ends = await engine.run(
+        "ps", "--all", "--format={{.Names}} {{.Status}}", f"--filter=label=com.docker.compose.project={PROJECT}"
+    )
+    killed = [line for line in ends.splitlines() if "(137)" in line]
+    promise(not killed, f"did not end by themselves within 30 s: {killed}")
+    return figures, broken
+
+
+async def unsafe(engine: Engine, image: str) -> list[str]:
+    """What an image holds and should not."""
+    config = {"Env": [], "User": ""} | json.loads(
+        await engine.run("image", "inspect", "--format={{json .Config}}", image)
+    )
+    # As root, who sees all of it.
+    looked = await engine.run("run", "--rm", "--user=0", "--network=none", "--entrypoint=python", image, "-c", INSIDE)
+    named = [each.split("=")[0] for each in config["Env"]]
+    suspect = ("KEY", "PASS", "SECRET", "TOKEN")
+    wrong = json.loads(looked) | {
+        "variables": [name for name in named if any(word in name for word in suspect)],
+        "user": ["root"] if config["User"].split(":")[0] in {"", "0", "root"} else [],
+    }
+    return [f"{what}: {', '.join(found)}" for what, found in wrong.items() if found]
+
+
+async def client_url(engine: Engine) -> str:
+    """Make a client's user at the broker, as docs/deploy.md says; its address from this machine."""
+    keys = (*RUN, "keys")
+    await engine.up(*keys, "qig", "keys", "broker", "--home", "/keys/broker", "--client", "kiosk")
+    await engine.up(*keys)
+    await engine.up(*RUN, "qig", "keys", "broker", "--load")
+    shown = "import pathlib; print(pathlib.Path('/keys/broker/private/broker/kiosk.url').read_text())"
+    url = (await engine.up(*keys, "python", "-c", shown)).strip()
+    return url.replace("broker:6379", (await engine.up("port", "broker", "6379")).strip())
+
+
+@asynccontextmanager
+async def asking(client: Client) -> AsyncIterator[Asked]:
+    """Queries one after the other from several clients, for as long as this is open."""
+    asked, stop = Asked(), asyncio.Event()
+
+    async def ask_on(number: int) -> None:
+        while not stop.is_set():
+            try:
+                await client.ask(f"The sea was calm, and {number}", max_tokens=8, store=False, deadline_s=ANSWER_MAX_S)
+                asked.answered += 1
+            except QigError as error:
+                asked.lost.append(f"{error.code}: {error.message}")
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(ASKING):
+            group.create_task(ask_on(number))
+        try:
+            yield asked
+        finally:
+            stop.set()
+
+
+async def read(client: Client) -> None:
+    """Give the edges unseen text to read: max_tokens 0, nothing is generated."""
+    size = 0
+    for document in documents("unseen/scripture", root=Path("data")):
+        await client.ask(document.text, max_tokens=0, deadline_s=ANSWER_MAX_S)
+        size += len(document.text.encode())
+        if size > READ_BYTES:
+            return
+
+
+async def back(engine: Engine, service: str, kill: tuple[str, ...]) -> float:
+    """Kill what runs in a service's container; seconds until it is healthy again."""
+    before = await started(engine, service)
+    began = time.monotonic()
+    (container,) = (await engine.up("ps", "--quiet", service)).split()
+    with suppress(Failed):  # the container may be gone before the command has ended
+        await engine.run("exec", container, *kill)
+    await eventually(lambda: has_changed(engine, service, before), ANSWER_MAX_S)
+    await engine.up(*UP, files=FILES, timeout_s=300)
+    return round(time.monotonic() - began, 1)
+
+
+async def started(engine: Engine, service: str) -> str:
+    """When a service's container was started last."""
+    (container,) = (await engine.up("ps", "--all", "--quiet", service)).split()
+    return await engine.run("inspect", "--format={{.State.StartedAt}}", container)
+
+
+async def has_changed(engine: Engine, service: str, before: str) -> bool:
+    """Whether it was started anew since."""
+    return await started(engine, service) != before
+
+
+async def gauge_is(url: str, name: str, least: float) -> bool:
+    """Whether a service shows at least this."""
+    try:
+        return (await probe.gauge(url, name) or 0) >= least
+    except QigError:
+        return False
+
+
+async def memory(engine: Engine) -> dict[str, str]:
+    """What each container uses, by name."""
+    told = await engine.run("stats", "--no-stream", "--format={{.Name}} {{.MemUsage}}", *await engine.containers())
+    return {name.removeprefix(f"{PROJECT}-"): used for name, used in (line.split(" ", 1) for line in told.splitlines())}
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], within_s: float) -> None:
+    """Wait until it holds, or for as long as is said."""
+    until = time.monotonic() + within_s
+    while not await holds() and time.monotonic() < until:  # noqa: ASYNC110 -- it holds in another process
+        await asyncio.sleep(1)
+
+
+async def seconds(work: Coroutine[Any, Any, object]) -> float:
+    """How long it took."""
+    began = time.monotonic()
+    await work
+    return round(time.monotonic() - began, 1)
+
+
+def say(line: str) -> None:
+    """On standard error: standard output is the figures'."""
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
