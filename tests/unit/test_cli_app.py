@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": ["demo"],
     "up": ["up"],
     "ask": ["ask", "hello"],
+    "read": ["read", "book.txt"],
     "watch": ["watch"],
     "top": ["top"],
     "nodes": ["nodes"],
