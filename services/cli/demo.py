@@ -32,7 +32,7 @@ from services.cli.ask import evidence
 from services.cli.broker import client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
-from services.cli.genesis import DATA
+from services.cli.genesis import DATA, why_no_text
 from services.cli.show import command, plain
 from services.cli.up import first_genesis
 from services.trainer import text
@@ -117,6 +117,8 @@ def _show_next(out: Console, home: Path) -> None:
 
 async def _tell(home: Path, out: Console) -> Story:
     began_s = time.monotonic()
+    if why := why_no_text():
+        raise Unavailable("missing_corpus", why)
     owned = text.load(DATA)
     unseen = split(documents(UNSEEN, root=DATA))
     if places.is_locked(home):
