@@ -222,7 +222,8 @@ def _show_round(out: Console, packets: Sequence[SeenPacket], bundle: Bundle, ver
 
 def _gate_line(figure: Figure) -> str:
     before = "" if figure.before is None else f"{figure.before:.3f} to "
-    return f"{figure.name} {figure.domain or ''} {before}{figure.after:.3f} {figure.unit}"
+    unit = "" if figure.unit == "1" else f" {figure.unit}"  # of a share: a 1 after the figures says nothing
+    return f"{figure.name} {figure.domain or ''} {before}{figure.after:.3f}{unit}"
 
 
 async def _examine(examiner: Examiner, redis: Redis, bundle: Bundle) -> dict[str, Score]:
