@@ -36,6 +36,7 @@ CHECK_EVERY_S: Final = 2.0
 TRY_AGAIN_S: Final = 1.0  # at the soonest: a full disk refuses every read at once
 STALE_CHECKS: Final = 3  # readiness is false when the group was not seen for this many checks
 START_TIMEOUT_S: Final = 10.0
+HAND_BACK_S: Final = 3.0  # of the 30 s between SIGTERM and SIGKILL: without a broker, work in flight takes seven before
 GONE_CONSUMER_S: Final = 3_600.0
 PENDING_MAX: Final = 1_000  # looked at in a check; handed back at a stop: a reader holds max_records, a claimer one
 
@@ -103,9 +104,13 @@ class Subscription(Generic[M]):
         async with self._upkeep:
             await asyncio.gather(self._intake.close(), *(half.stop() for half in self._holders.values()))
         try:
-            await self._hand_back()
-        except RedisError as error:  # the broker is away or has lost the group: what was read is claimed, or read anew
-            log.warning("what was read of %s is not handed back: %s", self.consumer.stream, error)
+            async with asyncio.timeout(HAND_BACK_S):
+                await self._hand_back()
+        except (
+            RedisError,
+            TimeoutError,
+        ) as error:  # or no group: what was read is claimed
+            log.warning("what was read of %s is not handed back, %s", self.consumer.stream, trouble(error))
 
     async def _hand_back(self) -> None:
         tried = set(self._intake.tried)

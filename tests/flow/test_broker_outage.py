@@ -267,6 +267,14 @@ async def test_consumers_that_are_gone_are_forgotten_unless_they_hold_something(
     assert await left(-1) == [b"holds"]
 
 
+async def test_a_stop_does_not_wait_for_a_broker_that_does_not_answer(redis, start_node, monkeypatch):
+    node = await start_node(consumer(count))
+    monkeypatch.setattr("common.runtime.subscription.HAND_BACK_S", 0.05)
+    monkeypatch.setattr(node.subscription, "_hand_back", asyncio.Event().wait)
+    async with asyncio.timeout(5):
+        await node.subscription.stop()
+
+
 async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, start_node, eventually):
     for _ in range(10):
         node = await start_node(consumer(count))
