@@ -10,6 +10,8 @@ makes the group, the parser, the acknowledgement, its task supervisor, its stop 
 import asyncio
 import logging
 import os
+import random
+import time
 from typing import Any, Final, Generic, TypeVar, cast
 
 from faststream import AckPolicy
@@ -34,6 +36,7 @@ CHECK_EVERY_S: Final = 2.0
 TRY_AGAIN_S: Final = 1.0  # at the soonest: a full disk refuses every read at once
 STALE_CHECKS: Final = 3  # readiness is false when the group was not seen for this many checks
 START_TIMEOUT_S: Final = 10.0
+HAND_BACK_S: Final = 3.0  # of the 30 s between SIGTERM and SIGKILL: without a broker, work in flight takes seven before
 GONE_CONSUMER_S: Final = 3_600.0
 PENDING_MAX: Final = 1_000  # looked at in a check; handed back at a stop: a reader holds max_records, a claimer one
 
@@ -61,6 +64,7 @@ class Subscription(Generic[M]):
             f"{name}-claim": self._subscribe(faststream, f"{name}-claim", claim_ms, poll_ms),
         }
         self._seen = False
+        self._sweep_s = time.monotonic() + _until_a_sweep_s()
         metrics.begin(metrics.GROUPS_REMADE, (self.consumer.stream,))
         self._stopping = False
         self._upkeep = asyncio.Lock()  # a half that is being started while its stop is asked for would outlive it
@@ -100,9 +104,13 @@ class Subscription(Generic[M]):
         async with self._upkeep:
             await asyncio.gather(self._intake.close(), *(half.stop() for half in self._holders.values()))
         try:
-            await self._hand_back()
-        except RedisError as error:  # the broker is away or has lost the group: what was read is claimed, or read anew
-            log.warning("what was read of %s is not handed back: %s", self.consumer.stream, error)
+            async with asyncio.timeout(HAND_BACK_S):
+                await self._hand_back()
+        except (
+            RedisError,
+            TimeoutError,
+        ) as error:  # or no group: what was read is claimed
+            log.warning("what was read of %s is not handed back, %s", self.consumer.stream, trouble(error))
 
     async def _hand_back(self) -> None:
         tried = set(self._intake.tried)
@@ -173,7 +181,11 @@ class Subscription(Generic[M]):
 
     async def _look_after(self) -> None:
         stream, group = self.consumer.stream, self.consumer.group
-        waiting = await scripts.look_after(self._redis, stream, group, gone_s=GONE_CONSUMER_S, most=PENDING_MAX)
+        sweeps = time.monotonic() >= self._sweep_s
+        gone_s = GONE_CONSUMER_S if sweeps else None
+        waiting = await scripts.look_after(self._redis, stream, group, gone_s=gone_s, most=PENDING_MAX)
+        if sweeps:
+            self._sweep_s = time.monotonic() + _until_a_sweep_s()
         if waiting.made and self._seen:
             metrics.GROUPS_REMADE.labels(stream).inc()
             log.warning("the group %s of %s was lost; made anew at 0", group, stream)
@@ -185,6 +197,11 @@ class Subscription(Generic[M]):
         metrics.OLDEST_IDLE.labels(stream).set(waiting.oldest_idle_s)
         metrics.DEAD.labels(stream).set(waiting.dead)
         metrics.OUTBOX.labels(stream).set(waiting.outbox)
+
+
+def _until_a_sweep_s() -> float:
+    """Drawn, so that processes which began together do not all sweep at once."""
+    return random.uniform(0.0, GONE_CONSUMER_S / 4)  # noqa: S311 -- no secret
 
 
 async def _is_there(**_: object) -> bool:

@@ -262,8 +262,17 @@ async def test_consumers_that_are_gone_are_forgotten_unless_they_hold_something(
         await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=gone_s, most=10)
         return [row["name"] for row in await redis.xinfo_consumers(streams.QUERIES, "edge")]
 
+    assert sorted(await left(None)) == [b"empty", b"holds"]
     assert sorted(await left(3600)) == [b"empty", b"holds"]
     assert await left(-1) == [b"holds"]
+
+
+async def test_a_stop_does_not_wait_for_a_broker_that_does_not_answer(redis, start_node, monkeypatch):
+    node = await start_node(consumer(count))
+    monkeypatch.setattr("common.runtime.subscription.HAND_BACK_S", 0.05)
+    monkeypatch.setattr(node.subscription, "_hand_back", asyncio.Event().wait)
+    async with asyncio.timeout(5):
+        await node.subscription.stop()
 
 
 async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, start_node, eventually):
