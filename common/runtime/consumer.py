@@ -182,6 +182,8 @@ class Intake(Generic[M]):
         self._begun: set[asyncio.Task[Any]] = set()
         self._finishing: set[asyncio.Task[Any]] = set()
         self._closed = False
+        ends: tuple[Outcome, ...] = ("done", "rejected", "corrupt", "dead")
+        metrics.begin(metrics.HANDLED, *((consumer.stream, outcome) for outcome in ends))
         self.tried: deque[str] = deque(maxlen=TRIED_MAX)  # entries that a handler had here and left pending
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:

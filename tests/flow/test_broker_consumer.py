@@ -5,7 +5,7 @@ from broker_node import COUNTS, consumer, count, counted, finished, letters
 from faststream.redis import RedisBroker
 
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import scripts, streams
+from common.runtime import metrics, scripts, streams
 from common.runtime.consumer import Intake
 from common.runtime.effects import Absent, HashSet, Send
 from common.runtime.entries import Entry
@@ -298,3 +298,11 @@ async def test_nothing_is_sent_by_a_commit_whose_entry_somebody_else_has_finishe
     await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
     assert await scripts.commit(redis, streams.QUERIES, sent, entry=("edge", "1-0"), direct=True) == "gone"
     assert await redis.exists(streams.answers("kiosk")) == 0
+
+
+async def test_the_ends_of_an_entry_read_zero_before_the_first(redis):
+    metrics.HANDLED.clear()
+    Intake(redis, consumer(count))
+    for outcome in ("done", "rejected", "corrupt", "dead"):
+        labels = {"stream": streams.QUERIES, "outcome": outcome}
+        assert metrics.REGISTRY.get_sample_value("qig_handled_total", labels) == 0.0

@@ -71,6 +71,11 @@ def waiting(stream: str, number: float, finished: str) -> dict[str, str]:
     }
 
 
+def begun(stream: str, at: int) -> dict[str, str]:
+    """One that was done long ago, and one that is in work from then on."""
+    return waiting(stream, 1, late(2, 1)) | {f'qig_stream_pending{{stream="{stream}"}}': late(at, 1)}
+
+
 def phases(share: float, answers: float) -> dict[str, str]:
     """In FRACTURE for so much of each twenty samples, with so many answers a minute."""
     held = round(20 * share)
@@ -159,6 +164,9 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("LearningStuck", 90, waiting("qig:batches", 1, flat(0)), True),
     ("LearningStuck", 90, waiting("qig:batches", 1, late(60, 1)), False),
     ("LearningStuck", 90, waiting("qig:batches", 0, late(2, 5)), False),
+    ("LearningStuck", 181, begun("qig:batches", 120), True),
+    ("LearningStuck", 179, begun("qig:batches", 120), False),
+    ("LearningStuck", 90, waiting("qig:batches", 1, "_x20 " + late(50, 1)), False),
     ("StreamFilling", 8, {FILL: flat(0.51)}, True),
     ("StreamFilling", 8, {FILL: flat(0.5)}, False),
     ("StreamFull", 4, {FILL: flat(0.91)}, True),
