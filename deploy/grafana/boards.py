@@ -538,7 +538,7 @@ def streams() -> bytes:
                 "Dead letters by reason",
                 "Entries that ended as a dead letter since the services started.",
                 "short",
-                ("sum by (stream, code) (qig_dead_letters_total)", "{{stream}} {{code}}"),
+                ("sum by (stream, code) (qig_dead_letters_total) > 0", "{{stream}} {{code}}"),
             ),
         ),
         row(

@@ -300,9 +300,17 @@ async def test_nothing_is_sent_by_a_commit_whose_entry_somebody_else_has_finishe
     assert await redis.exists(streams.answers("kiosk")) == 0
 
 
-async def test_the_ends_of_an_entry_read_zero_before_the_first(redis):
-    metrics.HANDLED.clear()
+@pytest.mark.parametrize(
+    ("counter", "label", "values"),
+    [
+        (metrics.HANDLED, "outcome", ("done", "rejected", "corrupt", "dead")),
+        (metrics.DEAD_LETTERS, "code", ("never_finished", "handler_failed", "no_body")),
+    ],
+)
+async def test_what_alerts_look_at_reads_zero_before_the_first(redis, counter, label, values):
+    counter.clear()
     Intake(redis, consumer(count))
-    for outcome in ("done", "rejected", "corrupt", "dead"):
-        labels = {"stream": streams.QUERIES, "outcome": outcome}
-        assert metrics.REGISTRY.get_sample_value("qig_handled_total", labels) == 0.0
+    rows = [row for family in counter.collect() for row in family.samples]
+    assert {(row.labels["stream"], row.labels[label], row.value) for row in rows} == {
+        (streams.QUERIES, value, 0.0) for value in values
+    }

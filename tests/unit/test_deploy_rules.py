@@ -118,6 +118,15 @@ def candidates(refused: float, released: float) -> dict[str, str]:
     }
 
 
+def died(stream: str, code: str, by: float, at: int) -> dict[str, str]:
+    return {f'qig_dead_letters_total{{stream="{stream}", code="{code}"}}': late(at, by)}
+
+
+def refusal(stream: str, code: str) -> dict[str, str]:
+    """Of what has an alert of its own."""
+    return {f'qig_stream_dead{{stream="{stream}"}}': steps(3, 4, 10), **died(stream, code, 1, 10)}
+
+
 def training(began_s: float, checkpoint_s: float) -> dict[str, str]:
     return {
         'qig_batch_began_time_seconds{job="trainer"}': flat(began_s),
@@ -135,6 +144,8 @@ OUTBOX = 'qig_stream_outbox{stream="qig:batches"}'
 DEAD = 'qig_stream_dead{stream="qig:queries"}'
 REMADE = 'qig_groups_remade_total{stream="qig:packets"}'
 TAKEN_BACK = 'qig_releases_taken_back_total{had="ring"}'
+REFUSALS = {"qig:packets": "clock", "qig:candidates": "candidate_refused"}
+FAULTS = ("never_finished", "handler_failed", "blob_missing", "no_body", "wrong_type")
 
 # Alert, minutes after which it is looked at, what Prometheus has seen by then, whether it fires.
 CASES: list[tuple[str, int, dict[str, str], bool]] = [
@@ -176,6 +187,12 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("DeadLetters", 30, {DEAD: steps(3, 4, 10)}, True),
     ("DeadLetters", 30, {DEAD: flat(3)}, False),
     ("DeadLetters", 90, {DEAD: steps(3, 4, 10)}, False),
+    ("DeadLetters", 30, {DEAD: flat(100_000), **died("qig:queries", "garbage", 1, 10)}, True),
+    ("DeadLetters", 30, {DEAD: flat(100_000), **died("qig:queries", "garbage", 0, 10)}, False),
+    ("DeadLetters", 90, {DEAD: flat(100_000), **died("qig:queries", "garbage", 1, 10)}, False),
+    *(("DeadLetters", 30, refusal(stream, code), False) for stream, code in REFUSALS.items()),
+    *(("DeadLetters", 30, died(stream, code, 1, 10), True) for stream in REFUSALS for code in FAULTS),
+    *(("DeadLetters", 30, died(stream, code, 0, 10), False) for stream in REFUSALS for code in FAULTS),
     ("GroupRemade", 30, {REMADE: late(10, 1)}, True),
     ("GroupRemade", 30, {REMADE: flat(1)}, False),
     ("GroupRemade", 80, {REMADE: late(10, 1)}, False),
