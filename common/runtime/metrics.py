@@ -181,8 +181,10 @@ show_constellation_phi(None, None)  # not known yet
 
 
 def show_figures(figures: Iterable[Figure]) -> None:
-    """Set what a candidate, or the bundle that it became, was measured to be."""
+    """Set what a candidate, or the bundle that it became, was measured to be; of other domains nothing stays."""
     gauges = {"bits_per_byte": HELD_OUT, "drift_rad": DRIFT}
+    for gauge in gauges.values():
+        gauge.clear()
     for figure in figures:
         if figure.name in gauges and figure.domain is not None:
             gauges[figure.name].labels(figure.domain).set(figure.after)
