@@ -494,18 +494,6 @@ def streams() -> bytes:
             "",
             8,
             lines(
-                "Lag",
-                "Entries that nobody in the group has been given yet.",
-                "short",
-                ("max by (stream) (qig_stream_lag)", "{{stream}}"),
-            ),
-            lines(
-                "Pending",
-                "Entries given to a consumer and not finished.",
-                "short",
-                ("max by (stream) (qig_stream_pending)", "{{stream}}"),
-            ),
-            lines(
                 "Oldest in work",
                 "How long the longest held entry has not been touched; after 5 s another consumer takes it.",
                 "s",
