@@ -94,6 +94,13 @@ def kappa(value: float, answers: float = 1) -> dict[str, str]:
     }
 
 
+def answered(each_ten_minutes: float, until: int | None = None) -> dict[str, str]:
+    """So many answers of a kernel at one edge within ten minutes, and none from a minute on."""
+    step = each_ten_minutes * EVERY_S / 600
+    number = 2000 if until is None else until * 60 // EVERY_S
+    return {'qig_distance_rad_count{instance="a", kernel="heart"}': f"0+{step:g}x{number} {number * step:g}{LONG}"}
+
+
 def together(phi: float, best: float) -> dict[str, str]:
     return {
         'qig_constellation_phi_ratio{instance="a", job="edge"}': flat(phi),
@@ -196,10 +203,12 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("GroupRemade", 30, {REMADE: late(10, 1)}, True),
     ("GroupRemade", 30, {REMADE: flat(1)}, False),
     ("GroupRemade", 80, {REMADE: late(10, 1)}, False),
-    ("PhiCollapse", 30, {HEART: steps(0.65, 0.64, 10)}, True),
-    ("PhiCollapse", 30, {HEART: steps(0.8, 0.65, 10)}, False),
-    ("PhiCollapse", 30, {HEART: steps(0.64, 0.4, 10)}, False),
-    ("PhiCollapse", 30, {HEART: steps(0.8, 0.4, 25)}, False),
+    ("PhiCollapse", 40, {HEART: steps(0.65, 0.64, 10), **answered(3.1)}, True),
+    ("PhiCollapse", 40, {HEART: steps(0.8, 0.65, 10), **answered(3.1)}, False),
+    ("PhiCollapse", 40, {HEART: steps(0.64, 0.4, 10), **answered(3.1)}, False),
+    ("PhiCollapse", 40, {HEART: steps(0.8, 0.4, 30), **answered(3.1)}, False),
+    ("PhiCollapse", 40, {HEART: steps(0.8, 0.4, 10), **answered(2.9)}, False),
+    *(("PhiCollapse", at, {HEART: steps(0.8, 0.4, 10), **answered(600, until=10)}, False) for at in (20, 26, 40)),
     ("FractureStuck", 60, phases(0.95, 1), True),
     ("FractureStuck", 60, phases(0.9, 1), False),
     ("FractureStuck", 60, phases(1, 0.3), False),
@@ -209,12 +218,14 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("KappaOutOfBand", 70, kappa(10), False),
     ("KappaOutOfBand", 70, kappa(200), False),
     ("KappaOutOfBand", 70, kappa(5, answers=0.3), False),
-    ("NoEmergence", 20, together(0.7, 0.7), True),
-    ("NoEmergence", 20, together(0.71, 0.7), False),
+    ("NoEmergence", 30, together(0.7, 0.7) | answered(3.1), True),
+    ("NoEmergence", 30, together(0.71, 0.7) | answered(3.1), False),
+    ("NoEmergence", 30, together(0.7, 0.7) | answered(2.9), False),
+    *(("NoEmergence", at, together(0.7, 0.7) | answered(600, until=10), False) for at in (20, 26, 40)),
     (
         "NoEmergence",
-        20,
-        {'qig_constellation_phi_ratio{instance="a", job="edge"}': UNKNOWN, HEART: flat(0.9)},
+        30,
+        {'qig_constellation_phi_ratio{instance="a", job="edge"}': UNKNOWN, HEART: flat(0.9), **answered(3.1)},
         False,
     ),
     ("PacketRejectRatio", 90, packets(10.1, 89.9), True),
