@@ -13,6 +13,7 @@ from common.constants import PHI_COLLAPSE
 from common.runtime import metrics
 from common.runtime.streams import GROUPS, OUTBOX_MAX_ENTRIES
 from services.aggregator.bases import BASE_WINDOW
+from services.publisher.app.releases import DAY_S, WARN_DAYS
 
 ROOT = Path(__file__).parents[2]
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
@@ -115,6 +116,13 @@ def versions(released: float, served: float) -> dict[str, str]:
         'qig_bundle_version{instance="p", job="publisher"}': flat(released),
         'qig_bundle_version{instance="a", job="edge"}': flat(served),
         'qig_bundle_version{instance="b", job="edge"}': flat(released),
+    }
+
+
+def trust_ends(at_s: float) -> dict[str, str]:
+    return {
+        'qig_trust_ends_time_seconds{job="publisher"}': flat(at_s),
+        'qig_trust_ends_time_seconds{job="edge"}': flat(0),
     }
 
 
@@ -237,6 +245,9 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("BundleRolledBack", 30, {TAKEN_BACK: late(10, 1)}, True),
     ("BundleRolledBack", 30, {TAKEN_BACK: flat(1)}, False),
     ("BundleRolledBack", 80, {TAKEN_BACK: late(10, 1)}, False),
+    ("TrustEnds", 10, trust_ends(WARN_DAYS * DAY_S + 599), True),
+    ("TrustEnds", 10, trust_ends(WARN_DAYS * DAY_S + 600), False),
+    ("TrustEnds", 10, trust_ends(0), False),
     ("CandidatesRefused", 120, candidates(3, 0), True),
     ("CandidatesRefused", 120, candidates(2, 0), False),
     ("CandidatesRefused", 120, candidates(3, 1), False),
@@ -335,6 +346,7 @@ def test_the_playbook_says_of_each_alert_what_it_means_what_to_look_at_and_what_
 def test_thresholds_are_those_of_the_code() -> None:
     assert ALERTS["PhiCollapse"]["expr"].count(f" {PHI_COLLAPSE:g}") == 2
     assert f"> {OUTBOX_MAX_ENTRIES // 2}" in ALERTS["OutboxFull"]["expr"]
+    assert f"< {WARN_DAYS * DAY_S:.0f}" in ALERTS["TrustEnds"]["expr"]
     assert f">= {BASE_WINDOW - 1}" in ALERTS["BundleSkew"]["expr"]
 
 
