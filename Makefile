@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo up test check bench chaos images compose-test fmt lock docs clean
+.PHONY: demo up test check bench chaos drill images compose-test fmt lock docs clean
 demo: .venv/ready
 	@$(BIN)/qig demo
 
@@ -30,6 +30,10 @@ SEED ?= 0
 WORLD ?= light
 chaos: .venv/ready
 	@$(BIN)/python tests/chaos/run.py --scenarios $(SCENARIOS) --seed $(SEED) --world $(WORLD)
+
+# Each alert made to fire by a real fault, and to clear: minutes. Needs prometheus (Debian's package).
+drill: .venv/ready
+	@$(BIN)/python tests/drill.py
 
 # With docker or podman. One or some: make images TARGETS="slim cuda". Flags for the builder: BUILD=--no-cache
 TARGETS ?= slim torch-cpu

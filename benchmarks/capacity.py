@@ -1,10 +1,12 @@
 """What an edge costs, and what it costs the centre: processor, memory and bytes, measured on a real constellation.
 
-    python benchmarks/capacity.py [idle] [ask] [learn] [broker] [--seconds 60] [--queries 200] [--nodes 1000]
+    python benchmarks/capacity.py [idle] [ask] [learn] [wide] [broker] [--seconds 60] [--queries 200] [--nodes 1000]
 
 idle    one edge and the centre, ready and asked nothing, for --seconds: processor, memory, bytes over the link
 ask     --queries questions of TOKENS tokens over the stream, asked by ASKERS at once
 learn   text is read until ROUNDS of packets have become bundles: what that costs each service and the link
+wide    what of an edge talks to the broker, without kernels, as often as WIDE says: what each costs the broker, idle,
+        and what a query costs that any of them may take
 broker  --nodes enrolled edges send packets to a real aggregator: what the broker keeps for each edge and each packet
 
 All run when nothing is named, and one line is printed a case. Processor time is of all threads of a process. Bytes are
@@ -15,8 +17,11 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,10 +30,20 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 from centre import WAVE, Centre
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from common.client import Client
 from common.runtime import access, embedded, keys, streams
 from common.runtime.connection import connect
+from common.runtime.consumer import Consumer
+from common.runtime.effects import Send
+from common.runtime.follower import ONLY_NEW, Follower
+from common.runtime.heart import HEART_EVERY_S
+from common.runtime.service import Tick, Wiring, serve
+from common.runtime.settings import EdgeSettings, load
+from common.wire.codec import pack, unpack
+from common.wire.inference import Answer, Query
+from common.wire.messages import Heartbeat
 from services.aggregator.app.hashes import LEDGER
 from services.cli import genesis
 from services.cli.fleet import Fleet
@@ -42,11 +57,99 @@ TOKENS, ASKERS, ROUNDS = 64, 8, 3
 ROUND_BYTES = 60_000
 PATIENCE_S = 180.0
 DAY_S = 86_400
+WIDE, STEP = (50, 100, 200), 50
 
 
 def say(case, value, unit, **more):
     row = {"claim": CLAIM, "case": case, "value": value, "unit": unit, "peer": None, "peer_value": None, "ratio": None}
     print(json.dumps(row | more), flush=True)
+
+
+# Wide
+
+
+def talking(number, url):
+    """An edge's conversation with the broker: its consumer, its followers, its relay, its heartbeat."""
+
+    async def answer(_, query):
+        done = Answer(
+            query_id=query.id, client=query.client, node=f"edge-{number}", bundle=1, text="a", finish="length"
+        )
+        return [Send(streams.answers(query.client), pack(done), query.id)]
+
+    async def build(broker):
+        async def beat():
+            told = Heartbeat(node=f"edge-{number}", service="edge", at_s=time.time(), bundle=1, ready=True)
+            await asyncio.wait([broker.tell(streams.HEART, pack(told))])
+            await broker.teach()
+
+        async def heard(_):
+            return None
+
+        followed = (streams.BUNDLES, streams.RETURNED, streams.CANCEL)
+        return Wiring(
+            consumers=[Consumer(streams.QUERIES, "edge", lambda body: unpack(Query, body), answer, at_once=8)],
+            followers=[Follower(stream, ONLY_NEW, heard) for stream in followed],
+            ticks=[Tick("heart", HEART_EVERY_S, beat)],
+        )
+
+    environ = {"QIG_BROKER_URL": url, "QIG_HTTP_PORT": "0", "QIG_NODE": f"edge-{number}"}
+    return load(EdgeSettings, environ), build
+
+
+async def talk(first, count, url):
+    """So many of them in this process, until it is killed."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for number in range(first, first + count):
+            settings, build = talking(number, url)
+            group.create_task(serve(settings, service="edge", build=build, stop=stop))
+            await asyncio.sleep(0.02)  # not all at once
+
+
+async def wide(given):
+    with tempfile.TemporaryDirectory() as scratch:
+        running = embedded.start(Path(scratch))
+        processes = []
+        try:
+            async with connect(running.url) as redis:
+                began, there = processor_s(running.pid), 0
+                for count in WIDE:
+                    while there < count:
+                        command = [sys.executable, __file__, "--talk", str(there), str(STEP), running.url]
+                        processes.append(await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL))
+                        there += STEP
+                    await until_reading(redis, count)
+                    began, at_s = processor_s(running.pid), time.monotonic()
+                    await asyncio.sleep(given.seconds / 2)
+                    used = (processor_s(running.pid) - began) / (time.monotonic() - at_s)
+                    about = await redis.info("clients")
+                    say(f"wide: the broker's processor, {count} idle edges", 100 * used / count, "% of a core an edge")
+                    say(f"wide: connections, {count} edges", about["connected_clients"] / count, "an edge")
+                    idle = used
+                    began, at_s = processor_s(running.pid), time.monotonic()
+                    async with Client(running.url) as client:
+                        for _ in range(given.queries):
+                            await client.ask("a", max_tokens=1)
+                    spent = processor_s(running.pid) - began - idle * (time.monotonic() - at_s)
+                    say(f"wide: the broker's processor, {count} edges", 1000 * spent / given.queries, "ms a query")
+                    memory = (await redis.info("memory"))["mem_clients_normal"]
+                    say(f"wide: memory of connections, {count} edges", memory / count / 1000, "KB an edge")
+        finally:
+            for process in processes:
+                process.kill()
+                await process.wait()
+            running.stop()
+
+
+async def until_reading(redis, count):
+    """That many edges have a reader and a claimer."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(ResponseError):
+                if len(await redis.xinfo_consumers(streams.QUERIES, "edge")) >= 2 * count:
+                    return
+            await asyncio.sleep(0.5)
 
 
 # Counting
@@ -228,19 +331,25 @@ async def sent(redis: Redis, centre, given, running, process):
 
 
 async def main():
+    if sys.argv[1:2] == ["--talk"]:
+        logging.disable()
+        await talk(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=["idle", "ask", "learn", "broker", []], default=[])
+    parser.add_argument("cases", nargs="*", choices=["idle", "ask", "learn", "wide", "broker", []], default=[])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--nodes", type=int, default=1000)
     given = parser.parse_args()
-    cases = given.cases or ["idle", "ask", "learn", "broker"]
-    if set(cases) - {"broker"}:
+    cases = given.cases or ["idle", "ask", "learn", "wide", "broker"]
+    if set(cases) - {"wide", "broker"}:
         with tempfile.TemporaryDirectory() as home:
             async with constellation(Path(home)) as counting:
                 for name, work in (("idle", idle), ("ask", ask), ("learn", learn)):
                     if name in cases:
                         await work(counting, given)
+    if "wide" in cases:
+        await wide(given)
     if "broker" in cases:
         await broker(given)
 

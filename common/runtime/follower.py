@@ -21,7 +21,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import metrics
-from common.runtime.connection import BACKOFF_FIRST_S, BACKOFF_MAX_S, trouble
+from common.runtime.connection import AWAY, BACKOFF_FIRST_S, BACKOFF_MAX_S, trouble
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.health import Health
 from common.runtime.logs import bound
@@ -96,7 +96,7 @@ async def newest(redis: Redis, stream: str) -> str:
     """The id of the newest entry that ever was in `stream`, FROM_START when there is no such stream."""
     try:
         about = await redis.xinfo_stream(stream)
-    except NoPermissionError:
+    except (*AWAY, NoPermissionError):  # a cluster without a master for the slot has not lost the stream
         raise
     except ResponseError:  # no such key
         return FROM_START

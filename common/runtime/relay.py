@@ -86,12 +86,19 @@ async def _carry_page(
 
 
 async def _publish(redis: Redis, fields: Mapping[bytes, bytes]) -> None:
-    """Raises Rejected: "no_body" for an entry that no commit made, "wrong_type" where the target is no stream."""
+    """Raises Rejected: "no_body" for an entry that no commit made, "no_stream" for a target that this release does not
+    know, "wrong_type" where it is no stream.
+    """
     try:
         target, message_id = fields[b"stream"].decode(), fields[b"id"].decode()
         message = fields[streams.DATA_FIELD.encode()]
     except (KeyError, UnicodeDecodeError) as error:
         raise Rejected("no_body", f"an entry of an outbox without a stream, an id or a message: {error}") from None
+    try:
+        streams.retention(target)
+    except KeyError:
+        told = f"no stream {target[:80]!r}: sent by another release? `qig dead replay` once this one knows it"
+        raise Rejected("no_stream", told) from None
     try:
         published = await scripts.publish(redis, target, message, message_id, carried=True)
     except ResponseError as error:

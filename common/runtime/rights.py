@@ -116,7 +116,7 @@ def _publishes(*keys: str) -> tuple[Grant, ...]:
 
 
 def _consumes(stream: str) -> tuple[Grant, ...]:
-    """subscription.py, consumer.py, relay.py, scripts.hold, commit, finish, bury and sweep."""
+    """subscription.py, consumer.py, relay.py, scripts.hold, commit, finish, bury and look_after."""
     group = "xgroup|create xgroup|delconsumer xinfo|consumers xinfo|groups xreadgroup"
     return (
         _grant("RW", [stream], f"{group} xack xautoclaim xclaim xdel xlen xpending"),

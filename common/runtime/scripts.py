@@ -20,6 +20,7 @@ because a client whose reply was lost cannot know whether it ran.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -190,7 +191,8 @@ bury(KEYS[2], ARGV[2], ARGV[3])
 return 1
 """
 
-# KEYS: stream, its dead letters, its outbox. ARGV: group, idle_ms of a consumer that is gone, entries looked at.
+# KEYS: stream, its dead letters, its outbox. ARGV: group, idle_ms of a consumer that is gone ('' = do not look for any:
+# of a thousand edges each would look at all), entries looked at.
 # Outside a script a server without memory refuses even to say that the group is there. A consumer that holds entries
 # stays: deleting it would delete its pending list. What is delivered now and what lies in the future both show as idle
 # for 0 ms; to the former nothing happens. JUSTID, so that it is not counted as a delivery.
@@ -202,7 +204,8 @@ local function row_of(flat)
   for i = 1, #flat, 2 do row[flat[i]] = flat[i + 1] end
   return row
 end
-for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+local consumers = ARGV[2] ~= '' and redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]) or {{}}
+for _, flat in ipairs(consumers) do
   local consumer = row_of(flat)
   if consumer['pending'] == 0 and consumer['idle'] > tonumber(ARGV[2]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
@@ -347,8 +350,10 @@ async def teach(redis: Redis) -> None:
     a cluster that serve their queries and cancels may have been called by no service yet. Wants script|exists and
     script|load.
     """
-    if not all(await redis.script_exists(digest(_PUBLISH))):  # 40 bytes, against the script's two thousand
-        await redis.script_load(_PUBLISH)
+    with suppress(NoPermissionError):  # of a list of users that is older than we are
+        if all(await redis.script_exists(digest(_PUBLISH))):  # 40 bytes, against the script's two thousand
+            return
+    await redis.script_load(_PUBLISH)
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:
@@ -381,14 +386,15 @@ class Waiting(NamedTuple):
     outbox: int
 
 
-async def look_after(redis: Redis, stream: str, group: str, *, gone_s: float, most: int) -> Waiting:
+async def look_after(redis: Redis, stream: str, group: str, *, gone_s: float | None, most: int) -> Waiting:
     """Have the group there, reading from the stream's start where it is made; delete its consumers that were silent for
-    `gone_s` and hold nothing; let what was delivered before the server's clock was set back be claimed after the claim
-    time, and not only once the clock is there again. Looks at the oldest `most` pending entries.
+    `gone_s` and hold nothing (None: do not look for any); let what was delivered before the server's clock was set back
+    be claimed after the claim time, and not only once the clock is there again. Looks at the oldest `most` pending
+    entries.
     """
     keys = [stream, streams.dead(stream), streams.outbox(stream)]
     made, length, pending, idle_ms, dead, outbox = await _run(
-        redis, _LOOK_AFTER, keys, [group, int(gone_s * 1000), most]
+        redis, _LOOK_AFTER, keys, [group, "" if gone_s is None else int(gone_s * 1000), most]
     )
     return Waiting(bool(made), length, pending, idle_ms / 1000, dead, outbox)
 

@@ -10,6 +10,8 @@ makes the group, the parser, the acknowledgement, its task supervisor, its stop 
 import asyncio
 import logging
 import os
+import random
+import time
 from typing import Any, Final, Generic, TypeVar, cast
 
 from faststream import AckPolicy
@@ -61,6 +63,7 @@ class Subscription(Generic[M]):
             f"{name}-claim": self._subscribe(faststream, f"{name}-claim", claim_ms, poll_ms),
         }
         self._seen = False
+        self._sweep_s = time.monotonic() + _until_a_sweep_s()
         metrics.begin(metrics.GROUPS_REMADE, (self.consumer.stream,))
         self._stopping = False
         self._upkeep = asyncio.Lock()  # a half that is being started while its stop is asked for would outlive it
@@ -173,7 +176,11 @@ class Subscription(Generic[M]):
 
     async def _look_after(self) -> None:
         stream, group = self.consumer.stream, self.consumer.group
-        waiting = await scripts.look_after(self._redis, stream, group, gone_s=GONE_CONSUMER_S, most=PENDING_MAX)
+        sweeps = time.monotonic() >= self._sweep_s
+        gone_s = GONE_CONSUMER_S if sweeps else None
+        waiting = await scripts.look_after(self._redis, stream, group, gone_s=gone_s, most=PENDING_MAX)
+        if sweeps:
+            self._sweep_s = time.monotonic() + _until_a_sweep_s()
         if waiting.made and self._seen:
             metrics.GROUPS_REMADE.labels(stream).inc()
             log.warning("the group %s of %s was lost; made anew at 0", group, stream)
@@ -185,6 +192,11 @@ class Subscription(Generic[M]):
         metrics.OLDEST_IDLE.labels(stream).set(waiting.oldest_idle_s)
         metrics.DEAD.labels(stream).set(waiting.dead)
         metrics.OUTBOX.labels(stream).set(waiting.outbox)
+
+
+def _until_a_sweep_s() -> float:
+    """Drawn, so that processes which began together do not all sweep at once."""
+    return random.uniform(0.0, GONE_CONSUMER_S / 4)  # noqa: S311 -- no secret
 
 
 async def _is_there(**_: object) -> bool:

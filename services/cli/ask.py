@@ -16,10 +16,11 @@ from common.client import Client, Reply
 from common.constants import PHI_MIN_TRANSITIONS
 from common.errors import Rejected, Unavailable
 from common.runtime import streams
+from common.wire.fields import QUERY_MAX_CHARS
 from common.wire.inference import Answer
 from services.cli.app import EXIT_INTERRUPTED
 from services.cli.broker import client, find_url
-from services.cli.show import chance, console, number, plain, verbatim
+from services.cli.show import chance, command, console, number, plain, verbatim
 
 PROMPT_SHOWN: Final = 500  # characters of a prompt's end, before the text that continues it
 
@@ -29,6 +30,9 @@ def run(fields: Mapping[str, object], *, timeout_s: float, home: Path, json: boo
     text = given(str(fields["text"]))
     if not text.strip():
         raise Rejected("bad_argument", "the question is empty: give a text, or - and one on standard input")
+    if len(text) > QUERY_MAX_CHARS:
+        message = f"a question has at most {QUERY_MAX_CHARS:,} characters, this one {len(text):,}"
+        raise Rejected("bad_argument", f"{message}: `{command('read FILE', home)}` gives edges a long text in pieces")
     wishes = {**fields, "text": text, "deadline_s": timeout_s}
     out = console()
     live = out if out.is_terminal and not json else None
@@ -57,9 +61,12 @@ async def _ask(url: str, wishes: Mapping[str, Any], live: Console | None) -> Ans
         try:
             return await (_show_pieces(asker.stream(**wishes), live) if live else asker.ask(**wishes))
         except Unavailable as error:
-            if error.code != "no_answer":
-                raise
-            raise Unavailable("no_answer", f"{error.message}: {await _why(url)}") from None
+            raise await explained(error, url) from None
+
+
+async def explained(error: Unavailable, url: str) -> Unavailable:
+    """The error, with why nobody answers if it is that."""
+    return Unavailable("no_answer", f"{error.message}: {await _why(url)}") if error.code == "no_answer" else error
 
 
 async def _show_pieces(reply: Reply, out: Console) -> Answer:

@@ -7,6 +7,7 @@ starts it anew on the same data, so that it is supervised again.
 
 import asyncio
 import os
+import shlex
 import signal
 import threading
 import time
@@ -51,7 +52,9 @@ def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
     """The broker to talk to: the environment's, else the one `qig up` started on this home. Raises Unavailable."""
     url = given_url(environ) or own_url(home)
     if url is None:
-        message = f"no broker: QIG_BROKER_URL is not set and {home} has none; `qig up` starts one"
+        near = places.running_near(home)
+        there = "" if near is None else f"; a constellation runs on {near}: add --home {shlex.quote(str(near))}"
+        message = f"no broker: QIG_BROKER_URL is not set and {home} has none; `qig up` starts one{there}"
         raise Unavailable("no_broker", message)
     return url
 

@@ -85,6 +85,11 @@ def of_packet(made: Made | None, ref: PacketRef | None, centre: Centre) -> list[
     return [first, *(step for each in names for step in of_candidate(each, centre))]
 
 
+def knows(ref: PacketRef, centre: Centre) -> bool:
+    """Whether the centre says anything of a packet."""
+    return ref in centre.accepted or ref in centre.arriving or ref in centre.ended or bool(_holding(ref, centre))
+
+
 def of_candidate(name: str, centre: Centre) -> list[Step]:
     """What a trainer made, or is to make, under this id: its batch, itself, and the bundles that it became."""
     bundles = [bundle for bundle in centre.bundles if bundle.id == name]

@@ -11,7 +11,8 @@ import asyncio
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -28,11 +29,12 @@ from common.runtime import keys, store
 from common.runtime.settings import redacted
 from common.wire.messages import Applied, Bundle, Figure
 from services.cli import home as places
+from services.cli.app import EXIT_INTERRUPTED
 from services.cli.ask import evidence
 from services.cli.broker import client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
-from services.cli.genesis import DATA
+from services.cli.genesis import DATA, why_no_text
 from services.cli.show import command, plain
 from services.cli.up import first_genesis
 from services.trainer import text
@@ -88,9 +90,15 @@ class Story:
 
 
 def run(*, home: Path, json: bool) -> int:
-    """0 when every promise was kept, 1 when not, with the reason; raises what kept the story from running."""
+    """0 when every promise was kept, 1 when not, with the reason, 130 after Ctrl-C; raises what kept the story from
+    running.
+    """
     out = Console(stderr=json, highlight=False)
-    story = asyncio.run(_tell(home.resolve(), out))
+    try:
+        story = asyncio.run(_tell(home.resolve(), out))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"cancelled: nothing runs any more; {command('demo', home)} begins anew\n")
+        return EXIT_INTERRUPTED
     failures = story.failures()
     for reason in failures:
         out.print(f"[red]✗[/] {plain(reason)}")
@@ -117,12 +125,14 @@ def _show_next(out: Console, home: Path) -> None:
 
 async def _tell(home: Path, out: Console) -> Story:
     began_s = time.monotonic()
+    if why := why_no_text():
+        raise Unavailable("missing_corpus", why)
     owned = text.load(DATA)
     unseen = split(documents(UNSEEN, root=DATA))
     if places.is_locked(home):
         raise Unavailable("already_running", f"a constellation runs on {home}: stop it first, or use --home")
     shutil.rmtree(home, ignore_errors=True)
-    async with Fleet(home) as fleet, client(fleet.broker_url) as redis:
+    async with Fleet(home) as fleet, client(fleet.broker_url) as redis, _told_when_cancelled(out):
         out.print(f"[green]✓[/] broker       {redacted(fleet.broker_url)}, embedded, durable")
         keys.init(home, list(EDGES))
         keys.make_secret(home)
@@ -156,6 +166,16 @@ async def _tell(home: Path, out: Console) -> Story:
             bundle_version=last.version,
             seconds=time.monotonic() - began_s,
         )
+
+
+@asynccontextmanager
+async def _told_when_cancelled(out: Console) -> AsyncIterator[None]:
+    """Says that it stops: to end each process takes some seconds."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        out.print("stopping: every process finishes what is in flight ...")
+        raise
 
 
 async def _start(fleet: Fleet, genesis: Path) -> None:
@@ -220,7 +240,8 @@ def _show_round(out: Console, packets: Sequence[SeenPacket], bundle: Bundle, ver
 
 def _gate_line(figure: Figure) -> str:
     before = "" if figure.before is None else f"{figure.before:.3f} to "
-    return f"{figure.name} {figure.domain or ''} {before}{figure.after:.3f} {figure.unit}"
+    unit = "" if figure.unit == "1" else f" {figure.unit}"  # of a share: a 1 after the figures says nothing
+    return f"{figure.name} {figure.domain or ''} {before}{figure.after:.3f}{unit}"
 
 
 async def _examine(examiner: Examiner, redis: Redis, bundle: Bundle) -> dict[str, Score]:

@@ -142,6 +142,9 @@ def constellation(home: Path) -> Check:
     where = genesis.default(home)
     if where.is_dir():
         return Check("constellation", ok=True, value=str(where))
+    if why := genesis.why_no_text():
+        value, _, fix = why.partition(": ")
+        return Check("constellation", ok=False, value=f"none, and {value}", fix=fix)
     can_train = _version("torch") != MISSING
     value = "none yet: trained at the first `qig up`, a minute" if can_train else "none, and no torch to train one"
     return Check("constellation", can_train, value, "pip install torch==2.13.0, or copy a genesis folder there")

@@ -1,8 +1,10 @@
 """A constellation from a directory, for the commands that start from one or measure one."""
 
+import shlex
 from pathlib import Path
 from typing import Final
 
+from common.constants import ROLES
 from common.constellation import parts
 from common.constellation.constellation import Constellation
 from common.errors import Unavailable
@@ -11,11 +13,21 @@ from services.trainer import folder
 
 DATA: Final = Path("data")  # where qig runs, the repository: what is shipped, whatever text a command is given
 
+REPOSITORY: Final = Path(__file__).resolve().parents[2]  # where it was installed from in place; else there is no data
+
 
 def default(home: Path) -> Path:
     """The genesis of a home, or the one that is shipped while the home has none of its own; an absolute path."""
     own, shipped = genesis_dir(home), folder.shipped(DATA)
     return (shipped if shipped.is_dir() and not own.is_dir() else own).resolve()
+
+
+def why_no_text() -> str | None:
+    """Why nothing can be trained or measured where qig runs, and where it can; None when the texts are there."""
+    if all((DATA / f"{role}.jsonl.gz").is_file() for role in ROLES):
+        return None
+    where = f": cd {shlex.quote(str(REPOSITORY))}" if folder.shipped(REPOSITORY / DATA).is_dir() else ""
+    return f"no texts in {DATA.resolve()}: run qig in its repository{where}"
 
 
 def load(directory: Path) -> Constellation:

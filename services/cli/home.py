@@ -85,6 +85,15 @@ def is_locked(home: Path) -> bool:
     return False
 
 
+def running_near(home: Path) -> Path | None:
+    """A home beside, above or below this one on which a fleet runs now: `.qig/demo`, seen from `.qig`, and back."""
+    near = (
+        home.parent,
+        *(found.parent for around in (home, home.parent) for found in sorted(around.glob(f"*/{_LOCK}"))),
+    )
+    return next((found for found in near if found.resolve() != home.resolve() and is_locked(found)), None)
+
+
 def furnish(home: Path, service: str, node: str) -> Path:
     """Make a process's home: links to the trusted keys, to the private key it signs with, and an edge's to the
     secret.

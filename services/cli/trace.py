@@ -59,7 +59,10 @@ def found(name: str, home: Path, centre: Centre) -> list[Step]:
     """The steps of what is called so; of a query's id, of each edge that keeps it."""
     ref = _ref(name)
     if ref is not None:
-        return chain.of_packet(_made(home, ref), ref, centre)
+        made_here = _made(home, ref)
+        # 32 digits may be a query's id, too, or the beginning of a batch's.
+        if ":" in name or made_here is not None or chain.knows(ref, centre):
+            return chain.of_packet(made_here, ref, centre)
     if local := _LOCAL.fullmatch(name):
         made = [one for one in _packets(home) if (one.node, str(one.packet.sequence)) == tuple(local.groups())]
         return [step for one in made for step in chain.of_packet(one, one.ref, centre)] or _unknown(name)

@@ -115,6 +115,8 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
     if where.is_dir() and (size is None or where == places.genesis_dir(home).resolve()):
         return where
     where = places.genesis_dir(home).resolve()
+    if why := genesis.why_no_text():
+        raise Unavailable("no_genesis", f"there is no first constellation, and {why}")
     command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(where), "--size", size or SMALLEST]
     process = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdout=sys.stderr)
     stopped = stopping or asyncio.Event()

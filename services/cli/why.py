@@ -199,7 +199,7 @@ def _table(figures: Sequence[Mapping[str, Any]]) -> Table:
             f"{after:.4f}",
             "" if before is None else f"{after - before:+.4f}",
             _interval(each.get("low"), each.get("high")),
-            plain(each["unit"]),
+            "" if each["unit"] == "1" else plain(each["unit"]),  # a share has none
         )
     return table
 

@@ -33,6 +33,7 @@ LIMITS: Final[Mapping[str, object]] = {
 }  # fmt: skip
 
 Fields = dict[str, Any]
+_NOT_LOOKED: Final[Fields] = {"at_s": 0.0, "away": None, "streams": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Live:
         self._map: Fields | None = None
         self._series: dict[str, deque[Fields]] = {name: deque(maxlen=int(KEPT_S)) for name in (*ROLES, WHOLE)}
         self._answers: deque[Fields] = deque(maxlen=ANSWERS_MAX)
-        self._broker: Fields = {"at_s": 0.0, "away": None, "streams": []}
+        self._broker = _NOT_LOOKED
         self._services: OrderedDict[tuple[str, str], Fields] = OrderedDict()
         self._applied: deque[Fields] = deque(maxlen=VERDICTS_MAX)
         self._bundles: deque[Fields] = deque(maxlen=BUNDLES_MAX)
@@ -136,6 +137,13 @@ class Live:
     def seen(self, now_s: float) -> None:
         """Somebody looks at it."""
         self._seen_s = now_s
+
+    def unwatched(self) -> None:
+        """Nobody looks, so nothing is looked out for: what is known of others would be old when somebody comes."""
+        self._broker = _NOT_LOOKED
+        self._services.clear()
+        self._applied.clear()
+        self._bundles.clear()
 
     def watched(self, now_s: float) -> bool:
         """Whether somebody did lately."""

@@ -103,7 +103,9 @@ async def test_what_can_go_nowhere_becomes_a_dead_letter_and_what_is_behind_it_g
     await redis.set(streams.BATCHES, "no stream")
     await redis.set(streams.seen(streams.BUNDLES), "no set")
     lost = {"stream": streams.BATCHES, "id": "b1", "__data__": b"b"}
+    of_another_release = lost | {"stream": "qig:newer"}
     wrong = [{"x": "y"}, {"stream": b"\xff", "id": "1", "__data__": b"b"}, lost, lost | {"stream": streams.BUNDLES}]
+    wrong.append(of_another_release)
     for fields in wrong * 20:  # more than one look takes
         await redis.xadd(box, fields)
     await Broker(redis).commit(streams.PACKETS, [Send(streams.RETURNED, b"r", "r1")])
@@ -111,7 +113,7 @@ async def test_what_can_go_nowhere_becomes_a_dead_letter_and_what_is_behind_it_g
     assert await redis.xlen(box) == 0
     assert [fields for _, fields in await redis.xrange(streams.RETURNED)] == [{b"__data__": b"r"}]
     found = await broker_letters()
-    assert [each.code for each in found] == ["no_body", "no_body", "wrong_type", "wrong_type"] * 20
+    assert [each.code for each in found] == ["no_body", "no_body", "wrong_type", "wrong_type", "no_stream"] * 20
     assert {each.stream for each in found} == {box}
     assert "qig:batches, or what was seen there, is a key of another kind" in found[2].reason
 

@@ -262,6 +262,7 @@ async def test_consumers_that_are_gone_are_forgotten_unless_they_hold_something(
         await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=gone_s, most=10)
         return [row["name"] for row in await redis.xinfo_consumers(streams.QUERIES, "edge")]
 
+    assert sorted(await left(None)) == [b"empty", b"holds"]
     assert sorted(await left(3600)) == [b"empty", b"holds"]
     assert await left(-1) == [b"holds"]
 

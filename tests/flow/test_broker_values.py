@@ -5,14 +5,14 @@ import os
 import signal
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.exceptions import ClusterDownError, NoPermissionError, ResponseError
 
 from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import embedded, relay, scripts, store, streams
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
 from common.runtime.effects import Absent, Equals, Exists, HashAdd, HashDelete, HashSet, Send
-from common.runtime.follower import FROM_START, ONLY_NEW, Follower, follow
+from common.runtime.follower import FROM_START, ONLY_NEW, Follower, follow, newest
 from common.runtime.health import Health
 
 pytestmark = pytest.mark.anyio
@@ -278,6 +278,16 @@ async def test_a_follower_reads_a_lost_stream_from_its_new_start(
         await change.flushall().xadd(streams.BUNDLES, {"__data__": b"2"}, id="5-0").execute()
     await eventually(lambda: len(seen) > lost)
     assert seen == [b"1"] * lost + [b"2"]
+
+
+@pytest.mark.parametrize("error", [ClusterDownError("CLUSTERDOWN Hash slot not served"), NoPermissionError("no")])
+async def test_a_stream_that_cannot_be_asked_about_is_not_lost(error):
+    class Refusing:
+        async def xinfo_stream(self, _):
+            raise error
+
+    with pytest.raises(type(error)):
+        await newest(Refusing(), streams.BUNDLES)
 
 
 async def test_a_follower_asks_for_the_newest_entries_rarely(redis, following, eventually, monkeypatch):

@@ -19,7 +19,7 @@ from common.runtime.effects import Send
 from common.wire.codec import pack, unpack
 from common.wire.inference import Answer, Cancel, Query, RouteStep
 from common.wire.messages import DeadLetter, Heartbeat
-from services.cli import ask, dead, route, watch
+from services.cli import ask, dead, read, route, watch
 from services.trainer import folder
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +33,7 @@ def letter(body=b"m", **changed):
 
 
 ASKED = {"text": "down to the sea", "deadline_s": 60.0}
+READ = {"store": True, "timeout_s": 30.0}
 HASTY = {"text": "down to the sea", "deadline_s": 0.5}
 
 
@@ -111,6 +112,20 @@ async def test_a_question_that_waits_behind_others_says_how_many(redis, broker_u
 async def test_a_question_to_no_broker_says_what_to_do():
     with pytest.raises(Unavailable, match=r"broker_away: no broker answers at redis://127\.0\.0\.1:1 .*`qig up`"):
         await ask._ask("redis://127.0.0.1:1", HASTY, None)
+
+
+async def test_a_long_text_is_read_in_pieces_and_each_is_asked_for_no_answer(redis, broker_url, start_node):
+    await start_node(consumer(edge(redis, finish="read", prompt_bits=6000.0, prompt_bytes=2000)))
+    done = []
+    found = read.reading(await read._read(broker_url, ["one two", "three four", "five"], **READ, tell=done.append))
+    assert (found.texts, found.bits_per_byte, found.nodes, done) == (3, 3.0, ("edge-1",), [1, 2, 3])
+    queries = [unpack(Query, fields[b"__data__"]) for _, fields in await redis.xrange(streams.QUERIES)]
+    assert all((query.max_tokens, query.store) == (0, True) for query in queries)
+
+
+async def test_a_text_that_nobody_reads_says_why(redis, broker_url):
+    with pytest.raises(Unavailable, match=r"no answer within 0\.5 s: no edge reads the queries; .*`qig up`"):
+        await read._read(broker_url, ["one", "two"], **READ | {"timeout_s": 0.5}, tell=print)
 
 
 @pytest.mark.live

@@ -17,7 +17,7 @@ from common.wire.messages import Applied, Heartbeat
 from services.edge.http import live as page
 from services.edge.http.live import events
 from services.edge.http.lookout import Lookout
-from services.edge.live import KEPT_S, WATCHED_S, Live
+from services.edge.live import KEPT_S, VERDICTS_MAX, WATCHED_S, Live
 
 pytestmark = pytest.mark.anyio
 OUTSIDE = re.compile(r"(?:https?:)?//[a-z0-9.]+\.[a-z]", re.IGNORECASE)
@@ -170,6 +170,22 @@ async def test_the_lookout_asks_the_broker_nothing_while_nobody_looks_at_the_pag
     told = live.newest
     await lookout.look()
     assert live.newest == told
+    assert live.state(now_s)["services"] == []
+
+
+async def test_who_comes_after_a_while_is_told_the_newest_verdicts_and_no_older_ones(redis, broker):
+    live, now_s = Live("edge-1"), 1_000.0
+    lookout = Lookout(live, broker, now=lambda: now_s)
+    for version in range(1, 300):
+        if version == 5:
+            live.seen(now_s)
+            await lookout.look()
+            now_s += WATCHED_S
+            await lookout.look()
+        await tell(redis, streams.APPLIED, Applied(node="edge-2", version=version, verdict="applied", at_s=now_s))
+    live.seen(now_s)
+    await lookout.look()
+    assert [each["version"] for each in live.state(now_s)["applied"]] == list(range(300 - VERDICTS_MAX, 300))
 
 
 async def test_who_looks_at_the_page_is_seen():

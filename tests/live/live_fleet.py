@@ -191,21 +191,25 @@ def prepared(home, genesis, enrolled=EDGES, users=None):
     return small_corpora(home / "corpora")
 
 
-async def begin(fleet, corpora, *, sleep_after_bytes=SLEEP_AFTER_BYTES, wires=None, **aggregator):
-    """Publisher, aggregator, trainer and two edges, ready; small thresholds, no training. wires: by name, by which
-    address each meets the broker, when it is not the fleet's.
-    """
+def settings_for(fleet, corpora, *, sleep_after_bytes=SLEEP_AFTER_BYTES, **aggregator):
+    """The settings of publisher, aggregator, trainer and two edges, by node: small thresholds, no training."""
     limits = {"batch_packets": 2, "batch_age_s": 0.3} | aggregator
     edges = {"sleep_after_bytes": sleep_after_bytes, "sleep_idle_s": 0, "probe_share": 1_000_000}
-    settings = {
+    return {
         "publisher": {"regress_limit": 1.0},  # an untrained kernel's figures are noise
         "aggregator": limits,
         "trainer": {"genesis": places.genesis_dir(fleet.home), "data": corpora, "steps": 0},
         **dict.fromkeys(EDGES, edges),
     }
-    for node, given in settings.items():
+
+
+async def begin(fleet, corpora, *, wires=None, **given):
+    """These services, ready. wires: by name, by which address each meets the broker, when it is not the fleet's; given:
+    as to `settings_for`.
+    """
+    for node, own in settings_for(fleet, corpora, **given).items():
         wire = {"broker_url": wires[node]} if wires else {}
-        await fleet.start("edge" if node in EDGES else node, node, **given, **wire)
+        await fleet.start("edge" if node in EDGES else node, node, **own, **wire)
     await fleet.wait_all_ready()
 
 

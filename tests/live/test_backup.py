@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(300)]
 CENTRE = ("publisher", "aggregator", "trainer")
 
 
-@pytest.fixture(scope="module")
-async def lively(micro_parts, tmp_path_factory):
-    async with live(tmp_path_factory.mktemp("backup") / "home", narrow(micro_parts), mass_cap=MASS_CAP) as running:
+@pytest.fixture
+async def lively(micro_parts, tmp_path):
+    async with live(tmp_path / "first", narrow(micro_parts), mass_cap=MASS_CAP) as running:
         yield running
 
 
@@ -146,6 +146,7 @@ async def test_an_edge_that_lost_its_disk_begins_an_epoch_and_its_packets_count(
     await lively.fleet.wait_ready("edge-2")
     assert await lively.version("edge-2") == before
     assert epoch_of(lively, "edge-2") > epoch
+    await lively.fleet.kill("edge-1", hold=True)  # it would take what the other is to read
     async with lively.desk() as desk:
         await lively.read(desk, 10)
         await until(lambda: counted_of(lively, "edge-2"), "a packet of the new epoch in a bundle")
@@ -153,9 +154,12 @@ async def test_an_edge_that_lost_its_disk_begins_an_epoch_and_its_packets_count(
 
 async def test_a_fleet_goes_on_elsewhere_from_a_copy_with_a_file_of_the_schema_before_too(lively, tmp_path):
     async with lively.desk() as desk:
+        await teach(lively, desk)
+        await lively.settled()
         await desk.ask(next(lively.passages), max_tokens=0)  # learned, and too little to be sent
-    bundles, kept = await lively.bundles(), books(lively)
+    bundles = await lively.bundles()
     await lively.fleet.stop()
+    kept = books(lively)
     shutil.copytree(lively.home, tmp_path / "home", symlinks=True)
     as_before(file_of(tmp_path / "home", "edge-1"))
     async with Fleet(tmp_path / "home") as fleet, connect(fleet.broker_url) as redis:

@@ -88,11 +88,11 @@ class Prometheus:
 
 
 @contextlib.asynccontextmanager
-async def prometheus(folder, members):
+async def prometheus(folder, members, rule_files=RULE_FILES):
     targets = {job: [url.removeprefix("http://") for own, url in members if own == job] for job, _ in members}
     settings = {
         "global": {"scrape_interval": EVERY, "scrape_timeout": EVERY, "evaluation_interval": EVERY},
-        "rule_files": list(map(str, RULE_FILES)),
+        "rule_files": list(map(str, rule_files)),
         "scrape_configs": [{"job_name": job, "static_configs": [{"targets": each}]} for job, each in targets.items()],
     }
     file = folder / "prometheus.yml"

@@ -8,13 +8,14 @@ from typer.testing import CliRunner
 
 from common.errors import Corrupt, Rejected, Unavailable
 from services.cli import app as cli
-from services.cli import genesis, reference
+from services.cli import demo, genesis, reference, up
 
 HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack", "tuf")
 COMMANDS = {
     "demo": ["demo"],
     "up": ["up"],
     "ask": ["ask", "hello"],
+    "read": ["read", "book.txt"],
     "watch": ["watch"],
     "top": ["top"],
     "nodes": ["nodes"],
@@ -165,3 +166,26 @@ def test_a_genesis_is_the_home_s_own_or_the_shipped_one(tmp_path, monkeypatch):
     assert genesis.default(tmp_path) == tmp_path / "data" / "genesis"
     (tmp_path / "genesis").mkdir()
     assert genesis.default(tmp_path) == tmp_path / "genesis"
+
+
+def test_a_folder_without_texts_is_named_with_the_repository(tmp_path, monkeypatch):
+    assert genesis.why_no_text() is None
+    monkeypatch.chdir(tmp_path)
+    assert genesis.why_no_text() == f"no texts in {tmp_path}/data: run qig in its repository: cd {genesis.REPOSITORY}"
+    monkeypatch.setattr(genesis, "REPOSITORY", tmp_path)  # installed otherwise: not known where that is
+    assert genesis.why_no_text() == f"no texts in {tmp_path}/data: run qig in its repository"
+
+
+@pytest.mark.anyio
+async def test_nothing_is_trained_in_a_wrong_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match="no_genesis: there is no first constellation, and no texts in"):
+        await up.first_genesis(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_demo_begins_in_a_wrong_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match="missing_corpus: no texts in"):
+        demo.run(home=tmp_path / "home", json=False)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from common.errors import Unavailable
 from common.runtime import causes
 from common.wire.bundle import candidate_id
 from common.wire.messages import (
@@ -16,7 +17,7 @@ from common.wire.messages import (
     batch_id,
     correction_id,
 )
-from services.cli import chain
+from services.cli import chain, trace
 from services.cli.chain import Centre
 from services.publisher.fleet import Fleet, fold
 
@@ -43,6 +44,28 @@ def told(steps):
 
 ONE = batch(*REFS[:2])
 NAMES = tuple(map(causes.packet_name, REFS))
+
+
+@pytest.mark.parametrize(
+    "centre",
+    [
+        Centre(arriving=frozenset(REFS)),
+        Centre(accepted={REFS[0]: 1.0}),
+        Centre(ended={REFS[0]: "was refused"}),
+        Centre(bundles=[bundle("b", 2, REFS[0])]),
+    ],
+)
+def test_a_packet_is_known_by_whatever_is_said_of_it(centre):
+    assert chain.knows(REFS[0], centre)
+    assert not chain.knows(REFS[0], Centre())
+
+
+def test_32_digits_are_no_packet_where_nobody_knows_one(tmp_path):
+    with pytest.raises(Unavailable) as caught:
+        trace.found(REFS[0].packed.hex(), tmp_path, Centre())
+    assert caught.value.code == "unknown_id"
+    of_a_batch = trace.found("ab" * 16, tmp_path, Centre(bundles=[bundle("ab" * 32, 2)]))
+    assert [step.kind for step in of_a_batch] == ["batch", "candidate", "bundle"]
 
 
 def test_a_packet_that_nobody_knows_of_says_so():

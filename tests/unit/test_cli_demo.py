@@ -1,8 +1,13 @@
 """The demo's story, as far as chance decides it."""
 
+import asyncio
 import random
 
+import pytest
+
 from common.runtime.settings import EdgeSettings
+from common.wire.messages import Figure
+from services.cli import demo
 from services.cli.demo import DATA, EDGES, ROUND_BYTES, SLEEP_AFTER_BYTES, UNSEEN
 from services.trainer.corpora.document import documents
 from services.trainer.corpora.split import split
@@ -22,3 +27,26 @@ def test_a_round_gives_some_edge_enough_to_sleep_on_whatever_the_lot_of_probes_a
                 read[place % len(EDGES)] += passages[place]
             place += 1
         assert max(read) >= SLEEP_AFTER_BYTES
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("bit/B", "it heart 0.500 bit/B"), ("1", "it heart 0.500")])
+def test_a_gate_without_a_unit_shows_none(unit, shown):
+    assert demo._gate_line(Figure(name="it", domain="heart", before=None, after=0.5, unit=unit)) == shown
+
+
+def test_a_demo_that_is_cancelled_says_so(tmp_path, monkeypatch, capsys):
+    async def cancelled(home, out):
+        async with demo._told_when_cancelled(out):
+            raise asyncio.CancelledError
+
+    def ctrl_c(story):
+        with pytest.raises(asyncio.CancelledError), asyncio.Runner() as runner:
+            runner.run(story)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_tell", cancelled)
+    monkeypatch.setattr(demo.asyncio, "run", ctrl_c)
+    assert demo.run(home=tmp_path, json=False) == 130
+    said = capsys.readouterr()
+    assert said.out.startswith("stopping")
+    assert "cancelled: nothing runs any more" in said.err

@@ -100,3 +100,11 @@ def test_one_failure_among_many_ends_with_1_and_says_what_to_do(tmp_path, monkey
     assert lines[1]["fix"] == "f"
     assert doctor.run(home=tmp_path, port=8000, json=False) == 1
     assert "1 of 2 checks failed" in capsys.readouterr().out
+
+
+def test_a_folder_with_nothing_to_start_from_fails_with_where_to_go(tmp_path, monkeypatch):
+    assert examine.constellation(tmp_path).ok
+    monkeypatch.chdir(tmp_path)
+    check = examine.constellation(tmp_path)
+    assert (check.ok, check.value) == (False, f"none, and no texts in {tmp_path}/data")
+    assert check.fix.startswith("run qig in its repository: cd /")

@@ -26,6 +26,16 @@ def test_a_home_without_a_readable_broker_file_has_no_broker(tmp_path, text):
         broker.find_url(tmp_path, {})
 
 
+def test_a_constellation_on_a_home_nearby_is_named(tmp_path):
+    own, demo = tmp_path / ".qig", tmp_path / ".qig" / "demo"
+    with home.lock(demo), pytest.raises(Unavailable, match=rf"runs on {demo}: add --home {demo}$"):
+        broker.find_url(own, {})
+    with home.lock(own), pytest.raises(Unavailable, match=rf"runs on {own}: add --home {own}$"):
+        broker.find_url(demo, {})
+    with pytest.raises(Unavailable, match=r"`qig up` starts one$"):  # both have ended
+        broker.find_url(own, {})
+
+
 def test_the_broker_of_the_environment_comes_before_that_of_the_home(tmp_path):
     home.write_broker(tmp_path, "redis://127.0.0.1:1", 17)
     assert broker.find_url(tmp_path, {}) == "redis://127.0.0.1:1"

@@ -13,6 +13,8 @@ from common.constants import PHI_COLLAPSE
 from common.runtime import metrics
 from common.runtime.streams import GROUPS, OUTBOX_MAX_ENTRIES
 from services.aggregator.bases import BASE_WINDOW
+from services.cli.fleet import HOST
+from services.cli.up import plan
 from services.publisher.app.releases import DAY_S, WARN_DAYS
 
 ROOT = Path(__file__).parents[2]
@@ -272,10 +274,19 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_promtool_finds_nothing_wrong_with_the_configuration_and_the_rules() -> None:
     for done in (
         run("check", "config", str(DEPLOY / "prometheus" / "prometheus.yml")),
+        run("check", "config", str(DEPLOY / "prometheus" / "local.yml")),
         run("check", "rules", *map(str, RULE_FILES)),
     ):
         assert done.returncode == 0, done.stderr
         assert "rules found" in done.stdout or "rule files found" in done.stdout
+
+
+def test_a_prometheus_beside_qig_up_looks_at_the_ports_that_it_takes() -> None:
+    jobs = yaml.safe_load((DEPLOY / "prometheus" / "local.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    scraped = [
+        (job["job_name"], target) for job in jobs for each in job["static_configs"] for target in each["targets"]
+    ]
+    assert sorted(scraped) == sorted((service, f"{HOST}:{port}") for service, port in plan(2, 8000).values())
 
 
 @needs_promtool

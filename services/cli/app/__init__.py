@@ -101,6 +101,18 @@ def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
 
 
 @app.command()
+def read(
+    files: Annotated[list[Path], typer.Argument(help="Files of UTF-8 text; - reads standard input.")],
+    store: Annotated[bool, typer.Option("--store/--no-store", help="Whether the fleet may learn from it.")] = True,
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds to wait for each piece.")] = 600.0,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Give the edges texts to learn from, in pieces; show how well they know them, in bits per byte."""
+    command.do("read", files=files, store=store, timeout_s=timeout, home=home, json=as_json)
+
+
+@app.command()
 def watch(
     once: Annotated[bool, typer.Option("--once", help="Show it once and end; so without a terminal.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,

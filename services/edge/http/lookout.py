@@ -15,7 +15,7 @@ from common.runtime import streams
 from common.runtime.broker import Broker
 from common.runtime.overview import READ_MAX, StreamRow
 from common.wire.messages import Applied, Bundle, Heartbeat
-from services.edge.live import BUNDLES_MAX, KEPT_S, VERDICTS_MAX, Live
+from services.edge.live import BUNDLES_MAX, KEPT_S, SERVICES_MAX, VERDICTS_MAX, Live
 
 LOOK_EVERY_S: Final = 2.0
 LOOK_MAX_S: Final = 2.0  # a client that waits for a broker to come back would say so too late
@@ -35,7 +35,8 @@ class Lookout:
     async def look(self) -> None:
         """Tells what came since the last look; a broker that does not answer is told too, and is nobody's failure."""
         if not self._live.watched(self._now()):
-            self._beats = None  # whoever comes is told the newest, not all that nobody looked at
+            self._beats = self._applied = self._bundles = None  # whoever comes is told the newest
+            self._live.unwatched()
             return
         try:
             async with asyncio.timeout(LOOK_MAX_S):
@@ -49,7 +50,9 @@ class Lookout:
 
     async def _read(self) -> tuple[StreamRow, ...]:
         live, broker = self._live, self._broker
-        beats, self._beats = await broker.lately(streams.HEART, Heartbeat, after=self._beats, most=READ_MAX)
+        beats, self._beats = await broker.lately(
+            streams.HEART, Heartbeat, after=self._beats, most=READ_MAX if self._beats else SERVICES_MAX
+        )
         newest = {(beat.service, beat.node): beat for beat in beats}
         for beat in newest.values():
             if beat.at_s >= self._now() - KEPT_S:

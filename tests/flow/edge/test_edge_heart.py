@@ -6,6 +6,7 @@ from edge_fleet import NODE, TEXT, messages, read
 
 from common.errors import Unavailable
 from common.runtime import lanes, scripts, streams
+from common.runtime.connection import connect
 from common.wire.fields import MAX_DOMAINS
 from common.wire.messages import Heartbeat
 from services.edge.app import heart
@@ -47,6 +48,18 @@ async def test_a_heartbeat_teaches_servers_that_no_heartbeat_lies_on_how_clients
     monkeypatch.setattr(scripts, "publish", elsewhere)
     await redis.script_flush()
     await edge.heart.beat()
+    assert await redis.script_exists(lanes.digest(scripts._PUBLISH)) == [True]
+
+
+async def test_an_edge_whose_user_is_of_an_older_release_has_a_heartbeat_and_teaches(edge, redis):
+    await redis.acl_setuser(
+        "older", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-script|exists"]
+    )
+    kept = redis.connection_pool.connection_kwargs
+    await redis.script_flush()
+    async with connect(f"redis://older:x@{kept['host']}:{kept['port']}") as older:
+        await scripts.teach(older)
+    await redis.acl_deluser("older")
     assert await redis.script_exists(lanes.digest(scripts._PUBLISH)) == [True]
 
 

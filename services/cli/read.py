@@ -1,0 +1,137 @@
+"""`qig read`: texts for the edges to learn from, cut into pieces of a query each; nothing is answered."""
+
+import asyncio
+import itertools
+import json as codec
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from common.client import Client
+from common.errors import Rejected, Unavailable
+from common.wire.inference import Answer
+from services.cli.app import EXIT_INTERRUPTED
+from services.cli.ask import explained
+from services.cli.broker import find_url
+from services.cli.show import command, console, plain, progress
+
+PIECE_CHARS: Final = 2000  # chosen: an edge learns text by text, so many short ones teach more than one long one
+AT_ONCE: Final = 4  # that wait at the edges
+CUTS: Final = ("\n\n", "\n", " ")  # where a piece may end, the best first
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read. bits_per_byte: of all of it, as the edges knew it when they read it."""
+
+    texts: int
+    bytes: int
+    bits_per_byte: float
+    bundles: tuple[int, ...]
+    nodes: tuple[str, ...]
+
+
+def run(files: Sequence[Path], *, store: bool, timeout_s: float, home: Path, json: bool) -> int:
+    """Raises Rejected for what is no text, Unavailable when nobody reads it in time."""
+    texts = [piece for file in files for piece in pieces(_text(file))]
+    if not texts:
+        raise Rejected("bad_argument", f"there is no text in {', '.join(map(str, files))}")
+    try:
+        with progress(("read",)) as tell:
+            answers = asyncio.run(
+                _read(
+                    find_url(home),
+                    texts,
+                    store=store,
+                    timeout_s=timeout_s,
+                    tell=lambda done: tell("read", done / len(texts)),
+                )
+            )
+    except KeyboardInterrupt:
+        sys.stderr.write("cancelled: what an edge has read before is learned\n")
+        return EXIT_INTERRUPTED
+    found = reading(answers)
+    if json:
+        sys.stdout.write(codec.dumps(asdict(found)) + "\n")
+    else:
+        console().print(plain("\n".join(_lines(found, store, home))), soft_wrap=True)
+    return 0
+
+
+def pieces(text: str, size: int = PIECE_CHARS) -> Iterator[str]:
+    """The text in pieces of at most `size` characters, cut between paragraphs, else lines, else words, else anywhere;
+    joined they are the text, but for pieces of white space alone.
+    """
+    while text:
+        cut = len(text) if len(text) <= size else _cut(text[:size])
+        piece, text = text[:cut], text[cut:]
+        if piece.strip():
+            yield piece
+
+
+def _cut(head: str) -> int:
+    for mark in CUTS:
+        at = head.rfind(mark)
+        if at > len(head) // 2:  # else pieces become too small
+            return at + len(mark)
+    return len(head)
+
+
+def _text(file: Path) -> str:
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return data.decode("utf-8")
+    except OSError as error:
+        raise Unavailable("no_file", f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise Rejected("no_text", f"{file} is no UTF-8 text (byte {error.start}): convert it first") from None
+
+
+async def _read(
+    url: str, texts: Sequence[str], *, store: bool, timeout_s: float, tell: Callable[[int], None]
+) -> list[Answer]:
+    """What the edges said of each. tell: told how many are read. Raises what kept the first of them from it."""
+    places, done = asyncio.Semaphore(AT_ONCE), itertools.count(1)
+    async with Client(url) as asker:
+
+        async def one(text: str) -> Answer:
+            async with places:
+                answer = await asker.ask(text, max_tokens=0, store=store, deadline_s=timeout_s)
+            tell(next(done))
+            return answer
+
+        asked = [asyncio.create_task(one(text)) for text in texts]
+        try:
+            return await asyncio.gather(*asked)
+        except Unavailable as error:
+            raise await explained(error, url) from None
+        finally:
+            for task in asked:
+                task.cancel()
+
+
+def reading(answers: Sequence[Answer]) -> Reading:
+    """The sum of what edges said of the pieces."""
+    size = sum(answer.prompt_bytes for answer in answers)
+    return Reading(
+        texts=len(answers),
+        bytes=size,
+        bits_per_byte=sum(answer.prompt_bits for answer in answers) / max(1, size),
+        bundles=tuple(sorted({answer.bundle for answer in answers})),
+        nodes=tuple(sorted({answer.node for answer in answers})),
+    )
+
+
+def _lines(found: Reading, store: bool, home: Path) -> Iterator[str]:
+    bundles = ", ".join(map(str, found.bundles))
+    yield (
+        f"{found.bytes / 1000:.1f} KB in {found.texts} texts read at {found.bits_per_byte:.2f} bit/B"
+        f" by {', '.join(found.nodes)} · bundle {bundles}"
+    )
+    if store:
+        yield "An edge that has 20 KB of new text sleeps once it is idle for 5 to 15 s, and sends a packet; a minute"
+        yield "later the centre makes a bundle of what came (docs/settings.md moves these figures). See it come:"
+        yield f"  {command('nodes', home)}         packets accepted, and each edge's bundle"
+        yield f"  {command('bundle why', home)}    the newest bundle, and what it changed"

@@ -1,0 +1,70 @@
+import io
+import sys
+
+import pytest
+
+from common.errors import Rejected, Unavailable
+from common.wire.fields import QUERY_MAX_CHARS
+from common.wire.inference import Answer
+from services.cli import ask, read
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("\n \n", []),
+        ("short", ["short"]),
+        ("one two.\n\nthree", ["one two.\n\n", "three"]),
+        ("one two\nthree", ["one two\n", "three"]),
+        ("one two three", ["one two ", "three"]),
+        ("a" * 25, ["a" * 10, "a" * 10, "a" * 5]),
+        ("a b" + "c" * 10, ["a b" + "c" * 7, "ccc"]),
+    ],
+    ids=["nothing", "white space", "short", "paragraphs", "lines", "words", "no place", "too early a place"],
+)
+def test_a_text_is_cut_where_it_hurts_least(text, expected):
+    assert list(read.pieces(text, 10)) == expected
+
+
+def test_no_piece_is_longer_than_asked_and_no_letter_is_lost():
+    text = "\n\n".join(f"Chapter {number}. " + "word " * number for number in range(200))
+    cut = list(read.pieces(text))
+    assert max(map(len, cut)) <= read.PIECE_CHARS < QUERY_MAX_CHARS
+    assert "".join(cut) == text
+
+
+def answer(bits, size, node, bundle):
+    fields = {"query_id": "q", "client": "c", "text": "", "finish": "read", "prompt_bits": bits, "prompt_bytes": size}
+    return Answer(**fields, node=node, bundle=bundle)
+
+
+def test_a_reading_weighs_each_text_by_its_bytes():
+    found = read.reading([answer(30.0, 10, "edge-2", 4), answer(30.0, 20, "edge-1", 3), answer(0.0, 0, "edge-1", 3)])
+    assert found == read.Reading(3, 30, 2.0, (3, 4), ("edge-1", "edge-2"))
+
+
+def given(files, tmp_path):
+    return read.run(files, store=True, timeout_s=1.0, home=tmp_path, json=False)
+
+
+def test_what_cannot_be_read_is_refused_before_any_broker_is_asked(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "latin").write_bytes("na\u00efve".encode("latin-1"))
+    with pytest.raises(Rejected, match=r"bad_argument: there is no text in .*empty"):
+        given([tmp_path / "empty"], tmp_path)
+    with pytest.raises(Rejected, match=r"no_text: .*latin is no UTF-8 text \(byte 2\)"):
+        given([tmp_path / "latin"], tmp_path)
+    with pytest.raises(Unavailable, match=r"no_file: cannot read .*gone: No such file"):
+        given([tmp_path / "gone"], tmp_path)
+
+
+def test_a_text_on_standard_input_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"The sea was calm")))
+    with pytest.raises(Unavailable, match="no_broker"):  # after the text
+        given([read.Path("-")], tmp_path)
+
+
+def test_a_question_that_is_too_long_is_sent_to_qig_read(tmp_path):
+    with pytest.raises(Rejected, match=r"at most 16,384 characters, this one 16,385: .*read FILE --home"):
+        ask.run({"text": "a" * (QUERY_MAX_CHARS + 1)}, timeout_s=1.0, home=tmp_path, json=False)
