@@ -19,6 +19,7 @@ NOT_DRILLED = {
     "FractureStuck": "untrained kernels do not stay in FRACTURE; the rule is held by recorded series",
     "KappaOutOfBand": "untrained kernels read what noise reads, from the beginning on: nothing would clear it",
     "NoEmergence": "the same",
+    "TrustEnds": "what the offline keys sign lasts two years, whatever happens to a fleet",
     "CandidatesRefused": "within its six hours nothing may be released, and the drill releases",
     "TrainerStuck": "its half hour is a number in the rule, and no duration that could be divided",
     "GuardRestored": "a guard speaks in training, and the drill trains nothing",

@@ -182,6 +182,10 @@ class Intake(Generic[M]):
         self._begun: set[asyncio.Task[Any]] = set()
         self._finishing: set[asyncio.Task[Any]] = set()
         self._closed = False
+        ends: tuple[Outcome, ...] = ("done", "rejected", "corrupt", "dead")
+        metrics.begin(metrics.HANDLED, *((consumer.stream, outcome) for outcome in ends))
+        codes = ("never_finished", "handler_failed", "no_body")
+        metrics.begin(metrics.DEAD_LETTERS, *((consumer.stream, code) for code in codes))
         self.tried: deque[str] = deque(maxlen=TRIED_MAX)  # entries that a handler had here and left pending
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:

@@ -129,6 +129,10 @@ BATCH_PACKETS = _histogram(
     "qig_batch_packets", "Packets in a batch", (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 )
 CANDIDATES = _counter("qig_candidates_total", "Candidates by the gate's verdict", "verdict")
+TRUST_ENDS = _gauge(
+    "qig_trust_ends_time_seconds",
+    "When what the offline keys signed ends, and no list of bundles is believed, since 1970; 0 but at the publisher",
+)
 BUNDLE_VERSION = _gauge("qig_bundle_version", "Version of the bundle in use")
 BUNDLE_APPLIED = _counter("qig_bundle_applied_total", "Bundles tried, by verdict", "verdict")
 BUNDLE_ON_TRIAL = _gauge("qig_bundle_on_trial", "1 while the bundle in use has not proved good here, else 0")
@@ -181,8 +185,10 @@ show_constellation_phi(None, None)  # not known yet
 
 
 def show_figures(figures: Iterable[Figure]) -> None:
-    """Set what a candidate, or the bundle that it became, was measured to be."""
+    """Set what a candidate, or the bundle that it became, was measured to be; of other domains nothing stays."""
     gauges = {"bits_per_byte": HELD_OUT, "drift_rad": DRIFT}
+    for gauge in gauges.values():
+        gauge.clear()
     for figure in figures:
         if figure.name in gauges and figure.domain is not None:
             gauges[figure.name].labels(figure.domain).set(figure.after)

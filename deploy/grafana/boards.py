@@ -494,18 +494,6 @@ def streams() -> bytes:
             "",
             8,
             lines(
-                "Lag",
-                "Entries that nobody in the group has been given yet.",
-                "short",
-                ("max by (stream) (qig_stream_lag)", "{{stream}}"),
-            ),
-            lines(
-                "Pending",
-                "Entries given to a consumer and not finished.",
-                "short",
-                ("max by (stream) (qig_stream_pending)", "{{stream}}"),
-            ),
-            lines(
                 "Oldest in work",
                 "How long the longest held entry has not been touched; after 5 s another consumer takes it.",
                 "s",
@@ -538,7 +526,7 @@ def streams() -> bytes:
                 "Dead letters by reason",
                 "Entries that ended as a dead letter since the services started.",
                 "short",
-                ("sum by (stream, code) (qig_dead_letters_total)", "{{stream}} {{code}}"),
+                ("sum by (stream, code) (qig_dead_letters_total) > 0", "{{stream}} {{code}}"),
             ),
         ),
         row(

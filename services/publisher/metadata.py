@@ -32,7 +32,6 @@ EXPIRES: Final = timedelta(days=1)  # of the timestamp: how long a release can b
 RENEW_AFTER: Final = timedelta(hours=1)
 LIST_EXPIRES: Final = timedelta(days=7)  # of bundles and snapshot, which the timestamp vouches for
 KEPT: Final = 4  # older versions that a reader may still be in the middle of
-DAY_S: Final = 86_400.0
 TIMESTAMP: Final = "timestamp.json"
 
 Files = Mapping[str, bytes]  # by the name under which a reader asks for them
@@ -165,10 +164,10 @@ def is_due(offline: Offline, held: Files, *, now_s: float) -> bool:
     return not (whole and fresh and snapshot.meta["targets.json"].version == targets.version)
 
 
-def days_left(offline: Offline, *, now_s: float) -> int:
-    """Whole days until what the offline keys signed ends, and nobody believes a list any more."""
+def ends_s(offline: Offline) -> float:
+    """When what the offline keys signed ends, and nobody believes a list any more: seconds since 1970."""
     ends = min(roles.parsed(offline.root, Root).expires, roles.parsed(offline.targets, Targets).expires)
-    return int((ends.timestamp() - now_s) // DAY_S)
+    return ends.timestamp()
 
 
 def check_key(root: Root, targets: Targets, own: VerifyKey) -> None:

@@ -5,7 +5,7 @@ from broker_node import COUNTS, consumer, count, counted, finished, letters
 from faststream.redis import RedisBroker
 
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import scripts, streams
+from common.runtime import metrics, scripts, streams
 from common.runtime.consumer import Intake
 from common.runtime.effects import Absent, HashSet, Send
 from common.runtime.entries import Entry
@@ -298,3 +298,19 @@ async def test_nothing_is_sent_by_a_commit_whose_entry_somebody_else_has_finishe
     await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
     assert await scripts.commit(redis, streams.QUERIES, sent, entry=("edge", "1-0"), direct=True) == "gone"
     assert await redis.exists(streams.answers("kiosk")) == 0
+
+
+@pytest.mark.parametrize(
+    ("counter", "label", "values"),
+    [
+        (metrics.HANDLED, "outcome", ("done", "rejected", "corrupt", "dead")),
+        (metrics.DEAD_LETTERS, "code", ("never_finished", "handler_failed", "no_body")),
+    ],
+)
+async def test_what_alerts_look_at_reads_zero_before_the_first(redis, counter, label, values):
+    counter.clear()
+    Intake(redis, consumer(count))
+    rows = [row for family in counter.collect() for row in family.samples]
+    assert {(row.labels["stream"], row.labels[label], row.value) for row in rows} == {
+        (streams.QUERIES, value, 0.0) for value in values
+    }

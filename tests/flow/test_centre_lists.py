@@ -6,7 +6,7 @@ import pytest
 from centre import decided
 
 from common.errors import Rejected, Unavailable
-from common.runtime import keys, streams
+from common.runtime import keys, metrics, streams
 from common.runtime.entries import Delivery
 from common.runtime.releases import newest_release
 from common.runtime.trust import Trust
@@ -15,6 +15,7 @@ from common.wire.codec import pack, unpack
 from common.wire.messages import Bundle
 from services.publisher import app, metadata
 from services.publisher.app import state
+from services.publisher.app.releases import DAY_S
 
 pytestmark = pytest.mark.anyio
 
@@ -108,10 +109,13 @@ async def test_of_two_publishers_that_sign_at_once_one_signs_again(centre, event
 @pytest.mark.parametrize(("age_days", "warned"), [(730 - 91, False), (730 - 90 + 1, True)])
 async def test_the_end_of_what_the_offline_keys_signed_is_told_in_time(centre, monkeypatch, caplog, age_days, warned):
     publisher = app.Publisher(centre.settings("publisher"), centre.broker)
-    later = time.time() + age_days * metadata.DAY_S
+    now = time.time()
+    later = now + age_days * DAY_S
     monkeypatch.setattr(time, "time", lambda: later)
     await publisher.releases.renew()
     assert ("qig keys rotate targets" in caplog.text) == warned
+    ends = metrics.REGISTRY.get_sample_value("qig_trust_ends_time_seconds")
+    assert ends == pytest.approx(now + 730 * DAY_S, abs=60.0)
 
 
 async def test_old_lists_are_cleared_away(centre):

@@ -8,6 +8,7 @@ import pytest
 from centre import NODES, Centre, mentioning, ref_of
 
 from common.runtime import keys, metrics, streams
+from services.aggregator.app.enrolment import Enrolment
 from services.aggregator.app.hashes import FOUNDED, HELD, MENTIONED, STANDING
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +93,19 @@ async def test_a_standing_tells_what_became_of_a_node_s_packets(centre, eventual
     assert f'qig_node_distance_rad{{node="{NODES[0]}"}}' in shown
     assert f'qig_node_packets_total{{node="{NODES[0]}",outcome="refused"}}' in shown
     assert weighed() - before == 2 * len(good) + len(forged) + len(implausible)
+
+
+async def test_what_is_counted_of_a_node_reads_zero_before_its_first_packet(centre):
+    for counter in (metrics.NODE_PACKETS, metrics.NODE_BYTES):
+        counter.clear()
+    enrolment = Enrolment(centre.home)
+    (keys.edges_dir(centre.home) / f"{NODES[0]}.pub").rename(keys.edges_dir(centre.home) / "edge-9.pub")
+    await enrolment.read()
+    for node in (NODES[0], "edge-9"):
+        assert metrics.REGISTRY.get_sample_value("qig_node_packet_bytes_total", {"node": node}) == 0.0
+        for outcome in ("accepted", "refused"):
+            labels = {"node": node, "outcome": outcome}
+            assert metrics.REGISTRY.get_sample_value("qig_node_packets_total", labels) == 0.0
 
 
 def weighed():

@@ -15,6 +15,7 @@ from common.runtime.streams import GROUPS, OUTBOX_MAX_ENTRIES
 from services.aggregator.bases import BASE_WINDOW
 from services.cli.fleet import HOST
 from services.cli.up import plan
+from services.publisher.app.releases import DAY_S, WARN_DAYS
 
 ROOT = Path(__file__).parents[2]
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
@@ -73,6 +74,11 @@ def waiting(stream: str, number: float, finished: str) -> dict[str, str]:
     }
 
 
+def begun(stream: str, at: int) -> dict[str, str]:
+    """One that was done long ago, and one that is in work from then on."""
+    return waiting(stream, 1, late(2, 1)) | {f'qig_stream_pending{{stream="{stream}"}}': late(at, 1)}
+
+
 def phases(share: float, answers: float) -> dict[str, str]:
     """In FRACTURE for so much of each twenty samples, with so many answers a minute."""
     held = round(20 * share)
@@ -89,6 +95,13 @@ def kappa(value: float, answers: float = 1) -> dict[str, str]:
         'qig_kappa{instance="c", kernel="heart"}': flat(9000),
         'qig_distance_rad_count{instance="a", kernel="heart"}': growing(answers),
     }
+
+
+def answered(each_ten_minutes: float, until: int | None = None) -> dict[str, str]:
+    """So many answers of a kernel at one edge within ten minutes, and none from a minute on."""
+    step = each_ten_minutes * EVERY_S / 600
+    number = 2000 if until is None else until * 60 // EVERY_S
+    return {'qig_distance_rad_count{instance="a", kernel="heart"}': f"0+{step:g}x{number} {number * step:g}{LONG}"}
 
 
 def together(phi: float, best: float) -> dict[str, str]:
@@ -108,11 +121,27 @@ def versions(released: float, served: float) -> dict[str, str]:
     }
 
 
+def trust_ends(at_s: float) -> dict[str, str]:
+    return {
+        'qig_trust_ends_time_seconds{job="publisher"}': flat(at_s),
+        'qig_trust_ends_time_seconds{job="edge"}': flat(0),
+    }
+
+
 def candidates(refused: float, released: float) -> dict[str, str]:
     return {
         'qig_candidates_total{verdict="refused"}': late(60, refused),
         'qig_candidates_total{verdict="released"}': late(60, released),
     }
+
+
+def died(stream: str, code: str, by: float, at: int) -> dict[str, str]:
+    return {f'qig_dead_letters_total{{stream="{stream}", code="{code}"}}': late(at, by)}
+
+
+def refusal(stream: str, code: str) -> dict[str, str]:
+    """Of what has an alert of its own."""
+    return {f'qig_stream_dead{{stream="{stream}"}}': steps(3, 4, 10), **died(stream, code, 1, 10)}
 
 
 def training(began_s: float, checkpoint_s: float) -> dict[str, str]:
@@ -132,6 +161,8 @@ OUTBOX = 'qig_stream_outbox{stream="qig:batches"}'
 DEAD = 'qig_stream_dead{stream="qig:queries"}'
 REMADE = 'qig_groups_remade_total{stream="qig:packets"}'
 TAKEN_BACK = 'qig_releases_taken_back_total{had="ring"}'
+REFUSALS = {"qig:packets": "clock", "qig:candidates": "candidate_refused"}
+FAULTS = ("never_finished", "handler_failed", "blob_missing", "no_body", "wrong_type")
 
 # Alert, minutes after which it is looked at, what Prometheus has seen by then, whether it fires.
 CASES: list[tuple[str, int, dict[str, str], bool]] = [
@@ -161,6 +192,9 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("LearningStuck", 90, waiting("qig:batches", 1, flat(0)), True),
     ("LearningStuck", 90, waiting("qig:batches", 1, late(60, 1)), False),
     ("LearningStuck", 90, waiting("qig:batches", 0, late(2, 5)), False),
+    ("LearningStuck", 181, begun("qig:batches", 120), True),
+    ("LearningStuck", 179, begun("qig:batches", 120), False),
+    ("LearningStuck", 90, waiting("qig:batches", 1, "_x20 " + late(50, 1)), False),
     ("StreamFilling", 8, {FILL: flat(0.51)}, True),
     ("StreamFilling", 8, {FILL: flat(0.5)}, False),
     ("StreamFull", 4, {FILL: flat(0.91)}, True),
@@ -170,13 +204,21 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("DeadLetters", 30, {DEAD: steps(3, 4, 10)}, True),
     ("DeadLetters", 30, {DEAD: flat(3)}, False),
     ("DeadLetters", 90, {DEAD: steps(3, 4, 10)}, False),
+    ("DeadLetters", 30, {DEAD: flat(100_000), **died("qig:queries", "garbage", 1, 10)}, True),
+    ("DeadLetters", 30, {DEAD: flat(100_000), **died("qig:queries", "garbage", 0, 10)}, False),
+    ("DeadLetters", 90, {DEAD: flat(100_000), **died("qig:queries", "garbage", 1, 10)}, False),
+    *(("DeadLetters", 30, refusal(stream, code), False) for stream, code in REFUSALS.items()),
+    *(("DeadLetters", 30, died(stream, code, 1, 10), True) for stream in REFUSALS for code in FAULTS),
+    *(("DeadLetters", 30, died(stream, code, 0, 10), False) for stream in REFUSALS for code in FAULTS),
     ("GroupRemade", 30, {REMADE: late(10, 1)}, True),
     ("GroupRemade", 30, {REMADE: flat(1)}, False),
     ("GroupRemade", 80, {REMADE: late(10, 1)}, False),
-    ("PhiCollapse", 30, {HEART: steps(0.65, 0.64, 10)}, True),
-    ("PhiCollapse", 30, {HEART: steps(0.8, 0.65, 10)}, False),
-    ("PhiCollapse", 30, {HEART: steps(0.64, 0.4, 10)}, False),
-    ("PhiCollapse", 30, {HEART: steps(0.8, 0.4, 25)}, False),
+    ("PhiCollapse", 40, {HEART: steps(0.65, 0.64, 10), **answered(3.1)}, True),
+    ("PhiCollapse", 40, {HEART: steps(0.8, 0.65, 10), **answered(3.1)}, False),
+    ("PhiCollapse", 40, {HEART: steps(0.64, 0.4, 10), **answered(3.1)}, False),
+    ("PhiCollapse", 40, {HEART: steps(0.8, 0.4, 30), **answered(3.1)}, False),
+    ("PhiCollapse", 40, {HEART: steps(0.8, 0.4, 10), **answered(2.9)}, False),
+    *(("PhiCollapse", at, {HEART: steps(0.8, 0.4, 10), **answered(600, until=10)}, False) for at in (20, 26, 40)),
     ("FractureStuck", 60, phases(0.95, 1), True),
     ("FractureStuck", 60, phases(0.9, 1), False),
     ("FractureStuck", 60, phases(1, 0.3), False),
@@ -186,12 +228,14 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("KappaOutOfBand", 70, kappa(10), False),
     ("KappaOutOfBand", 70, kappa(200), False),
     ("KappaOutOfBand", 70, kappa(5, answers=0.3), False),
-    ("NoEmergence", 20, together(0.7, 0.7), True),
-    ("NoEmergence", 20, together(0.71, 0.7), False),
+    ("NoEmergence", 30, together(0.7, 0.7) | answered(3.1), True),
+    ("NoEmergence", 30, together(0.71, 0.7) | answered(3.1), False),
+    ("NoEmergence", 30, together(0.7, 0.7) | answered(2.9), False),
+    *(("NoEmergence", at, together(0.7, 0.7) | answered(600, until=10), False) for at in (20, 26, 40)),
     (
         "NoEmergence",
-        20,
-        {'qig_constellation_phi_ratio{instance="a", job="edge"}': UNKNOWN, HEART: flat(0.9)},
+        30,
+        {'qig_constellation_phi_ratio{instance="a", job="edge"}': UNKNOWN, HEART: flat(0.9), **answered(3.1)},
         False,
     ),
     ("PacketRejectRatio", 90, packets(10.1, 89.9), True),
@@ -203,6 +247,9 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("BundleRolledBack", 30, {TAKEN_BACK: late(10, 1)}, True),
     ("BundleRolledBack", 30, {TAKEN_BACK: flat(1)}, False),
     ("BundleRolledBack", 80, {TAKEN_BACK: late(10, 1)}, False),
+    ("TrustEnds", 10, trust_ends(WARN_DAYS * DAY_S + 599), True),
+    ("TrustEnds", 10, trust_ends(WARN_DAYS * DAY_S + 600), False),
+    ("TrustEnds", 10, trust_ends(0), False),
     ("CandidatesRefused", 120, candidates(3, 0), True),
     ("CandidatesRefused", 120, candidates(2, 0), False),
     ("CandidatesRefused", 120, candidates(3, 1), False),
@@ -310,6 +357,7 @@ def test_the_playbook_says_of_each_alert_what_it_means_what_to_look_at_and_what_
 def test_thresholds_are_those_of_the_code() -> None:
     assert ALERTS["PhiCollapse"]["expr"].count(f" {PHI_COLLAPSE:g}") == 2
     assert f"> {OUTBOX_MAX_ENTRIES // 2}" in ALERTS["OutboxFull"]["expr"]
+    assert f"< {WARN_DAYS * DAY_S:.0f}" in ALERTS["TrustEnds"]["expr"]
     assert f">= {BASE_WINDOW - 1}" in ALERTS["BundleSkew"]["expr"]
 
 

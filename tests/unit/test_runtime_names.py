@@ -223,6 +223,13 @@ def test_of_a_candidate_s_figures_those_of_a_domain_that_have_a_gauge_are_shown(
     assert shown == ['qig_held_out_bits_per_byte{domain="figures"} 1.5', 'qig_drift_rad{kernel="figures"} 0.25']
 
 
+def test_of_a_domain_that_was_given_up_no_figure_stays():
+    for domain in ("old", "new"):
+        metrics.show_figures([Figure(name="bits_per_byte", domain=domain, before=2.0, after=1.5, unit="bit/B")])
+    shown = [line for line in metrics.exposition().decode().splitlines() if line.startswith("qig_held_out")]
+    assert shown == ['qig_held_out_bits_per_byte{domain="new"} 1.5']
+
+
 def test_what_is_counted_from_the_start_reads_zero_and_keeps_what_it_has_counted():
     metrics.begin(metrics.GUARD_EVENTS, ("restore-nobody",))
     assert metrics.REGISTRY.get_sample_value("qig_guard_events_total", {"guard": "restore-nobody"}) == 0.0

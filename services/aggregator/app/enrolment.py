@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from common.errors import QigError, Unavailable
-from common.runtime import keys
+from common.runtime import keys, metrics
 from services.aggregator.admit import Enrolled
 from services.aggregator.quota import Nodes
 
@@ -16,6 +16,7 @@ class Enrolment:
         """Raises Unavailable("missing_key"), Rejected("bad_key") for a file that is no key."""
         self._home = home
         self.edges: Enrolled = keys.load_enrolled(home)
+        self._begin()
 
     @property
     def nodes(self) -> Nodes:
@@ -38,5 +39,11 @@ class Enrolment:
                 message = f"{keys.edges_dir(self._home)} is not there: is QIG_HOME what it was?"
                 raise Unavailable("missing_key", message)
             self.edges = await asyncio.to_thread(keys.load_enrolled, self._home)
+            self._begin()
         except QigError as error:
             raise Unavailable("enrolment_unreadable", f"who is enrolled cannot be read: {error.message}") from None
+
+    def _begin(self) -> None:
+        nodes = set(self.nodes.values())
+        metrics.begin(metrics.NODE_PACKETS, *((node, outcome) for node in nodes for outcome in ("accepted", "refused")))
+        metrics.begin(metrics.NODE_BYTES, *((node,) for node in nodes))

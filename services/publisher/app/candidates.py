@@ -33,6 +33,7 @@ class Candidates:
         self._releases = releases
         self._limits = limits
         metrics.begin(metrics.CANDIDATES, ("released",), ("refused",))
+        metrics.begin(metrics.DEAD_LETTERS, (streams.CANDIDATES, "blob_missing"))
 
     async def take(self, delivery: Delivery, candidate: Candidate) -> Sequence[Effect]:
         """One candidate: a release, or a refusal that is kept, whatever it fails of: the trainer waits for a word."""

@@ -36,7 +36,8 @@ from services.publisher.release import release, taken_back
 
 log = logging.getLogger(__name__)
 
-WARN_DAYS: Final = 90  # with each new list; `qig up` signs anew by itself when a year is left
+DAY_S: Final = 86_400.0
+WARN_DAYS: Final = 90  # with each new list, and the alert TrustEnds; `qig up` signs anew by itself when a year is left
 AHEAD_MAX: Final = 10_000  # chosen: releases between two copies of a broker; versions do not come back from a mistake
 LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
 
@@ -137,7 +138,7 @@ class Releases:
         if await self._broker.commit(streams.CANDIDATES, listed(past.held, files)):
             self._began = True
             log.info("the list of %d releases is signed anew", len(known))
-        left = metadata.days_left(self._offline, now_s=time.time())
+        left = int((metadata.ends_s(self._offline) - time.time()) // DAY_S)
         if left < WARN_DAYS:
             log.warning("root or targets metadata ends in %d days: `qig keys rotate targets` signs both anew", left)
 
@@ -164,6 +165,7 @@ class Releases:
         root, targets = roles.parsed(offline.root, Root), roles.parsed(offline.targets, Targets)
         metadata.check_key(root, targets, key.verify_key)
         self._key, self._offline = key, offline
+        metrics.TRUST_ENDS.set(metadata.ends_s(offline))
 
     def _signed(self, known: Mapping[int, bytes], past: Past, each: Mapping[int, int]) -> metadata.Files:
         return metadata.signed(self._offline, known, past.held, self._key, now_s=time.time(), rings=each)
