@@ -136,7 +136,9 @@ def rings_of(offline: Offline, held: Files) -> dict[int, int] | None:
 
 
 def outdated(held: Iterable[str], new: Files) -> list[str]:
-    """The names in the broker that no reader can still need once `new` is there: of each role but KEPT before."""
+    """The names in the broker that no reader can still need once `new` is there: of each role all but KEPT. What is new
+    is needed whatever its number: a new key counts from the clock, and the one before may have been ahead of it.
+    """
     gone: list[str] = []
     for role in (f"{BUNDLES}.json", "snapshot.json", "targets.json"):
         numbers = sorted(
@@ -144,7 +146,7 @@ def outdated(held: Iterable[str], new: Files) -> list[str]:
             for name in {*held, *new}
             if name.partition(".")[2] == role and name.partition(".")[0].isdecimal()
         )
-        gone += [f"{number}.{role}" for number in numbers[:-KEPT]]
+        gone += [name for number in numbers[:-KEPT] if (name := f"{number}.{role}") not in new]
     return gone
 
 

@@ -130,6 +130,13 @@ async def test_old_lists_are_cleared_away(centre):
     assert sum(name.endswith("snapshot.json") for name in left) == metadata.KEPT
 
 
+async def test_a_list_under_a_lower_number_than_older_ones_is_not_cleared_away_with_them():
+    held = [f"{number}.{role}" for number in range(5, 10) for role in ("bundles.json", "snapshot.json")]
+    new = {"4.bundles.json": b"", "4.snapshot.json": b"", "timestamp.json": b""}
+    gone = metadata.outdated(held, new)
+    assert gone == ["5.bundles.json", "5.snapshot.json"]
+
+
 async def test_what_others_write_into_the_bundles_stream_does_not_count_as_a_release(centre, eventually):
     parent = await centre.release()
     forged = parent.model_copy(update={"version": 99})

@@ -5,6 +5,7 @@ from live_counts import MASS_CAP, check_counts
 from live_fleet import answered_once, live, narrow, until
 
 from common.runtime import streams
+from common.runtime.follower import newest
 from services.aggregator.app.hashes import LEDGER
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(180)]
@@ -28,7 +29,12 @@ async def a_query_in_its_hands(lively):
 
 
 async def a_packet_in_the_ledger(lively):
-    await until(lambda: lively.redis.hlen(LEDGER), "a packet in the ledger")
+    before = await newest(lively.redis, streams.BATCHES)
+
+    async def there():  # or it was, between two looks: two that come together are cut at once
+        return await lively.redis.hlen(LEDGER) or await newest(lively.redis, streams.BATCHES) != before
+
+    await until(there, "a packet in the ledger")
 
 
 async def a_batch_in_its_stream(lively):
