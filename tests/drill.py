@@ -32,6 +32,7 @@ from services.cli.fleet import Fleet  # noqa: E402
 PATIENCE_S = 240.0  # a machine that others use
 FLOOD = 91_000  # queries: nine tenths of what their stream takes
 STEP = 1_000
+ROUNDS, ROUND_S = 6, 20.0  # of text, until a second batch waits
 TRIAL_S = 300  # of a bundle: edges are killed twice in it
 QUERY = pack(Query(text="The whale rose", max_tokens=0, store=False))
 HURRIED = pack(Query(text="The whale rose", max_tokens=512, deadline_s=0.001))
@@ -180,15 +181,20 @@ class Drill:
     async def no_publisher(self):
         await self.fleet.kill("publisher", hold=True)
         async with self.live.desk() as desk:
-            for text in (
-                *SENTENCES.values(),
-                *SENTENCES.values(),
-            ):  # of all domains: a second batch waits for the first
-                for _ in range(8):
-                    desk.send(text * 10, max_tokens=0)
+            for _ in range(ROUNDS):
+                for text in SENTENCES.values():  # of all domains
+                    for _ in range(8):
+                        desk.send(text * 10, max_tokens=0)
+                with contextlib.suppress(AssertionError):
+                    await until(self._a_batch_waits, "", ROUND_S)
+                    break
             await self.fires("LearningStuck")
         await self.fleet.restart("publisher")
         self.clears("LearningStuck")
+
+    async def _a_batch_waits(self):
+        """Behind a candidate that nobody decides on."""
+        return await self.redis.xlen(streams.CANDIDATES) and await self.redis.xlen(streams.BATCHES)
 
     @contextlib.asynccontextmanager
     async def _again_and_again(self, stream, body):

@@ -224,6 +224,7 @@ async def test_a_scripts_commands_are_checked_against_its_callers_rights(url):
 
 async def test_a_client_publishes_by_id_once_a_service_has_told_the_server_how(url):
     async with connect(url("edge")) as edge, connect(url(CLIENT)) as client, connect(url(None)) as root:
+        await root.flushall()
         await root.script_flush()
         with pytest.raises(NoPermissionError) as refused:
             await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1")
