@@ -2,9 +2,7 @@
 
 FastStream's group-less subscriber begins at "$" again until a first message came, so entries are missed in an error's
 pause (docs/upstream/groupless.py); this is a plain XREAD loop from the last entry handled. It reconnects for ever, and
-when the stream itself was lost (its newest id is before our position) it begins anew at the start. To ask for that id
-brings two whole entries along, so it is asked for only when it may have happened: at the start, after an outage, when
-the stream has become shorter, and now and then.
+when the stream itself was lost (its newest id is before our position) it begins anew at the start.
 
 A handler that raises Unavailable is given the same entry again. Rejected and Corrupt entries are logged, counted and
 passed. A bug is tried TRIES times and then passed, loudly: one broken broadcast must not keep a node from the next.
@@ -13,6 +11,7 @@ passed. A bug is tried TRIES times and then passed, loudly: one broken broadcast
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -20,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import metrics
+from common.runtime import metrics, scripts
 from common.runtime.connection import AWAY, BACKOFF_FIRST_S, BACKOFF_MAX_S, trouble
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.health import Health
@@ -32,7 +31,6 @@ FOLLOW_RECORDS: Final = 64
 FOLLOW_BLOCK_MS: Final = 2_000  # as subscription.READ_BLOCK_MS
 STALE_AFTER_S: Final = 10.0
 TRIES: Final = 3
-LOOK_EVERY: Final = 150  # quiet reads: whoever put as many entries in place of those that were lost is found out then
 FROM_START: Final = "0-0"
 ONLY_NEW: Final = "$"
 
@@ -56,20 +54,14 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
     health.expect(name, STALE_AFTER_S)
     position = follower.after
     block_ms: int | None = None  # the first look, and the first after an outage, waits for nothing: it says "here I am"
-    quiet, length = 0, 0  # quiet reads until the newest id is asked for; entries at the last of them
     while True:
         try:
             if position == ONLY_NEW:  # made definite once: "$" in every read would miss what came between two reads
                 position = await newest(redis, follower.stream)
             answer = cast("Any", await redis.xread({follower.stream: position}, FOLLOW_RECORDS, block_ms))
-            if not answer:
-                before, length = length, int(await redis.xlen(follower.stream))
-                if quiet == 0 or length < before:
-                    quiet = LOOK_EVERY
-                    if _order(await newest(redis, follower.stream)) < _order(position):
-                        log.warning("the stream %s was lost: reading it from its start", follower.stream)
-                        position = FROM_START
-                quiet -= 1
+            if not answer and _order(await newest(redis, follower.stream)) < _order(position):
+                log.warning("the stream %s was lost: reading it from its start", follower.stream)
+                position = FROM_START
             for entry_id, fields in answer[0][1] if answer else []:
                 entry = Entry(entry_id.decode(), fields)
                 await _handle(follower, entry, health, name)
@@ -77,7 +69,7 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
             health.report(name)
             block_ms = FOLLOW_BLOCK_MS
         except RedisError as error:
-            block_ms, quiet = None, 0
+            block_ms = None
             health.report(name, trouble(error))
             log.warning("cannot read %s, %s", follower.stream, trouble(error))
             await asyncio.sleep(BACKOFF_MAX_S)
@@ -94,6 +86,8 @@ async def kept(redis: Redis, stream: str) -> AsyncIterator[Entry]:
 
 async def newest(redis: Redis, stream: str) -> str:
     """The id of the newest entry that ever was in `stream`, FROM_START when there is no such stream."""
+    with suppress(NoPermissionError):  # a client's, of a server that no service has taught yet
+        return await scripts.newest(redis, stream)
     try:
         about = await redis.xinfo_stream(stream)
     except (*AWAY, NoPermissionError):  # a cluster without a master for the slot has not lost the stream

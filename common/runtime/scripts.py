@@ -8,6 +8,7 @@
     look_after   make a group that reads a stream from its start, unless it is there; forget its consumers that are gone
               and hold nothing; what was delivered in the future, before the server's clock was set back, was delivered
               now; and tell what waits: in one round trip, since every node asks that again and again
+    newest    the id of a stream's newest entry, and nothing of the entry
     forget    delete a key that nobody has used for a while
 
 `#!lua` at the head makes the server refuse a whole script when memory or disk is out, before its first write: without
@@ -25,7 +26,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ResponseError
 
 from common.errors import Unavailable
 from common.runtime import effects, streams
@@ -224,6 +225,18 @@ return {{made['err'] and 0 or 1, redis.call('XLEN', KEYS[1]), group['pending'],
   held[1] and held[1][3] or 0, redis.call('XLEN', KEYS[2]), redis.call('XLEN', KEYS[3])}}
 """
 
+# KEYS: stream. XINFO alone would bring the first and the last entry along, whole bundles.
+_NEWEST: Final = """#!lua flags=no-writes
+local about = redis.pcall('XINFO', 'STREAM', KEYS[1])
+if about['err'] then
+  if string.find(about['err'], 'no such key', 1, true) then return '0-0' end
+  return about
+end
+for i = 1, #about, 2 do
+  if about[i] == 'last-generated-id' then return about[i + 1] end
+end
+"""
+
 # KEYS: any key. ARGV: seconds for which nobody may have read or written it.
 _FORGET: Final = f"""{_ENDS}
 local idle = redis.call('OBJECT', 'IDLETIME', KEYS[1])
@@ -346,14 +359,26 @@ async def publish(
 
 
 async def teach(redis: Redis) -> None:
-    """Tell every server that takes writes how to publish: clients may only call what it knows (rights.py), and those of
-    a cluster that serve their queries and cancels may have been called by no service yet. Wants script|exists and
-    script|load.
+    """Tell every server that takes writes how to publish, and what is newest: clients may only call what it knows
+    (rights.py), and those of a cluster that serve their queries and cancels may have been called by no service yet.
+    Wants script|exists and script|load.
     """
-    with suppress(NoPermissionError):  # of a list of users that is older than we are
-        if all(await redis.script_exists(digest(_PUBLISH))):  # 40 bytes, against the script's two thousand
-            return
-    await redis.script_load(_PUBLISH)
+    for script in (_PUBLISH, _NEWEST):
+        with suppress(NoPermissionError):  # of a list of users that is older than we are
+            if all(await redis.script_exists(digest(script))):  # 40 bytes, against a script's two thousand
+                continue
+        await redis.script_load(script)
+
+
+async def newest(redis: Redis, stream: str) -> str:
+    """The id of the newest entry that ever was in `stream`, "0-0" when there is no such stream. Raises
+    NoPermissionError for a client whose server knows no scripts yet.
+    """
+    try:
+        found = await redis.evalsha(digest(_NEWEST), 1, stream)
+    except NoScriptError:
+        found = await redis.eval(_NEWEST, 1, stream)
+    return cast("bytes", found).decode()
 
 
 def tell(redis: Redis, stream: str, message: bytes) -> asyncio.Future[Any]:

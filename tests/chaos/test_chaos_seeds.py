@@ -14,7 +14,7 @@ pytestmark = pytest.mark.live
 RUN = Path(__file__).with_name("run.py")
 
 
-@pytest.mark.parametrize("seed", [3, 16, 17])
+@pytest.mark.parametrize("seed", [3, 16, 17, 6118])
 def test_a_scenario_that_once_failed_loses_and_doubles_nothing(seed):
     line = [sys.executable, str(RUN), "--scenarios", "1", "--seed", str(seed)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
