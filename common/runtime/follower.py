@@ -11,7 +11,6 @@ passed. A bug is tried TRIES times and then passed, loudly: one broken broadcast
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -86,11 +85,16 @@ async def kept(redis: Redis, stream: str) -> AsyncIterator[Entry]:
 
 async def newest(redis: Redis, stream: str) -> str:
     """The id of the newest entry that ever was in `stream`, FROM_START when there is no such stream."""
-    with suppress(NoPermissionError):  # a client's, of a server that no service has taught yet
+    try:
         return await scripts.newest(redis, stream)
+    except AWAY:  # a cluster without a master for the slot has not lost the stream
+        raise
+    except ResponseError as error:  # a server that no service has taught yet; of all else XINFO says what it is
+        if "ACL failure" in str(error):  # but of this, which would stand in the server's log twice
+            raise NoPermissionError(str(error)) from error
     try:
         about = await redis.xinfo_stream(stream)
-    except (*AWAY, NoPermissionError):  # a cluster without a master for the slot has not lost the stream
+    except (*AWAY, NoPermissionError):
         raise
     except ResponseError:  # no such key
         return FROM_START
