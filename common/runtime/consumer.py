@@ -45,7 +45,7 @@ from common.runtime.effects import Effect, Send
 from common.runtime.entries import TRACEPARENT, Delivery, Entry, body_of
 from common.runtime.logs import bound
 from common.wire.codec import pack
-from common.wire.fields import MESSAGE_MAX_BYTES, REASON_MAX_CHARS
+from common.wire.fields import LETTER_MAX_BYTES, REASON_MAX_CHARS
 from common.wire.messages import DeadLetter
 
 M = TypeVar("M")
@@ -431,7 +431,7 @@ class Intake(Generic[M]):
             code=code,
             reason=reason[:REASON_MAX_CHARS],
             deliveries=deliveries,
-            body=(msgpack.packb(dict(entry.fields)) if body is None else body)[:MESSAGE_MAX_BYTES],
+            body=(msgpack.packb(dict(entry.fields)) if body is None else body)[:LETTER_MAX_BYTES],
             at_s=self._clock(),
         )
         token = (consumer.group, entry.id)

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from common.errors import Rejected
-from common.wire.fields import MAX_BUNDLE_PACKETS, MESSAGE_MAX_BYTES, Message, Value
+from common.wire.fields import MAX_BUNDLE_PACKETS, Message, Value
 from common.wire.inference import Answer, Piece
 
 CODES: Final = ("oversized", "garbage", "wrong_version", "unknown_field", "bad_field")
@@ -102,8 +102,6 @@ def parse(what: str, body: bytes, *, most_listed: int = MAX_LIST, most_values: i
             max_array_len=most_listed,
             max_map_len=MAX_MAP,
             max_ext_len=0,
-            max_bin_len=MESSAGE_MAX_BYTES,
-            max_str_len=MESSAGE_MAX_BYTES,
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise Rejected(
