@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from common.errors import Unavailable
 from common.runtime import metrics, overview, scripts, store, streams, tracing
-from common.runtime.effects import Effect, Send
+from common.runtime.effects import Effect, Send, follow
 from common.runtime.entries import Entry
 from common.runtime.overview import M, StreamRow
 
@@ -81,6 +81,7 @@ class Broker:
         done = await scripts.commit(self.redis, stream, effects) == "done"
         if done:
             tracing.sent(effects)
+            follow(effects)
         return done
 
     async def put_blob(self, data: bytes) -> str:
