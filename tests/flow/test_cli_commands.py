@@ -259,6 +259,17 @@ async def test_watch_counts_what_waits_what_is_held_and_what_is_dead(redis):
     await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})
     row = (await watch.look(redis, 100.0)).streams[0]
     assert (row.stream, row.length, row.lag, row.pending, row.dead, row.consumers) == ("qig:queries", 3, 2, 1, 1, 1)
+    assert row.oldest_idle_s >= 0.0
+
+
+async def test_of_a_stream_of_which_nobody_holds_anything_its_consumers_are_counted_and_not_listed(redis):
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    for number in range(3):
+        await redis.xgroup_createconsumer(streams.QUERIES, "edge", f"edge-{number}")
+    await redis.config_resetstat()
+    row = (await watch.look(redis, 100.0)).streams[0]
+    assert (row.consumers, row.pending, row.oldest_idle_s) == (3, 0, 0.0)
+    assert "cmdstat_xinfo|consumers" not in await redis.info("commandstats")
 
 
 async def test_watch_shows_the_newest_beat_of_each_service_and_passes_what_is_none(redis):
