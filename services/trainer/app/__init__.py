@@ -28,7 +28,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import causes, keys, metrics, streams, tracing
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
-from common.runtime.effects import Effect, HashDelete, HashSet, Send
+from common.runtime.effects import Effect, HashDelete, HashSet, Send, Then
 from common.runtime.entries import Delivery
 from common.runtime.heart import heart
 from common.runtime.releases import newest_release
@@ -165,7 +165,7 @@ class Trainer:
             evidence=evidence,
             packets=batch.packets,
         )
-        _show(evidence, self._settings.steps if made.figures else 0)
+        metrics.show_figures(evidence.figures)
         log.info("batch %s of %d packets is candidate on bundle %d", batch.id[:12], len(batch.packets), current.version)
         failed |= proposals.noted(known, made.dropped, cut_s)
         return [
@@ -175,6 +175,7 @@ class Trainer:
             *(HashSet(FAILED, name, note) for name, note in failed.items()),
             *(HashDelete(FAILED, name) for name in proposals.outdated(known, cut_s) if name not in failed),
             Send(streams.CANDIDATES, pack(candidate), candidate.id),
+            Then(partial(_count, evidence.guards, self._settings.steps if made.figures else 0)),
         ]
 
     async def _here(self, batch: Batch, current: Bundle, held_back: Collection[str]) -> Made:
@@ -295,9 +296,8 @@ def _last_checkpoint_s(runs: Path) -> float:
     return 0.0
 
 
-def _show(evidence: Evidence, steps: int) -> None:
-    metrics.show_figures(evidence.figures)
-    for guard in evidence.guards:
+def _count(guards: Sequence[str], steps: int) -> None:
+    for guard in guards:
         metrics.GUARD_EVENTS.labels(guard).inc()
     metrics.TRAIN_STEPS.inc(steps)
 
