@@ -58,6 +58,11 @@ def refused(of: float, per_minute: float) -> dict[str, str]:
     }
 
 
+def burst(number: float) -> dict[str, str]:
+    """So many refusals at once, an hour after the aggregator began, of a kind that it had none of."""
+    return packets(0, 0) | {'qig_packets_total{job="aggregator", outcome="refused", code="replayed"}': late(60, number)}
+
+
 def packets(refused: float, accepted: float) -> dict[str, str]:
     return {
         'qig_packets_total{job="aggregator", outcome="refused", code="clock"}': growing(refused / 60),
@@ -241,6 +246,8 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("PacketRejectRatio", 90, packets(10.1, 89.9), True),
     ("PacketRejectRatio", 90, packets(9.9, 90.1), False),
     ("PacketRejectRatio", 90, packets(4.9, 4.9), False),
+    ("PacketRejectRatio", 75, burst(6), True),
+    ("PacketRejectRatio", 75, burst(5), False),
     ("BundleSkew", 20, versions(7, 5), True),
     ("BundleSkew", 20, versions(7, 6), False),
     ("BundleSkew", 20, {'qig_bundle_version{instance="a", job="edge"}': flat(1)}, False),
