@@ -40,8 +40,9 @@ FINAL: Final = frozenset({"base_window", "clock", "implausible", "too_many_packe
 REFUSALS: Final = (
     "malformed", "oversized", "unknown_key", "bad_signature", "stale_epoch", "replayed", "stale_sequence",
     "base_window", "clock", "implausible", "too_many_packets", "too_many_domains", "too_many_territories",
+    "replay_window",
 )  # fmt: skip
-"""Of what a packet may be refused, here or when it is cut."""
+"""Of what a packet may be refused, here or when it is cut; the last: what the broker has of its key is damaged."""
 
 READ_MAX: Final = 512  # packets, 20 MB at most; one that is not among them is read again when it is cut
 
