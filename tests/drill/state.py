@@ -42,9 +42,12 @@ async def play(scratch):
                 drill.clears("PhiCollapse", "NoEmergence")
                 await until(drill.is_quiet, "no alert of what came before", PATIENCE_S)
             async with asked(desk, itertools.repeat(LOOP), max_tokens=0):
-                await drill.fires("FractureStuck", "KappaOutOfBand")
+                await drill.fires("KappaOutOfBand")
+            async with asked(desk, itertools.repeat(LOOP), max_tokens=SAID_TOKENS):
+                drill.clears("KappaOutOfBand")
+                await drill.fires("FractureStuck")
             async with asked(desk, text(), max_tokens=SAID_TOKENS):
-                drill.clears("FractureStuck", "KappaOutOfBand")
+                drill.clears("FractureStuck")
                 await drill.cleared()
     return drill.left
 

@@ -84,10 +84,14 @@ def begun(stream: str, at: int) -> dict[str, str]:
     return waiting(stream, 1, late(2, 1)) | {f'qig_stream_pending{{stream="{stream}"}}': late(at, 1)}
 
 
-def phases(share: float, answers: float) -> dict[str, str]:
-    """In FRACTURE for so much of each twenty samples, with so many answers a minute."""
+def phases(share: float, answers: float, said: float = 64) -> dict[str, str]:
+    """In FRACTURE for so much of each twenty samples, with so many answers a minute, of so many tokens."""
     held = round(20 * share)
     return {
+        'qig_queries_total{instance="a", outcome="read"}': growing(answers / 2),
+        'qig_queries_total{instance="a", outcome="length"}': growing(answers / 2),
+        'qig_queries_total{instance="a", outcome="refused"}': growing(answers),
+        'qig_tokens_total{instance="a", direction="written"}': growing(said * answers),
         'qig_phase{instance="a", kernel="heart", phase="FRACTURE"}': ("1 " * held + "0 " * (20 - held)) * 20,
         'qig_distance_rad_count{instance="a", kernel="heart"}': growing(answers),
     }
@@ -230,10 +234,13 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("FractureStuck", 60, phases(0.9, 1), False),
     ("FractureStuck", 60, phases(1, 0.3), False),
     ("FractureStuck", 14, phases(1, 1), False),
+    ("FractureStuck", 60, phases(1, 1, said=33), True),
+    ("FractureStuck", 60, phases(1, 1, said=32), True),
+    ("FractureStuck", 60, phases(1, 1, said=31), False),
     ("KappaOutOfBand", 70, kappa(9.9), True),
-    ("KappaOutOfBand", 70, kappa(200.1), True),
+    ("KappaOutOfBand", 70, kappa(300.1), True),
     ("KappaOutOfBand", 70, kappa(10), False),
-    ("KappaOutOfBand", 70, kappa(200), False),
+    ("KappaOutOfBand", 70, kappa(300), False),
     ("KappaOutOfBand", 70, kappa(5, answers=0.3), False),
     ("NoEmergence", 30, together(0.7, 0.7) | answered(3.1), True),
     ("NoEmergence", 30, together(0.71, 0.7) | answered(3.1), False),
