@@ -100,6 +100,13 @@ def test_a_command_gives_its_module_exactly_the_arguments_that_it_takes(asked, l
     inspect.signature(getattr(import_module(f"services.cli.{module}"), function)).bind(**given)
 
 
+@pytest.mark.parametrize("words", [["how", "are", "you"], ["how are you"]])
+def test_a_question_needs_no_quotes(asked, words):
+    for line in (["ask", *words, "--max-tokens", "5"], ["route", "--json", *words]):
+        assert CliRunner().invoke(cli.app, line).exit_code == 0
+    assert [given.get("text") or given["fields"]["text"] for _, _, given in asked] == 2 * ["how are you"]
+
+
 def test_training_on_a_batch_takes_other_arguments_than_a_genesis(asked):
     assert CliRunner().invoke(cli.app, ["train", "--batch", "b", "--steps", "3"]).exit_code == 0
     ((module, function, given),) = asked
