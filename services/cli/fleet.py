@@ -146,8 +146,9 @@ class Fleet:
         try:
             reason = await probe.why_not_ready(member.url)
         except Unavailable:
-            return "starting"
-        member.child.was_ready = member.child.was_ready or reason is None
+            return "starting" if member.child.is_starting else "does not answer"
+        if reason is None:
+            member.child.ready_in = member.child.starts
         return reason
 
     async def wait_ready(self, node: str, timeout_s: float = READY_TIMEOUT_S) -> None:

@@ -22,16 +22,16 @@ from common.runtime.settings import redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, given_url
-from services.cli.fleet import HOST, Fleet
+from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet
 from services.cli.show import command, console, plain
 
 LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
 BROKER_PORT: Final = 6379  # what redis-cli takes when it is told nothing
 _SECONDS: Final = re.compile(r"\b\d+(\.\d+)? s\b")
-LOADING: Final = "loads its first bundle, compiling once (about half a minute)"
-_LOADING: Final = f"follower {streams.BUNDLES}: not "  # seen, or started: this is its first round
-_NO_BUNDLE: Final = "edge: waits for the first bundle"
+LOADING: Final = "waits for its first bundle, which it compiles once (about half a minute)"
+_NO_BUNDLE: Final = "waits for the first bundle"
+_SILENT: Final = re.compile(r": not seen for (\d+) s$")
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -170,19 +170,24 @@ async def _look(fleet: Fleet, node: str) -> Row:
             bundle = None if found is None else int(found)
         except Unavailable:
             reason = "does not answer"
-    shown = None if reason is None else _short(reason, first=member.service == "edge" and not member.child.was_ready)
+    shown = None if reason is None else _short(reason, member.service, starting=member.child.is_starting)
     return Row(node, member.url, member.pid, shown, bundle)
 
 
-def _short(reason: str, *, first: bool) -> str:
-    """Parts that have only not started yet are one word. first: an edge that was never ready: the follower that brings
-    its first bundle is silent until what the bundle runs is compiled.
+def _short(reason: str, service: str, *, starting: bool) -> str:
+    """Parts that have only not started yet are one word, and what a service says of itself stands without its name.
+
+    starting: not ready yet in this life: what is loaded and compiled keeps its parts silent, for as long as a start may
+    take.
     """
-    parts = reason.split("; ")
-    if first and _NO_BUNDLE in parts and any(part.startswith(_LOADING) for part in parts):
-        return LOADING
-    telling = [part for part in parts if not part.endswith(": not started")]
-    return "; ".join(telling) or "starting"
+    parts = [part.removeprefix(f"{service}: ") for part in reason.split("; ") if not _is_quiet(part, starting=starting)]
+    return LOADING if starting and parts == [_NO_BUNDLE] else "; ".join(parts) or "starting"
+
+
+def _is_quiet(part: str, *, starting: bool) -> bool:
+    silent = _SILENT.search(part)
+    patient = starting and silent is not None and int(silent[1]) < READY_TIMEOUT_S
+    return part.endswith(": not started") or patient
 
 
 def _table(rows: list[Row]) -> Table:

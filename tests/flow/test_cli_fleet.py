@@ -52,6 +52,18 @@ async def test_a_killed_service_is_started_again_at_its_address(alone):
         assert await probe.gauge(member.url, "qig_bundle_version") == 7.0
 
 
+async def test_a_service_starts_in_each_of_its_lives_until_it_was_ready(alone):
+    async with alone:
+        member = await alone.start("serve", "edge-1")
+        assert member.child.is_starting
+        await alone.wait_ready("edge-1")
+        assert not member.child.is_starting
+        await alone.restart("edge-1")
+        assert member.child.is_starting
+        await alone.wait_ready("edge-1")
+        assert not member.child.is_starting
+
+
 async def test_a_service_that_is_held_stays_down_until_it_is_restarted(alone, eventually):
     async with alone:
         member = await alone.start("serve", "edge-1")

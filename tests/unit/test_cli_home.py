@@ -127,8 +127,8 @@ def test_every_process_has_a_port_of_its_own_and_the_first_edge_the_first(edges)
 
 
 def test_parts_that_have_only_not_started_are_one_word():
-    assert up._short("relay a: not started; edge: is built", first=False) == "edge: is built"
-    assert up._short("relay a: not started; follower b: not started", first=False) == "starting"
+    assert up._short("relay a: not started; edge: is built", "edge", starting=True) == "is built"
+    assert up._short("relay a: not started; follower b: not started", "edge", starting=True) == "starting"
 
 
 def test_what_others_wrote_reaches_the_terminal_without_markup_or_control_characters():
