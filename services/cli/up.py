@@ -62,14 +62,18 @@ def plan(edges: int, port: int) -> dict[str, tuple[str, int]]:
 
 async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
     _check_settings()
+    if given_url() is None and not places.broker_dir(home).is_dir():  # nothing was ever released here
+        _first_ready_made(home)
     out = console()
     stopping = asyncio.Event()
     with _signals(stopping):
         broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
         async with Fleet(home, broker_url=given_url(), broker_port=broker_port) as fleet:
             _check_ports(members)
-            keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
+            made = keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
             keys.make_secret(home)
+            how = "made now, with new keys" if keys.root_path(home) in made else "as it was left"
+            out.print(f"home    {plain(str(home))}, {how}", soft_wrap=True)
             out.print(f"broker  {_broker_line(fleet)}")
             first = await _first_constellation(fleet, home, stopping)
             for node, (service, port) in members.items():
@@ -111,13 +115,10 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
     In a process of its own, so that `stopping` ends it at once: what is written is no constellation before it is whole.
     Raises Unavailable("no_genesis").
     """
-    where, size = genesis.default(home), os.environ.get(variable("size"))
-    if where.is_dir() and (size is None or where == places.genesis_dir(home).resolve()):
-        return where
-    where = places.genesis_dir(home).resolve()
-    if why := genesis.why_no_text():
-        raise Unavailable("no_genesis", f"there is no first constellation, and {why}")
-    command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(where), "--size", size or SMALLEST]
+    if (found := _first_ready_made(home)) is not None:
+        return found
+    where, size = places.genesis_dir(home).resolve(), os.environ.get(variable("size"), SMALLEST)
+    command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(where), "--size", size]
     process = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdout=sys.stderr)
     stopped = stopping or asyncio.Event()
     done, stop = asyncio.create_task(process.wait()), asyncio.create_task(stopped.wait())
@@ -131,6 +132,18 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
     if code != 0 and not stopped.is_set():
         raise Unavailable("no_genesis", "there is no first constellation, and training one failed: see the lines above")
     return where
+
+
+def _first_ready_made(home: Path) -> Path | None:
+    """Where the first constellation lies; None when it is to be trained. Raises Unavailable("no_genesis") where it
+    cannot be.
+    """
+    where, own = genesis.default(home), places.genesis_dir(home).resolve()
+    if where.is_dir() and (variable("size") not in os.environ or where == own):
+        return where
+    if why := genesis.why_no_text():
+        raise Unavailable("no_genesis", f"there is no first constellation, and {why}")
+    return None
 
 
 async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:

@@ -191,6 +191,22 @@ async def test_nothing_is_trained_in_a_wrong_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_home_and_no_key_is_made_in_a_wrong_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QIG_BROKER_URL", raising=False)
+    with pytest.raises(Unavailable, match=r"no_genesis: .* no texts in .*: run qig in its repository"):
+        up.run(1, tmp_path / ".qig", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_constellation_that_is_missed_in_a_wrong_folder_is_named_with_where_one_is(tmp_path, monkeypatch):
+    with pytest.raises(Unavailable, match=r"or name another with --genesis$"):
+        genesis.parts_of(tmp_path / "genesis")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match=f"; one is shipped: run qig in its repository: cd {genesis.REPOSITORY}$"):
+        genesis.parts_of(tmp_path / "genesis")
+
+
 def test_no_demo_begins_in_a_wrong_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Unavailable, match="missing_corpus: no texts in"):
