@@ -31,6 +31,7 @@ COMMANDS = {
     "batch list": ["batch", "list"],
     "packet disown": ["packet", "disown", "edge-1"],
     "batch save": ["batch", "save", "ab12", "--out", "there"],
+    "bundle list": ["bundle", "list"],
     "bundle revoke": ["bundle", "revoke", "--to", "3"],
     "bundle why": ["bundle", "why", "3"],
     "warm": ["warm"],
