@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from services.cli.app.command import DEFAULT_HOME
@@ -20,9 +20,23 @@ P_SHOWN_MIN: Final = 0.001  # how far below it lies says nothing: the estimate o
 PIPED_WIDTH: Final = 200  # where there is no terminal to fit in, tables keep their columns
 
 
-def console() -> Console:
-    """Standard output."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error where the former is for a program."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPED_WIDTH)
+
+
+@contextmanager
+def doing(out: Console, what: str) -> Iterator[None]:
+    """Says what takes a while: with a clock that runs as long, on a terminal; as a line elsewhere."""
+    if not out.is_terminal:
+        out.print(f"… {plain(what)}")
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as running:
+        running.add_task(plain(what), total=None)
+        yield
 
 
 def plain(text: str) -> str:

@@ -59,7 +59,9 @@ def qig(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback 
 
 @app.command()
 def demo(home: Home = Path(".qig/demo"), as_json: Json = False) -> None:
-    """Show the whole story in under three minutes: start, answer, learn unseen text, apply the new bundle."""
+    """Show the whole story: start, answer, learn unseen text, apply the new bundle. Half a minute; two the first time,
+    which compiles the kernels.
+    """
     command.do("demo", home=home, json=as_json)
 
 
