@@ -358,7 +358,7 @@ async def test_a_growth_that_the_publisher_refused_waits_and_what_comes_with_it_
     centre, trainer, micro, monkeypatch
 ):
     for limit in ("GROWTH_TOLERANCE", "GROWN_TOLERANCE"):
-        monkeypatch.setattr(f"services.trainer.consolidate.{limit}", 5.0)
+        monkeypatch.setattr(f"services.trainer.proposals.{limit}", 5.0)
     await centre.release()
     batches, hour = [growing(centre, micro, number) for number in range(1, 6)], 3600.0
 
@@ -377,7 +377,7 @@ async def test_a_growth_that_the_publisher_refused_waits_and_what_comes_with_it_
 
 
 async def test_a_growth_that_costs_too_much_is_not_measured_again_with_every_batch(centre, trainer, micro, monkeypatch):
-    monkeypatch.setattr("services.trainer.consolidate.GROWTH_TOLERANCE", -10.0)
+    monkeypatch.setattr("services.trainer.proposals.GROWTH_TOLERANCE", -10.0)
     await centre.release()
     assert await made(centre, trainer, growing(centre, micro, 1), 100.0) == (0, 4)
     await centre.broker.redis.hset(streams.REFUSED, growing(centre, micro, 1).id, b"{}")
