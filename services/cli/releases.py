@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from rich.console import JustifyMethod
 from rich.table import Table
@@ -19,7 +19,7 @@ from common.trust.rings import EVERYBODY
 from common.wire import bundle as bundles
 from common.wire.messages import Bundle, Figure, Heartbeat
 from services.cli.broker import check_there, client, find_url
-from services.cli.show import command, console, plain
+from services.cli.show import ago, command, console, plain
 from services.cli.watch import SILENT_S
 from services.cli.why import refused, released
 
@@ -54,8 +54,10 @@ def run(*, home: Path, json: bool) -> int:
         for row in found:
             sys.stdout.write(json_text.dumps(asdict(row)) + "\n")
     elif found:
-        console().print(table(found))
-        console().print(plain(f"`{command('bundle why VERSION', home)}` shows all figures, and what edges said"))
+        console().print(table(found, time.time()))
+        console().print(
+            plain(f"`{command('bundle why VERSION', home)}` shows all figures, and what edges said"), soft_wrap=True
+        )
     else:
         console().print("nothing was released yet")
     return 0
@@ -105,25 +107,35 @@ def most_changed(figures: Sequence[Figure]) -> Figure | None:
     return max(measured, key=lambda each: each[0])[1] if measured else None
 
 
-def table(found: Sequence[Row]) -> Table:
-    """The rows, for people."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("bundle", "released", "packets", "open to", "changed most", "before", "after", "", "state"):
-        justify: JustifyMethod = "right" if name in {"bundle", "packets", "before", "after"} else "left"
-        shown.add_column(name, justify=justify, overflow="fold")
+COLUMNS: Final[tuple[tuple[str, JustifyMethod], ...]] = (
+    ("bundle", "right"), ("ago", "right"), ("packets", "right"), ("open to", "left"), ("changed most, in bits", "left"),
+    ("before", "right"), ("after", "right"), ("state", "left"),
+)  # fmt: skip
+
+
+def table(found: Sequence[Row], now_s: float) -> Table:
+    """The rows, for people; in a terminal of 80 a state may fold, no figure."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, justify in COLUMNS:
+        shown.add_column(name, justify=justify, no_wrap=name != "state", overflow="fold")
     for row in found:
-        edges = "" if not row.edges else f" on {row.edges} edge{'' if row.edges == 1 else 's'}"
-        state = {"serving": f"[green]serving[/]{edges}", "taken back": f"[red]taken back[/]{edges}"}
-        back = "" if row.brings_back is None else f"bundle {row.brings_back} again"
+        measured = row.brings_back is None and row.before is not None and row.after is not None
         shown.add_row(
             str(row.version),
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.at_s)),
+            ago(now_s - row.at_s),
             str(row.packets),
-            "everybody" if row.ring == 1.0 else f"the first {row.ring:.0%}",
-            back or plain(row.figure or ""),
-            "" if back or row.before is None else f"{row.before:.3f}",
-            "" if back or row.after is None else f"{row.after:.3f}",
-            "" if back else plain(row.unit or ""),
-            state.get(row.state, row.state),
+            "everybody" if row.ring == 1.0 else f"first {row.ring:.0%}",
+            plain(row.figure or "") if row.brings_back is None else f"bundle {row.brings_back} again",
+            f"{row.before:.3f}" if measured else "",
+            f"{row.after:.3f}" if measured else "",
+            _state(row),
         )
     return shown
+
+
+def _state(row: Row) -> str:
+    """In words; one that was taken back may serve for a while yet."""
+    edges = f"on {row.edges} edge{'' if row.edges == 1 else 's'}"
+    if row.state == "taken back":
+        return f"[red]taken back[/]{f', {edges}' if row.edges else ''}"
+    return f"[green]{edges}[/]" if row.edges else row.state

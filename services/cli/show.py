@@ -79,6 +79,14 @@ def chance(p: float) -> str:
     return "< 0.001" if p < P_SHOWN_MIN else f"{p:.2g}"
 
 
+def ago(seconds: float) -> str:
+    """How long ago, in the largest unit that is not 0."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
 def bar(share: float, width: int = 20) -> str:
     """A share in [0, 1] as a bar."""
     full = round(max(0.0, min(1.0, share)) * width)

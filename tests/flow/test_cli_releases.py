@@ -22,9 +22,9 @@ async def beat(centre, node, bundle, at_s=None):
 
 
 def text_of(found):
-    out = Console(width=200)
+    out = Console(width=100)
     with out.capture() as shown:
-        out.print(releases.table(found))
+        out.print(releases.table(found, found[0].at_s + 119))
     return [" ".join(line.split()) for line in shown.get().splitlines()]
 
 
@@ -46,8 +46,12 @@ async def test_each_release_says_where_it_serves_what_it_changed_and_whether_it_
     ]
     assert (found[0].figure, found[0].before, found[0].after, found[0].ring) == ("bits_per_byte heart", 3.0, 2.0, 1.0)
     head, *lines = text_of(found)
-    assert head.startswith("bundle released packets open to changed most")
-    assert lines[1].endswith("everybody bits_per_byte heart 3.000 2.000 bit/B taken back on 1 edge")
+    assert head == "bundle ago packets open to changed most, in bits before after state"
+    assert [line.split("everybody ")[1] for line in lines] == [
+        "bits_per_byte heart 3.000 2.000 on its way",
+        "bits_per_byte heart 3.000 2.000 taken back, on 1 edge",
+        "bits_per_byte heart 3.000 2.000 on 1 edge",
+    ]
 
 
 async def test_a_release_that_brings_an_older_one_back_says_which_and_one_with_a_ring_how_far_it_is_open(centre):
@@ -55,7 +59,7 @@ async def test_a_release_that_brings_an_older_one_back_says_which_and_one_with_a
     known = [(one.model_copy(update={"version": 3, "id": "revoke-2-to-1"}), EVERYBODY // 4), (one, EVERYBODY)]
     back, first = releases.rows(known, (), (), time.time())
     assert (back.brings_back, back.ring, first.state) == (1, 0.25, "replaced")
-    assert "the first 25% bundle 1 again on its way" in text_of([back])[1]
+    assert text_of([back])[1] == "3 1 min 0 first 25% bundle 1 again on its way"
 
 
 @pytest.mark.parametrize(

@@ -43,3 +43,10 @@ def test_what_takes_a_while_is_said_when_it_begins(terminal, said):
     with show.doing(out, "it works"):
         out.print("done")
     assert said in out.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(-1.0, "0 s"), (59.9, "59 s"), (60.0, "1 min"), (3_600.0, "1 h"), (200_000.0, "2 d")]
+)
+def test_how_long_ago_is_told_in_the_largest_unit(seconds, told):
+    assert show.ago(seconds) == told
