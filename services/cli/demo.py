@@ -138,7 +138,9 @@ async def _tell(home: Path, out: Console) -> Story:
         out.print(f"[green]✓[/] home         {plain(str(home))}, made anew with new keys", soft_wrap=True)
         out.print(f"[green]✓[/] broker       {redacted(fleet.broker_url)}, embedded, durable")
         genesis = await first_genesis(home)
-        with doing(out, "the services start; the first time the edges compile the kernels, half a minute and more"):
+        with doing(
+            out, "the services start; edges compile the kernels, unless `qig warm` has (half a minute and more)"
+        ):
             await _start(fleet, genesis)
         out.print(f"[green]✓[/] services     aggregator, trainer, publisher, {', '.join(EDGES)}: ready")
         examiner = Examiner({**owned.held_out, "scripture": [each.text for each in unseen.held_out]})

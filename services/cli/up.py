@@ -29,7 +29,7 @@ LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
 BROKER_PORT: Final = 6379  # what redis-cli takes when it is told nothing
 _SECONDS: Final = re.compile(r"\b\d+(\.\d+)? s\b")
-LOADING: Final = "waits for its first bundle, which it compiles once (about half a minute)"
+LOADING: Final = "waits for its first bundle, whose code it compiles if nobody has (half a minute)"
 _NO_BUNDLE: Final = "waits for the first bundle"
 _SILENT: Final = re.compile(r": not seen for (\d+) s$")
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
@@ -249,10 +249,12 @@ def _causes(reason: str) -> set[str]:
 def _greeting(fleet: Fleet, seconds: float) -> str:
     first = next(iter(fleet.members.values()))
     lines = [
-        f"ready after {seconds:.1f} s; live at {first.url}/, metrics at {first.url}/metrics",
-        f"logs in {places.log_path(fleet.home, 'NODE')}",
+        f"ready after {seconds:.1f} s; logs in {places.log_path(fleet.home, 'NODE')}",
+        f"in a browser: {first.url}/  ask, see Φ and κ over time, bundles, the fleet (metrics: {first.url}/metrics)",
         "in another terminal:",
-        "  " + command('ask "Where does the river go?"', fleet.home),
+        "  " + command("ask where does the river go", fleet.home),
+        "  " + command("read FILE", fleet.home) + "    a text to learn from, of 100 KB or more",
+        "  " + command("bundle list", fleet.home),
         "  " + command("watch", fleet.home),
     ]
     if fleet.broker is not None and user_of(fleet.broker_url) is None:  # with users, redis-cli needs one

@@ -59,8 +59,8 @@ def qig(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback 
 
 @app.command()
 def demo(home: Home = Path(".qig/demo"), as_json: Json = False) -> None:
-    """Show the whole story: start, answer, learn unseen text, apply the new bundle. Half a minute; two the first time,
-    which compiles the kernels.
+    """Show the whole story: start, answer, learn unseen text, apply the new bundle. Half a minute where nothing else
+    runs and the kernels are compiled (`qig warm`), else some minutes.
     """
     command.do("demo", home=home, json=as_json)
 
