@@ -138,9 +138,7 @@ async def _tell(home: Path, out: Console) -> Story:
         out.print(f"[green]✓[/] home         {plain(str(home))}, made anew with new keys", soft_wrap=True)
         out.print(f"[green]✓[/] broker       {redacted(fleet.broker_url)}, embedded, durable")
         genesis = await first_genesis(home)
-        with doing(
-            out, "the services start; edges compile the kernels, unless `qig warm` has (half a minute and more)"
-        ):
+        with doing(out, "the services start (where nothing is compiled yet: a minute)"):
             await _start(fleet, genesis)
         out.print(f"[green]✓[/] services     aggregator, trainer, publisher, {', '.join(EDGES)}: ready")
         examiner = Examiner({**owned.held_out, "scripture": [each.text for each in unseen.held_out]})
@@ -156,7 +154,7 @@ async def _tell(home: Path, out: Console) -> Story:
             desk = Desk(asker)
             await _ask_each_role(desk, out)
             out.print("")
-            with doing(out, "bundle 1 is measured on held-out text, also on scripture, which nobody has read yet"):
+            with doing(out, "bundle 1 is measured on held-out text, scripture among it"):
                 before = await _examine(examiner, redis, await watcher.bundle(1))
             traffic = asyncio.create_task(desk.keep_asking(list(QUESTIONS.values())))
             try:
@@ -236,7 +234,7 @@ async def _learn(desk: Desk, watcher: Watcher, passages: Sequence[str], out: Con
         out.print(f"  read       {size / 1000:.0f} KB of scripture, by both edges")
         try:
             async with asyncio.timeout(ROUND_TIMEOUT_S):
-                with doing(out, "they sleep and send packets; the centre merges these, evaluates, and signs a bundle"):
+                with doing(out, "they sleep and send packets; the centre makes a bundle of them"):
                     bundle = await watcher.bundle(bundle.version + 1)
                 _show_release(out, bundle)
                 with doing(out, f"each edge tries bundle {bundle.version} on its own text, and swaps it in"):
