@@ -37,6 +37,12 @@ log = logging.getLogger(__name__)
 FINAL: Final = frozenset({"base_window", "clock", "implausible", "too_many_packets"})
 """Said of a packet that its edge sealed, and once: it is told."""
 
+REFUSALS: Final = (
+    "malformed", "oversized", "unknown_key", "bad_signature", "stale_epoch", "replayed", "stale_sequence",
+    "base_window", "clock", "implausible", "too_many_packets", "too_many_domains", "too_many_territories",
+    "replay_window",
+)  # fmt: skip
+"""Of what a packet may be refused, here or when it is cut; the last: what the broker has of its key is damaged."""
 
 READ_MAX: Final = 512  # packets, 20 MB at most; one that is not among them is read again when it is cut
 
@@ -51,7 +57,7 @@ class Packets:
     ) -> None:
         self._broker, self._window, self._enrolment, self._standings = broker, window, enrolment, standings
         self._most = most
-        metrics.begin(metrics.PACKETS, ("accepted", ""))
+        metrics.begin(metrics.PACKETS, ("accepted", ""), *(("refused", code) for code in REFUSALS))
         self.read: dict[bytes, Admitted] = {}
 
     def open(self, raw: bytes) -> Envelope:

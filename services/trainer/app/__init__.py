@@ -126,7 +126,7 @@ class Trainer:
         await self._broker.check_room(streams.CANDIDATES)
         try:
             if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
-                raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
+                raise Rejected("never_finished", _unfinished(batch, delivery.deliveries - 1))  # noqa: TRY301
             return await self._consolidate(batch, delivery.at_ms / 1000)
         except (Rejected, Corrupt) as error:
             if batch.packets:
@@ -280,6 +280,13 @@ class Trainer:
                 figures.append(Figure(name="phi_ratio", domain=role, before=None, after=seen.phi.phi, unit="1"))
             figures.append(Figure(name="kappa", domain=role, before=None, after=seen.kappa, unit="1"))
         return Evidence(figures=tuple(figures))
+
+
+def _unfinished(batch: Batch, tries: int) -> str:
+    name = batch.id[:12]
+    left = "its packets go back to their edges, which send them again" if batch.packets else "then replay it"
+    look = f"`qig batch save {name}` and `qig train --batch` try it by hand"
+    return f"batch {name}: {tries} tries came to no end. The log says how each ended; {look}; {left}"
 
 
 def _forget_others(runs: Path, batch_id: str) -> None:
