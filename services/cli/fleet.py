@@ -135,7 +135,9 @@ class Fleet:
         child = Child(command, env, places.log_path(self.home, node), lambda: places.open_log(self.home, node))
         member = Member(service, node, f"http://{HOST}:{port}", child)
         self.members[node] = member
-        places.write_targets(self.home, ((each.service, urlsplit(each.url).netloc) for each in self.members.values()))
+        places.write_prometheus(
+            self.home, ((each.service, urlsplit(each.url).netloc) for each in self.members.values())
+        )
         self._group.create_task(child.run(), name=node)
         await child.begun()
         return member
@@ -190,7 +192,7 @@ class Fleet:
 
     async def stop(self) -> None:
         """SIGTERM to every service at once, SIGKILL to those that take longer than 30 s; then the broker."""
-        places.forget_targets(self.home)
+        places.forget_prometheus(self.home)
         await asyncio.gather(*(member.child.stop() for member in self.members.values()))
         if self._watch is not None:
             self._watch.cancel()

@@ -157,9 +157,9 @@ async def test_settings_reach_the_service_in_its_own_home(alone):
 async def test_prometheus_finds_the_services_of_a_fleet_while_it_runs_and_each_by_its_job(alone, tmp_path):
     async with alone:
         urls = [(await alone.start("serve", node)).url for node in ("edge-1", "edge-2")]
-        found = json.loads((tmp_path / home.TARGETS).read_text())
+        found = json.loads((tmp_path / home.PROMETHEUS).read_text())
         assert found == [{"targets": [url.removeprefix("http://")], "labels": {"job": "serve"}} for url in urls]
-    assert not (tmp_path / home.TARGETS).exists()
+    assert not (tmp_path / home.PROMETHEUS).exists()
 
 
 async def test_a_killed_broker_comes_back_at_its_address_with_its_data(tmp_path, eventually):

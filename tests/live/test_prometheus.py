@@ -217,7 +217,7 @@ async def test_a_board_is_drawn_from_what_it_asks_for(asked, name, tmp_path):
 async def test_a_prometheus_that_reads_the_fleet_s_file_sees_each_service_under_its_own_job(asked, tmp_path):
     """As with deploy/prometheus/local.yml, whose file is another home's."""
     (job,) = yaml.safe_load((DEPLOY / "prometheus" / "local.yml").read_text())["scrape_configs"]
-    own = job | {"file_sd_configs": [{"files": [str(asked.home / places.TARGETS)]}]}
+    own = job | {"file_sd_configs": [{"files": [str(asked.home / places.PROMETHEUS)]}]}
     async with prometheus_of(tmp_path, [own], ()) as found:
         await until(lambda: found.sees(len(EDGES) + 3), "every service, by the fleet's file", DEADLINE_S)
         jobs = (await found.get("query", query="count by (job) (up)"))["result"]

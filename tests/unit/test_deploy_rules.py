@@ -306,7 +306,7 @@ def test_a_prometheus_beside_qig_up_reads_where_a_fleet_in_the_repository_writes
     (job,) = yaml.safe_load(config.read_text(encoding="utf-8"))["scrape_configs"]
     files = [(config.parent / file).resolve() for (found,) in [job["file_sd_configs"]] for file in found["files"]]
     homes = [inspect.signature(command).parameters["home"].default for command in (cli.up, cli.demo)]
-    assert files == [ROOT / home / places.TARGETS for home in homes]
+    assert files == [ROOT / home / places.PROMETHEUS for home in homes]
 
 
 @needs_promtool
