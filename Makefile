@@ -62,11 +62,11 @@ lock:
 	grep -o 'runpod==[^"]*' pyproject.toml | uv pip compile -q - --universal --python-version 3.11 -c requirements.lock -c requirements-torch-cpu.lock --generate-hashes --no-annotate --no-header -o requirements-runpod.lock
 
 .venv/ready: requirements-dev.lock pyproject.toml
-	@echo "installing into .venv (once, a minute or two) ..."
+	@echo "installing into .venv, and compiling the kernels (once, two minutes or three) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	@$(BIN)/qig warm & $(BIN)/pip install -q --disable-pip-version-check torch==2.13.0 && wait $$!
 	@touch $@
 
 clean:
