@@ -13,7 +13,7 @@ A function of values: a trainer calls it for the stream, `qig train --batch` for
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,13 +34,15 @@ from common.kernels.memory import Memory, Table
 from common.kernels.recount import recount
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, Correction, DomainUpdate, Figure, Merge
-from services.trainer import dreams, growth
-from services.trainer.dreams import Progress
+from services.trainer import growth
 from services.trainer.endings import ended
 from services.trainer.evaluate import Changed, Examiner, Score, gram_bits, gram_interval, moved
 from services.trainer.intervals import Interval
 from services.trainer.prune import prune
 from services.trainer.whole import whole_changed
+
+if TYPE_CHECKING:
+    from services.trainer.dreams import Progress
 
 Parts = Mapping[str, bytes]
 
@@ -81,7 +83,7 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
     parents: Mapping[str, Sequence[str]] | None = None,
     held_back: Collection[str] = (),
     folder: Path | None = None,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> Consolidated:
     """parts: the current bundle's. replay, held_out: texts by role and by domain; parents: of each held-out text, the
     document that it is a part of, for the intervals; each is its own when not given. steps: of state training; 0 merges
@@ -119,6 +121,8 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
             changed |= growth.parts(merged) | bundle_parts.domains_part(merged.domains)
             allowed = {domain: score.bits_per_byte * STATE_TOLERANCE for domain, score in after.items()}
     if steps:
+        from services.trainer import dreams  # noqa: PLC0415 -- torch: 200 MB and a second that merging does without
+
         merged, after, trained, words = dreams.trained(
             merged,
             after,
