@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
+# Bytecode is kept, also where containers say that none is: each of a hundred processes would compile the same files.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo up test check bench chaos drill images compose-test fmt lock docs clean
 demo: .venv/ready

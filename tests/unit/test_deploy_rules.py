@@ -309,6 +309,21 @@ def test_a_prometheus_beside_qig_up_reads_where_a_fleet_in_the_repository_writes
     assert files == [ROOT / home / places.PROMETHEUS for home in homes]
 
 
+def alone(alert: str, folder: Path) -> list[str]:
+    """Files of an alert and the names that it reads: promtool works out every rule there is each half minute."""
+    read = {name for name in RECORDS if name in ALERTS[alert]["expr"]}  # none of which reads another
+    files = []
+    for path in RULE_FILES:
+        groups = yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+        for group in groups:
+            group["rules"] = [
+                rule for rule in group["rules"] if rule.get("alert") == alert or rule.get("record") in read
+            ]
+        files.append(folder / path.name)
+        files[-1].write_text(yaml.safe_dump({"groups": groups}), encoding="utf-8")
+    return list(map(str, files))
+
+
 @needs_promtool
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_fires_beyond_its_threshold_and_not_at_it(alert: str, tmp_path: Path) -> None:
@@ -328,8 +343,8 @@ def test_an_alert_fires_beyond_its_threshold_and_not_at_it(alert: str, tmp_path:
         for name, minutes, series, fires in CASES
         if name == alert
     ]
-    file = tmp_path / "rules.test.yml"
-    settings = {"rule_files": list(map(str, RULE_FILES)), "evaluation_interval": f"{EVERY_S}s", "tests": tests}
+    file, rules = tmp_path / "rules.test.yml", alone(alert, tmp_path)
+    settings = {"rule_files": rules, "evaluation_interval": f"{EVERY_S}s", "tests": tests}
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     done = run("test", "rules", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
