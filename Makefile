@@ -33,9 +33,10 @@ WORLD ?= light
 chaos: .venv/ready
 	@$(BIN)/python tests/chaos/run.py --scenarios $(SCENARIOS) --seed $(SEED) --world $(WORLD)
 
-# Each alert made to fire by a real fault, and to clear: minutes. Needs prometheus (Debian's package).
+# Each alert made to fire by a real fault, and to clear: minutes. Needs prometheus (Debian's package). Some of them:
+# make drill THEMES="state learning"
 drill: .venv/ready
-	@$(BIN)/python tests/drill.py
+	@$(BIN)/python tests/drill/run.py $(THEMES)
 
 # With docker or podman. One or some: make images TARGETS="slim cuda". Flags for the builder: BUILD=--no-cache
 TARGETS ?= slim torch-cpu
@@ -63,11 +64,11 @@ lock:
 	grep -o 'runpod==[^"]*' pyproject.toml | uv pip compile -q - --universal --python-version 3.11 -c requirements.lock -c requirements-torch-cpu.lock --generate-hashes --no-annotate --no-header -o requirements-runpod.lock
 
 .venv/ready: requirements-dev.lock pyproject.toml
-	@echo "installing into .venv (once, a minute or two) ..."
+	@echo "installing into .venv, and compiling the kernels (once, two minutes or three) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	@$(BIN)/qig warm & $(BIN)/pip install -q --disable-pip-version-check torch==2.13.0 && wait $$!
 	@touch $@
 
 clean:

@@ -138,7 +138,7 @@ class Live:
         with contextlib.suppress(Unavailable):
             return await probe.gauge(self.fleet.members[node].url, "qig_bundle_version")
 
-    async def newest_on_both_edges(self, above):
+    async def newest_on_both_edges(self, above, deadline_s=DEADLINE_S):
         """The newest bundle, once it is newer than `above` and both edges serve it."""
 
         async def everywhere():
@@ -146,7 +146,7 @@ class Live:
             served = {await self.version(node) for node in EDGES}
             return last if last.version > above and served == {float(last.version)} else None
 
-        return await until(everywhere, f"a bundle after {above} on both edges", look_s=LOOK_FAR_S)
+        return await until(everywhere, f"a bundle after {above} on both edges", deadline_s, LOOK_FAR_S)
 
     async def parts(self, bundle):
         return {path: await store.get(self.redis, p.digest, p.size_bytes) for path, p in bundle.parts.items()}
