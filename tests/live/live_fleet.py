@@ -146,7 +146,7 @@ class Live:
             served = {await self.version(node) for node in EDGES}
             return last if last.version > above and served == {float(last.version)} else None
 
-        return await until(everywhere, f"a bundle after {above} on both edges", deadline_s, LOOK_FAR_S)
+        return await until(everywhere, f"a bundle after {above} on both edges", deadline_s, look_s=LOOK_FAR_S)
 
     async def parts(self, bundle):
         return {path: await store.get(self.redis, p.digest, p.size_bytes) for path, p in bundle.parts.items()}
