@@ -110,10 +110,11 @@ class State:
 
     def speak(self, hidden: Array, basins: Array) -> Array:
         """The next token's logits (..., vocab) at places (..., width) and (..., 64), the coupling included."""
-        found = np.empty((*hidden.shape[:-1], self.spec.vocab), np.float32)
-        for place in np.ndindex(hidden.shape[:-1]):
-            speak(self.head, hidden[place], basins[place], found[place])
-        return found
+        width, vocab = self.spec.width, self.spec.vocab
+        found = np.empty((hidden.size // width, vocab), np.float32)
+        for place, basin, logits in zip(hidden.reshape(-1, width), basins.reshape(-1, 64), found, strict=True):
+            speak(self.head, place, basin, logits)
+        return found.reshape(*hidden.shape[:-1], vocab)
 
     @property
     def roots(self) -> M:
