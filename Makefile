@@ -31,9 +31,10 @@ WORLD ?= light
 chaos: .venv/ready
 	@$(BIN)/python tests/chaos/run.py --scenarios $(SCENARIOS) --seed $(SEED) --world $(WORLD)
 
-# Each alert made to fire by a real fault, and to clear: minutes. Needs prometheus (Debian's package).
+# Each alert made to fire by a real fault, and to clear: minutes. Needs prometheus (Debian's package). Some of them:
+# make drill THEMES="state learning"
 drill: .venv/ready
-	@$(BIN)/python tests/drill.py
+	@$(BIN)/python tests/drill/run.py $(THEMES)
 
 # With docker or podman. One or some: make images TARGETS="slim cuda". Flags for the builder: BUILD=--no-cache
 TARGETS ?= slim torch-cpu

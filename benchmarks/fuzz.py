@@ -36,6 +36,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before nu
 import msgpack
 import numpy as np
 import zstandard
+from mutations import announced, as_json, json_bomb, lists, mutated, named, npy, odd, reshaped, safetensors
 
 from common.constants import ROLES
 from common.constellation import integrator, paths
@@ -70,11 +71,6 @@ JSON_TIMES = 24  # its bytes, which a file of empty objects takes as values; suc
 JSON_VALUE_BYTES = 800  # of a message as JSON: each of ten complaints may show all of it
 ENTRY_BYTES = 200  # of an n-gram of a batch's crystals, of which every bit may be one
 SPEC = Spec("micro", vocab=320, width=24, layers=1, loops=2, heads=2, context=32)
-ODD = (
-    None, True, False, -1, 0, 1, 255, 4097, 2**31, 2**53, 2**63 - 1, 2**64 - 1, -(2**63), 0.5, -0.5, 1e308,
-    float("nan"), float("inf"), "", "a", "\0", "é" * 40, "x" * 5000, "9" * 5000, "bundles/x", "../../etc", b"", b"\0",
-    b"\xff" * 700, [], {}, [[]] * 300, {"v": 1}, [None] * 4097, ["ab"] * 1000, {"": {}}, [{}] * 999,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,109 +135,6 @@ def _watched(reader: Reader, given: Any) -> tuple[str, int]:
     return outcome, peak
 
 
-# Mutations
-
-
-def _mutated(rng, data, other=b""):
-    """Flipped, cut, with a piece doubled, moved, overwritten, or of another one."""
-    found = bytearray(data)
-    for _ in range(int(rng.integers(1, 5))):
-        at, size = int(rng.integers(0, len(found) + 1)), int(2 ** rng.uniform(0, 8))
-        kind = rng.integers(0, 7)
-        if kind == 0 and at < len(found):
-            found[at] ^= 1 << int(rng.integers(0, 8))
-        elif kind == 1:
-            found[at : at + size] = b""
-        elif kind == 2:
-            found[at:at] = found[at : at + size]
-        elif kind == 3:
-            found[at : at + size] = rng.bytes(size)
-        elif kind == 4:
-            found[at : at + 4] = int(rng.choice([0, 1, 2**16, 2**31, 2**32 - 1])).to_bytes(4, "big")
-        elif kind == 5:
-            begin = int(rng.integers(0, len(other) + 1))
-            found[at : at + size] = other[begin : begin + size]
-        else:
-            del found[at:]
-    return bytes(found)
-
-
-def _odd(rng):
-    """A value that fits nowhere, or a deep or a long one."""
-    kind = rng.integers(0, 8)
-    if kind == 0:
-        value: Any = ODD[int(rng.integers(0, len(ODD)))]
-        for _ in range(int(2 ** rng.uniform(0, 9))):
-            value = [value] if rng.random() < 0.7 else {"a": value}
-        return value
-    if kind == 1:
-        return [ODD[int(rng.integers(0, len(ODD)))]] * int(2 ** rng.uniform(0, 9))
-    if kind == 2:
-        return {f"k{number}": number for number in range(int(2 ** rng.uniform(0, 11)))}
-    return ODD[int(rng.integers(0, len(ODD)))]
-
-
-def _reshaped(rng, value):
-    """One to three of the values at any depth replaced, left out, doubled, or joined by another."""
-    for _ in range(int(rng.integers(1, 4))):
-        value = _reshaped_once(rng, value)
-    return value
-
-
-def _reshaped_once(rng, value):
-    if isinstance(value, dict | list | tuple) and value and rng.random() < 0.85:
-        return _reshaped_inside(rng, value)
-    if isinstance(value, bytes) and rng.random() < 0.5:
-        return _mutated(rng, value)
-    if isinstance(value, int | float) and rng.random() < 0.4:
-        return value * 2 + 1 if abs(value) < 1e15 else -value / 3
-    return _odd(rng)
-
-
-def _reshaped_inside(rng, value):
-    kind, at = rng.random(), int(rng.integers(0, len(value)))
-    if not isinstance(value, dict):
-        again = [value[at]] * int(2 ** rng.uniform(0, 6)) if 0.1 < kind < 0.2 else []
-        inside = [] if kind < 0.1 else [_reshaped_once(rng, value[at])]
-        return [*value[:at], *inside, *value[at + 1 :], *again]
-    name = list(value)[at]
-    if kind < 0.1:
-        return {key: each for key, each in value.items() if key != name}
-    if kind < 0.2:
-        return value | {str(ODD[int(rng.integers(18, 24))])[:64]: _odd(rng)}
-    return value | {name: _reshaped_once(rng, value[name])}
-
-
-def _as_json(value):
-    return json.dumps(value, default=lambda each: each.hex()).encode()
-
-
-def _announced(rng):
-    """Headers of msgpack that announce up to 2^32 values, one in the other, with or without what they announce."""
-    heads = []
-    for _ in range(int(2 ** rng.uniform(0, 11))):
-        size = int(rng.choice([1, 15, 4095, 4096, 65535]))
-        head = int(rng.choice([0x90, 0x80, 0xDC, 0xDD, 0xDE, 0xDF, 0xC4, 0xC6, 0xC9, 0xDB, 0xDC, 0xDC]))
-        if head in {0x90, 0x80}:
-            heads.append(bytes([head | min(size, 15)]))
-        else:
-            width = {0xC4: 1, 0xDC: 2, 0xDE: 2}.get(head, 4)
-            heads.append(bytes([head]) + min(size, 256**width - 1).to_bytes(width, "big"))
-    fill = (b"\x80", b"\x90", b"\xa2ab", b"\xcd\x01\x01", b"\x91\x80", b"\x81\x00\x80", b"\xa1a\x80")
-    if rng.random() < 0.3:  # the same one again and again
-        heads = heads[:1] * len(heads)
-    return b"".join(heads) + fill[int(rng.integers(0, len(fill)))] * int(2 ** rng.uniform(0, 18))
-
-
-def _lists(rng):
-    """As many lists of lists as there is room for, whole."""
-    fill = (b"\x80", b"\xa2ab", b"\xcd\x01\x01", b"\x91\x80", b"\x81\x00\x80")
-    inside = int(2 ** rng.uniform(0, 12))
-    row = b"\xdc" + inside.to_bytes(2, "big") + fill[int(rng.integers(0, len(fill)))] * inside
-    rows = min(int(2 ** rng.uniform(0, 12)), 1_000_000 // len(row))
-    return b"\xdc" + rows.to_bytes(2, "big") + row * rows
-
-
 # Messages
 
 
@@ -253,15 +146,15 @@ def _messages() -> Iterator[Reader]:
 
     def draw(rng):
         at = int(rng.integers(0, len(golden)))
-        kind, changed = rng.integers(0, 8), _reshaped(rng, told[at])
+        kind, changed = rng.integers(0, 8), reshaped(rng, told[at])
         kinds = {
             0: lambda: rng.bytes(int(2 ** rng.uniform(0, 12))),
-            1: lambda: _mutated(rng, packed[at], packed[int(rng.integers(0, len(golden)))]),
-            2: lambda: _announced(rng),
-            3: lambda: _named(rng, type(golden[at]), _announced(rng) if rng.random() < 0.5 else _lists(rng)),
-            4: lambda: _json_bomb(rng, type(golden[at])),
-            5: lambda: _as_json(changed),
-            6: lambda: _mutated(rng, _as_json(changed)),
+            1: lambda: mutated(rng, packed[at], packed[int(rng.integers(0, len(golden)))]),
+            2: lambda: announced(rng),
+            3: lambda: named(rng, type(golden[at]), announced(rng) if rng.random() < 0.5 else lists(rng)),
+            4: lambda: json_bomb(rng, type(golden[at])),
+            5: lambda: as_json(changed),
+            6: lambda: mutated(rng, as_json(changed)),
         }
         return type(golden[at]), kinds.get(int(kind), lambda: msgpack.packb(changed))()
 
@@ -289,22 +182,6 @@ def _allowed_message(given):
         return TIMES * size + JSON_VALUE_BYTES * min(size, MAX_JSON_VALUES) + FIXED_BYTES
     ngrams = min(crystals.BATCH_MAX_ENTRIES, 4 * size) if cls is Batch else 0
     return TIMES * size + VALUE_BYTES * min(size, MAX_VALUES) + ENTRY_BYTES * ngrams + FIXED_BYTES
-
-
-def _named(rng, cls, value):
-    """A map with the value in one of the message's fields."""
-    name = list(cls.model_fields)[int(rng.integers(0, len(cls.model_fields)))]
-    return b"\x82" + msgpack.packb("v") + b"\x01" + msgpack.packb(name) + value
-
-
-def _json_bomb(rng, cls):
-    name = list(cls.model_fields)[int(rng.integers(0, len(cls.model_fields)))]
-    piece = (b"[", b'{"a":', b"{},", b"[],", b'"ab",', b"999,", b'"\\u00e9",', b'"\xf0\x9f\x8c\x8a",')
-    some = piece[int(rng.integers(0, len(piece)))] * int(2 ** rng.uniform(0, 17))
-    if rng.random() < 0.3:
-        some = b"{" + b",".join(b'"%06x":0' % number for number in range(int(2 ** rng.uniform(0, 15)))) + b"},"
-    ends = (b"", b"0]}", b"0}", b"}")
-    return b'{"v":1,"' + name.encode() + b'":[' + some + ends[int(rng.integers(0, len(ends)))]
 
 
 # Parts of a bundle
@@ -348,7 +225,7 @@ def _parts() -> Iterator[Reader]:
     def draw(rng):
         path = list(readers)[int(rng.integers(0, len(readers)))]
         other = good[list(readers)[int(rng.integers(0, len(readers)))]]
-        data = _mutated(rng, good[path], other) if rng.random() < 0.2 else _forged(rng, path, good[path])
+        data = mutated(rng, good[path], other) if rng.random() < 0.2 else _forged(rng, path, good[path])
         return path, data, rng.random() < 0.2
 
     def read(given):
@@ -373,14 +250,14 @@ def _parts() -> Iterator[Reader]:
 def _forged(rng, path, data):
     """The part, wrong inside what its form demands."""
     if path == paths.HOMES:
-        return _npy(rng, data)
+        return npy(rng, data)
     if path == paths.DOMAINS:
-        bomb = _json_bomb(rng, Batch)[int(rng.integers(0, 30)) :]
-        return bomb if rng.random() < 0.15 else _as_json(_reshaped(rng, json.loads(data)))
+        bomb = json_bomb(rng, Batch)[int(rng.integers(0, 30)) :]
+        return bomb if rng.random() < 0.15 else as_json(reshaped(rng, json.loads(data)))
     if not path.startswith("memories/"):
-        return _safetensors(rng, data)
+        return safetensors(rng, data)
     inside = zstandard.ZstdDecompressor().decompress(data)
-    inside = _mutated(rng, inside) if rng.random() < 0.4 else _safetensors(rng, inside)
+    inside = mutated(rng, inside) if rng.random() < 0.4 else safetensors(rng, inside)
     if rng.random() < 0.05:
         inside += bytes(int(2 ** rng.uniform(0, 28.5)))
     return zstandard.ZstdCompressor(level=1, write_content_size=rng.random() < 0.9).compress(inside)
@@ -393,54 +270,6 @@ def _unpacked(data):
     except zstandard.ZstdError:
         return len(data)
     return max(len(data), size if size <= memory_file.unpacked_most(len(data)) else 0)
-
-
-def _safetensors(rng, data):
-    """Another header with a right length before it, or other numbers behind it."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header, body = json.loads(data[8:end]), data[end:]
-    kind = rng.integers(0, 6)
-    if kind == 0:
-        body = _mutated(rng, body)
-    elif kind == 1:
-        names = list(header)
-        one, other = (names[int(rng.integers(0, len(names)))] for _ in range(2))
-        header[one], header[other] = header[other], header[one]
-    elif kind == 2:
-        name = list(header)[int(rng.integers(0, len(header)))]
-        if "dtype" in header[name]:
-            header[name] |= {
-                "dtype": str(rng.choice(["F64", "I64", "BF16", "BOOL", "U8", "F8_E4M3", "U64", "F32", "C64"]))
-            }
-    elif kind == 3:
-        return _mutated(rng, data[:end]) + body
-    else:
-        header = _reshaped(rng, header)
-    told = _as_json(header)
-    if rng.random() < 0.05:
-        told = b"[" * int(2 ** rng.uniform(8, 17))
-    return len(told).to_bytes(8, "little") + told + body
-
-
-def _npy(rng, data):
-    """Another header of an array in numpy's form."""
-    end = 10 + int.from_bytes(data[8:10], "little")
-    shape = ("(4, 64)", "(4,64)", "(-1, 64)", "(10**9, 64)", "(1000000000, 64)", "()", "(4, 64, 1)", "4", "[4, 64]",
-             "(4.0, 64)", "(" * 150 + "4" + ")" * 150, "-" * 5000 + "4", "(True, 64)", "(9" + "9" * 4000 + ",)",
-             "'\n'", '"""', "(4, 64", "\\", "$", "4L")  # fmt: skip
-    types = ("<f8", "<f2", ">f8", "O", "|O", "<U99999999", "V8", "x", "<f8, <f8", "M8[s]", "<c16", "(9,)f8", "b")
-    kind = types[int(rng.integers(0, len(types)))] if rng.random() < 0.5 else types[0]
-    order = ("False", "True", "0", "None")[int(rng.integers(0, 4))] if rng.random() < 0.3 else "False"
-    told = f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape[int(rng.integers(0, len(shape)))]}, }}"
-    header = told.encode() if rng.random() < 0.7 else _mutated(rng, told.encode())
-    header = header[: 2**16 - 1]
-    return (
-        data[:6]
-        + bytes([int(rng.choice([1, 1, 1, 2, 3])), 0])
-        + len(header).to_bytes(2, "little")
-        + header
-        + data[end:]
-    )
 
 
 # Coordizer
@@ -457,18 +286,18 @@ def _coordizer() -> Iterator[Reader]:
         data = good[name]
         kind = rng.random()
         if kind < 0.3:
-            data = _mutated(rng, data)
+            data = mutated(rng, data)
         elif name == "basin_coords.npy":
-            data = _npy(rng, data) if kind < 0.8 else data[:128] + rng.bytes(len(data) - 128)
+            data = npy(rng, data) if kind < 0.8 else data[:128] + rng.bytes(len(data) - 128)
         elif kind < 0.95:
-            data = _as_json(_reshaped(rng, json.loads(data)))
+            data = as_json(reshaped(rng, json.loads(data)))
         else:
-            data = _json_bomb(rng, Batch)[int(rng.integers(0, 30)) :]
+            data = json_bomb(rng, Batch)[int(rng.integers(0, 30)) :]
         parts = good | {name: data}
         if name != "manifest.json" and rng.random() < 0.9:  # as who may make a manifest would
             manifest = json.loads(good["manifest.json"])
             manifest["parts"][name] = store.digest_of(data)
-            parts["manifest.json"] = _as_json(manifest)
+            parts["manifest.json"] = as_json(manifest)
         return parts
 
     def allowed(given):
@@ -496,11 +325,11 @@ def _trust() -> Iterator[Reader]:
             data = good[name]
             kind = rng.random()
             if kind < 0.3:
-                data = _mutated(rng, data, good[list(good)[int(rng.integers(0, len(good)))]])
+                data = mutated(rng, data, good[list(good)[int(rng.integers(0, len(good)))]])
             elif kind < 0.55:
-                data = _as_json(_reshaped(rng, json.loads(data)))
+                data = as_json(reshaped(rng, json.loads(data)))
             elif kind < 0.65:
-                data = _json_bomb(rng, Batch)[int(rng.integers(0, 30)) :][: FILE_MAX_BYTES + 1]
+                data = json_bomb(rng, Batch)[int(rng.integers(0, 30)) :][: FILE_MAX_BYTES + 1]
             else:
                 return good | _gone_bad(rng, good, listing, key)
             if rng.random() < 0.2:
@@ -545,13 +374,13 @@ def _gone_bad(rng, good, listing, key):
     part = "meta" if wrong else "targets"
     kind = rng.random()
     if kind < 0.2 and not wrong:
-        target = told[wrong]["targets"]["bundles/2"] | {"custom": {RING: _odd(rng)} if kind < 0.1 else _odd(rng)}
+        target = told[wrong]["targets"]["bundles/2"] | {"custom": {RING: odd(rng)} if kind < 0.1 else odd(rng)}
         path = ("bundles/x", "bundles/-1", "bundles/" + "9" * 5000, "bundles/2")[int(rng.integers(0, 4))]
         told[wrong]["targets"] |= {path: target if kind < 0.15 else target | {"hashes": {"sha512": "00"}}}
     elif kind < 0.6:
-        told[wrong][part] = _reshaped(rng, told[wrong][part])
+        told[wrong][part] = reshaped(rng, told[wrong][part])
     else:
-        told[wrong] = _reshaped(rng, told[wrong])
+        told[wrong] = reshaped(rng, told[wrong])
     changed = {}
     for at in range(wrong, len(names)):
         changed[names[at]] = data = _signed(told[at], key)
@@ -563,11 +392,11 @@ def _gone_bad(rng, good, listing, key):
 
 def _signed(told, key):
     try:
-        found = roles.opened(_as_json({"signatures": [], "signed": told}))
+        found = roles.opened(as_json({"signatures": [], "signed": told}))
         found.sign(PrivateKey(key))
         return found.to_bytes()
     except Exception:  # noqa: BLE001 -- TUF does not take it, so that nobody can sign it either
-        return _as_json({"signatures": [], "signed": told})
+        return as_json({"signatures": [], "signed": told})
 
 
 # Blobs
@@ -584,7 +413,7 @@ def _blobs() -> Iterator[Reader]:
             at = int(rng.integers(0, len(chunks)))
             kind = rng.integers(0, 6)
             if kind == 0:
-                chunks[at] = _mutated(rng, chunks[at])
+                chunks[at] = mutated(rng, chunks[at])
             elif kind == 1:
                 chunks[at] = chunks[at] * int(rng.integers(2, 9))
             elif kind == 2:

@@ -11,7 +11,7 @@ Every part is checked when it is read; a constellation that loads is one that ca
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from common.geometry import rows
 from common.geometry.simplex import check_simplex, from_float16
 from common.kernels import memory_file, weights
 from common.kernels.engine import State
-from common.kernels.memory import Memory
+from common.kernels.memory import Memory, Table
 from common.kernels.spec import Spec
 from common.kernels.weights import Weights
 
@@ -75,8 +75,11 @@ def integrator_part(integrator: Integrator) -> dict[str, bytes]:
     return {INTEGRATOR: integrators.to_bytes(integrator)}
 
 
-def load(parts: Parts) -> Constellation:
-    """Raises Rejected with the part that is missing or wrong, Corrupt where a coordizer digest fails."""
+def load(parts: Parts, known: Constellation | None = None) -> Constellation:
+    """Raises Rejected with the part that is missing or wrong, Corrupt where a coordizer digest fails.
+
+    known: another, which is used on: what of it is the same to the bit is taken from it, and is there once.
+    """
     coordizer = coordizer_of(parts)
     domains = {domain.name: domain for domain in _read(parts, DOMAINS, from_json)}
     specs: dict[Role, Spec] = {}
@@ -90,18 +93,47 @@ def load(parts: Parts) -> Constellation:
         )
     coordizer = artifacts.prefix(coordizer, *vocabularies)
     roots = np.sqrt(from_float16(coordizer.basins))
+    told = known if known is not None and _same_tokens(known.coordizer, coordizer) else None
+    memories = {
+        name: _read(parts, memory_path(name), lambda data: memory_file.from_bytes(data, coordizer.vocab_size))
+        for name in sorted({name for domain in domains.values() for name in domain.memories})
+    }
     return Constellation(
         coordizer=coordizer,
-        encoder=Encoder(coordizer),
-        states={role: State(specs[role], tensors[role], roots) for role in ROLES},
+        encoder=told.encoder if told else Encoder(coordizer),
+        states={
+            role: told.states[role]
+            if told and _same_state(told.states[role], specs[role], tensors[role])
+            else State(specs[role], tensors[role], roots)
+            for role in ROLES
+        },
         homes=_read(parts, HOMES, _homes),
         integrator=_read(parts, INTEGRATOR, integrators.from_bytes),
-        memories={
-            name: _read(parts, memory_path(name), lambda data: memory_file.from_bytes(data, coordizer.vocab_size))
-            for name in sorted({name for domain in domains.values() for name in domain.memories})
-        },
+        memories={name: _known_memory(memory, known, name) for name, memory in memories.items()},
         domains=domains,
     )
+
+
+def _same_tokens(one: Coordizer, other: Coordizer) -> bool:
+    return np.array_equal(one.merges, other.merges) and np.array_equal(one.basins, other.basins)
+
+
+def _same_state(state: State, spec: Spec, tensors: Weights) -> bool:
+    """Whether a state is what these make, over the same tokens."""
+    return state.spec == spec and all(np.array_equal(state.weights[name], tensors[name]) for name in tensors)
+
+
+def _known_memory(memory: Memory, known: Constellation | None, name: str) -> Memory:
+    other = known.memories.get(name) if known is not None else None
+    if other is None or len(other.tables) != len(memory.tables):
+        return memory
+    return other if all(map(_same_table, other.tables, memory.tables)) else memory
+
+
+def _same_table(one: Table, other: Table) -> bool:
+    mine: list[npt.NDArray[Any]] = [*one]
+    theirs: list[npt.NDArray[Any]] = [*other]
+    return all(map(np.array_equal, mine, theirs))
 
 
 def _read(parts: Parts, path: str, reader: Callable[[bytes], T]) -> T:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from common.errors import Unavailable
 from common.runtime import metrics, overview, scripts, store, streams, tracing
-from common.runtime.effects import Effect, Send
+from common.runtime.effects import Effect, Send, follow
 from common.runtime.entries import Entry
 from common.runtime.overview import M, StreamRow
 
@@ -56,8 +56,11 @@ class Broker:
             raise Unavailable("stream_full", message, retry_after_s=scripts.FULL_RETRY_S)
 
     async def was_published(self, stream: str, message_id: str) -> bool:
-        """Whether `message_id` was published on `stream`, as long as that is remembered (scripts.py)."""
-        return await self.redis.zscore(streams.seen(stream), message_id) is not None
+        """Whether `message_id` was published on `stream`, as long as that is remembered (scripts.py). Raises
+        Unavailable("broker_away").
+        """
+        with _away():
+            return await self.redis.zscore(streams.seen(stream), message_id) is not None
 
     async def teach(self) -> None:
         """As `scripts.teach`. Raises Unavailable("broker_away")."""
@@ -81,6 +84,7 @@ class Broker:
         done = await scripts.commit(self.redis, stream, effects) == "done"
         if done:
             tracing.sent(effects)
+            follow(effects)
         return done
 
     async def put_blob(self, data: bytes) -> str:

@@ -41,11 +41,11 @@ from redis.exceptions import RedisError
 from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import metrics, scripts, tracing
 from common.runtime.causes import Cause
-from common.runtime.effects import Effect, Send
+from common.runtime.effects import Effect, follow
 from common.runtime.entries import TRACEPARENT, Delivery, Entry, body_of
 from common.runtime.logs import bound
 from common.wire.codec import pack
-from common.wire.fields import MESSAGE_MAX_BYTES, REASON_MAX_CHARS
+from common.wire.fields import LETTER_MAX_BYTES, REASON_MAX_CHARS
 from common.wire.messages import DeadLetter
 
 M = TypeVar("M")
@@ -88,7 +88,7 @@ class Consumer(Generic[M]):
     retry_first_s: float = 0.1
     give_up_after_s: float = 86_400.0
     at_once: int = 1
-    turn_away: Callable[[Delivery, M, int], Send | None] | None = None
+    turn_away: Callable[[Delivery, M, int], Sequence[Effect] | None] | None = None
     handle_read: Callable[[Sequence[tuple[Delivery, M]]], Awaitable[Sequence[Sequence[Effect] | None]]] | None = None
     cause: Callable[[Delivery, M], Cause] | None = None
 
@@ -259,15 +259,15 @@ class Intake(Generic[M]):
         away: list[tuple[_Given[M], Sequence[Effect]]] = []
         here = len(self._waiting) + len(self._begun)
         for given in read:
-            send = None
+            effects = None
             with suppress(Rejected):
                 if given.body is not None:
                     delivery = given.delivery(consumer.stream, 1)
-                    send = consumer.turn_away(delivery, given.message(consumer), here + len(left))
-            if send is None:
+                    effects = consumer.turn_away(delivery, given.message(consumer), here + len(left))
+            if effects is None:
                 left.append(given)
             else:
-                away.append((given, [send]))
+                away.append((given, effects))
         if away:  # beside the next read
             finishing = asyncio.create_task(self._finish_away(away), name=f"finish {len(away)}")
             self._finishing.add(finishing)
@@ -289,8 +289,10 @@ class Intake(Generic[M]):
         found = await scripts.finish(self._redis, consumer.stream, consumer.group, wanted, direct=self._direct)
         for outcome in ("done", "gone"):
             metrics.HANDLED.labels(consumer.stream, outcome).inc(found.count(outcome))
-        for (given, effects), done in zip(handled, found, strict=True) if tracing.on() else ():
+        for (given, effects), done in zip(handled, found, strict=True):
             if done == "done":
+                follow(effects)
+            if done == "done" and tracing.on():
                 with tracing.taken(consumer.stream, given.entry.id, partial(given.cause, consumer), began_ns=began_ns):
                     tracing.sent(effects)
         return [given for (given, _), done in zip(handled, found, strict=True) if done not in ("done", "gone")]
@@ -400,6 +402,7 @@ class Intake(Generic[M]):
                 done = await scripts.commit(self._redis, consumer.stream, wanted, entry=token, direct=self._direct)
                 if done == "done":
                     tracing.sent(wanted)
+                    follow(wanted)
                 if done != "conflict":
                     return done
         await self._retry_in(holder, given.entry, consumer.retry_first_s, delivered=deliveries - 1)
@@ -431,7 +434,7 @@ class Intake(Generic[M]):
             code=code,
             reason=reason[:REASON_MAX_CHARS],
             deliveries=deliveries,
-            body=(msgpack.packb(dict(entry.fields)) if body is None else body)[:MESSAGE_MAX_BYTES],
+            body=(msgpack.packb(dict(entry.fields)) if body is None else body)[:LETTER_MAX_BYTES],
             at_s=self._clock(),
         )
         token = (consumer.group, entry.id)

@@ -7,13 +7,14 @@ acknowledged (if somebody else already has, nothing further happens), then the w
     Exists, Absent, Equals    conditions; one that does not hold undoes the whole commit, and the handler runs again
     HashSet, HashDelete, HashAdd    writes to side keys of the consumed stream, `streams.side_key(stream, ...)`
     Send    arrives at its target exactly once by `id`; on a Cluster it leaves through the stream's outbox
+    Then    here in this process, once all of it was done: what is counted and said of it
 
 >>> from common.runtime import streams
 >>> ledger = streams.side_key(streams.PACKETS, "ledger")
 >>> accepted = [Absent(ledger, "a1:7"), HashSet(ledger, "a1:7", b"...")]
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,7 +82,24 @@ class Send:
     id: str
 
 
-Effect = Exists | Absent | Equals | HashSet | HashDelete | HashAdd | Send
+@dataclass(frozen=True, slots=True)
+class Then:
+    """Call `do` once all else of the commit was done by it: never for a try that came to nothing, nor where somebody
+    else was first. A process that ends between the two calls nothing.
+    """
+
+    do: Callable[[], object]
+
+
+Change = Exists | Absent | Equals | HashSet | HashDelete | HashAdd | Send
+Effect = Change | Then
+
+
+def follow(effects: Sequence[Effect]) -> None:
+    """What is to be done here, now that the rest was."""
+    for effect in effects:
+        if isinstance(effect, Then):
+            effect.do()
 
 
 def check(stream: str, effects: Sequence[Effect]) -> None:
@@ -94,6 +112,6 @@ def check(stream: str, effects: Sequence[Effect]) -> None:
             if not 0 < len(effect.id) <= ID_MAX_CHARS:
                 msg = f"Send to {effect.stream} needs an id of 1 to {ID_MAX_CHARS} characters, got {effect.id!r}"
                 raise ValueError(msg)
-        elif not effect.key.startswith(f"{{{stream}}}:"):
+        elif not isinstance(effect, Then) and not effect.key.startswith(f"{{{stream}}}:"):
             msg = f"key {effect.key!r} is not in the slot of {stream}: name it with streams.side_key({stream!r}, ...)"
             raise ValueError(msg)

@@ -153,6 +153,9 @@ BATCH_BEGAN = _gauge(
 CHECKPOINT = _gauge(
     "qig_checkpoint_time_seconds", "When training last kept a checkpoint of that batch, since 1970; 0 for never"
 )
+JOB_LIMIT = _gauge(
+    "qig_job_limit_seconds", "How long a job at RunPod may take; 0 where the trainer works on its batches itself"
+)
 GPU_BUSY = _gauge("qig_gpu_busy_ratio", "Share of the last second in which a GPU computed; absent without one", "gpu")
 GPU_MEMORY = _gauge("qig_gpu_memory_bytes", "Memory of a GPU, used and in all; absent without one", "gpu", "kind")
 

@@ -26,7 +26,7 @@ from common.runtime.connection import BACKOFF_MAX_S, trouble
 from common.runtime.entries import Entry
 from common.runtime.health import Health
 from common.wire.codec import pack
-from common.wire.fields import MESSAGE_MAX_BYTES, REASON_MAX_CHARS
+from common.wire.fields import LETTER_MAX_BYTES, REASON_MAX_CHARS
 from common.wire.messages import DeadLetter
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ async def _bury(redis: Redis, stream: str, entry: Entry, error: Rejected) -> int
         code=error.code,
         reason=error.message[:REASON_MAX_CHARS],
         deliveries=1,
-        body=msgpack.packb(dict(entry.fields))[:MESSAGE_MAX_BYTES],
+        body=msgpack.packb(dict(entry.fields))[:LETTER_MAX_BYTES],
         at_s=time.time(),
     )
     if not await scripts.drop(redis, stream, entry.id, pack(letter)):

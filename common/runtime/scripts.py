@@ -31,7 +31,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError,
 from common.errors import Unavailable
 from common.runtime import effects, streams
 from common.runtime.connection import AWAY
-from common.runtime.effects import Absent, Effect, Equals, Exists, HashAdd, HashDelete, HashSet, Send
+from common.runtime.effects import Absent, Change, Effect, Equals, Exists, HashAdd, HashDelete, HashSet, Send, Then
 from common.runtime.lanes import digest, lane
 
 SEEN_TTL_S: Final = 7 * 86_400  # a relay or a producer that was away for a week no longer counts on being remembered
@@ -436,10 +436,10 @@ _NAMES: Final[dict[type[Effect], str]] = {Exists: "exists", Absent: "absent", Ha
 
 def _operations(stream: str, wanted: Sequence[Effect], *, direct: bool) -> list[Operation]:
     effects.check(stream, wanted)
-    return [_operation(stream, effect, direct=direct) for effect in wanted]
+    return [_operation(stream, effect, direct=direct) for effect in wanted if not isinstance(effect, Then)]
 
 
-def _operation(stream: str, effect: Effect, *, direct: bool) -> Operation:
+def _operation(stream: str, effect: Change, *, direct: bool) -> Operation:
     match effect:
         case Send(target, message, message_id) if direct:
             return ("tell", target, message_id, message, "")

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from common.errors import Rejected
-from common.wire.fields import MAX_BUNDLE_PACKETS, MESSAGE_MAX_BYTES, Message, Value
+from common.wire.fields import MAX_BUNDLE_PACKETS, Message, Value
 from common.wire.inference import Answer, Piece
 
 CODES: Final = ("oversized", "garbage", "wrong_version", "unknown_field", "bad_field")
@@ -88,19 +88,20 @@ def unpack_reply(body: bytes) -> Piece | Answer:
     return validated(Answer, fields)
 
 
-def parse(what: str, body: bytes) -> Any:
-    """One msgpack value; lists come as tuples. Raises Rejected("garbage") for anything else, bombs included."""
+def parse(what: str, body: bytes, *, most_listed: int = MAX_LIST, most_values: int = MAX_VALUES) -> Any:
+    """One msgpack value; lists come as tuples. Raises Rejected("garbage") for anything else, bombs included.
+
+    most_listed, most_values: of the longest list, and in all; more than a message's where a service reads its own.
+    """
     try:
-        _check_whole(body)
+        _check_whole(body, most_values)
         return msgpack.unpackb(
             body,
             raw=False,
             use_list=False,
-            max_array_len=MAX_LIST,
+            max_array_len=most_listed,
             max_map_len=MAX_MAP,
             max_ext_len=0,
-            max_bin_len=MESSAGE_MAX_BYTES,
-            max_str_len=MESSAGE_MAX_BYTES,
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise Rejected(
@@ -110,7 +111,7 @@ def parse(what: str, body: bytes) -> Any:
         ) from None
 
 
-def _check_whole(body: bytes) -> None:
+def _check_whole(body: bytes, most_values: int) -> None:
     """Raises what msgpack raises, or ValueError, unless everything that is announced is there.
 
     The parser makes room for a list when it reads its length: 3 bytes for 32 KB, and again for each list in a list.
@@ -132,8 +133,8 @@ def _check_whole(body: bytes) -> None:
             unpacker.skip()
         left += inside - 1
         values += inside
-        if values > MAX_VALUES:
-            raise ValueError(f"more than {MAX_VALUES} values")
+        if values > most_values:
+            raise ValueError(f"more than {most_values} values")
 
 
 def validated(cls: type[AnyValue], fields: Any) -> AnyValue:

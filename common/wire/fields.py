@@ -13,6 +13,7 @@ from common.wire.blob import Blob
 
 KIB: Final = 1024
 MESSAGE_MAX_BYTES: Final = 1024 * KIB  # settled: what a broker moves without a hiccup; a dead letter can hold it whole
+LETTER_MAX_BYTES: Final = MESSAGE_MAX_BYTES + KIB  # of a dead letter's body: a message, its stream and its id
 QUERY_MAX_CHARS: Final = 16_384
 QUERY_MAX_BYTES: Final = 256 * KIB  # the text as JSON escapes is at most 12 bytes a character
 ANSWER_MAX_CHARS: Final = 65_536

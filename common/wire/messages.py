@@ -34,6 +34,7 @@ from common.wire.fields import (
     CRYSTALS_MAX_BYTES,
     GATE_MAX_BYTES,
     KIB,
+    LETTER_MAX_BYTES,
     MAX_BATCH_PACKETS,
     MAX_BUNDLE_PACKETS,
     MAX_CORRECTIONS,
@@ -43,7 +44,6 @@ from common.wire.fields import (
     MAX_MERGE_EDGES,
     MAX_MERGES,
     MAX_PARTS,
-    MESSAGE_MAX_BYTES,
     NOTE_MAX_BYTES,
     PART_MAX_BYTES,
     U32,
@@ -321,13 +321,13 @@ class Heartbeat(Message):
 class DeadLetter(Message):
     """An entry that will not be retried, whole, with the reason."""
 
-    max_bytes: ClassVar[int] = MESSAGE_MAX_BYTES + 4 * KIB
+    max_bytes: ClassVar[int] = LETTER_MAX_BYTES + 4 * KIB
     stream: StreamName
     entry: Name
     code: Name
     reason: Reason
     deliveries: Count
-    body: Annotated[bytes, Blob(0, MESSAGE_MAX_BYTES)]
+    body: Annotated[bytes, Blob(0, LETTER_MAX_BYTES)]
     at_s: Time
 
 

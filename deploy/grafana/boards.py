@@ -378,7 +378,7 @@ def learning() -> bytes:
                 "Refusals by reason",
                 "Sleep packets that the aggregator refused since it started.",
                 "short",
-                ('sum by (code) (qig_packets_total{job="aggregator", outcome="refused"})', "{{code}}"),
+                ('sum by (code) (qig_packets_total{job="aggregator", outcome="refused"}) > 0', "{{code}}"),
             ),
             lines(
                 "Packets by node",

@@ -1151,7 +1151,7 @@ const described = {
     "payload": {
      "$ref": "#/components/schemas/DeadLetter"
     },
-    "x-max-bytes": 1052672,
+    "x-max-bytes": 1053696,
     "examples": [
      {
       "payload": {
@@ -2714,8 +2714,8 @@ const described = {
       "type": "integer"
      },
      "body": {
-      "description": "0 to 1048576 bytes: bin in msgpack, lower-case hex in JSON",
-      "maxLength": 2097152,
+      "description": "0 to 1049600 bytes: bin in msgpack, lower-case hex in JSON",
+      "maxLength": 2099200,
       "minLength": 0,
       "pattern": "^([0-9a-f]{2})*$",
       "title": "Body",

@@ -28,8 +28,10 @@ from common.wire.ngrams import MAX_VOCAB, SHIFT, Crystals, Keys, Order, check, c
 from services.aggregator.quorum import Brought
 
 LEVEL: Final = 3
-MAX_BYTES: Final = 1 << 27  # of shares, decompressed
+MAX_ROWS: Final = 1 << 19  # more than a cut can lend and leave: 64 domains' pools, and a batch's packets of each
+MAX_BYTES: Final = 1 << 29  # of shares, decompressed: the n-grams of 64 domains' pools are half of it
 _WIDTHS: Final = (8, 4, 4)  # bytes of a number in each column
+_ROW_VALUES: Final = 7  # the row, and what is in it
 _LENGTH: Final = struct.Struct("<I")
 
 Numbers = npt.NDArray[np.unsignedinteger[Any]]
@@ -60,7 +62,8 @@ def from_bytes(data: bytes) -> tuple[int, dict[str, list[Brought]]]:
             raise Corrupt("shares", f"{len(data)} bytes of shares are too many decompressed: delete them")
         whole = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_BYTES)
         end = _LENGTH.size + _LENGTH.unpack_from(whole)[0]
-        head: Any = parse("shares", whole[_LENGTH.size : end])
+        values = _ROW_VALUES * (MAX_ROWS + 1)
+        head: Any = parse("shares", whole[_LENGTH.size : end], most_listed=MAX_ROWS, most_values=values)
         return int(head["vocab"]), _shares(head["rows"], whole[end:])
     except (zstandard.ZstdError, Rejected, struct.error, KeyError, TypeError, ValueError, IndexError) as error:
         message = f"{len(data)} bytes of shares that no aggregator wrote ({error}): delete them"

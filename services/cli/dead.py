@@ -54,12 +54,14 @@ def replay(stream: str, letter: str | None, home: Path, *, everything: bool) -> 
         raise Rejected("bad_argument", "name one letter (`qig dead list` shows their ids), or say --all")
     if letter is not None and not _ID.fullmatch(letter):
         raise Rejected("bad_argument", f"{letter[:80]!r} is no letter's id: `qig dead list` shows them, like 17-0")
-    done, left = asyncio.run(_replay(stream_named(stream), letter, find_url(home)))
+    done, empty, torn = asyncio.run(_replay(stream_named(stream), letter, find_url(home)))
     out = console()
     out.print(f"{done} published again on {stream_named(stream)}")
-    if left:
-        out.print(f"{left} stay: they came without a message, so there is nothing to publish")
-    return 0
+    if empty:
+        out.print(f"{empty} stay: they came without a message, so there is nothing to publish")
+    for name, why in torn.items():
+        out.print(f"{name} stays: {plain(why)}")
+    return 1 if torn else 0
 
 
 def stream_named(name: str) -> str:
@@ -83,32 +85,42 @@ async def letters_of(redis: Redis, stream: str) -> AsyncIterator[tuple[str, Dead
         yield entry.id, unpack(DeadLetter, body_of(entry.fields) or b"")
 
 
-async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int]:
-    """How many were published again, and how many have nothing to publish."""
+async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int, dict[str, str]]:
+    """How many were published again, how many have nothing to publish, and of what can't be read why, by letter."""
     async with client(url) as redis:
         await check_there(redis, url)
-        rows = [row async for row in letters_of(redis, stream) if letter in (None, row[0])]
+        rows = [row async for row in kept(redis, streams.dead(stream)) if letter in (None, row.id)]
         if letter is not None and not rows:
             message = f"no dead letter {letter} of {stream}: `qig dead list` shows those that are there"
             raise Unavailable("no_letter", message)
-        done = 0
-        for name, found in rows:
-            if found.code != NO_BODY:
-                back, room, fields = _way_back(stream, found)
-                keys = [back, streams.dead(stream)]
-                entry = await lane(redis, stream).call(redis, _REPLAY, keys, [name, room, *fields])
-                if entry == 0:
-                    message = f"{back} was full after {done} of {len(rows)} letters: replay the rest later"
-                    raise Unavailable("stream_full", message)
-                done += entry is not None
-        return done, sum(found.code == NO_BODY for _, found in rows)
+        done, empty, torn = 0, 0, dict[str, str]()
+        for row in rows:
+            try:
+                way = _way_back(stream, unpack(DeadLetter, body_of(row.fields) or b""))
+            except Rejected as error:
+                torn[row.id] = str(error)
+                continue
+            if way is None:
+                empty += 1
+                continue
+            back, room, fields = way
+            keys = [back, streams.dead(stream)]
+            entry = await lane(redis, stream).call(redis, _REPLAY, keys, [row.id, room, *fields])
+            if entry == 0:
+                message = f"{back} was full after {done} of {len(rows)} letters: replay the rest later"
+                raise Unavailable("stream_full", message)
+            done += entry is not None
+        return done, empty, torn
 
 
-def _way_back(stream: str, letter: DeadLetter) -> tuple[str, int, list[str | bytes]]:
-    """Where the letter's entry goes, what has room there, its fields' names and values.
+def _way_back(stream: str, letter: DeadLetter) -> tuple[str, int, list[str | bytes]] | None:
+    """Where the letter's entry goes, what has room there, its fields' names and values; None where it came without a
+    message. Raises Rejected for an outbox's entry that is not whole.
 
     What a handler sent goes into the outbox again, with its id and its target: it is no message of `stream`.
     """
+    if letter.code == NO_BODY:
+        return None
     outbox = streams.outbox(stream)
     if letter.stream != outbox:
         return stream, streams.retention(stream).entries, [streams.DATA_FIELD, letter.body]

@@ -81,9 +81,8 @@ class Turn:
         self.told_tokens = 0
         self.worked_s = 0.0
         self.began_s = scheduler.clock()
-        self.context = (
-            contextvars.copy_context()
-        )  # the worker's too: what it logs is about this query, and in its trace
+        self.context = contextvars.copy_context()  # its asker's: what is logged is about this query, in its trace
+        self.working = self.context.copy()  # the worker's, with the spans that it is in
         self._scheduler = scheduler
         self._heard: list[Said] = []
         self._news = asyncio.Event()
@@ -239,7 +238,7 @@ class Scheduler:
         if taken is None:
             return False
         client, turn = taken
-        last_word = turn.context.run(self._advance, turn)
+        last_word = turn.working.run(self._advance, turn)
         with self._change:
             if last_word is None:
                 self._turns.give_back(client, turn)

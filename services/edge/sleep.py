@@ -127,6 +127,11 @@ def unheard(now_s: float, packets: Sequence[Packet], asked_s: Mapping[int, float
     ]
 
 
+def beyond(epoch: int, now_s: float) -> int:
+    """A sequence above all that were given since this second, the epoch: an edge makes less than a packet a second."""
+    return int(now_s) - epoch
+
+
 def is_probe(client: str, query_id: str, share: int) -> bool:
     """Whether an interaction is kept as probe text: one in `share`, by its name, so that a redelivery agrees."""
     return _lot(client, query_id) % share == 0

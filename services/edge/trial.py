@@ -16,6 +16,7 @@ from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.coordizer.artifacts import EOS
 from common.errors import Corrupt, Rejected
+from services.edge.pairs import read_both
 
 WORSE_LIMIT: Final = 0.01  # settled (issue: old domains must not get worse by more than 1 %)
 PROBE_MIN_BYTES: Final = 2048  # chosen: below it the noise between two readings is larger than the limit
@@ -37,7 +38,7 @@ class Trial:
 def try_bundle(current: Constellation | None, parts: Mapping[str, bytes], probes: Sequence[str]) -> Trial:
     """Whether to swap `current` (None: there is none yet) for the constellation of `parts`. probes: newest first."""
     try:
-        candidate = bundle_parts.load(parts)
+        candidate = bundle_parts.load(parts, current)
         _smoke(candidate)
     except (Rejected, Corrupt) as error:
         return Trial("refused", f"the bundle does not work here: {error}", None, None, None)
@@ -46,7 +47,7 @@ def try_bundle(current: Constellation | None, parts: Mapping[str, bytes], probes
     if current is None or size_bytes < PROBE_MIN_BYTES:
         believed = "no bundle to compare with" if current is None else f"{size_bytes} bytes of probe text"
         return Trial("applied", f"{believed}: on the publisher's gates", None, None, candidate)
-    before, after = bits_per_byte(current, texts), bits_per_byte(candidate, texts)
+    before, after = bits_per_byte(current, candidate, texts)
     if not after <= before * (1.0 + WORSE_LIMIT):
         reason = (
             f"{after:.4f} bits per byte on own probe text, {before:.4f} before; the limit is {WORSE_LIMIT:.0%} worse"
@@ -66,15 +67,13 @@ def enough(probes: Sequence[str]) -> list[str]:
     return taken
 
 
-def bits_per_byte(constellation: Constellation, texts: Sequence[str]) -> float:
-    """Code length of texts, each under the kernel of its nearest domain, as an edge would read them."""
-    return sum(bits(constellation, text) for text in texts) / sum(len(text.encode()) for text in texts)
-
-
-def bits(constellation: Constellation, text: str) -> float:
-    """Code length of one text in bits, likewise."""
-    ids = constellation.encoder.encode(text)
-    return constellation.bits(ids, constellation.route(constellation.basin(ids)).steps[0].name)
+def bits_per_byte(before: Constellation, after: Constellation, texts: Sequence[str]) -> tuple[float, float]:
+    """Code length of texts under each (read_both); one that was asked again and again is read once, and counts as often
+    as it was asked.
+    """
+    read = {text: read_both(before, after, text) for text in dict.fromkeys(texts)}
+    size_bytes = sum(len(text.encode()) for text in texts)
+    return sum(read[text][0] for text in texts) / size_bytes, sum(read[text][1] for text in texts) / size_bytes
 
 
 def _smoke(candidate: Constellation) -> None:

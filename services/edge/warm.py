@@ -14,7 +14,7 @@ from common.coordizer.growth import propose
 from common.wire import crystals
 from common.wire.fields import Mode
 from common.wire.inference import Query
-from common.wire.ngrams import empty
+from common.wire.ngrams import empty, implied
 from services.edge.generation import Generation
 
 TEXT = "The whale rose beside the boat, and the cold sea. "
@@ -35,4 +35,5 @@ def warm(constellation: Constellation) -> None:
     propose(constellation.coordizer, [TEXT])
     vocab_size = constellation.coordizer.vocab_size
     prior = prior_of(constellation.kernel(ROLES[0]).memories, vocab_size)
+    implied(empty())
     crystals.fit(empty(), np.arange(0), vocab_size=vocab_size, budget_bytes=SMALLEST, prior=prior)

@@ -7,13 +7,8 @@
 
 A new token is then about as likely as its first half followed by its second was, and is read about as they were; which
 embedding loses least was measured (docs/experiments.md). What is lost, guarded training brings back.
-
-A merge that the trainer dropped, or that was in a candidate which the publisher refused, is not tried again at once:
-its edges will propose it with every batch. Each time doubles the wait, and what else the batch brought goes on alone.
 """
 
-import hashlib
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -30,10 +25,6 @@ from common.kernels.engine import State
 from common.kernels.memory import Memory, look_up
 from common.kernels.recount import Pairs, recount
 
-WAIT_FIRST_S: Final = 3_600.0  # chosen: some batches
-WAIT_MAX_S: Final = 7 * 86_400.0
-TRIES_MAX: Final = 32  # counted no further
-_TRIES_BYTES: Final = 1
 SMOOTHING: Final = 0.1  # occurrences that a merge has beside those counted: none is impossible
 
 Floats = npt.NDArray[np.float64]
@@ -90,32 +81,3 @@ def _state(state: State, pairs: Pairs, shares: Floats, roots: Floats) -> State:
     spec = replace(state.spec, vocab=first + more)
     _, rounded = weights.from_bytes(weights.to_bytes(spec, {**state.weights, "embed": embed, "bias": bias}))
     return State(spec, rounded, roots)
-
-
-def name_of(left: bytes, right: bytes) -> str:
-    """A merge by the strings that it joins: ids may stand for others once a growth was taken back."""
-    return hashlib.sha256(len(left).to_bytes(4, "big") + left + right).hexdigest()[:32]
-
-
-def waiting(notes: Mapping[str, bytes], now_s: float) -> frozenset[str]:
-    """Of the merges that failed, those that are not tried yet. notes: by name, as `noted` writes them."""
-    return frozenset(name for name, note in notes.items() if _until(note) > now_s)
-
-
-def noted(notes: Mapping[str, bytes], failed: Collection[str], now_s: float) -> dict[str, bytes]:
-    """The notes of merges that failed now: how often they did, and until when they wait."""
-    found = {}
-    for name in failed:
-        tries = min(TRIES_MAX, 1 + (notes[name][0] if name in notes else 0))
-        until_s = now_s + min(WAIT_MAX_S, WAIT_FIRST_S * 2.0 ** (tries - 1))
-        found[name] = tries.to_bytes(_TRIES_BYTES, "big") + int(until_s).to_bytes(8, "big")
-    return found
-
-
-def outdated(notes: Mapping[str, bytes], now_s: float) -> list[str]:
-    """Names of merges that might have been tried again for the longest wait, and were not proposed any more."""
-    return [name for name, note in notes.items() if _until(note) + WAIT_MAX_S < now_s]
-
-
-def _until(note: bytes) -> float:
-    return float(int.from_bytes(note[_TRIES_BYTES:], "big"))

@@ -155,7 +155,7 @@ class MortalBroker:
             assert self.running is not None
             self.running.process.kill()
             await asyncio.to_thread(self.running.process.wait)
-            if forget:
+            if forget and self._data.exists():  # it may have forgotten before, and not come back since
                 shutil.rmtree(self._data)
 
     def jump(self, by_s: float) -> None:

@@ -8,7 +8,7 @@ from broker_node import COUNTS, consumer, count, counted, finished, letters
 
 from common.errors import Rejected, Unavailable
 from common.runtime import scripts, streams
-from common.runtime.effects import EFFECTS_MAX, Absent, Equals, Exists, HashAdd, HashDelete, HashSet, Send
+from common.runtime.effects import EFFECTS_MAX, Absent, Equals, Exists, HashAdd, HashDelete, HashSet, Send, Then
 
 pytestmark = pytest.mark.anyio
 TAKEN = streams.side_key(streams.QUERIES, "taken")
@@ -67,15 +67,19 @@ async def test_what_it_leaves_is_handled_alone_and_not_beside_it(redis, start_no
 
 async def test_one_whose_conditions_do_not_hold_is_handled_alone_on_what_is_there_now(redis, start_node, eventually):
     """The second message of a read wants what the first has taken."""
-    handle_read, _ = together(lambda body: [Absent(TAKEN, "a"), HashSet(TAKEN, "a", body)])
+    followed = []
+    taking = lambda name, body: [  # noqa: E731
+        Absent(TAKEN, name), HashSet(TAKEN, name, body), Then(lambda: followed.append((name, body)))
+    ]  # fmt: skip
+    handle_read, _ = together(lambda body: taking("a", body))
 
     async def first_free(delivery, body):
-        free = "b" if await redis.hexists(TAKEN, "a") else "a"
-        return [Absent(TAKEN, free), HashSet(TAKEN, free, body)]
+        return taking("b" if await redis.hexists(TAKEN, "a") else "a", body)
 
     await add(redis, b"q0", b"q1")
     await start_node(consumer(first_free, handle_read=handle_read))
-    await eventually(lambda: finished(redis))
+    await eventually(lambda: len(followed) == 2)
+    assert (await finished(redis), followed) == (True, [("a", b"q0"), ("b", b"q1")])
     assert await redis.hgetall(TAKEN) == {b"a": b"q0", b"b": b"q1"}
 
 

@@ -292,7 +292,7 @@ async def test_an_operator_replays_a_dead_letter(url):
         told = {"stream": streams.QUERIES, "entry": "1-1", "code": "garbage", "reason": "no map", "deliveries": 1}
         letter = pack(DeadLetter(**told, at_s=1e9, body=b"one"))
         await edge.xadd(streams.dead(streams.QUERIES), {streams.DATA_FIELD: letter})
-        assert await dead._replay(streams.QUERIES, None, url("operator")) == (1, 0)
+        assert await dead._replay(streams.QUERIES, None, url("operator")) == (1, 0, {})
         assert [fields for _, fields in await root.xrange(streams.QUERIES)] == [{b"__data__": b"one"}]
         assert await root.xlen(streams.dead(streams.QUERIES)) == 0
         assert await root.acl_log() == []

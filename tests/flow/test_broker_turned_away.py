@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 def turned_away(delivery, body, ahead):
-    return Send(streams.answers("me"), b"no:" + body, body.decode()) if body.startswith(b"no") else None
+    return [Send(streams.answers("me"), b"no:" + body, body.decode())] if body.startswith(b"no") else None
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -15,7 +15,7 @@ from common.wire.messages import Batch
 from services.aggregator.app import accounts
 from services.aggregator.app.hashes import ACCOUNT, ACCOUNTS
 from services.cli import disown as command
-from services.trainer.consolidate import memory_of
+from services.trainer.updates import memory_of
 
 pytestmark = pytest.mark.anyio
 

@@ -196,6 +196,26 @@ async def test_the_try_before_the_last_still_releases(centre):
     assert await centre.broker.read_hash(streams.REFUSED) == {}
 
 
+async def test_a_release_is_counted_once_it_is_made_and_not_by_a_try(centre):
+    released = lambda: gauge("qig_candidates_total", verdict="released")  # noqa: E731
+    before, candidate = released(), await centre.candidate()
+    publisher = app.Publisher(centre.settings("publisher"), centre.broker)
+    tries = [await publisher.candidates.take(Delivery(streams.CANDIDATES, "1-0", 1, n, b""), candidate) for n in (1, 2)]
+    assert released() == before
+    assert [await centre.broker.commit(streams.CANDIDATES, effects) for effects in tries] == [True, False]
+    assert released() == before + 1
+
+
+async def test_a_refusal_is_counted_once_however_often_it_is_met(centre):
+    refused = lambda: gauge("qig_candidates_total", verdict="refused")  # noqa: E731
+    before, worse = refused(), await centre.candidate(await centre.release(), figures=(WORSE,))
+    publisher = app.Publisher(centre.settings("publisher"), centre.broker)
+    for deliveries in (1, 2):  # a kill between the refusal and its dead letter
+        with pytest.raises(Rejected, match="candidate_refused"):
+            await publisher.candidates.take(Delivery(streams.CANDIDATES, "1-0", 1, deliveries, b""), worse)
+    assert refused() == before + 1
+
+
 async def test_a_candidate_is_never_given_up_without_a_word(centre):
     (consumer,) = (await app.build(centre.settings("publisher"), centre.broker)).consumers
     assert consumer.give_up_after_s == math.inf
@@ -215,6 +235,10 @@ async def test_verdicts_and_versions_are_counted(centre, broker, eventually):
         await eventually(lambda: gauge("qig_bundle_applied_total", verdict="applied") == before + 1)
         await eventually(lambda: gauge("qig_bundle_version") == 1)
     assert gauge("qig_held_out_bits_per_byte", domain="heart") == 2.0
+    again = app.Publisher(centre.settings("publisher"), centre.broker)
+    await again.verdicts.catch_up()
+    assert again.verdicts.fleet.counts(1)["applied"] == 1
+    assert gauge("qig_bundle_applied_total", verdict="applied") == before + 1  # a restart counts nothing anew
 
 
 async def test_without_the_private_key_it_says_which_file_is_missing(centre):

@@ -6,7 +6,7 @@ import pytest
 from centre import NODES, ref_of
 
 from common.errors import Unavailable
-from common.runtime import keys, scripts, streams
+from common.runtime import keys, metrics, scripts, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import Delivery
 from common.runtime.trust import Trust
@@ -70,9 +70,11 @@ async def test_two_acceptances_decided_on_one_window_are_not_both_made(centre):
     who = aggregator(centre)
     raw = centre.packet(bundle)
     delivery = Delivery(streams.PACKETS, "1-0", int((await centre.broker.redis.time())[0]) * 1000, 1, raw)
+    accepted = {"outcome": "accepted", "code": ""}
+    before = metrics.REGISTRY.get_sample_value("qig_packets_total", accepted)
     twice = [await who.packets.take(delivery, open_packet(raw)) for _ in range(2)]
-    outcomes = [await scripts.commit(centre.broker.redis, streams.PACKETS, effects) for effects in twice]
-    assert outcomes == ["done", "conflict"]
+    assert [await centre.broker.commit(streams.PACKETS, effects) for effects in twice] == [True, False]
+    assert metrics.REGISTRY.get_sample_value("qig_packets_total", accepted) == before + 1
     assert list(await centre.broker.read_hash(LEDGER)) == [ref_of(centre, 0, 1).hex()]
 
 

@@ -9,6 +9,7 @@ import pytest
 from jobs import batch_of, job_of
 
 from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import metrics
 from common.runtime.settings import RunPodSettings
 from services.trainer import job
 from services.trainer.app import runpod as room
@@ -312,6 +313,7 @@ async def test_a_job_may_wait_a_day_before_its_limit_and_no_longer_than_runpod_a
         await connect(runpod_timeout_s=timeout_s).made(asked)
     (submitted,) = platform.jobs.values()
     assert submitted["policy"] == {"executionTimeout": 1000 * timeout_s, "ttl": 1000 * ttl_s}
+    assert metrics.JOB_LIMIT._value.get() == timeout_s  # the alert leaves it that time
 
 
 async def test_a_key_that_cannot_be_read_stops_the_start(connect, tmp_path):

@@ -76,12 +76,21 @@ async def test_a_batch_that_no_try_came_to_an_end_with_goes_back_and_is_none_whe
     await centre.release()
     sound = batch(centre, b"no crystals")
     last = Delivery(streams.BATCHES, "1-0", 1, MAX_DELIVERIES, b"")
-    with pytest.raises(Rejected, match="never_finished"):
+    name = sound.id[:12]
+    with pytest.raises(Rejected, match=rf"never_finished: batch {name}: 4 tries .*`qig batch save {name}`.* go back"):
         await trainer.take(last, sound)
     assert [code for _, code in await centre.returned()] == ["never_finished"]
     with pytest.raises(Rejected, match="batch_returned"):
         await trainer.take(delivery(), sound)
     assert len(await centre.returned()) == 1
+
+
+async def test_corrections_that_no_try_came_to_an_end_with_are_to_be_replayed(centre, trainer):
+    await centre.release()
+    last = Delivery(streams.BATCHES, "1-0", 1, MAX_DELIVERIES, b"")
+    with pytest.raises(Rejected, match=r"never_finished: batch .* then replay it$"):
+        await trainer.take(last, correction_of(numbered(centre, 1)))
+    assert await centre.returned() == []
 
 
 async def test_a_batch_is_not_begun_while_there_is_no_room_for_its_candidate(centre, trainer, monkeypatch):
@@ -358,7 +367,7 @@ async def test_a_growth_that_the_publisher_refused_waits_and_what_comes_with_it_
     centre, trainer, micro, monkeypatch
 ):
     for limit in ("GROWTH_TOLERANCE", "GROWN_TOLERANCE"):
-        monkeypatch.setattr(f"services.trainer.consolidate.{limit}", 5.0)
+        monkeypatch.setattr(f"services.trainer.proposals.{limit}", 5.0)
     await centre.release()
     batches, hour = [growing(centre, micro, number) for number in range(1, 6)], 3600.0
 
@@ -377,7 +386,7 @@ async def test_a_growth_that_the_publisher_refused_waits_and_what_comes_with_it_
 
 
 async def test_a_growth_that_costs_too_much_is_not_measured_again_with_every_batch(centre, trainer, micro, monkeypatch):
-    monkeypatch.setattr("services.trainer.consolidate.GROWTH_TOLERANCE", -10.0)
+    monkeypatch.setattr("services.trainer.proposals.GROWTH_TOLERANCE", -10.0)
     await centre.release()
     assert await made(centre, trainer, growing(centre, micro, 1), 100.0) == (0, 4)
     await centre.broker.redis.hset(streams.REFUSED, growing(centre, micro, 1).id, b"{}")

@@ -66,7 +66,7 @@ async def test_a_saved_batch_becomes_what_a_trainer_makes_of_it_byte_for_byte(ce
         broker_url=centre.url, home=centre.home, data=few, steps=steps, genesis=centre.home / "genesis"
     )
     trainer = Trainer(settings, centre.broker, Trust(centre.broker.redis, keys.load_root(centre.home)))
-    *_, sent = await trainer.take(Delivery(streams.BATCHES, "1-0", 1, 1, b""), given)
+    *_, sent, _ = await trainer.take(Delivery(streams.BATCHES, "1-0", 1, 1, b""), given)
     capsys.readouterr()
     options = {"parent": None, "out": tmp_path / "candidate", "data": few, "steps": steps, "seed": 0}
     await command(train.consolidate, batch=out / room.FILE, **options, json=True)

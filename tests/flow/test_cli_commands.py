@@ -15,8 +15,9 @@ from common.client import Reply
 from common.errors import Rejected, Unavailable
 from common.runtime import follower, relay, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import Send
+from common.runtime.effects import ID_MAX_CHARS, Send
 from common.wire.codec import pack, unpack
+from common.wire.fields import MESSAGE_MAX_BYTES
 from common.wire.inference import Answer, Cancel, Query, RouteStep
 from common.wire.messages import DeadLetter, Heartbeat
 from services.cli import ask, dead, read, route, watch
@@ -156,7 +157,7 @@ def test_the_evidence_names_what_is_known_and_what_is_not():
 async def test_a_replayed_letter_is_back_in_its_stream_and_gone_from_the_dead(redis, broker_url):
     name = await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter(b"one")})
     await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter(b"two")})
-    assert await dead._replay(streams.QUERIES, name.decode(), broker_url) == (1, 0)
+    assert await dead._replay(streams.QUERIES, name.decode(), broker_url) == (1, 0, {})
     assert [fields for _, fields in await redis.xrange(streams.QUERIES)] == [{b"__data__": b"one"}]
     assert [found.body for _, found in await dead._list([streams.QUERIES], broker_url)] == [b"two"]
 
@@ -173,7 +174,7 @@ async def test_all_letters_are_replayed_but_those_that_came_without_a_message(re
     for number in range(5):
         code = "no_body" if number == 3 else "garbage"
         await redis.xadd(streams.dead(streams.PACKETS), {"__data__": letter(b"%d" % number, code=code)})
-    assert await dead._replay(streams.PACKETS, None, broker_url) == (4, 1)
+    assert await dead._replay(streams.PACKETS, None, broker_url) == (4, 1, {})
     assert [fields[b"__data__"] for _, fields in await redis.xrange(streams.PACKETS)] == [b"0", b"1", b"2", b"4"]
     assert await redis.xlen(streams.dead(streams.PACKETS)) == 1
 
@@ -185,12 +186,38 @@ async def test_what_could_not_be_carried_is_replayed_into_its_outbox_and_carried
     ((_, found),) = await dead._list([streams.PACKETS], broker_url)
     assert (found.stream, found.code) == (streams.outbox(streams.PACKETS), "wrong_type")
     await redis.delete(streams.RETURNED)
-    assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0)
+    assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0, {})
     await relay.drain(redis, streams.PACKETS)
     await Broker(redis).commit(streams.PACKETS, [Send(streams.RETURNED, b"r", "r1")])
     await relay.drain(redis, streams.PACKETS)
     assert [fields for _, fields in await redis.xrange(streams.RETURNED)] == [{b"__data__": b"r"}]
     assert await redis.xlen(streams.PACKETS) == await redis.xlen(streams.dead(streams.PACKETS)) == 0
+
+
+async def test_the_longest_message_that_could_not_be_carried_is_replayed_whole(redis, broker_url):
+    body, name = bytes(MESSAGE_MAX_BYTES), "i" * ID_MAX_CHARS
+    await redis.set(streams.RETURNED, "no stream")
+    await Broker(redis).commit(streams.PACKETS, [Send(streams.RETURNED, body, name)])
+    await relay.drain(redis, streams.PACKETS)
+    await redis.delete(streams.RETURNED)
+    assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0, {})
+    await relay.drain(redis, streams.PACKETS)
+    assert [fields for _, fields in await redis.xrange(streams.RETURNED)] == [{b"__data__": body}]
+
+
+async def test_a_letter_that_can_not_be_read_is_named_and_stops_no_other(
+    redis, broker_url, tmp_path, monkeypatch, capsys
+):
+    letters = streams.dead(streams.PACKETS)
+    cut_off = letter(b"\x83\xc4", stream=streams.outbox(streams.PACKETS), code="wrong_type")
+    names = [(await redis.xadd(letters, {"__data__": body})).decode() for body in (cut_off, b"\xc1", letter(b"two"))]
+    monkeypatch.setattr(dead, "find_url", lambda _: broker_url)
+    assert await asyncio.to_thread(dead.replay, "packets", None, tmp_path, everything=True) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 published again on qig:packets" in said
+    assert all(f"{name} stays: garbage:" in said for name in names[:2])
+    assert [fields for _, fields in await redis.xrange(streams.PACKETS)] == [{b"__data__": b"two"}]
+    assert [name.decode() for name, _ in await redis.xrange(letters)] == names[:2]
 
 
 async def test_letters_for_which_there_is_no_room_stay_until_there_is(redis, broker_url, monkeypatch):
@@ -201,7 +228,7 @@ async def test_letters_for_which_there_is_no_room_stay_until_there_is(redis, bro
         await dead._replay(streams.PACKETS, None, broker_url)
     assert await redis.xlen(streams.dead(streams.PACKETS)) == 1
     await redis.delete(streams.PACKETS)
-    assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0)
+    assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0, {})
 
 
 async def test_a_letter_that_is_not_there_is_said(redis, broker_url):
@@ -232,6 +259,17 @@ async def test_watch_counts_what_waits_what_is_held_and_what_is_dead(redis):
     await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})
     row = (await watch.look(redis, 100.0)).streams[0]
     assert (row.stream, row.length, row.lag, row.pending, row.dead, row.consumers) == ("qig:queries", 3, 2, 1, 1, 1)
+    assert row.oldest_idle_s >= 0.0
+
+
+async def test_of_a_stream_of_which_nobody_holds_anything_its_consumers_are_counted_and_not_listed(redis):
+    await redis.xgroup_create(streams.QUERIES, "edge", id="0", mkstream=True)
+    for number in range(3):
+        await redis.xgroup_createconsumer(streams.QUERIES, "edge", f"edge-{number}")
+    await redis.config_resetstat()
+    row = (await watch.look(redis, 100.0)).streams[0]
+    assert (row.consumers, row.pending, row.oldest_idle_s) == (3, 0, 0.0)
+    assert "cmdstat_xinfo|consumers" not in await redis.info("commandstats")
 
 
 async def test_watch_shows_the_newest_beat_of_each_service_and_passes_what_is_none(redis):

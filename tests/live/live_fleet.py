@@ -137,7 +137,7 @@ class Live:
         with contextlib.suppress(Unavailable):
             return await probe.gauge(self.fleet.members[node].url, "qig_bundle_version")
 
-    async def newest_on_both_edges(self, above):
+    async def newest_on_both_edges(self, above, deadline_s=DEADLINE_S):
         """The newest bundle, once it is newer than `above` and both edges serve it."""
 
         async def everywhere():
@@ -145,7 +145,7 @@ class Live:
             served = {await self.version(node) for node in EDGES}
             return last if last.version > above and served == {float(last.version)} else None
 
-        return await until(everywhere, f"a bundle after {above} on both edges")
+        return await until(everywhere, f"a bundle after {above} on both edges", deadline_s)
 
     async def parts(self, bundle):
         return {path: await store.get(self.redis, p.digest, p.size_bytes) for path, p in bundle.parts.items()}

@@ -1,6 +1,7 @@
 """A packet counts when an enrolled edge signed it, now, on a current base, and it can be true."""
 
 import dataclasses
+import re
 
 import msgpack
 import numpy as np
@@ -17,7 +18,9 @@ from common.kernels.memory import count
 from common.wire.crystals import PACKET_MAX_COUNTED, crystals, encode, entry, fit
 from common.wire.ngrams import entries
 from common.wire.packet import key_id
+from services.aggregator import admit as room
 from services.aggregator.admit import CLOCK_WINDOW_S, KAPPA_MAX, admit, open_packet, read_crystals
+from services.aggregator.app.packets import REFUSALS
 from services.aggregator.bases import with_base
 from services.aggregator.replay import ReplayWindow
 
@@ -174,3 +177,10 @@ def test_a_signed_body_of_another_version_is_malformed_not_a_bug():
     signed = envelope.model_copy(update={"signature": KEYS[0].sign(wire._signed_part(envelope)).signature})
     with pytest.raises(Rejected, match="malformed"):
         admit(signed, enrolled=ENROLLED, replay=None, entry_ms=AT_MS, bases=BASES)
+
+
+def test_every_reason_for_a_refusal_is_counted_from_the_start():
+    told = re.findall(r"^    (?:open_packet|admit| +) {2,}(\S+(?:, \S+)*)  ", room.__doc__, re.MULTILINE)
+    reasons = {code for line in told for code in line.split(", ")}
+    beyond = {"too_many_packets", "too_many_domains", "too_many_territories", "replay_window"}
+    assert set(REFUSALS) == reasons | beyond

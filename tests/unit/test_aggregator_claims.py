@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_aggregator_pool import LIMITS, after, cut_of, said
 
-from common.wire.fields import MAX_BATCH_PACKETS
+from common.wire.codec import MAX_LIST
+from common.wire.fields import MAX_BATCH_PACKETS, MAX_DOMAINS
 from common.wire.ngrams import crystals, entry
 from services.aggregator.claims import Claim, claimed, is_lost, named, settle, unpack, word
 from services.aggregator.cut import PATIENCE, Fleet, cut, patient
-from services.aggregator.pool import WAIT_CUTS
+from services.aggregator.pool import DOMAIN_MAX, SHARES_MAX, WAIT_CUTS
 from services.aggregator.quorum import Brought
+from services.aggregator.shares import MAX_BYTES, MAX_ROWS
 
 SAME = ngrams(((7,), 9, 2, 2))
 BATCH, OTHER = "ab" * 32, "cd" * 32
@@ -92,6 +94,24 @@ def test_a_claim_comes_back_from_the_broker():
     assert (list(found.lent), list(found.waits)) == (["heart"], ["heart", "vocab"])
     others = replace(BASES[-1], merges=MERGES[::-1])
     assert unpack(claim.name, claim.packed(BASES[-1]), others) == Claim(5, BATCH, {}, {})
+
+
+def test_a_claim_on_several_large_pools_comes_back_from_the_broker():
+    """More shares than a message may list, and than a message may hold values."""
+    one = share()
+    lent = {f"d-{n}": [one._replace(node=f"edge-{i}") for i in range(3000)] for n in range(2)}
+    claim = Claim(5, BATCH, lent, {"d-0": [share("edge-0", 5)]})
+    assert sum(map(len, lent.values())) > MAX_LIST
+    found = unpack(claim.name, claim.packed(BASES[-1]), BASES[-1])
+    assert {name: [each.node for each in some] for name, some in found.lent.items()} == {
+        name: [each.node for each in some] for name, some in lent.items()
+    }
+    assert of_pool(found.waits) == of_pool(claim.waits)
+
+
+def test_every_claim_and_every_note_that_a_cut_can_make_can_be_read_again():
+    assert MAX_DOMAINS * (SHARES_MAX + MAX_BATCH_PACKETS) <= MAX_ROWS
+    assert MAX_DOMAINS * DOMAIN_MAX * sum((8, 4, 4)) <= MAX_BYTES // 2
 
 
 def test_packets_of_a_batch_that_is_refused_count_once_when_they_come_again():

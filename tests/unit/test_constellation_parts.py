@@ -1,6 +1,7 @@
 """A constellation as parts: what loads can answer, and what does not is named."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,28 @@ def test_loading_and_writing_again_gives_the_same_bytes(micro, micro_parts):
         again |= kernel_part(role, micro.states[role].spec, micro.states[role].weights)
         again |= memory_part(role, micro.memories[role])
     assert again == dict(micro_parts)
+
+
+def test_what_is_the_same_as_in_one_that_is_known_is_taken_from_it_and_nothing_else(micro, micro_parts):
+    state, counted = micro.states["heart"], memory.count([np.array([5, 6, 7, 5, 6], np.int32)])
+    half = {name: np.asarray(each / 2) for name, each in state.weights.items()}
+    parts = micro_parts | kernel_part("heart", state.spec, half) | memory_part("vocab", counted)
+    found = load(parts, micro)
+    assert {role for role in ROLES if found.states[role] is micro.states[role]} == {*ROLES} - {"heart"}
+    assert {name for name in ROLES if found.memories[name] is micro.memories[name]} == {*ROLES} - {"vocab"}
+    assert found.encoder is micro.encoder
+    again = memory_part("vocab", found.memories["vocab"]) | kernel_part(
+        "heart", state.spec, found.states["heart"].weights
+    )
+    assert again == {path: parts[path] for path in again}
+
+
+def test_a_state_over_other_tokens_is_another_state(micro, micro_parts):
+    basins = np.ascontiguousarray(micro.coordizer.basins[:, ::-1])
+    other = room.coordizer_parts(replace(micro.coordizer, basins=basins))
+    found = load(micro_parts | other, micro)
+    assert not any(found.states[role] is micro.states[role] for role in ROLES)
+    assert all(found.memories[name] is micro.memories[name] for name in ROLES)
 
 
 def test_equal_weights_give_equal_bytes_each_time(micro):

@@ -58,6 +58,11 @@ def refused(of: float, per_minute: float) -> dict[str, str]:
     }
 
 
+def burst(number: float) -> dict[str, str]:
+    """So many refusals at once, an hour after the aggregator began, of a kind that it had none of."""
+    return packets(0, 0) | {'qig_packets_total{job="aggregator", outcome="refused", code="replayed"}': late(60, number)}
+
+
 def packets(refused: float, accepted: float) -> dict[str, str]:
     return {
         'qig_packets_total{job="aggregator", outcome="refused", code="clock"}': growing(refused / 60),
@@ -79,10 +84,14 @@ def begun(stream: str, at: int) -> dict[str, str]:
     return waiting(stream, 1, late(2, 1)) | {f'qig_stream_pending{{stream="{stream}"}}': late(at, 1)}
 
 
-def phases(share: float, answers: float) -> dict[str, str]:
-    """In FRACTURE for so much of each twenty samples, with so many answers a minute."""
+def phases(share: float, answers: float, said: float = 64) -> dict[str, str]:
+    """In FRACTURE for so much of each twenty samples, with so many answers a minute, of so many tokens."""
     held = round(20 * share)
     return {
+        'qig_queries_total{instance="a", outcome="read"}': growing(answers / 2),
+        'qig_queries_total{instance="a", outcome="length"}': growing(answers / 2),
+        'qig_queries_total{instance="a", outcome="refused"}': growing(answers),
+        'qig_tokens_total{instance="a", direction="written"}': growing(said * answers),
         'qig_phase{instance="a", kernel="heart", phase="FRACTURE"}': ("1 " * held + "0 " * (20 - held)) * 20,
         'qig_distance_rad_count{instance="a", kernel="heart"}': growing(answers),
     }
@@ -144,12 +153,14 @@ def refusal(stream: str, code: str) -> dict[str, str]:
     return {f'qig_stream_dead{{stream="{stream}"}}': steps(3, 4, 10), **died(stream, code, 1, 10)}
 
 
-def training(began_s: float, checkpoint_s: float) -> dict[str, str]:
+def training(began_s: float, checkpoint_s: float, job_limit_s: float = 0) -> dict[str, str]:
     return {
         'qig_batch_began_time_seconds{job="trainer"}': flat(began_s),
         'qig_checkpoint_time_seconds{job="trainer"}': flat(checkpoint_s),
+        'qig_job_limit_seconds{job="trainer"}': flat(job_limit_s),
         'qig_batch_began_time_seconds{job="edge"}': flat(0),
         'qig_checkpoint_time_seconds{job="edge"}': flat(0),
+        'qig_job_limit_seconds{job="edge"}': flat(0),
     }
 
 
@@ -223,10 +234,13 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("FractureStuck", 60, phases(0.9, 1), False),
     ("FractureStuck", 60, phases(1, 0.3), False),
     ("FractureStuck", 14, phases(1, 1), False),
+    ("FractureStuck", 60, phases(1, 1, said=33), True),
+    ("FractureStuck", 60, phases(1, 1, said=32), True),
+    ("FractureStuck", 60, phases(1, 1, said=31), False),
     ("KappaOutOfBand", 70, kappa(9.9), True),
-    ("KappaOutOfBand", 70, kappa(200.1), True),
+    ("KappaOutOfBand", 70, kappa(300.1), True),
     ("KappaOutOfBand", 70, kappa(10), False),
-    ("KappaOutOfBand", 70, kappa(200), False),
+    ("KappaOutOfBand", 70, kappa(300), False),
     ("KappaOutOfBand", 70, kappa(5, answers=0.3), False),
     ("NoEmergence", 30, together(0.7, 0.7) | answered(3.1), True),
     ("NoEmergence", 30, together(0.71, 0.7) | answered(3.1), False),
@@ -241,6 +255,8 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("PacketRejectRatio", 90, packets(10.1, 89.9), True),
     ("PacketRejectRatio", 90, packets(9.9, 90.1), False),
     ("PacketRejectRatio", 90, packets(4.9, 4.9), False),
+    ("PacketRejectRatio", 75, burst(6), True),
+    ("PacketRejectRatio", 75, burst(5), False),
     ("BundleSkew", 20, versions(7, 5), True),
     ("BundleSkew", 20, versions(7, 6), False),
     ("BundleSkew", 20, {'qig_bundle_version{instance="a", job="edge"}': flat(1)}, False),
@@ -259,6 +275,9 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("TrainerStuck", 40, training(600, 0), False),
     ("TrainerStuck", 40, training(120, 600), False),
     ("TrainerStuck", 40, training(0, 120), False),
+    ("TrainerStuck", 100, training(599, 0, job_limit_s=3600), True),
+    ("TrainerStuck", 100, training(600, 0, job_limit_s=3600), False),
+    ("TrainerStuck", 70, training(60, 0, job_limit_s=3600), False),
     ("GuardRestored", 30, {'qig_guard_events_total{guard="restore-heart"}': late(10, 1)}, True),
     ("GuardRestored", 30, {'qig_guard_events_total{guard="renew-heart"}': late(10, 1)}, False),
     ("GuardRestored", 80, {'qig_guard_events_total{guard="restore-heart"}': late(10, 1)}, False),

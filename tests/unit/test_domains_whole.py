@@ -22,7 +22,8 @@ from services.aggregator.cut import Limits, cut
 from services.edge.answer import Interaction, Serving
 from services.edge.learning import fold_domain, rehome, settle_bundle
 from services.edge.record import Record
-from services.trainer.consolidate import consolidate, crystals_of
+from services.trainer.consolidate import consolidate
+from services.trainer.updates import crystals_of
 
 TEXTS = 3
 

@@ -1,8 +1,12 @@
 import re
+from pathlib import Path
 
+import pytest
 import yaml
-from drill_rules import DRILLED, DURATION, FACTOR, NOT_DRILLED, UNITS_MS, shortened
+from drill_rules import AGE, DRILLED, DURATION, FACTOR, UNITS_MS, shortened
 from promql import RULE_FILES, RULES, parsed
+
+THEMES = Path(__file__).parents[1] / "drill"
 
 
 def drilled():
@@ -11,9 +15,17 @@ def drilled():
     return [rule for text in texts for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
 
 
-def test_every_alert_is_drilled_or_it_is_said_why_not():
+def test_every_alert_is_drilled_in_one_theme():
     alerts = [rule["alert"] for rule in RULES if "alert" in rule]
-    assert sorted([*DRILLED, *NOT_DRILLED]) == sorted(alerts)
+    assert sorted(alert for theme in DRILLED.values() for alert in theme) == sorted(alerts)
+
+
+@pytest.mark.parametrize("theme", DRILLED)
+@pytest.mark.parametrize("what", ["fires", "clears"])
+def test_a_theme_waits_for_each_of_its_alerts_to_fire_and_to_clear(theme, what):
+    text = (THEMES / f"{theme}.py").read_text(encoding="utf-8")
+    calls = re.findall(rf"drill\.{what}\(([^)]*)\)", text)
+    assert sorted(re.findall(r'"(\w+)"', " ".join(calls))) == sorted(DRILLED[theme])
 
 
 def milliseconds(rule):
@@ -23,9 +35,21 @@ def milliseconds(rule):
     ]
 
 
+def ages(rule):
+    return [int(seconds) for _, seconds in AGE.findall(rule["expr"])]
+
+
+def without_times(rule):
+    return AGE.sub(r"\1", re.sub(r"\[[^\]]+\]", "[]", rule["expr"]))
+
+
 def test_every_duration_is_divided_and_nothing_else_changes():
     for short, shipped in zip(drilled(), RULES, strict=True):
         assert [FACTOR * each for each in milliseconds(short)] == milliseconds(shipped)
-        rest = [re.sub(r"\[[^\]]+\]", "[]", rule["expr"]) for rule in (short, shipped)]
-        assert rest[0] == rest[1]
+        assert [FACTOR * each for each in ages(short)] == ages(shipped)
+        assert without_times(short) == without_times(shipped)
         parsed(short["expr"])
+
+
+def test_an_age_that_a_rule_gives_in_seconds_is_among_them():
+    assert {rule["alert"]: ages(rule) for rule in RULES if "alert" in rule and ages(rule)} == {"TrainerStuck": [1800]}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import json
 import threading
 
@@ -101,6 +102,33 @@ async def first_of(news, edge, allowed, eventually):
     await eventually(lambda: edge.turns and edge.turns[-1].listening)
     allowed.release(1)
     return await first
+
+
+async def test_what_is_done_for_an_asker_is_in_its_own_span_and_not_in_the_worker_s():
+    """The worker is in the midst of a span of its own when the asker goes on."""
+    span, inside, seen = contextvars.ContextVar("span"), threading.Event(), []
+
+    class Asker(Edge):
+        def ask(self, query):
+            turn = super().ask(query)
+            assert inside.wait(10)
+            return turn
+
+        async def finish(self, turn):
+            seen.append(span.get())
+            return await super().finish(turn)
+
+    def begin(query, name):
+        span.set("coordize")
+        inside.set()
+        return Made(query, name, threading.Semaphore(3))
+
+    scheduler = Scheduler(begin, workers=1, active_max=8, waiting_max=8)
+    scheduler.start()
+    span.set("POST")
+    await answers(Asker(scheduler), [ask()])
+    await scheduler.stop()
+    assert seen == ["POST"]
 
 
 async def test_whole_answers_come_in_the_order_of_their_queries(edge, allowed):

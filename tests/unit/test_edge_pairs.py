@@ -7,7 +7,6 @@ from common.constants import ROLES
 from common.errors import Rejected
 from common.kernels.memory import count, merge
 from services.edge.pairs import SAID_TOKENS, read_both, say_both
-from services.edge.trial import bits_per_byte
 
 TEXT = "The sea was cold and grey; salt wind stung our eyes and the whale breathed beside the boat. "
 
@@ -19,10 +18,11 @@ def better(micro):
     return replace(micro, memories={role: merge([micro.memories[role], counted]) for role in ROLES})
 
 
-def test_both_read_a_text_as_a_trial_does(micro, better):
+def test_both_read_a_text_as_each_does_alone(micro, better):
     before, after = read_both(micro, better, TEXT)
-    size_bytes = len(TEXT.encode())
-    assert (before, after) == (bits_per_byte(micro, [TEXT]) * size_bytes, bits_per_byte(better, [TEXT]) * size_bytes)
+    ids = micro.encoder.encode(TEXT)
+    nearest = micro.route(micro.basin(ids)).steps[0].name
+    assert (before, after) == (micro.bits(ids, nearest), better.bits(ids, nearest))
     assert after < before
 
 

@@ -5,13 +5,20 @@ from common.constants import ROLES
 from common.constellation import parts as bundle_parts
 from common.kernels.memory import count, merge
 from services.edge import trial
-from services.edge.trial import PROBE_MAX_BYTES, PROBE_MIN_BYTES, bits_per_byte, enough, try_bundle
+from services.edge.trial import PROBE_MAX_BYTES, PROBE_MIN_BYTES, enough, try_bundle
 
 PROBE = "The sea was cold and grey; salt wind stung our eyes and the whale breathed beside the boat. "
 
 
 def long_enough(text=PROBE):
     return [text] * (PROBE_MIN_BYTES // len(text) + 1)
+
+
+def alone(constellation, texts):
+    """Bits per byte as a constellation reads texts that has nothing in common with another."""
+    read = [constellation.encoder.encode(text) for text in texts]
+    places = [constellation.route(constellation.basin(ids)).steps[0].name for ids in read]
+    return sum(map(constellation.bits, read, places)) / sum(len(text.encode()) for text in texts)
 
 
 def with_memory(micro, micro_parts, text, times):
@@ -24,7 +31,7 @@ def with_memory(micro, micro_parts, text, times):
 def test_the_same_bundle_passes_and_reads_the_same(micro, micro_parts):
     tried = try_bundle(micro, micro_parts, long_enough())
     assert tried.verdict == "applied"
-    assert tried.before == tried.after == pytest.approx(bits_per_byte(micro, long_enough()))
+    assert tried.before == tried.after == pytest.approx(alone(micro, long_enough()))
 
 
 def test_a_bundle_that_reads_the_probes_better_is_applied(micro, micro_parts):
@@ -32,6 +39,31 @@ def test_a_bundle_that_reads_the_probes_better_is_applied(micro, micro_parts):
     tried = try_bundle(micro, with_memory(micro, micro_parts, new, 9), long_enough(new))
     assert tried.verdict == "applied"
     assert tried.after < tried.before
+
+
+@pytest.mark.parametrize("changed", ["memories", "a state", "all states"])
+def test_what_both_have_is_there_once_and_reads_as_it_would_alone(micro, micro_parts, changed):
+    """The probes go to several domains; a state that both have reads them once."""
+    roles = {"memories": (), "a state": ("heart",), "all states": ROLES}[changed]
+    parts = with_memory(micro, micro_parts, "And the king spake unto the people. ", 3)
+    for role in roles:
+        state = micro.states[role]
+        parts |= bundle_parts.kernel_part(
+            role, state.spec, {n: np.asarray(each / 2) for n, each in state.weights.items()}
+        )
+    probes = [
+        PROBE * 9,
+        PROBE,
+        PROBE,
+        "And the king spake unto the people. " * 20,
+        "def route(basin): return 3\n" * 20,
+        "A " * 400,
+    ]
+    tried = try_bundle(micro, parts, probes)
+    fresh = bundle_parts.load(parts)
+    assert (tried.before, tried.after) == (alone(micro, probes), alone(fresh, probes))
+    assert {role for role in ROLES if tried.constellation.states[role] is not micro.states[role]} == set(roles)
+    assert tried.constellation.encoder is micro.encoder
 
 
 def test_a_bundle_that_reads_the_probes_worse_is_refused_with_the_figures(micro, micro_parts):
@@ -44,14 +76,12 @@ def test_a_bundle_that_reads_the_probes_worse_is_refused_with_the_figures(micro,
 
 @pytest.mark.parametrize(("worse", "verdict"), [(0.0099, "applied"), (0.01, "applied"), (0.0101, "refused")])
 def test_one_percent_worse_is_the_limit(micro, micro_parts, monkeypatch, worse, verdict):
-    figures = iter([2.0, 2.0 * (1 + worse)])
-    monkeypatch.setattr(trial, "bits_per_byte", lambda *_: next(figures))
+    monkeypatch.setattr(trial, "bits_per_byte", lambda *_: (2.0, 2.0 * (1 + worse)))
     assert try_bundle(micro, micro_parts, long_enough()).verdict == verdict
 
 
 def test_a_reading_that_is_no_number_is_refused(micro, micro_parts, monkeypatch):
-    figures = iter([2.0, float("nan")])
-    monkeypatch.setattr(trial, "bits_per_byte", lambda *_: next(figures))
+    monkeypatch.setattr(trial, "bits_per_byte", lambda *_: (2.0, float("nan")))
     tried = try_bundle(micro, micro_parts, long_enough())
     assert (tried.verdict, tried.after) == ("refused", None)
 

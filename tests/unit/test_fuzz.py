@@ -10,7 +10,8 @@ INPUTS = 120
 
 
 @pytest.mark.parametrize("case", ["messages", "parts", "coordizer", "trust", "blobs"])
-def test_whatever_bytes_a_reader_is_given_it_reads_them_or_refuses_them_by_name(case):
+def test_whatever_bytes_a_reader_is_given_it_reads_them_or_refuses_them_by_name(case, monkeypatch):
+    monkeypatch.syspath_prepend(FILE.parent)
     outcomes, share = runpy.run_path(str(FILE))["fuzz"](case, 7, lambda inputs: inputs < INPUTS)
     assert outcomes.total() == INPUTS
     assert 0 < share <= 1

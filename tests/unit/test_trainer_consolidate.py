@@ -18,9 +18,9 @@ from common.wire import crystals as codec
 from common.wire.messages import Batch, Correction, DomainUpdate, PacketRef, batch_id, correction_id
 from common.wire.ngrams import Crystals, Order
 from services.trainer import consolidate as room
-from services.trainer import dreams
-from services.trainer.consolidate import STATE_TOLERANCE, consolidate, crystals_of
-from services.trainer.evaluate import Examiner
+from services.trainer import dreams, updates
+from services.trainer.consolidate import STATE_TOLERANCE, consolidate
+from services.trainer.evaluate import Examiner, Score
 
 FRESH = "And it came to pass that the people went up unto the mountain, and the people saw the light. "
 HELD_OUT = {role: [SENTENCES[role] * 2] for role in ROLES}
@@ -88,7 +88,7 @@ def test_a_new_domain_s_text_is_routed_to_it_and_better_known(micro, micro_parts
 
 def test_a_new_domain_s_memory_holds_its_crystals_and_nothing_else(micro, micro_parts):
     made = load(run(micro_parts, update(micro)).parts)
-    known = crystals_of(update(micro), micro)
+    known = updates.crystals_of(update(micro), micro)
     assert all(
         np.array_equal(a.keys, b.keys) and np.array_equal(a.counts, b.counts)
         for a, b in zip(made.memories["d-new"].tables, known.tables, strict=True)
@@ -98,7 +98,7 @@ def test_a_new_domain_s_memory_holds_its_crystals_and_nothing_else(micro, micro_
 def test_crystals_of_a_known_domain_are_added_to_its_memory(micro, micro_parts):
     one = update(micro, "heart", "heart", SENTENCES["heart"] * 3)
     after = load(run(micro_parts, one).parts)
-    wanted = memory.merge([micro.memories["heart"], crystals_of(one, micro)])
+    wanted = memory.merge([micro.memories["heart"], updates.crystals_of(one, micro)])
     assert list(after.domains) == list(micro.domains)
     for found, table in zip(after.memories["heart"].tables, wanted.tables, strict=True):
         assert np.array_equal(found.counts, table.counts)
@@ -109,7 +109,7 @@ def test_crystals_of_a_known_domain_are_added_to_its_memory(micro, micro_parts):
 def test_a_batch_for_a_domain_opened_by_the_batch_before_is_added_to_it(micro, micro_parts):
     first = run(micro_parts, update(micro)).parts
     second = load(run(first, update(micro, opened=False)).parts)
-    twice = memory.merge([load(first).memories["d-new"], crystals_of(update(micro), micro)])
+    twice = memory.merge([load(first).memories["d-new"], updates.crystals_of(update(micro), micro)])
     assert second.memories["d-new"].tokens == twice.tokens
     assert list(second.domains).count("d-new") == 1
 
@@ -143,8 +143,8 @@ def test_a_memory_that_has_grown_too_large_loses_what_saves_the_fewest_bits(
     micro, micro_parts, monkeypatch, room_left, pruned
 ):
     one = update(micro, "heart", "heart", SENTENCES["percept"] * 3)
-    whole = memory.merge([micro.memories["heart"], crystals_of(one, micro)])
-    monkeypatch.setattr(room, "MEMORY_MAX_ENTRIES", whole.entries + room_left)
+    whole = memory.merge([micro.memories["heart"], updates.crystals_of(one, micro)])
+    monkeypatch.setattr(updates, "MEMORY_MAX_ENTRIES", whole.entries + room_left)
     after = load(run(micro_parts, one).parts).memories["heart"]
     assert (after.entries < whole.entries) is pruned
     assert after.entries <= whole.entries + room_left
@@ -174,7 +174,7 @@ def test_a_trained_state_moves_and_its_home_with_it(micro, micro_parts, trained)
 
 
 def test_the_figures_are_those_of_the_parts_that_are_released(trained):
-    found = room.Examiner(HELD_OUT).scores(load(trained[0].parts))
+    found = Examiner(HELD_OUT).scores(load(trained[0].parts))
     told = figures(trained[0], "bits_per_byte")
     assert {domain: after for domain, (_, after) in told.items()} == {d: s.bits_per_byte for d, s in found.items()}
 
@@ -255,7 +255,7 @@ class Scripted:
         self.intervals = Examiner({"heart": []}).intervals
 
     def scores(self, _constellation):
-        return {"heart": room.Score(next(self._calls), 1.0, 0.3)}
+        return {"heart": Score(next(self._calls), 1.0, 0.3)}
 
 
 @pytest.mark.parametrize(

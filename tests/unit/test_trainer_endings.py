@@ -16,7 +16,6 @@ from common.geometry.simplex import distance, slerp, to_float16
 from common.kernels import gate, memory
 from common.wire.fields import MAX_DOMAINS
 from services.trainer import endings
-from services.trainer.consolidate import crystals_of
 from services.trainer.endings import (
     CONVERGED_RAD,
     IDLE_BATCHES,
@@ -30,6 +29,7 @@ from services.trainer.endings import (
     saved_share,
 )
 from services.trainer.evaluate import Examiner
+from services.trainer.updates import crystals_of
 
 WORDS = {
     "law": "and the priest shall take of the blood of the bullock unto the people before the altar of the tabernacle",

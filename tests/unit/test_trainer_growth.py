@@ -17,7 +17,8 @@ from common.kernels.memory import merge
 from common.kernels.recount import recount
 from common.wire.messages import Merge
 from services.trainer import consolidate as room
-from services.trainer import growth
+from services.trainer import growth, updates
+from services.trainer import proposals as trying
 from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner
 
@@ -95,7 +96,7 @@ def test_a_batch_in_which_three_edges_propose_merges_makes_a_larger_vocabulary(
 
 
 def test_a_vocabulary_that_harms_a_domain_is_dropped_and_the_batch_is_not(micro, micro_parts, proposals, monkeypatch):
-    monkeypatch.setattr(room, "GROWTH_TOLERANCE", -10.0)
+    monkeypatch.setattr(trying, "GROWTH_TOLERANCE", -10.0)
     made = run(micro_parts, update(micro), merges=merges(proposals))
     assert made.guards == ("growth-dropped",)
     assert load(made.parts).coordizer.vocab_size == MICRO.vocab
@@ -152,21 +153,21 @@ def test_each_failure_of_a_merge_doubles_its_wait_up_to_a_week():
     notes, now = {}, 1_000_000.0
     waits = []
     for _ in range(12):
-        notes |= growth.noted(notes, ["a"], now)
+        notes |= trying.noted(notes, ["a"], now)
         after = next(
-            hours for hours in (2**n for n in range(12)) if "a" not in growth.waiting(notes, now + hours * HOUR)
+            hours for hours in (2**n for n in range(12)) if "a" not in trying.waiting(notes, now + hours * HOUR)
         )
         waits.append(after)
-        assert "a" in growth.waiting(notes, now + min(after * HOUR, growth.WAIT_MAX_S) - 1.0)
+        assert "a" in trying.waiting(notes, now + min(after * HOUR, trying.WAIT_MAX_S) - 1.0)
         now += after * HOUR
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256, 256]
 
 
 def test_what_nobody_proposes_any_more_is_forgotten():
-    notes = growth.noted({}, ["a", "b"], 0.0)
-    until = growth.WAIT_FIRST_S + growth.WAIT_MAX_S
-    assert growth.outdated(notes, until) == []
-    assert sorted(growth.outdated(notes, until + 1)) == ["a", "b"]
+    notes = trying.noted({}, ["a", "b"], 0.0)
+    until = trying.WAIT_FIRST_S + trying.WAIT_MAX_S
+    assert trying.outdated(notes, until) == []
+    assert sorted(trying.outdated(notes, until + 1)) == ["a", "b"]
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def test_a_batch_that_waited_while_the_vocabulary_grew_is_counted_anew(micro, mi
     bundle = {**micro_parts, **growth.parts(larger)}
     late = update(micro, "heart", "heart", SENTENCES["heart"] * 3)
     after = load(run(bundle, late).parts)
-    old = room.crystals_of(late, micro)
+    old = updates.crystals_of(late, micro)
     pairs = pairs_from(larger.coordizer.merges, MICRO.vocab)
     wanted = merge([larger.memories["heart"], recount(old, pairs, MICRO.vocab)])
     assert [t.keys.tolist() for t in after.memories["heart"].tables] == [t.keys.tolist() for t in wanted.tables]

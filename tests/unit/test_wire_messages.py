@@ -73,7 +73,7 @@ BOUNDS = [
     (Applied, "version", 1, MAX_COUNT, 0, MAX_COUNT + 1),
     (Applied, "reason", "", "x" * 512, None, "x" * 513),
     (Heartbeat, "at_s", 0.0, 1e11, -0.001, 1.1e11),
-    (DeadLetter, "body", b"", bytes(1 << 20), None, bytes((1 << 20) + 1)),
+    (DeadLetter, "body", b"", bytes((1 << 20) + 1024), None, bytes((1 << 20) + 1025)),
 ]
 
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from common.errors import QigError, Unavailable
 from common.runtime import causes, metrics, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import Absent, Effect, Equals, HashAdd, HashSet, Send
+from common.runtime.effects import Absent, Effect, Equals, HashAdd, HashSet, Send, Then
 from common.runtime.entries import Delivery
 from common.runtime.logs import bound
 from common.wire.codec import pack
@@ -37,6 +37,12 @@ log = logging.getLogger(__name__)
 FINAL: Final = frozenset({"base_window", "clock", "implausible", "too_many_packets"})
 """Said of a packet that its edge sealed, and once: it is told."""
 
+REFUSALS: Final = (
+    "malformed", "oversized", "unknown_key", "bad_signature", "stale_epoch", "replayed", "stale_sequence",
+    "base_window", "clock", "implausible", "too_many_packets", "too_many_domains", "too_many_territories",
+    "replay_window",
+)  # fmt: skip
+"""Of what a packet may be refused, here or when it is cut; the last: what the broker has of its key is damaged."""
 
 READ_MAX: Final = 512  # packets, 20 MB at most; one that is not among them is read again when it is cut
 
@@ -51,16 +57,15 @@ class Packets:
     ) -> None:
         self._broker, self._window, self._enrolment, self._standings = broker, window, enrolment, standings
         self._most = most
-        metrics.begin(metrics.PACKETS, ("accepted", ""))
+        metrics.begin(metrics.PACKETS, ("accepted", ""), *(("refused", code) for code in REFUSALS))
         self.read: dict[bytes, Admitted] = {}
 
     def open(self, raw: bytes) -> Envelope:
         """The consumer's decoder."""
-        metrics.PACKET_BYTES.observe(len(raw))
         try:
             return open_packet(raw)
         except QigError as error:
-            metrics.PACKETS.labels("refused", error.code).inc()
+            _count(raw, "refused", error.code)
             raise
 
     async def take_read(self, given: Sequence[tuple[Delivery, Envelope]]) -> Sequence[Sequence[Effect] | None]:
@@ -84,8 +89,7 @@ class Packets:
                 refused.add(envelope.key)
                 answers.append(None)
                 continue
-            self._show(found, delivery)
-            answers.append(effects)
+            answers.append([*effects, Then(partial(self._show, found, delivery))])
             beside = [one for one in self._enrolment.keys_beside(envelope.key) if one in known]
             known |= {one: known[one]._replace(waiting=after.waiting) for one in beside} | {envelope.key: after}
         return answers
@@ -100,8 +104,7 @@ class Packets:
             await self._refuse(delivery, envelope, known, error)
             raise
         effects, _ = accepted(found, delivery, known)
-        self._show(found, delivery)
-        return effects
+        return [*effects, Then(partial(self._show, found, delivery))]
 
     def _admit(self, delivery: Delivery, envelope: Envelope, known: "Known") -> Admitted:
         found = admit(
@@ -115,10 +118,11 @@ class Packets:
         return found
 
     def _show(self, found: Admitted, delivery: Delivery) -> None:
+        """It is in the ledger."""
         self.read[delivery.body] = found
         while len(self.read) > READ_MAX:
             del self.read[next(iter(self.read))]
-        metrics.PACKETS.labels("accepted", "").inc()
+        _count(delivery.body, "accepted", "")
         self._standings.show(found.ref.key, "accepted")
         self._standings.weigh(found.ref.key, len(delivery.body))
         with bound(**causes.packet(found.ref).names):  # one of a read
@@ -126,15 +130,15 @@ class Packets:
 
     async def _refuse(self, delivery: Delivery, envelope: Envelope, known: "Known", error: QigError) -> None:
         """What is noted and told of a packet before its dead letter is written."""
-        metrics.PACKETS.labels("refused", error.code).inc()
+        change = partial(turned_away, code=error.code, at_ms=delivery.at_ms)
+        if error.code in FINAL:
+            noted = changed(envelope.key, known.standing, change(standing_of(known.standing)))
+            await self._give_back(envelope, known.window, error, noted)
+        else:
+            await self._standings.note(envelope.key, change)
+        _count(delivery.body, "refused", error.code)
         self._standings.show(envelope.key, "refused")
         self._standings.weigh(envelope.key, len(delivery.body))
-        change = partial(turned_away, code=error.code, at_ms=delivery.at_ms)
-        if error.code not in FINAL:
-            await self._standings.note(envelope.key, change)
-            return
-        noted = changed(envelope.key, known.standing, change(standing_of(known.standing)))
-        await self._give_back(envelope, known.window, error, noted)
 
     async def _give_back(
         self, envelope: Envelope, packed: bytes | None, error: QigError, noted: Sequence[Effect]
@@ -196,6 +200,11 @@ def accepted(found: Admitted, delivery: Delivery, known: Known) -> tuple[list[Ef
         HashAdd(HELD, key.hex(), 1),
     ]
     return effects, Known(found.window.packed, standing.packed, known.waiting + 1)
+
+
+def _count(raw: bytes, outcome: str, code: str) -> None:
+    metrics.PACKET_BYTES.observe(len(raw))
+    metrics.PACKETS.labels(outcome, code).inc()
 
 
 def _sum(held: Iterable[bytes | None]) -> int:

@@ -63,7 +63,7 @@ class Bundles:
         if installed is None:
             return
         try:
-            constellation = await asyncio.to_thread(bundle_parts.load, installed.parts)
+            constellation = await self._load(installed)
         except (Rejected, Corrupt) as error:
             log.error("the installed bundle is not used: %s", error)  # noqa: TRY400 -- the data's fault
             return
@@ -84,7 +84,7 @@ class Bundles:
         good, before = await asyncio.to_thread(self._slots.last_good), None
         if good is not None:
             with contextlib.suppress(Rejected, Corrupt):  # then there is nothing to hold it against
-                before = self._serving(good.bundle, await asyncio.to_thread(bundle_parts.load, good.parts))
+                before = self._serving(good.bundle, await self._load(good))
         await self._health.begin(installed.bundle, before)
 
     async def rest(self) -> None:
@@ -195,7 +195,7 @@ class Bundles:
             log.error("bundle %d is bad and serves on: %s: %s", bundle.version, reason, error)  # noqa: TRY400 -- told
             return
         if known is None or known.digest != good.digest:
-            known = self._serving(good.bundle, await asyncio.to_thread(bundle_parts.load, good.parts))
+            known = self._serving(good.bundle, await self._load(good))
         await self._install(known)
         self._untold = (*self._untold, left)
         log.error("bundle %d is bad, bundle %d serves again: %s", bundle.version, good.bundle.version, reason)
@@ -250,6 +250,11 @@ class Bundles:
                 data = await self._node.broker.get_blob(part.digest, part.size_bytes)
                 await asyncio.to_thread(self._slots.put, part, data)
         return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
+
+    async def _load(self, installed: Installed) -> Constellation:
+        """Beside what serves. Raises as bundle_parts.load."""
+        known = None if self._node.serving is None else self._node.serving.constellation
+        return await asyncio.to_thread(bundle_parts.load, installed.parts, known)
 
     def _serving(self, bundle: Bundle, constellation: Constellation) -> Serving:
         return Serving(constellation, bundle.version, digest(bundle), self._node.settings.node)

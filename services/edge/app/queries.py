@@ -13,7 +13,7 @@ from common.constants import Role
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import causes, metrics, streams, tracing
 from common.runtime.causes import Cause
-from common.runtime.effects import Effect, Send
+from common.runtime.effects import Effect, Send, Then
 from common.runtime.entries import Delivery
 from common.wire.codec import pack, unpack
 from common.wire.fields import PIECE_MAX_CHARS
@@ -73,24 +73,24 @@ class Queries:
         again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
         known = await asyncio.to_thread(self._node.record.texts.answer_to, query.client, query.id) if again else None
         left_s = self._left_s(delivery, query)
-        if known is not None:
-            body = known
-        elif self._begun_too_late(left_s):
-            body = self._refusal(query, self._too_late(query, sum(self.scheduler.load)))
-        else:
-            body = await self._answer(query, left_s)
+        try:
+            if known is None and self._begun_too_late(left_s):
+                raise self._too_late(query, sum(self.scheduler.load))
+            body = known or await self._answer(query, left_s)
+        except Unavailable as error:
+            if error.code not in (TOO_LATE, "cancelled"):
+                raise
+            return self._refused(query, error)
         return [Send(streams.answers(query.client), body, query.id)]
 
-    def turn_away(self, delivery: Delivery, query: Query, ahead: int) -> Send | None:
+    def turn_away(self, delivery: Delivery, query: Query, ahead: int) -> Sequence[Effect] | None:
         """The refusal of a query that cannot be answered in time, before it takes a place; None to answer it. ahead:
         queries that are answered or wait before it.
         """
         if not self._begun_too_late(self._left_s(delivery, query), ahead):
             return None
         query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
-        assert query.id is not None
-        body = self._refusal(query, self._too_late(query, sum(self.scheduler.load)))
-        return Send(streams.answers(query.client), body, query.id)
+        return self._refused(query, self._too_late(query, sum(self.scheduler.load)))
 
     def _left_s(self, delivery: Delivery, query: Query) -> float | None:
         return None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._node.now()
@@ -134,11 +134,12 @@ class Queries:
         self._health.answered(done.answer)
         self._node.last[done.answer.domain or TERRITORY] = done.answer
         self._node.live.answered(done.answer, self._node.now())
+        body = await self._keep(done)
         _show_answer(done.answer)
-        return await self._keep(done)
+        return body
 
     async def _answer(self, query: Query, left_s: float | None) -> bytes:
-        """The packed answer, or refusal, of a query that came by stream. left_s: until its deadline."""
+        """The packed answer of a query that came by stream. left_s: until its deadline. Raises as `finish`."""
         turn = self._schedule(query)
         timer = asyncio.get_running_loop().call_later(left_s, self._expire, turn) if left_s is not None else None
         try:
@@ -146,12 +147,9 @@ class Queries:
                 await self._send_pieces(turn)
             return await self.finish(turn)
         except Rejected as error:
-            await self._node.broker.produce(streams.answers(query.client), self._refusal(query, error), turn.name)
+            if await self._node.broker.produce(streams.answers(query.client), self._refusal(query, error), turn.name):
+                metrics.QUERIES.labels("refused").inc()
             raise  # the consumer buries the query with the same reason
-        except Unavailable as error:
-            if error.code not in (TOO_LATE, "cancelled"):
-                raise
-            return self._refusal(query, error)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -197,8 +195,12 @@ class Queries:
                 if not turn.ended:  # else the answer goes with the same trip, behind it
                     await asyncio.wait([told])
 
+    def _refused(self, query: Query, error: QigError) -> list[Effect]:
+        assert query.id is not None
+        sent = Send(streams.answers(query.client), self._refusal(query, error), query.id)
+        return [sent, Then(metrics.QUERIES.labels("refused").inc)]
+
     def _refusal(self, query: Query, error: QigError) -> bytes:
-        metrics.QUERIES.labels("refused").inc()
         return pack(refusal(self._node.serving, query, node=self._node.settings.node, error=error))
 
     async def _keep(self, done: Answered) -> bytes:

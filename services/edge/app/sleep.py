@@ -20,11 +20,12 @@ from services.edge.mentions import FIRST, Private, decoys
 from services.edge.proposals import Growing
 from services.edge.record import FOLD_MAX_BYTES, Domain, Packet
 from services.edge.scheduler import Scheduler
-from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm, unheard
+from services.edge.sleep import NAP_MAX_BYTES, Folded, Rhythm, beyond, unheard
 
 log = logging.getLogger(__name__)
 
 NO_ROOM_S: Final = 5.0  # chosen: until packets for which there was no room are sent again
+LOOK_AHEAD: Final = 8  # chosen: packets that were made after a copy, and of which the first never left
 
 
 class Sleep:
@@ -37,6 +38,7 @@ class Sleep:
         self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
         self._awake_s = node.now()
         self._again_s: dict[int, float] = {}  # by packet: when it was handed to the broker once more, in this life
+        self._numbered = False  # whether the broker was asked, in this life, what it knows of this edge's packets
         self._no_room_s = -math.inf  # when a packet was sent last for which there was no room
         self.follow_from = node.record.returned or FROM_START
 
@@ -49,6 +51,7 @@ class Sleep:
             if serving is None:
                 return
             await asyncio.to_thread(self._give_up)
+            await self._number_on()
             wanted = await asyncio.to_thread(
                 due_domains,
                 record,
@@ -101,6 +104,27 @@ class Sleep:
                 raise
             self._no_room_s = self._node.now()
             log.warning("packets wait: %s", error)
+
+    async def _number_on(self) -> None:
+        """Where the broker knows packets that are still to be made here, this file is an older copy: the next are
+        numbered beyond those that were made since, for which they would be taken.
+        """
+        if self._numbered:
+            return
+        record, key = self._node.record, key_id(self._node.key.verify_key)
+        due = record.sequence
+        ahead = [PacketRef(key=key, epoch=record.epoch, sequence=due + n) for n in range(LOOK_AHEAD)]
+        names = map(causes.packet_name, ahead)
+        try:
+            known = await asyncio.gather(*(self._node.broker.was_published(streams.PACKETS, name) for name in names))
+        except Unavailable:  # an edge that is cut off folds all the same
+            return
+        self._numbered = True
+        if any(known):
+            await asyncio.to_thread(record.move_on, beyond(record.epoch, self._node.now()))
+            log.warning(
+                "this edge's file is an older copy: packet %d left before, the next is %d", due, record.sequence
+            )
 
     @property
     def _crowded(self) -> bool:

@@ -93,7 +93,7 @@ async def told(
     news: asyncio.Queue[Told | Exception] = asyncio.Queue(1)  # one: a slow reader gets more at once, not later
     turns = _ask_all(edge, queries)
     tasks = [
-        asyncio.create_task(_follow(edge, index, turn, news, pieces=pieces), context=turn.context.copy())
+        asyncio.create_task(_follow(edge, index, turn, news, pieces=pieces), context=turn.context)
         for index, turn in enumerate(turns)
     ]
     try:

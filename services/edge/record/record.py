@@ -90,6 +90,11 @@ class Record:
         """The sequence that the next packet gets."""
         return int(self._file.meta("sequence") or 0)
 
+    def move_on(self, sequence: int) -> None:
+        """The next packet gets this sequence, or the one that is due where that is higher."""
+        with self._file.write() as db:
+            set_meta(db, "sequence", str(max(sequence, int(meta(db, "sequence") or 0))))
+
     def residue(self, domain: Domain) -> Memory:
         """The counts of a domain that no bundle has taken yet."""
         return self.balance(domain).residue

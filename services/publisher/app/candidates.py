@@ -9,7 +9,7 @@ from common.constellation.paths import DOMAINS
 from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import metrics, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import Effect, HashDelete, HashSet, Send
+from common.runtime.effects import Effect, HashDelete, HashSet, Send, Then
 from common.runtime.entries import Delivery
 from common.wire.codec import pack
 from common.wire.fields import REASON_MAX_CHARS
@@ -82,8 +82,7 @@ class Candidates:
         except Rejected as error:
             await self._refuse(candidate, (str(error),))
             raise
-        metrics.CANDIDATES.labels("released").inc()
-        return effects
+        return [*effects, Then(metrics.CANDIDATES.labels("released").inc)]
 
     async def _vouch(self, delivery: Delivery, candidate: Candidate, current: Bundle | None) -> tuple[str, ...]:
         """Read every part that is new, so that nothing is signed unseen.
@@ -110,7 +109,6 @@ class Candidates:
 
     async def _refuse(self, candidate: Candidate, reasons: Sequence[str]) -> None:
         """Kept before the dead letter is written: a kill between the two judges again, and keeps it again."""
-        metrics.CANDIDATES.labels("refused").inc()
         log.warning("candidate %s is refused: %s", candidate.id[:12], "; ".join(reasons))
         notes = await self._broker.read_hash(streams.REFUSED)
         effects: list[Effect] = [HashDelete(streams.REFUSED, name) for name in refusals.outdated(notes)]
@@ -120,4 +118,6 @@ class Candidates:
                 packets=candidate.packets, code="candidate_refused", reason="; ".join(reasons)[:REASON_MAX_CHARS]
             )
             effects.append(Send(streams.RETURNED, pack(told), candidate.id))
+        if candidate.id not in notes:
+            effects.append(Then(metrics.CANDIDATES.labels("refused").inc))
         await self._broker.commit(streams.CANDIDATES, effects)

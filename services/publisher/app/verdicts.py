@@ -23,12 +23,15 @@ class Verdicts:
         self.fleet = Fleet()
 
     async def catch_up(self) -> str:
-        """Hears all that was said before this process: rings hang on it from the first release on. The last entry."""
+        """Hears all that was said before this process: rings hang on it from the first release on. The last entry.
+
+        It is counted no more: whoever was there when it was said has counted it.
+        """
         last = FROM_START
         async for entry in kept(self._broker.redis, streams.APPLIED):
             last = entry.id
             with suppress(Rejected):
-                await self.hear(Delivery(streams.APPLIED, entry.id, entry.at_ms, 1, body_of(entry.fields) or b""))
+                self.fleet = fold(self.fleet, unpack(Applied, body_of(entry.fields) or b""))
         return last
 
     async def hear(self, delivery: Delivery) -> None:

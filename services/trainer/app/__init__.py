@@ -28,7 +28,7 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import causes, keys, metrics, streams, tracing
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
-from common.runtime.effects import Effect, HashDelete, HashSet, Send
+from common.runtime.effects import Effect, HashDelete, HashSet, Send, Then
 from common.runtime.entries import Delivery
 from common.runtime.heart import heart
 from common.runtime.releases import newest_release
@@ -39,7 +39,7 @@ from common.wire.bundle import candidate_id, digest
 from common.wire.codec import pack, unpack
 from common.wire.fields import REASON_MAX_CHARS
 from common.wire.messages import Batch, Bundle, Candidate, Evidence, Figure, Part, Returned
-from services.trainer import folder, gpu, growth, text
+from services.trainer import folder, gpu, proposals, text
 from services.trainer.ancestry import ancestry
 from services.trainer.app.hashes import CANDIDATE, FAILED, GROWN, JOB, LAST
 from services.trainer.app.runpod import Endpoint
@@ -126,7 +126,7 @@ class Trainer:
         await self._broker.check_room(streams.CANDIDATES)
         try:
             if delivery.deliveries >= MAX_DELIVERIES:  # what failed or killed every try so far does it again
-                raise Rejected("never_finished", f"{delivery.deliveries - 1} tries came to no end")  # noqa: TRY301
+                raise Rejected("never_finished", _unfinished(batch, delivery.deliveries - 1))  # noqa: TRY301
             return await self._consolidate(batch, delivery.at_ms / 1000)
         except (Rejected, Corrupt) as error:
             if batch.packets:
@@ -152,10 +152,10 @@ class Trainer:
         """cut_s: when the batch came; what depends on time depends on that, so that every try does the same."""
         current = await self._current()
         known = await self._broker.read_hash(FAILED)
-        failed = growth.noted(known, await self._refused_growth(), cut_s)
+        failed = proposals.noted(known, await self._refused_growth(), cut_s)
         batch = await self._of_released(batch, current)
         make = self._here if self._endpoint is None else self._there
-        made = await make(batch, current, growth.waiting(known | failed, cut_s))
+        made = await make(batch, current, proposals.waiting(known | failed, cut_s))
         evidence = Evidence(figures=made.figures, guards=made.guards, seconds=made.seconds)
         candidate = Candidate(
             id=candidate_id(batch),
@@ -165,16 +165,17 @@ class Trainer:
             evidence=evidence,
             packets=batch.packets,
         )
-        _show(evidence, self._settings.steps if made.figures else 0)
+        metrics.show_figures(evidence.figures)
         log.info("batch %s of %d packets is candidate on bundle %d", batch.id[:12], len(batch.packets), current.version)
-        failed |= growth.noted(known, made.dropped, cut_s)
+        failed |= proposals.noted(known, made.dropped, cut_s)
         return [
             HashSet(CANDIDATE, LAST, candidate.id.encode()),
             HashSet(CANDIDATE, GROWN, " ".join(made.grown).encode()),
             HashDelete(CANDIDATE, JOB),
             *(HashSet(FAILED, name, note) for name, note in failed.items()),
-            *(HashDelete(FAILED, name) for name in growth.outdated(known, cut_s) if name not in failed),
+            *(HashDelete(FAILED, name) for name in proposals.outdated(known, cut_s) if name not in failed),
             Send(streams.CANDIDATES, pack(candidate), candidate.id),
+            Then(partial(_count, evidence.guards, self._settings.steps if made.figures else 0)),
         ]
 
     async def _here(self, batch: Batch, current: Bundle, held_back: Collection[str]) -> Made:
@@ -281,6 +282,13 @@ class Trainer:
         return Evidence(figures=tuple(figures))
 
 
+def _unfinished(batch: Batch, tries: int) -> str:
+    name = batch.id[:12]
+    left = "its packets go back to their edges, which send them again" if batch.packets else "then replay it"
+    look = f"`qig batch save {name}` and `qig train --batch` try it by hand"
+    return f"batch {name}: {tries} tries came to no end. The log says how each ended; {look}; {left}"
+
+
 def _forget_others(runs: Path, batch_id: str) -> None:
     """What is left of other batches goes: they are done, or were given up."""
     for other in runs.glob("*"):
@@ -295,9 +303,8 @@ def _last_checkpoint_s(runs: Path) -> float:
     return 0.0
 
 
-def _show(evidence: Evidence, steps: int) -> None:
-    metrics.show_figures(evidence.figures)
-    for guard in evidence.guards:
+def _count(guards: Sequence[str], steps: int) -> None:
+    for guard in guards:
         metrics.GUARD_EVENTS.labels(guard).inc()
     metrics.TRAIN_STEPS.inc(steps)
 

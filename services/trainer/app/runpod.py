@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 import httpx2
 
 from common.errors import Corrupt, Rejected, Unavailable
+from common.runtime import metrics
 from common.runtime.broker import Broker
 from common.runtime.effects import HashDelete, HashSet
 from common.runtime.settings import RunPodSettings, variable
@@ -64,6 +65,7 @@ class Endpoint:
         self._broker = broker
         ttl_s = min(TTL_MAX_S, settings.runpod_timeout_s + QUEUED_S)
         self._policy = {"executionTimeout": round(settings.runpod_timeout_s * 1000), "ttl": round(ttl_s * 1000)}
+        metrics.JOB_LIMIT.set(settings.runpod_timeout_s)
         self._http = httpx2.AsyncClient(base_url=url, headers=_authorization(settings), timeout=TIMEOUT_S)
 
     async def close(self) -> None:

@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import shutil
+import sqlite3
 from dataclasses import replace
 
 import pytest
@@ -26,6 +29,8 @@ from common.wire.packet import open_envelope, verify
 from services.aggregator.admit import admit, open_packet
 from services.aggregator.bases import base_of, expects
 from services.aggregator.cut import Limits, cut
+from services.aggregator.replay import advance
+from services.edge.app import state_dir
 from services.edge.app.sleep import NO_ROOM_S
 from services.edge.sleep import AGAIN_AFTER_S, LOST_AFTER_S
 
@@ -132,6 +137,37 @@ async def test_a_kill_between_sending_and_noting_it_sends_nothing_twice(edge, li
     await again.sleep.round()
     assert len(await packets(redis)) == 1
     assert [packet.status for packet in again.node.record.packets("pending", "sent")] == ["sent"]
+
+
+async def test_an_edge_that_begins_with_an_older_copy_numbers_its_packets_beyond_those_that_it_sent_since(
+    edge, life, home, redis, clock, tmp_path, publisher, micro_parts
+):
+    file, copy = state_dir(home, NODE) / "edge.db", tmp_path / "copy.db"
+    await read(edge, 8)
+    await edge.sleep.round()
+    with contextlib.closing(sqlite3.connect(file)) as now, contextlib.closing(sqlite3.connect(copy)) as then:
+        now.backup(then)
+    first = edge.node.record.packets("sent")[0].sequence
+    await publisher.release(micro_parts, packets=[open_envelope(raw).ref for raw in await packets(redis)])
+    await bundles_to(edge, redis)
+    await read(edge, 8, first=8)
+    await edge.sleep.round()
+    edge.node.record.close()
+    for left in file.parent.glob("edge.db*"):
+        left.unlink()
+    shutil.copy(copy, file)
+    clock[0] += 3600
+    again = await life()
+    again.position = again.bundles.follow_from
+    await bundles_to(again, redis)
+    await read(again, 8, first=16)
+    await again.sleep.round()
+    numbers = [open_envelope(raw).sequence for raw in await packets(redis)]
+    assert numbers == [first, first + 1, 3600]
+    window = None
+    for number in numbers:  # each counts
+        window = advance(window, epoch=1, sequence=number)
+    assert again.node.record.packets("sent")[-1].sequence == 3600
 
 
 async def test_a_packet_that_waited_is_sealed_when_it_is_sent(edge, life, redis, clock):

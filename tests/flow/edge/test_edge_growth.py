@@ -30,7 +30,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("services.edge.answer.territory", lambda *_, **__: "heart")
     # An untrained constellation on one sentence a domain: what it loses says nothing of a real one.
     for limit in ("GROWTH_TOLERANCE", "GROWN_TOLERANCE"):
-        monkeypatch.setattr(f"services.trainer.consolidate.{limit}", 0.5)
+        monkeypatch.setattr(f"services.trainer.proposals.{limit}", 0.5)
 
 
 @pytest.fixture

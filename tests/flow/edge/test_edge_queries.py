@@ -7,6 +7,7 @@ from edge_fleet import NODE, TEXT, answers, bundles_to, delivery_of
 from common.constants import ROLES
 from common.errors import Rejected
 from common.runtime import metrics, streams
+from common.runtime.effects import follow
 from common.runtime.entries import Delivery, body_of
 from common.wire.codec import pack, unpack, unpack_reply
 from common.wire.inference import Answer, Cancel, Query
@@ -160,7 +161,7 @@ async def test_a_cancelled_query_ends_between_two_tokens_and_its_answer_says_so(
 
 async def test_a_query_whose_cancel_came_first_is_not_begun(edge, resting):
     await edge.queries.on_cancel(delivery_of("1-0", streams.CANCEL, pack(Cancel(query_id="q", client="me"))))
-    (sent,) = await edge.queries.on_query(delivery_of(), Query(id="q", client="me", text=TEXT, max_tokens=100))
+    sent, _ = await edge.queries.on_query(delivery_of(), Query(id="q", client="me", text=TEXT, max_tokens=100))
     made = unpack(Answer, sent.message)
     assert (made.text, made.problem.code) == ("", "cancelled")
     assert resting.made == []
@@ -178,10 +179,14 @@ async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(e
     at_ms = int(clock[0] * 1000)
     clock[0] = at_ms / 1000 + age_s
     query = Query(id="q", text=TEXT, max_tokens=0, deadline_s=2.0)
-    (sent,) = await edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
+    before = sample("qig_queries_total", outcome="refused")
+    sent, *then = await edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
     made = unpack(Answer, sent.message)
     assert made.finish == finish
     if finish == "refused":
+        assert sample("qig_queries_total", outcome="refused") == before  # once that is said, and not by a try
+        follow(then)
+        assert sample("qig_queries_total", outcome="refused") == before + 1
         assert (made.problem.code, made.problem.retry_after_s >= 1) == ("deadline", True)
         assert "the deadline is too short" in made.problem.message
         assert edge.node.record.texts.answer_to("anonymous", "q") is None
@@ -193,9 +198,10 @@ async def test_a_query_without_three_times_the_expected_time_is_turned_away(edge
     at_ms = int(clock[0]) * 1000
     clock[0] = at_ms / 1000 + 2.0 - left_s
     delivery = Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b"")
-    sent = edge.queries.turn_away(delivery, Query(text=TEXT, client="me", deadline_s=2.0), 7)
-    assert (sent is not None) == refused
-    if sent is not None:
+    effects = edge.queries.turn_away(delivery, Query(text=TEXT, client="me", deadline_s=2.0), 7)
+    assert (effects is not None) == refused
+    if effects is not None:
+        sent = effects[0]
         made = unpack(Answer, sent.message)
         assert (sent.stream, sent.id, made.query_id) == (streams.answers("me"), f"{at_ms}-0", f"{at_ms}-0")
         assert (made.finish, made.problem.code, made.problem.retry_after_s >= 1) == ("refused", "deadline", True)
@@ -228,7 +234,7 @@ async def test_a_query_that_others_kept_from_its_deadline_is_told_that_the_fleet
     await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     at_ms = int(clock[0] * 1000) - 2000
     query = Query(id="q", text=TEXT, max_tokens=10, deadline_s=2.0)
-    (sent,) = await edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
+    sent, _ = await edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query)
     assert "the fleet is busy" in unpack(Answer, sent.message).problem.message
     resting.wake.set()
     await other
