@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 # Bytecode is kept, also where containers say that none is: each of a hundred processes would compile the same files.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up test check bench chaos drill images compose-test fmt lock docs clean
+.PHONY: demo up test check bench chaos drill images compose-test fmt lock audit docs clean
 demo: .venv/ready
 	@$(BIN)/qig demo
 
@@ -62,6 +62,12 @@ lock:
 	grep -o 'torch==[^"]*' pyproject.toml | uv pip compile -q - --universal --python-version 3.11 -c requirements.lock --generate-hashes --no-annotate --no-header -o requirements-cuda.lock
 	printf '%s\n' filelock fsspec jinja2 networkx setuptools sympy typing-extensions | uv pip compile -q - --universal --python-version 3.11 -c requirements-cuda.lock --generate-hashes --no-annotate --no-header -o requirements-torch-cpu.lock
 	grep -o 'runpod==[^"]*' pyproject.toml | uv pip compile -q - --universal --python-version 3.11 -c requirements.lock -c requirements-torch-cpu.lock --generate-hashes --no-annotate --no-header -o requirements-runpod.lock
+
+# Needs pip-audit (pip install pip-audit==2.10.1) and a network to PyPI's advisories; docs/install.md says what to expect.
+# A lock at a time: it refuses a package that two of them name.
+audit:
+	@failed=0; for lock in requirements*.lock; do echo "$$lock"; \
+	pip-audit --strict --disable-pip --require-hashes --desc off --progress-spinner off -r $$lock || failed=1; done; exit $$failed
 
 .venv/ready: requirements-dev.lock pyproject.toml
 	@echo "installing into .venv, and compiling the kernels (once, two minutes or three) ..."

@@ -54,9 +54,11 @@ class Reader:
     """Counts words of one text after the other. Memory grows with the different words only."""
 
     def __init__(self) -> None:
-        self._pool = np.empty(_START, np.uint32)  # characters of the words, one behind the other
-        self._ends = np.zeros(_START, np.int64)  # where each word ends in the pool
-        self._counts = np.zeros(_START, np.int64)
+        self._pool: npt.NDArray[np.uint32] = np.empty(
+            _START, np.uint32
+        )  # characters of the words, one behind the other
+        self._ends: npt.NDArray[np.int64] = np.zeros(_START, np.int64)  # where each word ends in the pool
+        self._counts: npt.NDArray[np.int64] = np.zeros(_START, np.int64)
         self._slots = np.zeros(4 * _START, np.int32)  # hash table: number + 1, 0 = empty
         self._used = np.zeros(2, np.int64)  # words, characters
 

@@ -9,13 +9,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+_form: Final[Any] = np.lib.format  # without types in the stubs
 _HEADER_BYTES: Final = 128  # of any number of rows below 10^21
 
 
 def to_bytes(rows: npt.NDArray[Any]) -> bytes:
     """rows: (N, D). Equal rows give equal bytes."""
     stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.ascontiguousarray(rows), version=(1, 0), allow_pickle=False)
+    _form.write_array(stream, np.ascontiguousarray(rows), version=(1, 0), allow_pickle=False)
     return stream.getvalue()
 
 
@@ -24,9 +25,7 @@ def from_bytes(data: bytes, kind: npt.DTypeLike, width: int) -> npt.NDArray[Any]
     dtype = np.dtype(kind)
     count = (len(data) - _HEADER_BYTES) // (width * dtype.itemsize)
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": dtype.str, "fortran_order": False, "shape": (max(count, 0), width)}
-    )
+    _form.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": (max(count, 0), width)})
     size = _HEADER_BYTES + count * width * dtype.itemsize
     if len(data) != size or not data.startswith(header.getvalue()):
         raise ValueError(f"{len(data)} bytes are not an .npy of {dtype} rows of {width} numbers each")

@@ -124,10 +124,11 @@ def draw(log_p: Any, temperature: float, uniform: float) -> int:
     raised, mass = np.empty(len(log_p), np.float32), np.empty(blocks, np.float64)
     largest, sharpness, total = peak(log_p), np.float32(1.0 / temperature), 0.0
     for block in range(blocks):
-        some = np.float32(0.0)
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(log_p))):
-            e = exp32((log_p[i] - largest) * sharpness)
-            raised[i] = e
+        some, low, high = np.float32(0.0), block * BLOCK, min((block + 1) * BLOCK, len(log_p))
+        logs, masses = log_p[low:high], raised[low:high]  # counted from 0, or LLVM 15 makes no vector code of it
+        for i in range(len(logs)):
+            e = exp32((logs[i] - largest) * sharpness)
+            masses[i] = e
             some += e
         mass[block] = some
         total += mass[block]

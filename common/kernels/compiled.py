@@ -7,7 +7,7 @@ is called from Python: after changing a function here, delete __pycache__.
 
 import os
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import numba
 import numpy as np
@@ -38,7 +38,7 @@ def compiled_fast(function: Any) -> Any:
 
 def both(function: F) -> F:
     """For plain arithmetic that Python and compiled code are to do alike: callable from either, one text."""
-    return register_jitable(function)
+    return cast("F", register_jitable(function))
 
 
 def address(array: npt.NDArray[Any]) -> int:
@@ -56,7 +56,7 @@ def _to_pointer(_: Any, where: Any) -> Any:
 
 
 _pointer: Final[Any] = intrinsic(_to_pointer)
-_array: Final[Any] = numba.carray  # type: ignore[attr-defined]  # its name is missing in the stubs alone
+_array: Final[Any] = numba.carray
 
 
 @compiled
@@ -71,7 +71,7 @@ def at32(where: int, size: int) -> Any:
     return _array(_pointer(where), (size,), np.uint32)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=set(FAST | {"nnan"}))
+@numba.njit(cache=True, nogil=True, fastmath=set(FAST | {"nnan"}))  # type: ignore[untyped-decorator]
 def peak(x: Any) -> Any:
     """The largest of x (N,), N >= 1. Undefined where there is a NaN: that licence is what makes it vector code."""
     found = x[0]

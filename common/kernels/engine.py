@@ -61,7 +61,7 @@ class State:
 
     def read(self, ids_BT: Ids) -> tuple[Array, Array]:
         """A batch of windows from their start, T <= context: hidden states (B, T, width) and basins (B, T, 64)."""
-        cache = self._empty(1, ids_BT.shape[1])  # windows are read one after the other: each overwrites the last
+        cache = self.start()  # one as every text has, and so the same sums; each window overwrites the last
         windows = []
         for ids in ids_BT:
             cache.lengths[0] = 0
@@ -70,7 +70,14 @@ class State:
 
     def start(self, slots: int = 1) -> Cache:
         """An empty cache for as many texts, each read with `extend`, all read on with `step`."""
-        return self._empty(slots, self.spec.context)
+        spec = self.spec
+        shape = (slots, spec.depth, spec.heads, spec.head_width, spec.context)
+        return Cache(
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.float32),
+            np.zeros(slots, np.int64),
+            np.zeros((slots, spec.context), np.int32),
+        )
 
     def extend(self, cache: Cache, ids: Ids, slot: int = 0) -> tuple[Array, Array]:
         """Reads one text on: hidden states (T, width) and basins (T, 64) of `ids`, T >= 1.
@@ -110,10 +117,11 @@ class State:
 
     def speak(self, hidden: Array, basins: Array) -> Array:
         """The next token's logits (..., vocab) at places (..., width) and (..., 64), the coupling included."""
-        found = np.empty((*hidden.shape[:-1], self.spec.vocab), np.float32)
-        for place in np.ndindex(hidden.shape[:-1]):
-            speak(self.head, hidden[place], basins[place], found[place])
-        return found
+        width, vocab = self.spec.width, self.spec.vocab
+        found = np.empty((hidden.size // width, vocab), np.float32)
+        for place, basin, logits in zip(hidden.reshape(-1, width), basins.reshape(-1, 64), found, strict=True):
+            speak(self.head, place, basin, logits)
+        return found.reshape(*hidden.shape[:-1], vocab)
 
     @property
     def roots(self) -> M:
@@ -135,16 +143,6 @@ class State:
             self.body, cache.keys, cache.values, cache.ids, cache.lengths, slots, places, ids
         )
         return found
-
-    def _empty(self, slots: int, tokens: int) -> Cache:
-        spec = self.spec
-        shape = (slots, spec.depth, spec.heads, spec.head_width, tokens)
-        return Cache(
-            np.zeros(shape, np.float32),
-            np.zeros(shape, np.float32),
-            np.zeros(slots, np.int64),
-            np.zeros((slots, tokens), np.int32),
-        )
 
 
 def halved(sqrt_basins: npt.NDArray[np.floating]) -> Array:

@@ -134,7 +134,8 @@ def _read_state(state: State, ids: Ids) -> tuple[Floats, Listening]:
     has the memory floor: nothing was read.
     """
     probability, basins = _uniform(state)[ids], np.empty((len(ids), 64), np.float32)
-    cache, logits = state.start(), np.empty(0, np.float32)
+    cache = state.start()
+    logits: Array = np.empty(0, np.float32)
     for start in range(0, len(ids), state.spec.context):
         window = ids[start : start + state.spec.context]
         stop = start + len(window)

@@ -140,7 +140,7 @@ def pack(ids: Ids, order: int) -> Keys:
     """The keys of a text's n-grams with `order` context tokens, shape (len(ids) - order,) or empty."""
     size = max(len(ids) - order, 0)
     tokens = ids.astype(np.uint64)
-    keys = np.zeros(size, np.uint64)
+    keys: Keys = np.zeros(size, np.uint64)
     for offset in range(order + 1):
         keys = keys << TOKEN_BITS | tokens[offset : offset + size]
     return keys

@@ -70,7 +70,8 @@ def unpacked_most(size_bytes: int) -> int:
 
 def _columns(table: Table, order: int) -> Columns:
     columns: Columns = {}
-    owner, owners = np.zeros(len(table.contexts), np.int64), 1
+    owner: npt.NDArray[np.int64] = np.zeros(len(table.contexts), np.int64)
+    owners = 1
     for level in range(order):
         prefixes = table.contexts >> (TOKEN_BITS * np.uint64(order - 1 - level))
         first = np.append(True, prefixes[1:] != prefixes[:-1])[: len(prefixes)]
@@ -96,7 +97,7 @@ def _names(order: int) -> list[str]:
 
 def _table(planes: Mapping[str, npt.NDArray[np.uint8]], order: int, vocab: int) -> Table:
     columns = {f"{order}.{name}": _column(planes[f"{order}.{name}"]) for name in _names(order)}
-    contexts = np.zeros(len(columns[f"{order}.followers"]) if order == 0 else 1, np.uint64)
+    contexts: npt.NDArray[np.uint64] = np.zeros(len(columns[f"{order}.followers"]) if order == 0 else 1, np.uint64)
     if len(contexts) > 1:
         raise ValueError("order 0 has one context, the empty one")
     for level in range(order):

@@ -102,7 +102,7 @@ def _recounted(memory: Memory, merges: _Merges) -> Memory:
         if order:
             _sort(contexts, order, table.contexts, table.totals, known, merges)
     tables: list[Table] = []
-    needed = np.zeros(0, np.uint64)
+    needed: Keys = np.zeros(0, np.uint64)
     for order in range(orders - 1, 0, -1):
         tables.insert(0, _table(*grams.of(order + 1), *contexts.of(order), needed))
         needed = tables[0].contexts & mask(order - 2) if order > 1 else needed[:0]
@@ -178,7 +178,7 @@ def _joined(tokens: Wide, ends: Marks, merges: _Merges) -> tuple[Keys, Wide]:
     """N-grams with the merges inside them made, packed, and their number of tokens."""
     begins = np.concatenate([ends[1:], np.zeros_like(ends[:1])])
     made = np.where(begins, merges.made[tokens], tokens).astype(np.uint64)
-    keys = np.zeros(tokens.shape[1], np.uint64)
+    keys: Keys = np.zeros(tokens.shape[1], np.uint64)
     for row, end in zip(made, ends, strict=True):
         keys = np.where(end, keys, keys << TOKEN_BITS | row)
     return keys, np.sum(~ends, axis=0)

@@ -185,7 +185,8 @@ def golden_crystals() -> crystals.Crystals:
 def golden_mentions() -> mentions.Hashes:
     """Three n-grams and a merge, hashed with SEED as the secret."""
     ngrams = mentions.mention(SEED, "ngram", [(b"the",), (b"the", b" cat"), (b"the", b" cat", b" sat")])
-    return np.unique(np.append(ngrams, mentions.mention(SEED, "merge", [(b" c", b"at")])))
+    hashes: mentions.Hashes = np.unique(np.append(ngrams, mentions.mention(SEED, "merge", [(b" c", b"at")])))
+    return hashes
 
 
 def golden_packet() -> bytes:

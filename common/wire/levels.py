@@ -38,7 +38,7 @@ def rounded(paths: Keys, order: Order) -> Depth:
     of_entries = np.searchsorted(LEVELS, order.counts.astype(np.uint64), side="right").astype(np.uint8)
     levels = np.zeros(len(paths), np.uint8)
     levels[np.searchsorted(paths, order.keys)] = of_entries
-    sums = np.zeros(0, np.uint64)
+    sums: Keys = np.zeros(0, np.uint64)
     if len(order.keys):
         sums = np.add.reduceat(LEVELS[of_entries - 1], context_starts(order.keys))
     return Depth(paths, levels, _shifts(sums, order.totals))

@@ -133,7 +133,8 @@ def _depths(
     reader: Reader, tokens: Places, heads: int, ks: list[int], tables: list[Bytes], max_entries: int
 ) -> Iterator[Depth]:
     """The kids of one depth are the nodes of the next."""
-    above, kids = np.zeros(1, np.uint64), np.array([min(heads, max_entries + 1)], np.uint32)
+    above: Keys = np.zeros(1, np.uint64)
+    kids = np.array([min(heads, max_entries + 1)], np.uint32)
     for n in range(ORDERS):
         parameters = iter(ks[4 * n :])
         count = int(kids.sum(dtype=np.int64))

@@ -59,7 +59,8 @@ def _agreed(brought: Sequence[tuple[str, Keys]], edges: int) -> Keys:
         of_node.setdefault(node, []).append(keys)
     each = [np.unique(np.concatenate(keys)) for keys in of_node.values()]
     found, nodes = np.unique(np.concatenate([*each, np.zeros(0, np.uint64)]), return_counts=True)
-    return found[nodes >= edges]
+    agreed: Keys = found[nodes >= edges]
+    return agreed
 
 
 def _split(found: Crystals, agreed: Sequence[Keys], known: Sequence[Keys]) -> tuple[Crystals, Crystals]:

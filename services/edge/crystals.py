@@ -168,7 +168,7 @@ def unimplied(selection: Selection, sent: Crystals) -> npt.NDArray[np.intp]:
     """
     nothing, (_, pairs, triples) = empty().orders[0], sent.orders
     tellers = ((nothing, pairs, triples), (nothing, nothing, triples))
-    stay = [np.ones(len(order.keys), np.bool_) for order in selection.crystals.orders]
+    stay: list[npt.NDArray[np.bool_]] = [np.ones(len(order.keys), np.bool_) for order in selection.crystals.orders]
     for n, (order, teller) in enumerate(zip(selection.crystals.orders, tellers, strict=False)):
         told = implied(Crystals(teller)).orders[n]
         stay[n] = look_up(told.keys, told.counts, order.keys) < IMPLIED_MIN * order.counts

@@ -156,7 +156,9 @@ def gram_interval(before: Kernel, after: Kernel, grams: Memory) -> Interval | No
 
 def _gram_costs(kernel: Kernel, grams: Memory) -> tuple[Floats, Floats, npt.NDArray[np.uint64]]:
     """Of each n-gram: bits of all its occurrences, their number, and its first token."""
-    costs, counts, firsts = [np.zeros(0)], [np.zeros(0)], [np.zeros(0, np.uint64)]
+    costs: list[Floats] = [np.zeros(0)]
+    counts: list[Floats] = [np.zeros(0)]
+    firsts: list[npt.NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
     for order, table in enumerate(grams.tables):
         if not len(table.keys):
             continue

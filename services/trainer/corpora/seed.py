@@ -129,7 +129,8 @@ def spread(documents: Iterable[Document], seed: str) -> Iterator[Document]:
 
 def scripture_shingles(documents: Iterable[Document]) -> Shingles:
     """Sorted distinct word 5-grams of the text that no role may have seen."""
-    return np.unique(np.concatenate([shingles(document.text) for document in documents]))
+    found: Shingles = np.unique(np.concatenate([shingles(document.text) for document in documents]))
+    return found
 
 
 def extract_all(sources: Iterable[Source], cache: Path) -> Iterator[Document]:
