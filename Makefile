@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
+# Bytecode is kept, also where containers say that none is: each of a hundred processes would compile the same files.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo up test check bench chaos drill images compose-test fmt lock audit docs clean
 demo: .venv/ready
@@ -68,11 +70,11 @@ audit:
 	pip-audit --strict --disable-pip --require-hashes --desc off --progress-spinner off -r $$lock || failed=1; done; exit $$failed
 
 .venv/ready: requirements-dev.lock pyproject.toml
-	@echo "installing into .venv (once, a minute or two) ..."
+	@echo "installing into .venv, and compiling the kernels (once, two minutes or three) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	@$(BIN)/qig warm & $(BIN)/pip install -q --disable-pip-version-check torch==2.13.0 && wait $$!
 	@touch $@
 
 clean:

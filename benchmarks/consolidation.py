@@ -24,7 +24,7 @@ from common.constellation import parts as bundle_parts
 from common.constellation.priors import prior_of
 from common.kernels import memory
 from common.kernels.blend import mix
-from common.kernels.memory import ORDERS
+from common.kernels.spec import ORDERS
 from common.wire import crystals as crystal_codec
 from common.wire.ngrams import implied
 from services.edge.crystals import select

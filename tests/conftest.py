@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +20,7 @@ pytest_plugins = ["corpora", "micro"]
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 DEADLINE_S = 10.0
+LOOK_FIRST_S, LOOK_LAST_S = 0.005, 0.05  # a look takes a processor that what is waited for could use
 # Temporary directories lie in memory where there is room: most of what tests wait for is a disk that flushes. Nothing
 # here cuts the power, and of a process that is killed the page cache keeps what it wrote wherever that lies.
 MEMORY = Path("/dev/shm")
@@ -55,10 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
     """As a service does when it begins: what is imported stays; a collection after a bundle looks at the rest."""
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -91,11 +97,13 @@ def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
     """Wait until a condition (plain or async) holds; fail at the deadline."""
 
     async def wait(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+        pause_s = LOOK_FIRST_S
         async with asyncio.timeout(deadline_s):
             while True:
                 held = condition()
                 if await held if asyncio.iscoroutine(held) else held:
                     return
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.1 * pause_s, LOOK_LAST_S)
 
     return wait

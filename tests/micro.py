@@ -1,5 +1,7 @@
 """A tiny whole constellation for tests: untrained, but nothing in it is a stand-in."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,10 @@ def make_parts():
 
 @pytest.fixture(scope="session")
 def micro_parts():
-    return make_parts()
+    parts = make_parts()
+    gc.collect()
+    gc.freeze()  # numba's tables came with the first call: each bundle that an edge takes would have them looked at
+    return parts
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ nothing. Time is linear in the length: no run of the pattern is longer than 64 c
 """
 
 import codecs
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from common.coordizer.words import PATTERN, check_text
 from common.errors import Rejected
 
 Ids = npt.NDArray[np.int32]
+KEPT: Final = 4  # vocabularies: the one that serves, a larger one on trial, and older ones that packets came over
 _ESCAPED: Final = re.compile("([\udc80-\udcff]+)")  # how Python carries bytes that are no UTF-8
 
 
@@ -30,15 +32,10 @@ class Encoder:
 
     def __init__(self, coordizer: Coordizer | npt.NDArray[np.int32]) -> None:
         merges = coordizer.merges if isinstance(coordizer, Coordizer) else coordizer
-        self._table: Final = token_bytes(merges)
-        self._tiktoken: Final = tiktoken.Encoding(
-            "qig",
-            pat_str=PATTERN,
-            mergeable_ranks={token: number for number, token in enumerate(self._table) if token},
-            special_tokens=SPECIALS,
-            explicit_n_vocab=len(self._table),
-        )
-        self.vocab_size: Final = len(self._table)
+        table, made = _made(np.ascontiguousarray(merges, np.int32).tobytes())
+        self._table: Final = table
+        self._tiktoken: Final = made
+        self.vocab_size: Final = len(table)
 
     def encode(self, text: str) -> Ids:
         """The ids of a text, (T,) int32. Raises Rejected("lone_surrogate")."""
@@ -89,6 +86,17 @@ class StreamDecoder:
     def finish(self) -> str:
         """What is left when nothing more comes: empty, or U+FFFD for an unfinished character."""
         return self._utf8.decode(b"", final=True)
+
+
+@functools.lru_cache(
+    KEPT
+)  # most bundles bring the vocabulary of the one before, and the pattern takes 25 ms to compile
+def _made(merges: bytes) -> tuple[list[bytes], tiktoken.Encoding]:
+    table = token_bytes(np.frombuffer(merges, np.int32).reshape(-1, 2))
+    ranks = {token: number for number, token in enumerate(table) if token}
+    return table, tiktoken.Encoding(
+        "qig", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=SPECIALS, explicit_n_vocab=len(table)
+    )
 
 
 def _byte_ids(escaped: str) -> Ids:

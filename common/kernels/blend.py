@@ -12,8 +12,9 @@ from common.kernels.bearing import mean_direction
 from common.kernels.compiled import compiled_fast, exp32, log32, peak
 from common.kernels.decode import add_rows
 from common.kernels.gate import OCTAVES
-from common.kernels.memory import DISCOUNT, ORDERS
+from common.kernels.memory import DISCOUNT
 from common.kernels.recall import expect, locate, total_of
+from common.kernels.spec import ORDERS
 
 LEAST: Final = np.float32(1e-30)  # a probability's logarithm is taken of this at least
 BLOCK: Final = 64  # tokens added up at a time where one is drawn: its block is found first

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import Rejected
-from common.kernels.memory import ORDERS
+from common.kernels.spec import ORDERS
 
 Floats = npt.NDArray[np.float64]
 Buckets = npt.NDArray[np.int64]

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from common.kernels.compiled import address
 from common.kernels.recall import FIELDS, expect, explain, follow, locate
+from common.kernels.spec import ORDERS
 
 Ids = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.uint64]
@@ -38,7 +39,6 @@ Addresses = npt.NDArray[np.int64]
 
 TOKEN_BITS: Final = np.uint64(15)
 TOKEN_MASK: Final = np.uint64((1 << 15) - 1)
-ORDERS: Final = 4  # contexts of 0 to 3 tokens
 _BYTES: Final = (8, 4, 8, 4, 8, 8)  # of a number in each of a table's columns
 UNSENT_PARTS: Final = (3, 3, 1)  # chosen, by lower order: one part in so many of T - S backs off (docs/experiments.md)
 DISCOUNT: Final = 0.75  # chosen: best of 0.5-0.9 on the validation split (docs/experiments.md)

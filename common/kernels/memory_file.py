@@ -23,7 +23,8 @@ import safetensors.numpy
 import zstandard
 
 from common.errors import Rejected
-from common.kernels.memory import ORDERS, TOKEN_BITS, TOKEN_MASK, Keys, Memory, Table
+from common.kernels.memory import TOKEN_BITS, TOKEN_MASK, Keys, Memory, Table
+from common.kernels.spec import ORDERS
 
 MAX_BYTES: Final = 1 << 28  # of one memory, decompressed: 50 million n-grams
 _RATIO: Final = 32  # to what a memory may unpack, chosen: those of English text do to 2.8 times their size

@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 
 from common.kernels.memory import (
-    ORDERS,
     TOKEN_BITS,
     TOKEN_MASK,
     Addresses,
@@ -42,7 +41,7 @@ from common.kernels.memory import (
     raised,
 )
 from common.kernels.recall import follow
-from common.kernels.spec import MAX_VOCAB
+from common.kernels.spec import MAX_VOCAB, ORDERS
 
 Pairs = Sequence[tuple[int, int]]
 Wide = npt.NDArray[np.int64]

@@ -53,6 +53,7 @@ class Spec:
 
 
 MAX_VOCAB: Final = 1 << 15
+ORDERS: Final = 4  # of a memory: contexts of 0 to 3 tokens
 MAX_DEPTH: Final = 64  # chosen: eight times what `base` has, as is the next
 MAX_CONTEXT: Final = 4096
 

@@ -88,6 +88,11 @@ class Trust:
         """The releases that are on the list last seen, by version: the sha256, in hex, of each as a message."""
         return {version_of(path): found.hashes["sha256"] for path, found in self._listed.items()}
 
+    @property
+    def open_to(self) -> dict[int, int]:
+        """The ring of each of these, by version (common/trust/rings.py)."""
+        return {version_of(path): _ring(found) for path, found in self._listed.items()}
+
     async def _found(self, version: int, message: bytes) -> TargetFile:
         path = target_path(version)
         if not self._is_listed(path, message) and version >= self._oldest and await self._is_new():

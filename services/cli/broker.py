@@ -54,7 +54,8 @@ def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
     if url is None:
         near = places.running_near(home)
         there = "" if near is None else f"; a constellation runs on {near}: add --home {shlex.quote(str(near))}"
-        message = f"no broker: QIG_BROKER_URL is not set and {home} has none; `qig up` starts one{there}"
+        own = f"{home.resolve()} has none" if home.is_dir() else f"there is no {home.resolve()}"
+        message = f"no broker: QIG_BROKER_URL is not set and {own}; `qig up` in the repository starts one{there}"
         raise Unavailable("no_broker", message)
     return url
 

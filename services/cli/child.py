@@ -38,7 +38,7 @@ class Child:
         self.state: State = "starting"
         self.reason = ""
         self.starts = 0
-        self.was_ready = False
+        self.ready_in = 0  # the life in which it was ready last; of those that `starts` counts
         self.log = log
         self._command = command
         self._env = dict(env)
@@ -54,6 +54,11 @@ class Child:
         """Of the life that runs now."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it was not ready yet in this life."""
+        return self.ready_in < self.starts
+
     async def run(self) -> None:
         """Supervise until `stop`. Never raises but when it is cancelled."""
         pause_s = BACKOFF_FIRST_S
@@ -64,7 +69,7 @@ class Child:
                 code = await self._live()
                 if self._stopping:
                     break
-                if code in FINAL_CODES and not self.was_ready:
+                if code in FINAL_CODES and not self.ready_in:
                     await self._rest("refused", self.last_line(), None)
                     pause_s = BACKOFF_FIRST_S
                     continue

@@ -1,4 +1,4 @@
-"""`qig demo`: the whole story on one machine, from nothing, in under three minutes.
+"""`qig demo`: the whole story on one machine, from nothing.
 
     broker, keys, first constellation ─▶ four services, two edges ─▶ a question to each role
     ─▶ rounds: both edges read unseen text, sleep, send packets ─▶ batch ─▶ candidate ─▶ bundle on both edges
@@ -24,7 +24,7 @@ from rich.table import Table
 from common.client import Client
 from common.constants import PACKET_MAX_BYTES, ROLES
 from common.constellation import parts as bundle_parts
-from common.errors import Unavailable
+from common.errors import Rejected, Unavailable
 from common.runtime import keys, store
 from common.runtime.settings import redacted
 from common.wire.messages import Applied, Bundle, Figure
@@ -35,7 +35,7 @@ from services.cli.broker import client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
 from services.cli.genesis import DATA, why_no_text
-from services.cli.show import command, plain
+from services.cli.show import command, console, doing, plain
 from services.cli.up import first_genesis
 from services.trainer import text
 from services.trainer.corpora.document import documents
@@ -48,6 +48,7 @@ ROUNDS: Final = 2
 ROUND_BYTES: Final = 96_000  # of fresh text a round, both edges together: see SLEEP_AFTER_BYTES
 SLEEP_AFTER_BYTES: Final = 16_000  # of a round about 30 % stays at home and an eighth is kept as probes, by lot
 ROUND_TIMEOUT_S: Final = 180.0  # a round takes 15 s; on a machine that others use, ten times that
+MARK: Final = "demo"  # a file in the home of a demo: the next demo takes such a home away
 GAIN_MIN: Final = 0.05  # what the demo promises: the unseen domain better by 5 %, no old one worse by 1 %
 WORSE_MAX: Final = 0.01
 OF_THE_NEW_DOMAIN: Final = "And the LORD spake unto Moses, saying, Speak unto the children of Israel,"
@@ -93,7 +94,7 @@ def run(*, home: Path, json: bool) -> int:
     """0 when every promise was kept, 1 when not, with the reason, 130 after Ctrl-C; raises what kept the story from
     running.
     """
-    out = Console(stderr=json, highlight=False)
+    out = console(stderr=json)
     try:
         story = asyncio.run(_tell(home.resolve(), out))
     except KeyboardInterrupt:
@@ -113,10 +114,11 @@ def run(*, home: Path, json: bool) -> int:
 
 def _show_next(out: Console, home: Path) -> None:
     lines = (
-        f"{command('up', home)}     keeps this constellation running; then, in another terminal:",
+        f"{command('up', home)}    goes on with this constellation; it shows itself at http://127.0.0.1:8000/",
+        "and in another terminal, while that runs:",
         command(f'ask "{OF_THE_NEW_DOMAIN}"', home),
+        command("bundle list", home),
         command("watch", home),
-        command("validate", home),
     )
     out.print("\n[green]✓[/] every promise kept. Try next:")
     for line in lines:
@@ -129,31 +131,39 @@ async def _tell(home: Path, out: Console) -> Story:
         raise Unavailable("missing_corpus", why)
     owned = text.load(DATA)
     unseen = split(documents(UNSEEN, root=DATA))
-    if places.is_locked(home):
-        raise Unavailable("already_running", f"a constellation runs on {home}: stop it first, or use --home")
-    shutil.rmtree(home, ignore_errors=True)
+    _clear(home)
     async with Fleet(home) as fleet, client(fleet.broker_url) as redis, _told_when_cancelled(out):
-        out.print(f"[green]✓[/] broker       {redacted(fleet.broker_url)}, embedded, durable")
         keys.init(home, list(EDGES))
         keys.make_secret(home)
-        await _start(fleet, await first_genesis(home))
+        out.print(f"[green]✓[/] home         {plain(str(home))}, made anew with new keys", soft_wrap=True)
+        out.print(f"[green]✓[/] broker       {redacted(fleet.broker_url)}, embedded, durable")
+        genesis = await first_genesis(home)
+        with doing(out, "the services start (where nothing is compiled yet: a minute)"):
+            await _start(fleet, genesis)
         out.print(f"[green]✓[/] services     aggregator, trainer, publisher, {', '.join(EDGES)}: ready")
         examiner = Examiner({**owned.held_out, "scripture": [each.text for each in unseen.held_out]})
 
         def tell_refusal(reason: str) -> None:
             out.print(f"[red]✗[/] candidate    {plain(reason)}")
 
-        async with Client(fleet.broker_url) as asker, Watcher(asker, redis, tell_refusal) as watcher:
+        def tell_packet(packet: SeenPacket) -> None:
+            signed = f"{packet.size_bytes} bytes, signature included (at most {PACKET_MAX_BYTES})"
+            out.print(f"  packet     key {packet.node} #{packet.sequence}: {signed}")
+
+        async with Client(fleet.broker_url) as asker, Watcher(asker, redis, tell_refusal, tell_packet) as watcher:
             desk = Desk(asker)
             await _ask_each_role(desk, out)
-            before = await _examine(examiner, redis, await watcher.bundle(1))
+            out.print("")
+            with doing(out, "bundle 1 is measured on held-out text, scripture among it"):
+                before = await _examine(examiner, redis, await watcher.bundle(1))
             traffic = asyncio.create_task(desk.keep_asking(list(QUESTIONS.values())))
             try:
                 last = await _learn(desk, watcher, [each.text for each in unseen.train], out)
             finally:
                 traffic.cancel()
             asked = await desk.all_answered()
-            after = await _examine(examiner, redis, last)
+            with doing(out, f"bundle {last.version} is measured on the same held-out text"):
+                after = await _examine(examiner, redis, last)
         _show_result(out, before, after)
         out.print(f"[green]✓[/] traffic      {asked} queries meanwhile, {desk.lost} lost")
         worst = max(after[role].bits_per_byte / before[role].bits_per_byte - 1 for role in ROLES)
@@ -166,6 +176,25 @@ async def _tell(home: Path, out: Console) -> Story:
             bundle_version=last.version,
             seconds=time.monotonic() - began_s,
         )
+
+
+def _clear(home: Path) -> None:
+    """Take away what the demo before left, and nothing else.
+
+    Raises Unavailable: "already_running", "home_unwritable"; Rejected("not_ours") for what no demo has made.
+    """
+    if places.is_locked(home):
+        raise Unavailable("already_running", f"a constellation runs on {home}: stop it first, or use --home")
+    mark = home / MARK
+    try:
+        if home.exists() and any(home.iterdir()) and not mark.exists():
+            message = f"{home} holds what no demo has made, and a demo begins with nothing"
+            raise Rejected("not_ours", f"{message}: choose another directory with --home, or empty this one yourself")
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise places.unwritable(home, error) from None
 
 
 @asynccontextmanager
@@ -190,8 +219,8 @@ async def _start(fleet: Fleet, genesis: Path) -> None:
 async def _ask_each_role(desk: Desk, out: Console) -> None:
     for role, question in QUESTIONS.items():
         answer = await desk.ask(question, max_tokens=32, seed=1)
-        out.print(f"\n[bold]{role.upper()}?[/] {plain(question)}[cyan]{plain(answer.text)}[/]")
-        out.print(f"[dim]{plain(evidence(answer))}[/]")
+        out.print(f"\n[bold]{role.upper()}?[/] {plain(question)}[cyan]{plain(answer.text)}[/]", soft_wrap=True)
+        out.print(f"[dim]{plain(evidence(answer))}[/]", soft_wrap=True)
 
 
 async def _learn(desk: Desk, watcher: Watcher, passages: Sequence[str], out: Console) -> Bundle:
@@ -199,16 +228,20 @@ async def _learn(desk: Desk, watcher: Watcher, passages: Sequence[str], out: Con
     remaining = iter(passages)
     bundle = await watcher.bundle(1)
     for number in range(1, ROUNDS + 1):
-        seen = len(watcher.packets)
-        size = await _read(desk, remaining)
-        out.print(f"\n[green]✓[/] round {number}      the edges read {size / 1000:.0f} KB of scripture, and sleep")
+        out.print(f"\n[bold]round {number}[/]")
+        with doing(out, "the edges read scripture"):
+            size = await _read(desk, remaining)
+        out.print(f"  read       {size / 1000:.0f} KB of scripture, by both edges")
         try:
             async with asyncio.timeout(ROUND_TIMEOUT_S):
-                bundle = await watcher.bundle(bundle.version + 1)
-                verdicts = await watcher.verdicts(bundle.version, EDGES)
+                with doing(out, "they sleep and send packets; the centre makes a bundle of them"):
+                    bundle = await watcher.bundle(bundle.version + 1)
+                _show_release(out, bundle)
+                with doing(out, f"each edge tries bundle {bundle.version} on its own text, and swaps it in"):
+                    verdicts = await watcher.verdicts(bundle.version, EDGES)
         except TimeoutError:
             raise Unavailable("no_bundle", await watcher.diagnosis(bundle.version)) from None
-        _show_round(out, watcher.packets[seen:], bundle, verdicts)
+        _show_verdicts(out, verdicts)
     return bundle
 
 
@@ -226,16 +259,16 @@ async def _read(desk: Desk, passages: Iterator[str]) -> int:
     return size
 
 
-def _show_round(out: Console, packets: Sequence[SeenPacket], bundle: Bundle, verdicts: Sequence[Applied]) -> None:
-    for packet in packets:
-        signed = f"{packet.size_bytes} bytes, signature included (at most {PACKET_MAX_BYTES})"
-        out.print(f"  packet     key {packet.node} #{packet.sequence}: {signed}")
+def _show_release(out: Console, bundle: Bundle) -> None:
     out.print(f"  batch      {bundle.id[:12]} of {len(bundle.packets)} packets; the candidate's gates:")
     for figure in bundle.evidence.figures:
         out.print(f"             {plain(_gate_line(figure))}", style="dim")
+
+
+def _show_verdicts(out: Console, verdicts: Sequence[Applied]) -> None:
     for told in verdicts:
         probe = "" if told.probe_after is None else f", probe {told.probe_before:.2f} to {told.probe_after:.2f} bit/B"
-        out.print(f"  bundle {bundle.version}   {told.verdict} on {told.node}{probe}")
+        out.print(f"  bundle {told.version}   {told.verdict} on {told.node}{probe}")
 
 
 def _gate_line(figure: Figure) -> str:

@@ -81,21 +81,29 @@ class SeenPacket:
 class Watcher:
     """Reads packets as they pass while it lives, and bundles and verdicts from the beginning of their streams.
 
-    on_refusal: told in words of each candidate that the publisher refuses, as soon as it does.
+    on_refusal: told in words of each candidate that the publisher refuses, on_packet of each packet, as soon as it
+    comes.
     """
 
-    def __init__(self, client: Client, redis: Redis, on_refusal: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        redis: Redis,
+        on_refusal: Callable[[str], None],
+        on_packet: Callable[["SeenPacket"], None],
+    ) -> None:
         self._client = client
         self._redis = redis
         self._on_refusal = on_refusal
+        self._on_packet = on_packet
         self.packets: list[SeenPacket] = []
         self._bundles: dict[int, Bundle] = {}
         self._verdicts: dict[tuple[int, str], Applied] = {}
         self._news = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
-        packets = Follower(streams.PACKETS, FROM_START, self._on_packet)
-        refusals = Follower(streams.dead(streams.CANDIDATES), FROM_START, self._on_candidate)
+        packets = Follower(streams.PACKETS, FROM_START, self._pass)
+        refusals = Follower(streams.dead(streams.CANDIDATES), FROM_START, self._refuse)
         self._readers = [
             asyncio.create_task(self._watch()),
             asyncio.create_task(follow(self._redis, packets, Health())),
@@ -142,11 +150,12 @@ class Watcher:
                     self._verdicts[told.version, told.node] = told
                 self._news.notify_all()
 
-    async def _on_candidate(self, delivery: Delivery) -> None:
+    async def _refuse(self, delivery: Delivery) -> None:
         letter = unpack(DeadLetter, delivery.body)
         self._on_refusal(f"{letter.code}: {letter.reason}")
 
-    async def _on_packet(self, delivery: Delivery) -> None:
+    async def _pass(self, delivery: Delivery) -> None:
         with suppress(QigError):  # not ours to judge: whoever consumes the stream buries it with its reason
             envelope = open_envelope(delivery.body)
             self.packets.append(SeenPacket(envelope.key.hex()[:8], envelope.sequence, len(delivery.body)))
+            self._on_packet(self.packets[-1])

@@ -71,18 +71,19 @@ def _setting(service: str, name: str, default: str, environ: Mapping[str, str]) 
 
 
 def _show(checks: list[Check], found: list[Setting]) -> None:
+    """The settings first: they are many, and what a reader came for is to stand last."""
     out = console()
+    listed = Table(box=None, pad_edge=False)
+    for column in ("service", "setting", "value", "from"):
+        listed.add_column(column)
+    for setting in found:
+        listed.add_row(setting.service, setting.variable, plain(setting.value), plain(setting.origin))
+    out.print(listed, "")
     table = Table(box=None, pad_edge=False, show_header=False)
     for check in checks:
         table.add_row("[green]✓[/]" if check.ok else "[red]✗[/]", check.check, plain(check.value))
         if not check.ok:
             table.add_row("", "[yellow]fix[/]", plain(check.fix))
     out.print(table)
-    listed = Table(box=None, pad_edge=False)
-    for column in ("service", "setting", "value", "from"):
-        listed.add_column(column)
-    for setting in found:
-        listed.add_row(setting.service, setting.variable, plain(setting.value), plain(setting.origin))
-    out.print("", listed)
     failed = sum(not check.ok for check in checks)
     out.print(f"\n{failed} of {len(checks)} checks failed" if failed else f"\nall {len(checks)} checks hold")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from common.errors import Unavailable
 from common.runtime import access
@@ -134,6 +135,9 @@ class Fleet:
         child = Child(command, env, places.log_path(self.home, node), lambda: places.open_log(self.home, node))
         member = Member(service, node, f"http://{HOST}:{port}", child)
         self.members[node] = member
+        places.write_prometheus(
+            self.home, ((each.service, urlsplit(each.url).netloc) for each in self.members.values())
+        )
         self._group.create_task(child.run(), name=node)
         await child.begun()
         return member
@@ -146,8 +150,9 @@ class Fleet:
         try:
             reason = await probe.why_not_ready(member.url)
         except Unavailable:
-            return "starting"
-        member.child.was_ready = member.child.was_ready or reason is None
+            return "starting" if member.child.is_starting else "does not answer"
+        if reason is None:
+            member.child.ready_in = member.child.starts
         return reason
 
     async def wait_ready(self, node: str, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -187,6 +192,7 @@ class Fleet:
 
     async def stop(self) -> None:
         """SIGTERM to every service at once, SIGKILL to those that take longer than 30 s; then the broker."""
+        places.forget_prometheus(self.home)
         await asyncio.gather(*(member.child.stop() for member in self.members.values()))
         if self._watch is not None:
             self._watch.cancel()

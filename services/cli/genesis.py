@@ -26,8 +26,13 @@ def why_no_text() -> str | None:
     """Why nothing can be trained or measured where qig runs, and where it can; None when the texts are there."""
     if all((DATA / f"{role}.jsonl.gz").is_file() for role in ROLES):
         return None
+    return f"no texts in {DATA.resolve()}: {_go_there()}"
+
+
+def _go_there() -> str:
+    """What to do in a wrong folder."""
     where = f": cd {shlex.quote(str(REPOSITORY))}" if folder.shipped(REPOSITORY / DATA).is_dir() else ""
-    return f"no texts in {DATA.resolve()}: run qig in its repository{where}"
+    return f"run qig in its repository{where}"
 
 
 def load(directory: Path) -> Constellation:
@@ -40,5 +45,7 @@ def parts_of(directory: Path) -> dict[str, bytes]:
     found = folder.read(directory)
     if found is None:
         message = f"no constellation at {directory}: `qig train` makes one, or name another with --genesis"
+        if not folder.shipped(DATA).is_dir():
+            message += f"; one is shipped: {_go_there()}"
         raise Unavailable("no_genesis", message)
     return found

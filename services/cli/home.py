@@ -4,6 +4,7 @@
     HOME/broker/         the embedded broker's data;  HOME/broker.json  where it listens
     HOME/private, trust  keys (common/runtime/keys.py)
     HOME/genesis/        the parts of the first constellation
+    HOME/prometheus.json where the services of a running fleet show their metrics, for Prometheus
     HOME/logs/NODE.log   what a process writes;  NODE.log.1 the life before, when it was long
     HOME/nodes/NODE/     a process's own QIG_HOME: links to what it may see, and its own state
 
@@ -15,7 +16,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from common.errors import Unavailable
 from common.runtime import keys
 
 LOG_MAX_BYTES: Final = 16 * 1024 * 1024  # chosen: a log longer than this is set aside at the next start
+PROMETHEUS: Final = "prometheus.json"
 _LOCK: Final = "fleet.lock"
 _BROKER: Final = "broker.json"
 
@@ -145,6 +147,19 @@ def read_broker_pid(home: Path) -> int | None:
     """The process that it is, or was."""
     pid = _read_broker(home).get("pid")
     return pid if isinstance(pid, int) else None
+
+
+def write_prometheus(home: Path, services: Iterable[tuple[str, str]]) -> None:
+    """Say where services can be scraped, (service, HOST:PORT) each, as Prometheus finds them by file: the job is the
+    service. Raises Unavailable("home_unwritable").
+    """
+    found = [{"targets": [address], "labels": {"job": service}} for service, address in services]
+    write_atomically(home / PROMETHEUS, json.dumps(found, indent=1).encode() + b"\n")
+
+
+def forget_prometheus(home: Path) -> None:
+    """They were stopped in good order: nobody is missing."""
+    (home / PROMETHEUS).unlink(missing_ok=True)
 
 
 def _read_broker(home: Path) -> dict[str, Any]:

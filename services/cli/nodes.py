@@ -21,7 +21,7 @@ from common.wire.codec import parse
 from common.wire.messages import Applied, DeadLetter, Heartbeat
 from common.wire.packet import open_envelope
 from services.cli.broker import check_there, client, find_url
-from services.cli.show import console, plain
+from services.cli.show import ago, console, plain
 
 STANDING: Final = streams.side_key(streams.PACKETS, "standing")  # the aggregator's
 UNKNOWN: Final = "–"
@@ -159,16 +159,8 @@ def table(found: Sequence[Row], now_s: float) -> Table:
             str(sum(packets.refused.values())),
             plain(row.last_code or ""),
             distance,
-            UNKNOWN if row.seen_s is None else _ago(now_s - row.seen_s),
+            UNKNOWN if row.seen_s is None else ago(now_s - row.seen_s),
             UNKNOWN if row.bundle is None else str(row.bundle),
             f"[red]{said}[/]: {plain(row.reason)}" if bad else said,
         )
     return shown
-
-
-def _ago(seconds: float) -> str:
-    """How long ago, in the largest unit that is not 0."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{max(0, int(seconds))} s"

@@ -133,5 +133,5 @@ def _lines(found: Reading, store: bool, home: Path) -> Iterator[str]:
     if store:
         yield "An edge that has 20 KB of new text sleeps once it is idle for 5 to 15 s, and sends a packet; a minute"
         yield "later the centre makes a bundle of what came (docs/settings.md moves these figures). See it come:"
-        yield f"  {command('nodes', home)}         packets accepted, and each edge's bundle"
-        yield f"  {command('bundle why', home)}    the newest bundle, and what it changed"
+        yield f"  {command('nodes', home)}          packets accepted, and each edge's bundle"
+        yield f"  {command('bundle list', home)}    the bundles, what each changed, and where it serves"

@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from services.cli.app.command import DEFAULT_HOME
@@ -20,9 +20,23 @@ P_SHOWN_MIN: Final = 0.001  # how far below it lies says nothing: the estimate o
 PIPED_WIDTH: Final = 200  # where there is no terminal to fit in, tables keep their columns
 
 
-def console() -> Console:
-    """Standard output."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error where the former is for a program."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPED_WIDTH)
+
+
+@contextmanager
+def doing(out: Console, what: str) -> Iterator[None]:
+    """Says what takes a while: with a clock that runs as long, on a terminal; as a line elsewhere."""
+    if not out.is_terminal:
+        out.print(f"… {plain(what)}")
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as running:
+        running.add_task(plain(what), total=None)
+        yield
 
 
 def plain(text: str) -> str:
@@ -63,6 +77,14 @@ def number(value: float | None, form: str = ".2f") -> str:
 def chance(p: float) -> str:
     """A p-value, to be put after p: 0.42, < 0.001."""
     return "< 0.001" if p < P_SHOWN_MIN else f"{p:.2g}"
+
+
+def ago(seconds: float) -> str:
+    """How long ago, in the largest unit that is not 0."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
 
 
 def bar(share: float, width: int = 20) -> str:

@@ -152,7 +152,7 @@ async def _look(url: str, home: Path) -> Centre:
                 *(one.candidate for one in notes.values() if one.candidate is not None),
             ],
             refused={name: (one.at_s, one.reasons) for name, one in notes.items()},
-            bundles=await released(redis, home),
+            bundles=[bundle for bundle, _ in await released(redis, home)],
             fleet=fleet,
         )
 

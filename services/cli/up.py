@@ -22,16 +22,16 @@ from common.runtime.settings import redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, given_url
-from services.cli.fleet import HOST, Fleet
+from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet
 from services.cli.show import command, console, plain
 
 LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
 BROKER_PORT: Final = 6379  # what redis-cli takes when it is told nothing
 _SECONDS: Final = re.compile(r"\b\d+(\.\d+)? s\b")
-LOADING: Final = "loads its first bundle, compiling once (about half a minute)"
-_LOADING: Final = f"follower {streams.BUNDLES}: not "  # seen, or started: this is its first round
-_NO_BUNDLE: Final = "edge: waits for the first bundle"
+LOADING: Final = "waits for its first bundle, whose code it compiles if nobody has (half a minute)"
+_NO_BUNDLE: Final = "waits for the first bundle"
+_SILENT: Final = re.compile(r": not seen for (\d+) s$")
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,14 +62,18 @@ def plan(edges: int, port: int) -> dict[str, tuple[str, int]]:
 
 async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
     _check_settings()
+    if given_url() is None and not places.broker_dir(home).is_dir():  # nothing was ever released here
+        _first_ready_made(home)
     out = console()
     stopping = asyncio.Event()
     with _signals(stopping):
         broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
         async with Fleet(home, broker_url=given_url(), broker_port=broker_port) as fleet:
             _check_ports(members)
-            keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
+            made = keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
             keys.make_secret(home)
+            how = "made now, with new keys" if keys.root_path(home) in made else "as it was left"
+            out.print(f"home    {plain(str(home))}, {how}", soft_wrap=True)
             out.print(f"broker  {_broker_line(fleet)}")
             first = await _first_constellation(fleet, home, stopping)
             for node, (service, port) in members.items():
@@ -111,13 +115,10 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
     In a process of its own, so that `stopping` ends it at once: what is written is no constellation before it is whole.
     Raises Unavailable("no_genesis").
     """
-    where, size = genesis.default(home), os.environ.get(variable("size"))
-    if where.is_dir() and (size is None or where == places.genesis_dir(home).resolve()):
-        return where
-    where = places.genesis_dir(home).resolve()
-    if why := genesis.why_no_text():
-        raise Unavailable("no_genesis", f"there is no first constellation, and {why}")
-    command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(where), "--size", size or SMALLEST]
+    if (found := _first_ready_made(home)) is not None:
+        return found
+    where, size = places.genesis_dir(home).resolve(), os.environ.get(variable("size"), SMALLEST)
+    command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(where), "--size", size]
     process = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdout=sys.stderr)
     stopped = stopping or asyncio.Event()
     done, stop = asyncio.create_task(process.wait()), asyncio.create_task(stopped.wait())
@@ -131,6 +132,18 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
     if code != 0 and not stopped.is_set():
         raise Unavailable("no_genesis", "there is no first constellation, and training one failed: see the lines above")
     return where
+
+
+def _first_ready_made(home: Path) -> Path | None:
+    """Where the first constellation lies; None when it is to be trained. Raises Unavailable("no_genesis") where it
+    cannot be.
+    """
+    where, own = genesis.default(home), places.genesis_dir(home).resolve()
+    if where.is_dir() and (variable("size") not in os.environ or where == own):
+        return where
+    if why := genesis.why_no_text():
+        raise Unavailable("no_genesis", f"there is no first constellation, and {why}")
+    return None
 
 
 async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
@@ -170,19 +183,24 @@ async def _look(fleet: Fleet, node: str) -> Row:
             bundle = None if found is None else int(found)
         except Unavailable:
             reason = "does not answer"
-    shown = None if reason is None else _short(reason, first=member.service == "edge" and not member.child.was_ready)
+    shown = None if reason is None else _short(reason, member.service, starting=member.child.is_starting)
     return Row(node, member.url, member.pid, shown, bundle)
 
 
-def _short(reason: str, *, first: bool) -> str:
-    """Parts that have only not started yet are one word. first: an edge that was never ready: the follower that brings
-    its first bundle is silent until what the bundle runs is compiled.
+def _short(reason: str, service: str, *, starting: bool) -> str:
+    """Parts that have only not started yet are one word, and what a service says of itself stands without its name.
+
+    starting: not ready yet in this life: what is loaded and compiled keeps its parts silent, for as long as a start may
+    take.
     """
-    parts = reason.split("; ")
-    if first and _NO_BUNDLE in parts and any(part.startswith(_LOADING) for part in parts):
-        return LOADING
-    telling = [part for part in parts if not part.endswith(": not started")]
-    return "; ".join(telling) or "starting"
+    parts = [part.removeprefix(f"{service}: ") for part in reason.split("; ") if not _is_quiet(part, starting=starting)]
+    return LOADING if starting and parts == [_NO_BUNDLE] else "; ".join(parts) or "starting"
+
+
+def _is_quiet(part: str, *, starting: bool) -> bool:
+    silent = _SILENT.search(part)
+    patient = starting and silent is not None and int(silent[1]) < READY_TIMEOUT_S
+    return part.endswith(": not started") or patient
 
 
 def _table(rows: list[Row]) -> Table:
@@ -231,10 +249,12 @@ def _causes(reason: str) -> set[str]:
 def _greeting(fleet: Fleet, seconds: float) -> str:
     first = next(iter(fleet.members.values()))
     lines = [
-        f"ready after {seconds:.1f} s; live at {first.url}/, metrics at {first.url}/metrics",
-        f"logs in {places.log_path(fleet.home, 'NODE')}",
+        f"ready after {seconds:.1f} s; logs in {places.log_path(fleet.home, 'NODE')}",
+        f"in a browser: {first.url}/  ask, see Φ and κ over time, bundles, the fleet (metrics: {first.url}/metrics)",
         "in another terminal:",
-        "  " + command('ask "Where does the river go?"', fleet.home),
+        "  " + command("ask where does the river go", fleet.home),
+        "  " + command("read FILE", fleet.home) + "    a text to learn from, of 100 KB or more",
+        "  " + command("bundle list", fleet.home),
         "  " + command("watch", fleet.home),
     ]
     if fleet.broker is not None and user_of(fleet.broker_url) is None:  # with users, redis-cli needs one

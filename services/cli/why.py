@@ -69,7 +69,7 @@ async def _look(name: str | None, url: str, home: Path) -> list[Story]:
     async with client(url) as redis:
         await check_there(redis, url)
         notes = await refused(redis)
-        bundles = await released(redis, home)
+        bundles = [bundle for bundle, _ in await released(redis, home)]
         fleet = Fleet()
         for told in (await lately(redis, streams.APPLIED, Applied))[0]:
             fleet = fold(fleet, told)
@@ -121,8 +121,8 @@ async def refused(redis: Redis) -> dict[str, Refusal]:
     }
 
 
-async def released(redis: Redis, home: Path) -> list[Bundle]:
-    """The releases in the stream that the publisher's list names, each once, the newest first."""
+async def released(redis: Redis, home: Path) -> list[tuple[Bundle, int]]:
+    """The releases in the stream that the publisher's list names, each once with its ring, the newest first."""
     found, _ = await lately(redis, streams.BUNDLES, Bundle, most=RELEASES)
     if not found:
         return []
@@ -132,7 +132,7 @@ async def released(redis: Redis, home: Path) -> list[Bundle]:
         with suppress(Corrupt):
             await trust.verify(bundle.version, pack(bundle))
             believed[bundle.version] = bundle
-    return [believed[version] for version in sorted(believed, reverse=True)]
+    return [(believed[version], trust.open_to[version]) for version in sorted(believed, reverse=True)]
 
 
 def _of_release(bundle: Bundle, refused: Mapping[str, Refusal], fleet: Fleet) -> Story:

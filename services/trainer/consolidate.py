@@ -14,17 +14,19 @@ A function of values: a trainer calls it for the stream, `qig train --batch` for
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from common.constants import Role
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
 from common.constellation.paths import memory_path
 from common.wire.messages import Batch, Figure
-from services.trainer import dreams, figures, growth, proposals, updates
-from services.trainer.dreams import Progress
+from services.trainer import figures, growth, proposals, updates
 from services.trainer.endings import ended
 from services.trainer.evaluate import Examiner, Score
+
+if TYPE_CHECKING:
+    from services.trainer.dreams import Progress
 
 Parts = Mapping[str, bytes]
 
@@ -57,7 +59,7 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
     parents: Mapping[str, Sequence[str]] | None = None,
     held_back: Collection[str] = (),
     folder: Path | None = None,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> Consolidated:
     """parts: the current bundle's. replay, held_out: texts by role and by domain; parents: of each held-out text, the
     document that it is a part of, for the intervals; each is its own when not given. steps: of state training; 0 merges
@@ -88,6 +90,8 @@ def consolidate(  # noqa: PLR0913 -- all that a candidate depends on
     elif grown.names:
         said.append("growth-dropped")
     if steps:
+        from services.trainer import dreams  # noqa: PLC0415 -- torch: 200 MB and a second that merging does without
+
         merged, after, trained, words = dreams.trained(
             merged, after, brought, examiner, allowed,
             replay=replay, steps=steps, seed=seed, folder=folder, progress=progress,

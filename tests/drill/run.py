@@ -8,6 +8,7 @@ clear once the fault has ended? The shipped rules, with their durations divided 
 import asyncio
 import importlib
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -46,4 +47,5 @@ async def played(theme, scratch):
 if __name__ == "__main__":
     if PROMETHEUS is None:
         sys.exit("no prometheus on the path; Debian's package prometheus brings it")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its processes end with it
     sys.exit(asyncio.run(main(sys.argv[1:] or DRILLED)))

@@ -314,6 +314,7 @@ async def test_ctrl_c_stops_a_constellation_in_good_order(tmp_path, micro_parts,
     said = b""
     while b"ready at" not in said:
         said += await asyncio.wait_for(process.stdout.readline(), 60)
+    assert said.startswith(f"home    {tmp_path}, made now, with new keys\nbroker  redis://".encode())
     process.send_signal(signal.SIGINT)
     rest, _ = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, b"stopped; the state is kept" in rest) == (0, True)

@@ -56,7 +56,7 @@ async def test_a_watcher_knows_the_verdicts_that_came_before_it_and_waits_for_th
     await redis.xadd(streams.PACKETS, {"__data__": b"no packet"})
     beat = Heartbeat(node="edge-1", service="edge", at_s=1.0, bundle=1, ready=True)
     await redis.xadd(streams.HEART, {"__data__": pack(beat)})
-    async with Watcher(client, redis, lambda _: None) as watcher:
+    async with Watcher(client, redis, print, print) as watcher:
         waiting = asyncio.create_task(watcher.verdicts(2, ["edge-1", "edge-2"]))
         await tell("edge-2")
         assert [told.node for told in await waiting] == ["edge-1", "edge-2"]
@@ -65,7 +65,7 @@ async def test_a_watcher_knows_the_verdicts_that_came_before_it_and_waits_for_th
 
 async def test_a_watcher_tells_of_a_refused_candidate_at_once(redis, client, eventually):
     told = []
-    async with Watcher(client, redis, told.append):
+    async with Watcher(client, redis, told.append, print):
         letter = DeadLetter(
             stream=streams.CANDIDATES, entry="7-0", code="candidate_refused", reason="heart reads worse", at_s=1.0,
             deliveries=1, body=b"",
@@ -73,3 +73,13 @@ async def test_a_watcher_tells_of_a_refused_candidate_at_once(redis, client, eve
         await redis.xadd(streams.dead(streams.CANDIDATES), {"__data__": pack(letter)})
         await eventually(lambda: told)
     assert told == ["candidate_refused: heart reads worse"]
+
+
+async def test_a_watcher_tells_of_a_packet_as_it_passes(redis, client, eventually, centre):
+    told = []
+    async with Watcher(client, redis, print, told.append) as watcher:
+        packet = centre.packet(await centre.release(), sequence=7)
+        await centre.send(b"no packet", packet)
+        await eventually(lambda: told)
+    assert told == watcher.packets
+    assert [(each.sequence, each.size_bytes) for each in told] == [(7, len(packet))]

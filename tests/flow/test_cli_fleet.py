@@ -1,4 +1,5 @@
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -50,6 +51,18 @@ async def test_a_killed_service_is_started_again_at_its_address(alone):
         await alone.wait_ready("edge-1")
         assert member.pid not in (None, first)
         assert await probe.gauge(member.url, "qig_bundle_version") == 7.0
+
+
+async def test_a_service_starts_in_each_of_its_lives_until_it_was_ready(alone):
+    async with alone:
+        member = await alone.start("serve", "edge-1")
+        assert member.child.is_starting
+        await alone.wait_ready("edge-1")
+        assert not member.child.is_starting
+        await alone.restart("edge-1")
+        assert member.child.is_starting
+        await alone.wait_ready("edge-1")
+        assert not member.child.is_starting
 
 
 async def test_a_service_that_is_held_stays_down_until_it_is_restarted(alone, eventually):
@@ -139,6 +152,14 @@ async def test_settings_reach_the_service_in_its_own_home(alone):
         member = await alone.start("serve", "edge-1", sleep_idle_s=0.5)
         await alone.wait_ready("edge-1")
         assert member.child.last_line() == "QIG_SLEEP_IDLE_S = 0.5"
+
+
+async def test_prometheus_finds_the_services_of_a_fleet_while_it_runs_and_each_by_its_job(alone, tmp_path):
+    async with alone:
+        urls = [(await alone.start("serve", node)).url for node in ("edge-1", "edge-2")]
+        found = json.loads((tmp_path / home.PROMETHEUS).read_text())
+        assert found == [{"targets": [url.removeprefix("http://")], "labels": {"job": "serve"}} for url in urls]
+    assert not (tmp_path / home.PROMETHEUS).exists()
 
 
 async def test_a_killed_broker_comes_back_at_its_address_with_its_data(tmp_path, eventually):

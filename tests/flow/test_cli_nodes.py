@@ -102,13 +102,6 @@ def test_the_table_says_when_how_far_and_why():
     assert second.split() == ["edge-2", "not", "enrolled", "0", "0", "–", "–", "–"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "told"), [(-1.0, "0 s"), (59.9, "59 s"), (60.0, "1 min"), (3_600.0, "1 h"), (200_000.0, "2 d")]
-)
-def test_how_long_ago_is_told_in_the_largest_unit(seconds, told):
-    assert nodes._ago(seconds) == told
-
-
 async def test_for_programs_it_is_a_line_a_node(centre, monkeypatch, capsys):
     monkeypatch.setenv("QIG_BROKER_URL", centre.url)
     assert await asyncio.to_thread(nodes.run, home=centre.home, json=True) == 0

@@ -35,11 +35,12 @@ ROOT = "root"  # of a broker with users: a user of the tests alone, and its pass
 EDGES = ("edge-1", "edge-2")
 SLEEP_AFTER_BYTES = 3_000
 DEADLINE_S = 45.0
-LOOK_S = 0.02
+LOOK_S = 0.02  # at what a kill waits for
+LOOK_FAR_S = 0.15  # at all bundles and both edges, which takes 20 ms of a processor
 QUESTIONS = ("heron: a large wading bird", "Congress should", "The whale rose", "O sing to me of love")
 
 
-async def until(condition, what, deadline_s=DEADLINE_S):
+async def until(condition, what, deadline_s=DEADLINE_S, look_s=LOOK_S):
     """What the condition (plain or async) gave once it was true; fails at the deadline, and says what did not come."""
     try:
         async with asyncio.timeout(deadline_s):
@@ -47,7 +48,7 @@ async def until(condition, what, deadline_s=DEADLINE_S):
                 held = condition()
                 if held := await held if asyncio.iscoroutine(held) else held:
                     return held
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(look_s)
     except TimeoutError:
         raise AssertionError(f"not within {deadline_s:g} s: {what}") from None
 
@@ -145,7 +146,7 @@ class Live:
             served = {await self.version(node) for node in EDGES}
             return last if last.version > above and served == {float(last.version)} else None
 
-        return await until(everywhere, f"a bundle after {above} on both edges", deadline_s)
+        return await until(everywhere, f"a bundle after {above} on both edges", deadline_s, look_s=LOOK_FAR_S)
 
     async def parts(self, bundle):
         return {path: await store.get(self.redis, p.digest, p.size_bytes) for path, p in bundle.parts.items()}
@@ -164,7 +165,7 @@ class Live:
 
     async def settled(self):
         """Return when nothing is on its way: no text that is due, no packet, no batch, no candidate."""
-        await until(self._is_settled, "every packet in a bundle and every edge told")
+        await until(self._is_settled, "every packet in a bundle and every edge told", look_s=LOOK_FAR_S)
 
     async def _is_settled(self):
         due = f"SELECT sum(size_bytes) FROM interactions WHERE NOT folded AND NOT probe GROUP BY domain \

@@ -8,7 +8,7 @@ import sqlite3
 import numpy as np
 import pytest
 from live_counts import MASS_CAP, check_memories, described
-from live_fleet import EDGES, Live, begin, live, narrow, until
+from live_fleet import EDGES, LOOK_FAR_S, Live, begin, live, narrow, until
 from typer.testing import CliRunner
 
 from common.kernels import memory, memory_file
@@ -125,7 +125,8 @@ async def test_a_broker_that_is_older_than_its_edges_is_told_so_once_and_nothing
     await lively.newest_on_both_edges(above=last.version)
     async with lively.desk() as desk:
         await teach(lively, desk)
-        await until(lambda: told(lively), "every packet in a bundle or back, and nothing on its way")
+        what = "every packet in a bundle or back, and nothing on its way"
+        await until(lambda: told(lively), what, look_s=LOOK_FAR_S)
         await desk.all_answered()
         assert desk.lost == 0
     bundles = await lively.bundles()
@@ -149,7 +150,8 @@ async def test_an_edge_that_lost_its_disk_begins_an_epoch_and_its_packets_count(
     await lively.fleet.kill("edge-1", hold=True)  # it would take what the other is to read
     async with lively.desk() as desk:
         await lively.read(desk, 10)
-        await until(lambda: counted_of(lively, "edge-2"), "a packet of the new epoch in a bundle")
+        what = "a packet of the new epoch in a bundle"
+        await until(lambda: counted_of(lively, "edge-2"), what, look_s=LOOK_FAR_S)
 
 
 async def test_a_fleet_goes_on_elsewhere_from_a_copy_with_a_file_of_the_schema_before_too(lively, tmp_path):

@@ -12,11 +12,12 @@ import promql
 import pytest
 import yaml
 from live_fleet import EDGES, live, until
-from promql import BOARDS, RULE_FILES, RULES, panels, selectors
+from promql import BOARDS, DEPLOY, RULE_FILES, RULES, panels, selectors
 
 from common.constants import ROLES
 from common.runtime import streams
 from scripts import picture
+from services.cli import home as places
 from services.cli import probe
 
 PROMETHEUS = shutil.which("prometheus")
@@ -87,13 +88,18 @@ class Prometheus:
         return any(value != "NaN" for row in await self.rows(expression) for _, value in row["values"])
 
 
-@contextlib.asynccontextmanager
-async def prometheus(folder, members, rule_files=RULE_FILES):
+def prometheus(folder, members, rule_files=RULE_FILES):
     targets = {job: [url.removeprefix("http://") for own, url in members if own == job] for job, _ in members}
+    jobs = [{"job_name": job, "static_configs": [{"targets": each}]} for job, each in targets.items()]
+    return prometheus_of(folder, jobs, rule_files)
+
+
+@contextlib.asynccontextmanager
+async def prometheus_of(folder, jobs, rule_files=RULE_FILES):
     settings = {
         "global": {"scrape_interval": EVERY, "scrape_timeout": EVERY, "evaluation_interval": EVERY},
         "rule_files": list(map(str, rule_files)),
-        "scrape_configs": [{"job_name": job, "static_configs": [{"targets": each}]} for job, each in targets.items()],
+        "scrape_configs": jobs,
     }
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -139,6 +145,7 @@ async def asked(micro_parts, tmp_path_factory):
 
             await until(both_brought_text_of_a_domain, "one batch with text of both edges", DEADLINE_S)
             await lively.newest_on_both_edges(first.version)
+            found.home = lively.home
             yield found
 
 
@@ -205,6 +212,17 @@ async def test_a_board_is_drawn_from_what_it_asks_for(asked, name, tmp_path):
     drawn = await asyncio.to_thread(picture.draw, BOARDS[name], source)
     drawn.savefig(tmp_path / "board.png")
     assert len(drawn.axes) == len(panels(BOARDS[name]))
+
+
+async def test_a_prometheus_that_reads_the_fleet_s_file_sees_each_service_under_its_own_job(asked, tmp_path):
+    """As with deploy/prometheus/local.yml, whose file is another home's."""
+    (job,) = yaml.safe_load((DEPLOY / "prometheus" / "local.yml").read_text())["scrape_configs"]
+    own = job | {"file_sd_configs": [{"files": [str(asked.home / places.PROMETHEUS)]}]}
+    async with prometheus_of(tmp_path, [own], ()) as found:
+        await until(lambda: found.sees(len(EDGES) + 3), "every service, by the fleet's file", DEADLINE_S)
+        jobs = (await found.get("query", query="count by (job) (up)"))["result"]
+    counts = {row["metric"]["job"]: int(row["value"][1]) for row in jobs}
+    assert counts == {"edge": len(EDGES), "aggregator": 1, "trainer": 1, "publisher": 1}
 
 
 async def test_of_a_fleet_that_is_well_but_for_what_it_was_sent_only_that_is_told(asked):

@@ -19,6 +19,7 @@ COMMANDS = (
     "watch --once",
     "nodes",
     "batch list",
+    "bundle list",
     "bundle why",
     "doctor",
     "ask Where? --max-tokens 1",

@@ -95,7 +95,7 @@ def up(home, *options):
 def test_a_second_constellation_on_one_home_is_refused_with_the_pid_of_the_first(home, micro_parts):
     folder.write(micro_parts, places.genesis_dir(home))
     with running(up(home, "--port", "0")) as first:
-        assert first.stdout.readline().startswith("broker")
+        assert first.stdout.readline() == f"home    {home}, as it was left\n"
         line = refused(up(home, "--port", "0"))
     assert line.startswith(f"error: a constellation already runs on {home} (pid {first.pid}): ")
     assert line.endswith("(already_running)")

@@ -31,6 +31,7 @@ COMMANDS = {
     "batch list": ["batch", "list"],
     "packet disown": ["packet", "disown", "edge-1"],
     "batch save": ["batch", "save", "ab12", "--out", "there"],
+    "bundle list": ["bundle", "list"],
     "bundle revoke": ["bundle", "revoke", "--to", "3"],
     "bundle why": ["bundle", "why", "3"],
     "warm": ["warm"],
@@ -98,6 +99,13 @@ def test_a_command_gives_its_module_exactly_the_arguments_that_it_takes(asked, l
     assert CliRunner().invoke(cli.app, line).exit_code == 0
     ((module, function, given),) = asked
     inspect.signature(getattr(import_module(f"services.cli.{module}"), function)).bind(**given)
+
+
+@pytest.mark.parametrize("words", [["how", "are", "you"], ["how are you"]])
+def test_a_question_needs_no_quotes(asked, words):
+    for line in (["ask", *words, "--max-tokens", "5"], ["route", "--json", *words]):
+        assert CliRunner().invoke(cli.app, line).exit_code == 0
+    assert [given.get("text") or given["fields"]["text"] for _, _, given in asked] == 2 * ["how are you"]
 
 
 def test_training_on_a_batch_takes_other_arguments_than_a_genesis(asked):
@@ -182,6 +190,22 @@ async def test_nothing_is_trained_in_a_wrong_folder(tmp_path, monkeypatch):
     with pytest.raises(Unavailable, match="no_genesis: there is no first constellation, and no texts in"):
         await up.first_genesis(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_home_and_no_key_is_made_in_a_wrong_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QIG_BROKER_URL", raising=False)
+    with pytest.raises(Unavailable, match=r"no_genesis: .* no texts in .*: run qig in its repository"):
+        up.run(1, tmp_path / ".qig", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_constellation_that_is_missed_in_a_wrong_folder_is_named_with_where_one_is(tmp_path, monkeypatch):
+    with pytest.raises(Unavailable, match=r"or name another with --genesis$"):
+        genesis.parts_of(tmp_path / "genesis")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable, match=f"; one is shipped: run qig in its repository: cd {genesis.REPOSITORY}$"):
+        genesis.parts_of(tmp_path / "genesis")
 
 
 def test_no_demo_begins_in_a_wrong_folder(tmp_path, monkeypatch):

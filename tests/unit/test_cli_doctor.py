@@ -99,7 +99,9 @@ def test_one_failure_among_many_ends_with_1_and_says_what_to_do(tmp_path, monkey
     assert lines[0] == {"check": "a", "ok": True, "value": "b", "fix": ""}
     assert lines[1]["fix"] == "f"
     assert doctor.run(home=tmp_path, port=8000, json=False) == 1
-    assert "1 of 2 checks failed" in capsys.readouterr().out
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert shown[0] == "service setting value from"  # what is many comes first: the rest stands where it is seen
+    assert shown[-6:] == ["", "✓ a b", "✗ d e", "fix f", "", "1 of 2 checks failed"]
 
 
 def test_a_folder_with_nothing_to_start_from_fails_with_where_to_go(tmp_path, monkeypatch):

@@ -22,8 +22,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_home_without_a_readable_broker_file_has_no_broker(tmp_path, text):
     if text is not None:
         (tmp_path / "broker.json").write_text(text)
-    with pytest.raises(Unavailable, match=r"no_broker: .*`qig up` starts one"):
+    with pytest.raises(Unavailable, match=rf"no_broker: .* {tmp_path} has none; `qig up`"):
         broker.find_url(tmp_path, {})
+
+
+def test_a_home_that_is_not_there_is_said_not_to_be_and_is_not_made(tmp_path):
+    own = tmp_path / ".qig"
+    with pytest.raises(Unavailable, match=rf"no_broker: .* there is no {own}; `qig up` in the repository starts one$"):
+        broker.find_url(own, {})
+    assert not own.exists()
 
 
 def test_a_constellation_on_a_home_nearby_is_named(tmp_path):
@@ -32,7 +39,7 @@ def test_a_constellation_on_a_home_nearby_is_named(tmp_path):
         broker.find_url(own, {})
     with home.lock(own), pytest.raises(Unavailable, match=rf"runs on {own}: add --home {own}$"):
         broker.find_url(demo, {})
-    with pytest.raises(Unavailable, match=r"`qig up` starts one$"):  # both have ended
+    with pytest.raises(Unavailable, match=r"`qig up` in the repository starts one$"):  # both have ended
         broker.find_url(own, {})
 
 
@@ -127,8 +134,8 @@ def test_every_process_has_a_port_of_its_own_and_the_first_edge_the_first(edges)
 
 
 def test_parts_that_have_only_not_started_are_one_word():
-    assert up._short("relay a: not started; edge: is built", first=False) == "edge: is built"
-    assert up._short("relay a: not started; follower b: not started", first=False) == "starting"
+    assert up._short("relay a: not started; edge: is built", "edge", starting=True) == "is built"
+    assert up._short("relay a: not started; follower b: not started", "edge", starting=True) == "starting"
 
 
 def test_what_others_wrote_reaches_the_terminal_without_markup_or_control_characters():

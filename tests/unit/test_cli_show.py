@@ -1,7 +1,9 @@
+import io
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from services.cli import show
 
@@ -33,3 +35,18 @@ def test_a_program_that_the_shell_finds_is_shown_by_its_name(monkeypatch, tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "argv", [str(program)])
     assert show.command("watch", Path(".qig")) == "qig watch"
+
+
+@pytest.mark.parametrize(("terminal", "said"), [(False, "… it works\ndone\n"), (True, "it works")])
+def test_what_takes_a_while_is_said_when_it_begins(terminal, said):
+    out = Console(file=io.StringIO(), width=60, force_terminal=terminal)
+    with show.doing(out, "it works"):
+        out.print("done")
+    assert said in out.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(-1.0, "0 s"), (59.9, "59 s"), (60.0, "1 min"), (3_600.0, "1 h"), (200_000.0, "2 d")]
+)
+def test_how_long_ago_is_told_in_the_largest_unit(seconds, told):
+    assert show.ago(seconds) == told

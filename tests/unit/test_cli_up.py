@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from services.cli import up
+from services.cli.fleet import READY_TIMEOUT_S
 
 
 @pytest.fixture
@@ -55,19 +56,24 @@ def test_an_edge_that_leaves_a_bundle_for_an_older_one_is_said_to_have_gone_back
 
 
 SILENT, WAITS = "follower qig:bundles: not seen for 12 s", "edge: waits for the first bundle"
+LATE, HUNG = (f"consumer qig:packets: not seen for {s:.0f} s" for s in (READY_TIMEOUT_S - 1, READY_TIMEOUT_S))
 AWAY = "follower qig:bundles: the broker is away: TimeoutError"
 
 
 @pytest.mark.parametrize(
-    ("reason", "first", "shown"),
+    ("reason", "starting", "shown"),
     [
+        (WAITS, True, up.LOADING),
         (f"{WAITS}; {SILENT}", True, up.LOADING),
         (f"{WAITS}; follower qig:bundles: not started", True, up.LOADING),
-        (WAITS, True, WAITS),
-        (f"{WAITS}; {AWAY}", True, f"{WAITS}; {AWAY}"),
+        (f"{WAITS}; {AWAY}", True, f"waits for the first bundle; {AWAY}"),
+        (SILENT, True, "starting"),
+        (LATE, True, "starting"),
+        (HUNG, True, HUNG),
+        (f"{SILENT}; {HUNG}", True, HUNG),
         (SILENT, False, SILENT),
         ("relay qig:queries: not started", True, "starting"),
     ],
 )
-def test_an_edge_that_is_silent_over_its_first_bundle_is_said_to_compile(reason, first, shown):
-    assert up._short(reason, first=first) == shown
+def test_a_service_that_starts_is_said_to_start_and_an_edge_to_compile_its_first_bundle(reason, starting, shown):
+    assert up._short(reason, "edge", starting=starting) == shown

@@ -173,3 +173,10 @@ def test_a_stream_cut_inside_a_character_says_so_at_its_end():
     decoder = StreamDecoder(encoder())
     assert decoder.push([0xE6, 0x97]) == ""
     assert decoder.finish() == "\ufffd"
+
+
+def test_encoders_of_equal_merges_share_what_takes_long_to_make_and_others_do_not():
+    again = Encoder(coordizer().merges.copy())
+    assert again._tiktoken is encoder()._tiktoken
+    shorter = Encoder(coordizer().merges[:-1])
+    assert (shorter.vocab_size, shorter.encode(TEXT[:9]).max() < shorter.vocab_size) == (again.vocab_size - 1, True)

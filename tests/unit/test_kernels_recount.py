@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.kernels import memory_file
-from common.kernels.memory import ORDERS, Memory, Table, count, mask, predict, subtract
+from common.kernels.memory import Memory, Table, count, mask, predict, subtract
 from common.kernels.recount import recount
+from common.kernels.spec import ORDERS
 
 VOCAB, EOS = 6, 0
 TOKENS = st.integers(1, VOCAB - 1)

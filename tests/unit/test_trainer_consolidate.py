@@ -1,5 +1,7 @@
 """A batch becomes a candidate: memories add, gates move, states train only where nobody is harmed."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -391,3 +393,15 @@ def test_of_a_domain_that_is_not_known_there_is_nothing_to_correct(micro, micro_
     ids = micro.encoder.encode(FRESH)
     found, _ = corrected(micro_parts, correction("d-never", ids, ids[:0]))
     assert all(same_memory(found.memories[name], each) for name, each in micro.memories.items())
+
+
+def test_a_trainer_that_merges_alone_loads_no_torch_and_a_publisher_no_compiler():
+    code = """
+import sys
+import services.publisher.app
+assert "numba" not in sys.modules
+import services.trainer.app
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -59,7 +59,9 @@ def qig(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback 
 
 @app.command()
 def demo(home: Home = Path(".qig/demo"), as_json: Json = False) -> None:
-    """Show the whole story in under three minutes: start, answer, learn unseen text, apply the new bundle."""
+    """Show the whole story: start, answer, learn unseen text, apply the new bundle. Half a minute where nothing else
+    runs and the kernels are compiled (`qig warm`), else some minutes.
+    """
     command.do("demo", home=home, json=as_json)
 
 
@@ -80,7 +82,7 @@ def up(
 
 @app.command()
 def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
-    text: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    text: Annotated[list[str], typer.Argument(help="The question, in one word or several; - reads standard input.")],
     mode: Annotated[
         Literal["routed", "constellation", Role],
         typer.Option(help="routed, constellation, or a role: vocab, strategy, percept, heart."),
@@ -96,7 +98,7 @@ def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     as_json: Json = False,
 ) -> None:
     """Ask the fleet; show the answer as it is made, its route, Φ, κ and phase. Ctrl-C cancels it."""
-    fields = {"text": text, "mode": mode, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    fields = {"text": " ".join(text), "mode": mode, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     command.do("ask", fields=fields | {"store": store}, timeout_s=timeout, home=home, json=as_json)
 
 
@@ -157,7 +159,7 @@ def trace(
 
 @app.command()
 def route(
-    text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
+    text: Annotated[list[str], typer.Argument(help="The text, in one word or several; - reads standard input.")],
     genesis: Genesis = None,
     coordizer: Annotated[
         Path | None, typer.Option(help="Directory of a coordizer: the four roles' text in --data gives the homes.")
@@ -167,7 +169,8 @@ def route(
     as_json: Json = False,
 ) -> None:
     """Show where a text lies: distance to every domain, margin, share of each faculty."""
-    command.do("route", text=text, genesis=genesis, home=home, coordizer=coordizer, data=data, json=as_json)
+    said = " ".join(text)
+    command.do("route", text=said, genesis=genesis, home=home, coordizer=coordizer, data=data, json=as_json)
 
 
 @app.command()

@@ -56,6 +56,14 @@ def batch_save(
     command.do("batch", "save", batch=batch, out=out, home=home)
 
 
+@bundle.command("list")
+def bundle_list(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List the releases: when, to whom, what each changed most, and on which edges it serves or that it was taken
+    back.
+    """
+    command.do("releases", home=home, json=as_json)
+
+
 @bundle.command("revoke")
 def bundle_revoke(
     to: Annotated[

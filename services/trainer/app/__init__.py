@@ -46,7 +46,6 @@ from services.trainer.app.runpod import Endpoint
 from services.trainer.consolidate import consolidate
 from services.trainer.evaluate import Examiner, instruments
 from services.trainer.job import Job, Made
-from services.trainer.recipe import forget, genesis
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +86,8 @@ class Trainer:
         if parts is None and self._settings.size is None:
             parts = folder.read(folder.shipped(self._settings.data))
         if parts is None:
+            from services.trainer.recipe import forget, genesis  # noqa: PLC0415 -- torch, as in `build`
+
             log.info("training the genesis; this takes minutes")
             where = self._settings.genesis
             kept = where.with_name(f"{where.name}-run")
@@ -319,6 +320,8 @@ async def build(settings: TrainerSettings, broker: Broker, runpod: RunPodSetting
     Rejected("bad_setting") for a file of a key that cannot be read.
     """
     trust = Trust(broker.redis, keys.load_root(settings.home))
+    if settings.steps:
+        import services.trainer.dreams  # noqa: F401, PLC0415 -- torch, now rather than at the first batch
     endpoint = Endpoint(runpod.runpod_endpoint, runpod, broker) if runpod.runpod_endpoint else None
     trainer = Trainer(settings, broker, trust, endpoint)
     batches = Consumer(
