@@ -157,11 +157,13 @@ class _Process:
         self._build = build
         self._check_every_s = check_every_s
         self._health = Health()
+        self._broker_there = False
         self._wiring: Wiring | None = None
 
     def reasons(self) -> dict[str, str]:
         """Why the service is not ready; empty when it is."""
-        own = "starting: waits for the broker, or is being built" if self._wiring is None else self._wiring.ready()
+        starting = "starting: is being built" if self._broker_there else "starting: waits for the broker"
+        own = starting if self._wiring is None else self._wiring.ready()
         if self.stopping.is_set():
             own = "stopping"
         return self._health.reasons() | ({self._service: own} if own else {})
@@ -170,6 +172,7 @@ class _Process:
         """Wait for the broker, build, run, stop."""
         if not await self._unless_stopped(wait_until_there(self._loaded.broker_url)):
             return
+        self._broker_there = True
         async with connect(self._loaded.broker_url) as redis, AsyncExitStack() as last:
             last.push_async_callback(lanes.end, redis)
             wiring = await self._build(Broker(redis))

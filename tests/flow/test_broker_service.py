@@ -94,6 +94,27 @@ async def test_a_service_waits_for_a_broker_that_is_not_there_yet(tmp_path, runn
     late.stop()
 
 
+async def test_a_service_that_is_being_built_does_not_say_that_it_waits_for_the_broker(broker_url, eventually):
+    url, stop, built = asyncio.get_running_loop().create_future(), asyncio.Event(), asyncio.Event()
+
+    async def build(_broker):
+        await built.wait()
+        return Wiring()
+
+    life = asyncio.create_task(
+        serve(settings(broker_url), service="edge", build=build, check_every_s=0.05, stop=stop, on_start=url.set_result)
+    )
+
+    async def being_built():
+        return "starting: is being built" in (await fetch(await url + "/readyz"))[1]
+
+    await eventually(being_built)
+    built.set()
+    await eventually(lambda: ready(url.result()))
+    stop.set()
+    await life
+
+
 async def test_a_service_whose_broker_goes_away_is_not_ready_and_recovers(tmp_path, running, eventually):
     first = embedded.start(tmp_path)
     url, end = await running(settings(first.url), Wiring(consumers=[consumer(count)]))

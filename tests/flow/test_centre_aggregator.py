@@ -12,6 +12,7 @@ from centre import NODES, mentioning, ref_of
 from micro import MICRO
 
 from common.constellation import parts as bundle_parts
+from common.constellation.paths import MERGES
 from common.constellation.priors import prior_of
 from common.errors import Unavailable
 from common.runtime import keys, streams
@@ -180,6 +181,17 @@ async def test_until_there_is_a_bundle_packets_wait_and_the_service_is_not_ready
         await eventually(centre.batches)
         await eventually(lambda: asyncio.to_thread(lambda: readiness(url)["ready"]))
     assert await centre.counted() == [ref_of(centre, 0, 1)]
+
+
+async def test_before_it_has_read_the_bundles_it_does_not_say_that_there_is_none(centre, eventually):
+    bundle = await centre.release()
+    digest = bundle.parts[MERGES].digest
+    await centre.broker.redis.delete(f"qig:blob:{digest}:0")
+    async with centre.running("aggregator") as url:
+        await eventually(lambda: asyncio.to_thread(lambda: "reads the newest bundles" in str(readiness(url))))
+        assert "no bundle was released" not in str(await asyncio.to_thread(readiness, url))
+        await centre.broker.put_blob(centre.parts[MERGES])
+        await eventually(lambda: asyncio.to_thread(lambda: readiness(url)["ready"]))
 
 
 async def test_a_packet_on_a_bundle_that_the_aggregator_has_not_seen_yet_is_not_refused(centre, eventually):

@@ -32,6 +32,7 @@ class Window:
     def __init__(self, broker: Broker, trust: Trust, *, quorum: bool = False) -> None:
         self._broker, self._trust, self._quorum = broker, trust, quorum
         self.bases: Bases = ()
+        self._released = False  # whether the stream is known to hold a bundle, which is not read in a moment
         self._priors: dict[tuple[str, ...], Prior] = {}  # by vocabulary size and the digests of a domain's memories
 
     @property
@@ -41,10 +42,15 @@ class Window:
 
     def ready(self) -> str | None:
         """Packets wait in their stream until there is a bundle to hold them against."""
-        return None if self.bases else "no bundle was released yet: packets wait until the publisher has released one"
+        if self.bases:
+            return None
+        if self._released:
+            return "reads the newest bundles: packets wait until one is read"
+        return "no bundle was released yet: packets wait until the publisher has released one"
 
     async def follow(self, delivery: Delivery) -> None:
         """One release. A part that is not there yet is waited for, but not for ever; what says whom to believe, is."""
+        self._released = True
         try:
             await self._know(delivery.body)
         except Unavailable as error:
@@ -115,6 +121,7 @@ class Window:
     async def first_position(self) -> str:
         """Where to begin to follow so that the whole base window is seen."""
         rows = await self._newest(BASE_WINDOW + 1)
+        self._released = bool(rows)
         return rows[-1].id if len(rows) > BASE_WINDOW else FROM_START
 
     async def _newest(self, count: int) -> list[Entry]:
