@@ -185,6 +185,19 @@ async def test_stop_leaves_the_answer_where_it_is(browser, world, eventually):
         await expect(page.locator("#problem")).to_be_hidden()
 
 
+async def test_before_the_first_look_the_page_says_that_it_looks_and_not_that_there_is_nothing(
+    browser, world, eventually
+):
+    data = json.dumps(Live(NODE).state(time.time()))
+    async with opened(browser, world, eventually) as page:
+        await page.route("**/live*", lambda route: route.fulfill(
+            content_type="text/event-stream", body=f"event: all\ndata: {data}\n\n"
+        ))  # fmt: skip
+        await page.reload()
+        for place in ("#fleet", "#bundles", "#light-broker"):
+            await expect(page.locator(place)).to_contain_text("looking…", timeout=SOON_MS)
+
+
 async def test_a_killed_broker_shows_red_while_questions_are_still_answered_and_its_return_is_told(
     browser, world, eventually
 ):

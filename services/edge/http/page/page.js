@@ -27,7 +27,12 @@ const changed = {
     return ["kernels", "charts", "map"];
   },
   serves: (data) => (Object.assign(state.told, data), ["lights", "map"]),
-  broker: (data) => ((state.told.broker = data), ["lights", "streams"]),
+  broker: (data) => {
+    const before = state.told.broker;
+    state.told.broker = data;
+    const same = Boolean(before.at_s) === Boolean(data.at_s) && before.away === data.away;
+    return ["lights", "streams", ...(same ? [] : ["fleet", "bundles"])]; // why a table is empty
+  },
   beat: (data) => {
     const same = (each) => each.node === data.node && each.service === data.service;
     state.told.services = [...state.told.services.filter((each) => !same(each)), data];
