@@ -5,22 +5,28 @@ On a terminal the answer appears as it is made. Ctrl-C cancels the query at the 
 
 import asyncio
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.text import Text
 
 from common.client import Client, Reply
 from common.constants import PHI_MIN_TRANSITIONS
-from common.errors import Rejected, Unavailable
+from common.errors import QigError, Rejected, Unavailable
 from common.runtime import streams
+from common.runtime.overview import lately
 from common.wire.fields import QUERY_MAX_CHARS
 from common.wire.inference import Answer
+from common.wire.messages import Heartbeat
 from services.cli.app import EXIT_INTERRUPTED
 from services.cli.broker import client, find_url
 from services.cli.show import chance, command, console, number, plain, verbatim
+from services.cli.watch import SILENT_S
 
 PROMPT_SHOWN: Final = 500  # characters of a prompt's end, before the text that continues it
 
@@ -58,10 +64,24 @@ def given(text: str) -> str:
 async def _ask(url: str, wishes: Mapping[str, Any], live: Console | None) -> Answer:
     """live: where the answer's text is shown as it comes."""
     async with Client(url) as asker:
+        waiting = asyncio.create_task(_warn_unheard(url))
         try:
             return await (_show_pieces(asker.stream(**wishes), live) if live else asker.ask(**wishes))
         except Unavailable as error:
             raise await explained(error, url) from None
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def _warn_unheard(url: str) -> None:
+    """Say on standard error, once and beside the question that waits, that no edge lives which could answer it."""
+    with suppress(RedisError, QigError):  # the question itself says what is wrong with the broker
+        async with client(url) as redis:
+            beats, _ = await lately(redis, streams.HEART, Heartbeat)
+        heard_s = [beat.at_s for beat in beats if beat.service == "edge"]
+        if heard_s and time.time() - max(heard_s) > SILENT_S:
+            sys.stderr.write(f"no edge was heard of for {SILENT_S:.0f} s: `qig up` starts one\n")
 
 
 async def explained(error: Unavailable, url: str) -> Unavailable:

@@ -117,6 +117,9 @@ def services_table(seen: Seen) -> Table:
             tail = (domain, phi, kappa, beat.phases.get(domain, "")) if domain else ("", "", "", "")
             table.add_row(*head, *tail)
             head = [""] * len(head)
+    if any(seen.at_s - beat.at_s > SILENT_S for beat in seen.services):
+        silent = f"✗ not heard of for {SILENT_S:.0f} s"
+        table.caption = f"{silent}; {table.caption}" if table.caption else silent
     if not seen.services:
         table.add_row("", "no heartbeat yet")
     return table

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from broker_node import consumer
@@ -101,6 +102,29 @@ async def test_a_question_without_any_edge_says_that_nobody_reads_it(redis, brok
     with pytest.raises(Unavailable, match=r"no answer within 0\.5 s: no edge reads the queries; .*`qig up`"):
         await ask._ask(broker_url, HASTY, None)
     assert await redis.xlen(streams.QUERIES) == 1
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "said"), [([], False), ([25.0], False), ([35.0], True), ([90.0, 1.0], False)],
+    ids=["no beat ever", "heard of lately", "silent", "one lives"],
+)  # fmt: skip
+async def test_a_question_that_waits_while_no_edge_lives_says_so_meanwhile(redis, broker_url, capsys, ages_s, said):
+    for number, age_s in enumerate(ages_s):
+        beat = Heartbeat(node=f"edge-{number}", service="edge", at_s=time.time() - age_s, bundle=1, ready=True)
+        await redis.xadd(streams.HEART, {"__data__": pack(beat)})
+    with pytest.raises(Unavailable, match="no answer within"):
+        await ask._ask(broker_url, HASTY, None)
+    assert ("no edge was heard of for 30 s: `qig up` starts one\n" in capsys.readouterr().err) == said
+
+
+async def test_watch_marks_and_explains_who_was_not_heard_of(redis):
+    for node, at_s in [("edge-1", 69.0), ("edge-2", 71.0)]:
+        beat = Heartbeat(node=node, service="edge", at_s=at_s, bundle=1, ready=True)
+        await redis.xadd(streams.HEART, {"__data__": pack(beat)})
+    with OUT.capture() as shown:
+        OUT.print(watch.view(await watch.look(redis, 100.0)))
+    assert (shown.get().count("●"), shown.get().count("✗")) == (1, 2)
+    assert "✗ not heard of for 30 s" in shown.get()
 
 
 async def test_a_question_that_waits_behind_others_says_how_many(redis, broker_url):
