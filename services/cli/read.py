@@ -11,6 +11,7 @@ from typing import Final
 
 from common.client import Client
 from common.errors import Rejected, Unavailable
+from common.runtime.settings import EdgeSettings
 from common.wire.inference import Answer
 from services.cli.app import EXIT_INTERRUPTED
 from services.cli.ask import explained
@@ -18,6 +19,7 @@ from services.cli.broker import find_url
 from services.cli.show import command, console, plain, progress
 
 PIECE_CHARS: Final = 2000  # chosen: an edge learns text by text, so many short ones teach more than one long one
+SLEEP_AFTER_BYTES: Final = EdgeSettings.model_fields["sleep_after_bytes"].default
 AT_ONCE: Final = 4  # that wait at the edges
 CUTS: Final = ("\n\n", "\n", " ")  # where a piece may end, the best first
 
@@ -82,11 +84,15 @@ def _cut(head: str) -> int:
 def _text(file: Path) -> str:
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except OSError as error:
         raise Unavailable("no_file", f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise Rejected("no_text", f"{file} is no UTF-8 text (byte {error.start}): convert it first") from None
+        how = f"if it is text, convert it first: `iconv -f latin1 -t utf8 {file}`"
+        raise Rejected("no_text", f"{file} is no UTF-8 text (byte {error.start}); {how}") from None
+    if "\0" in text:
+        raise Rejected("no_text", f"{file} is binary, no text: byte {data.index(0)} is NUL; give a text file")
+    return text
 
 
 async def _read(
@@ -131,6 +137,9 @@ def _lines(found: Reading, store: bool, home: Path) -> Iterator[str]:
         f" by {', '.join(found.nodes)} · bundle {bundles}"
     )
     if store:
+        if found.bytes < SLEEP_AFTER_BYTES:
+            read, least = f"{found.bytes / 1000:.1f} KB", f"{SLEEP_AFTER_BYTES / 1000:g} KB"
+            yield f"{read} is too little for a sleep on its own: an edge wants {least} of new text."
         yield "An edge that has 20 KB of new text sleeps once it is idle for 5 to 15 s, and sends a packet; a minute"
         yield "later the centre makes a bundle of what came (docs/settings.md moves these figures). See it come:"
         yield f"  {command('nodes', home)}          packets accepted, and each edge's bundle"

@@ -53,8 +53,11 @@ def test_what_cannot_be_read_is_refused_before_any_broker_is_asked(tmp_path):
     (tmp_path / "latin").write_bytes("na\u00efve".encode("latin-1"))
     with pytest.raises(Rejected, match=r"bad_argument: there is no text in .*empty"):
         given([tmp_path / "empty"], tmp_path)
-    with pytest.raises(Rejected, match=r"no_text: .*latin is no UTF-8 text \(byte 2\)"):
+    with pytest.raises(Rejected, match=r"no_text: .*latin is no UTF-8 text \(byte 2\); .*iconv -f latin1"):
         given([tmp_path / "latin"], tmp_path)
+    (tmp_path / "binary").write_bytes(b"PK\0\1")
+    with pytest.raises(Rejected, match=r"no_text: .*binary is binary, no text: byte 2 is NUL"):
+        given([tmp_path / "binary"], tmp_path)
     with pytest.raises(Unavailable, match=r"no_file: cannot read .*gone: No such file"):
         given([tmp_path / "gone"], tmp_path)
 
@@ -68,3 +71,9 @@ def test_a_text_on_standard_input_is_read(tmp_path, monkeypatch):
 def test_a_question_that_is_too_long_is_sent_to_qig_read(tmp_path):
     with pytest.raises(Rejected, match=r"at most 16,384 characters, this one 16,385: .*read FILE --home"):
         ask.run({"text": "a" * (QUERY_MAX_CHARS + 1)}, timeout_s=1.0, home=tmp_path, json=False)
+
+
+@pytest.mark.parametrize(("size", "too_little"), [(19_999, True), (20_000, False), (20_001, False)])
+def test_a_text_too_small_for_a_sleep_is_said_to_be(tmp_path, size, too_little):
+    lines = "\n".join(read._lines(read.reading([answer(1.0, size, "edge-1", 3)]), True, tmp_path))
+    assert ("too little for a sleep on its own: an edge wants 20 KB" in lines) == too_little
