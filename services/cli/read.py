@@ -40,6 +40,13 @@ def run(files: Sequence[Path], *, store: bool, timeout_s: float, home: Path, jso
     texts = [piece for file in files for piece in pieces(_text(file))]
     if not texts:
         raise Rejected("bad_argument", f"there is no text in {', '.join(map(str, files))}")
+    read = 0
+
+    def count(done: int) -> None:
+        nonlocal read
+        read = done
+        tell("read", done / len(texts))
+
     try:
         with progress(("read",)) as tell:
             answers = asyncio.run(
@@ -48,11 +55,11 @@ def run(files: Sequence[Path], *, store: bool, timeout_s: float, home: Path, jso
                     texts,
                     store=store,
                     timeout_s=timeout_s,
-                    tell=lambda done: tell("read", done / len(texts)),
+                    tell=count,
                 )
             )
     except KeyboardInterrupt:
-        sys.stderr.write("cancelled: what an edge has read before is learned\n")
+        sys.stderr.write(f"cancelled: {read} of {len(texts)} texts were read; what an edge has read is learned\n")
         return EXIT_INTERRUPTED
     found = reading(answers)
     if json:

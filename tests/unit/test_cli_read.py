@@ -7,6 +7,7 @@ from common.errors import Rejected, Unavailable
 from common.wire.fields import QUERY_MAX_CHARS
 from common.wire.inference import Answer
 from services.cli import ask, read
+from services.cli.app import EXIT_INTERRUPTED
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,15 @@ def test_a_question_that_is_too_long_is_sent_to_qig_read(tmp_path):
 def test_a_text_too_small_for_a_sleep_is_said_to_be(tmp_path, size, too_little):
     lines = "\n".join(read._lines(read.reading([answer(1.0, size, "edge-1", 3)]), True, tmp_path))
     assert ("too little for a sleep on its own: an edge wants 20 KB" in lines) == too_little
+
+
+def test_who_cancels_is_told_how_many_of_the_texts_were_read(tmp_path, monkeypatch, capsys):
+    async def cancelled_after_the_first(_url, _texts, *, tell, **_):
+        tell(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(read, "find_url", str)
+    monkeypatch.setattr(read, "_read", cancelled_after_the_first)
+    (tmp_path / "long").write_text("word " * read.PIECE_CHARS)  # five pieces
+    assert given([tmp_path / "long"], tmp_path) == EXIT_INTERRUPTED
+    assert "cancelled: 1 of 5 texts were read" in capsys.readouterr().err
