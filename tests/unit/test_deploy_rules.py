@@ -174,7 +174,7 @@ DEAD = 'qig_stream_dead{stream="qig:queries"}'
 REMADE = 'qig_groups_remade_total{stream="qig:packets"}'
 TAKEN_BACK = 'qig_releases_taken_back_total{had="ring"}'
 REFUSALS = {"qig:packets": "clock", "qig:candidates": "candidate_refused"}
-FAULTS = ("never_finished", "handler_failed", "blob_missing", "no_body", "wrong_type")
+FAULTS = ("never_finished", "handler_failed", "blob_missing", "no_body", "no_stream", "wrong_type")
 
 # Alert, minutes after which it is looked at, what Prometheus has seen by then, whether it fires.
 CASES: list[tuple[str, int, dict[str, str], bool]] = [
