@@ -154,11 +154,12 @@ def refusal(stream: str, code: str) -> dict[str, str]:
     return {f'qig_stream_dead{{stream="{stream}"}}': steps(3, 4, 10), **died(stream, code, 1, 10)}
 
 
-def training(began_s: float, checkpoint_s: float, job_limit_s: float = 0) -> dict[str, str]:
-    return {
+def training(began_s: float, checkpoint_s: float, job_limit_s: float | None = 0) -> dict[str, str]:
+    """job_limit_s: None as of a release that did not show it."""
+    limit = {} if job_limit_s is None else {'qig_job_limit_seconds{job="trainer"}': flat(job_limit_s)}
+    return limit | {
         'qig_batch_began_time_seconds{job="trainer"}': flat(began_s),
         'qig_checkpoint_time_seconds{job="trainer"}': flat(checkpoint_s),
-        'qig_job_limit_seconds{job="trainer"}': flat(job_limit_s),
         'qig_batch_began_time_seconds{job="edge"}': flat(0),
         'qig_checkpoint_time_seconds{job="edge"}': flat(0),
         'qig_job_limit_seconds{job="edge"}': flat(0),
@@ -277,6 +278,8 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("TrainerStuck", 40, training(120, 600), False),
     ("TrainerStuck", 40, training(0, 120), False),
     ("TrainerStuck", 100, training(599, 0, job_limit_s=3600), True),
+    ("TrainerStuck", 40, training(599, 0, job_limit_s=None), True),
+    ("TrainerStuck", 40, training(600, 0, job_limit_s=None), False),
     ("TrainerStuck", 100, training(600, 0, job_limit_s=3600), False),
     ("TrainerStuck", 70, training(60, 0, job_limit_s=3600), False),
     ("GuardRestored", 30, {'qig_guard_events_total{guard="restore-heart"}': late(10, 1)}, True),
