@@ -134,7 +134,7 @@ TRUST_ENDS = _gauge(
     "When what the offline keys signed ends, and no list of bundles is believed, since 1970; 0 but at the publisher",
 )
 BUNDLE_VERSION = _gauge("qig_bundle_version", "Version of the bundle in use")
-BUNDLE_APPLIED = _counter("qig_bundle_applied_total", "Bundles tried, by verdict", "verdict")
+BUNDLE_APPLIED = _counter("qig_bundle_applied_total", "Verdicts of an edge on bundles", "verdict")
 BUNDLE_ON_TRIAL = _gauge("qig_bundle_on_trial", "1 while the bundle in use has not proved good here, else 0")
 TAKEN_BACK = _counter(
     "qig_releases_taken_back_total", "Releases taken back for what edges said, by who had them", "had"
