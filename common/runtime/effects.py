@@ -14,9 +14,12 @@ acknowledged (if somebody else already has, nothing further happens), then the w
 >>> accepted = [Absent(ledger, "a1:7"), HashSet(ledger, "a1:7", b"...")]
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 ID_MAX_CHARS: Final = 256
 EFFECTS_MAX: Final = 4_096  # effects in one commit: the script runs them without letting anyone else in
@@ -96,10 +99,13 @@ Effect = Change | Then
 
 
 def follow(effects: Sequence[Effect]) -> None:
-    """What is to be done here, now that the rest was."""
+    """What is to be done here, now that the rest was; a bug in it is logged, and stops nothing."""
     for effect in effects:
         if isinstance(effect, Then):
-            effect.do()
+            try:
+                effect.do()
+            except Exception:  # what was done is not undone for it, nor what else follows
+                log.exception("what follows on a commit failed; the commit stands")
 
 
 def check(stream: str, effects: Sequence[Effect]) -> None:
