@@ -21,7 +21,7 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-ID_MAX_CHARS: Final = 256
+ID_MAX_BYTES: Final = 256  # in UTF-8
 EFFECTS_MAX: Final = 4_096  # effects in one commit: the script runs them without letting anyone else in
 
 
@@ -115,8 +115,8 @@ def check(stream: str, effects: Sequence[Effect]) -> None:
         raise ValueError(msg)
     for effect in effects:
         if isinstance(effect, Send):
-            if not 0 < len(effect.id) <= ID_MAX_CHARS:
-                msg = f"Send to {effect.stream} needs an id of 1 to {ID_MAX_CHARS} characters, got {effect.id!r}"
+            if not 0 < len(effect.id.encode()) <= ID_MAX_BYTES:
+                msg = f"Send to {effect.stream} needs an id of 1 to {ID_MAX_BYTES} bytes, got {effect.id!r}"
                 raise ValueError(msg)
         elif not isinstance(effect, Then) and not effect.key.startswith(f"{{{stream}}}:"):
             msg = f"key {effect.key!r} is not in the slot of {stream}: name it with streams.side_key({stream!r}, ...)"

@@ -16,7 +16,7 @@ from common.client import Reply
 from common.errors import Rejected, Unavailable
 from common.runtime import follower, relay, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import ID_MAX_CHARS, Send
+from common.runtime.effects import ID_MAX_BYTES, Send
 from common.wire.codec import pack, unpack
 from common.wire.fields import MESSAGE_MAX_BYTES
 from common.wire.inference import Answer, Cancel, Query, RouteStep
@@ -196,7 +196,7 @@ async def test_what_could_not_be_carried_is_replayed_into_its_outbox_and_carried
 
 
 async def test_the_longest_message_that_could_not_be_carried_is_replayed_whole(redis, broker_url):
-    body, name = bytes(MESSAGE_MAX_BYTES), "i" * ID_MAX_CHARS
+    body, name = bytes(MESSAGE_MAX_BYTES), "i" * ID_MAX_BYTES
     await redis.set(streams.RETURNED, "no stream")
     await Broker(redis).commit(streams.PACKETS, [Send(streams.RETURNED, body, name)])
     await relay.drain(redis, streams.PACKETS)
