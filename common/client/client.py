@@ -296,10 +296,16 @@ class Client:
                         if not under_way:
                             asked.end(_answer_gone(asked.query))
             except RedisError as error:
-                if not passes(error) and not lanes.is_untold(error):
+                untold = lanes.is_untold(error)
+                if not passes(error) and not untold:
                     asked.end(Unavailable("broker_refused", f"the broker does not take the query: {error}"))
                     return
-                log.warning("query %s waits, the broker is away: %s", asked.query.id, error)
+                why = (
+                    "no service has told the new broker how to take queries yet"
+                    if untold
+                    else f"the broker is away: {error}"
+                )
+                log.warning("query %s waits, %s", asked.query.id, why)
                 await asyncio.sleep(BACKOFF_MAX_S)
             except Unavailable as error:
                 if error.code != "stream_full":

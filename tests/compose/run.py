@@ -1,4 +1,5 @@
 """Really runs compose.yaml with the images as they are: up, ask, scale, sleep, bundle, kill, down; prints the figures.
+Prometheus watches the scaling where its image is at hand or can be fetched; Grafana is left out.
 
     make compose-test        docker with compose, or podman and COMPOSE=/path/to/docker-compose
 
@@ -8,8 +9,11 @@ Ends with 0 when every promise of docs/deploy.md was kept, 1 when not, 77 when c
 import asyncio
 import json
 import os
+import re
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +38,8 @@ RUN = ("run", "--rm", "-T", "--no-deps")
 HEALTHY_MAX_S = 60.0
 BUNDLE_MAX_S = 240.0
 ANSWER_MAX_S = 120.0
+SCRAPED_MAX_S = 60.0
+RULES = sorted(Path("deploy/prometheus/rules").glob("*.yml"))
 FIRST_QUESTION = "Where does the river go?"
 READ_BYTES = 200_000  # of unseen text: a packet of each of two edges at least
 ASKING = 4  # clients that ask one query after the other
@@ -105,12 +111,21 @@ async def story(engine: Engine) -> tuple[dict[str, Any], list[str]]:
     promise(bool(answer["text"]), f"the first question had no answer: {answer}")
     say(f"{FIRST_QUESTION} {answer['text'][:60]!r}")
 
+    broken += await unseen(engine)
+
+    watcher = await prometheus(engine)
+    figures["scraped"] = None if watcher is None else {}
     async with Client(await client_url(engine)) as client:
         async with asking(client) as asked:
             for count in (4, 1):
                 say(f"scale edge={count}")
                 await engine.up(*UP, f"--scale=edge={count}", timeout_s=600)
                 await asyncio.sleep(5)
+                if watcher is not None:
+                    expected = dict.fromkeys(OURS, 1) | {"edge": count}
+                    await eventually(lambda: scrapes(watcher, expected), SCRAPED_MAX_S)  # noqa: B023 -- awaited here
+                    figures["scraped"][f"edge={count}"] = found = await scraped(watcher)
+                    promise(found == expected, f"Prometheus scrapes {found}, not {expected}")
         figures["scaled"] = {"queries": asked.answered + len(asked.lost), "lost": len(asked.lost)}
         promise(not asked.lost, f"queries lost while edges were scaled: {asked.lost[:3]}")
 
@@ -142,6 +157,19 @@ async def story(engine: Engine) -> tuple[dict[str, Any], list[str]]:
     return figures, broken
 
 
+async def unseen(engine: Engine) -> list[str]:
+    """What the operator should see of the fleet and does not.
+
+    Looked for in what is said: with podman `run` ends with 0 whatever its command ended with.
+    """
+    nodes, why = await engine.up(*RUN, "qig", "nodes"), await engine.up(*RUN, "qig", "bundle", "why")
+    sees = {
+        f"qig nodes: {nodes}": "edge-1" in nodes and "not enrolled" not in nodes,
+        f"qig bundle why: {why}": "bundle 1" in why,
+    }
+    return [said for said, right in sees.items() if not right]
+
+
 async def unsafe(engine: Engine, image: str) -> list[str]:
     """What an image holds and should not."""
     config = {"Env": [], "User": ""} | json.loads(
@@ -156,6 +184,51 @@ async def unsafe(engine: Engine, image: str) -> list[str]:
         "user": ["root"] if config["User"].split(":")[0] in {"", "0", "root"} else [],
     }
     return [f"{what}: {', '.join(found)}" for what, found in wrong.items() if found]
+
+
+async def prometheus(engine: Engine) -> str | None:
+    """Its address, with all rules loaded; None where it has no image and none can be fetched."""
+    observed = ("--profile", "observability")
+    images_named = (await engine.up(*observed, "config", "--images")).split()
+    (image,) = {name for name in images_named if "prometheus" in name}
+    try:
+        await engine.run("image", "inspect", image)
+    except Failed:
+        try:
+            await engine.run("pull", image)
+        except Failed as reason:
+            say(f"SKIPPED, Prometheus: {reason}")
+            return None
+    say("prometheus")
+    await engine.up(*observed, *UP, "--no-deps", "prometheus")
+    url = f"http://{(await engine.up('port', 'prometheus', '9090')).strip()}"
+    groups = (await told(url, "rules"))["groups"]
+    loaded = {rule["name"] for group in groups for rule in group["rules"]}
+    missing = set(re.findall(r"- (?:alert|record): (\S+)", "".join(path.read_text() for path in RULES))) - loaded
+    if missing:
+        raise Failed(f"Prometheus has not loaded {sorted(missing)}")
+    return url
+
+
+async def scraped(url: str) -> dict[str, int]:
+    """How many of each job Prometheus has scraped."""
+    up = [each for each in (await told(url, "targets"))["activeTargets"] if each["health"] == "up"]
+    return dict(Counter(each["labels"]["job"] for each in up))
+
+
+async def scrapes(url: str, expected: dict[str, int]) -> bool:
+    """Whether it has scraped these and no others."""
+    return await scraped(url) == expected
+
+
+async def told(url: str, path: str) -> Any:
+    """What Prometheus answers."""
+
+    def fetch() -> Any:
+        with urllib.request.urlopen(f"{url}/api/v1/{path}", timeout=20) as answer:
+            return json.load(answer)["data"]
+
+    return await asyncio.to_thread(fetch)
 
 
 async def client_url(engine: Engine) -> str:

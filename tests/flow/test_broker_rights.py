@@ -1,5 +1,6 @@
 """What each user may do at the broker and what not: the whole table, asked of the servers themselves."""
 
+import asyncio
 import time
 from fnmatch import fnmatchcase
 
@@ -8,6 +9,7 @@ from broker_node import Node, consumer, finished
 from broker_users import SERVERS, as_root, furnish, server
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, ResponseError
 
+from common.client import Client
 from common.errors import Rejected, Unavailable
 from common.runtime import access, lanes, rights, scripts, streams
 from common.runtime.broker import Broker
@@ -232,6 +234,19 @@ async def test_a_client_publishes_by_id_once_a_service_has_told_the_server_how(u
         await scripts.publish(edge, streams.HEART, b"beat", "1")
         assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is not None
         assert await scripts.publish(client, streams.QUERIES, b"q", "kiosk:1") is None
+
+
+async def test_a_client_whose_server_was_not_taught_yet_waits_and_says_for_what(url, eventually, caplog):
+    async with connect(url("edge")) as edge, connect(url(None)) as root:
+        await root.flushall()
+        await root.script_flush()
+        async with Client(url(CLIENT), name=CLIENT) as client:
+            asked = asyncio.create_task(client.ask("The whale rose"))
+            await eventually(lambda: "no service has told the new broker how to take queries yet" in caplog.text)
+            assert "permissions" not in caplog.text
+            await Broker(edge).teach()
+            await eventually(lambda: root.xlen(streams.QUERIES))
+            asked.cancel()
 
 
 async def test_a_client_publishes_by_id_once_an_edge_has_taught_the_server(url):

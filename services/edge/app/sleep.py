@@ -38,20 +38,25 @@ class Sleep:
         self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
         self._awake_s = node.now()
         self._again_s: dict[int, float] = {}  # by packet: when it was handed to the broker once more, in this life
-        self._numbered = False  # whether the broker was asked, in this life, what it knows of this edge's packets
+        self._numbered = False  # whether the broker has said, in this life, that it knows no packet that is due here
+        self._clock_behind = False  # whether it was said that the clock does not tell what is beyond those it knows
         self._no_room_s = -math.inf  # when a packet was sent last for which there was no room
         self.follow_from = node.record.returned or FROM_START
 
     async def round(self) -> None:
-        """One round of HEART's clock: fold each domain that is due, and send what is pending."""
+        """One round of HEART's clock: fold each domain that is due, and send what is pending.
+
+        Not before the broker has answered once in this life (see `_number_on`). Raises Unavailable("broker_away").
+        """
         record = self._node.record
+        if not await self._number_on():
+            return
         async with self._node.learning:
             await self._inherit()
             serving = self._node.serving
             if serving is None:
                 return
             await asyncio.to_thread(self._give_up)
-            await self._number_on()
             wanted = await asyncio.to_thread(
                 due_domains,
                 record,
@@ -105,26 +110,32 @@ class Sleep:
             self._no_room_s = self._node.now()
             log.warning("packets wait: %s", error)
 
-    async def _number_on(self) -> None:
+    async def _number_on(self) -> bool:
         """Where the broker knows packets that are still to be made here, this file is an older copy: the next are
-        numbered beyond those that were made since, for which they would be taken.
+        numbered beyond those that were made since, for which they would be taken. Whether the number that is due is
+        free; where the clock is behind, nobody can tell yet what is beyond. Raises Unavailable("broker_away").
         """
-        if self._numbered:
-            return
-        record, key = self._node.record, key_id(self._node.key.verify_key)
-        due = record.sequence
-        ahead = [PacketRef(key=key, epoch=record.epoch, sequence=due + n) for n in range(LOOK_AHEAD)]
+        record = self._node.record
+        while not self._numbered:
+            due, on = record.sequence, beyond(record.epoch, self._node.now())
+            if not await self._is_taken(due):
+                self._numbered = True
+            elif on > due:
+                await asyncio.to_thread(record.move_on, on)
+                log.warning("this edge's file is an older copy: packet %d left before, the next is %d", due, on)
+            else:
+                if not self._clock_behind:
+                    log.warning("packet %d left before, and the clock is behind: set it, or nothing is folded", due)
+                self._clock_behind = True
+                return False
+        return True
+
+    async def _is_taken(self, due: int) -> bool:
+        """Whether the broker knows the packet that is due, or one of the next."""
+        key, epoch = key_id(self._node.key.verify_key), self._node.record.epoch
+        ahead = [PacketRef(key=key, epoch=epoch, sequence=due + n) for n in range(LOOK_AHEAD)]
         names = map(causes.packet_name, ahead)
-        try:
-            known = await asyncio.gather(*(self._node.broker.was_published(streams.PACKETS, name) for name in names))
-        except Unavailable:  # an edge that is cut off folds all the same
-            return
-        self._numbered = True
-        if any(known):
-            await asyncio.to_thread(record.move_on, beyond(record.epoch, self._node.now()))
-            log.warning(
-                "this edge's file is an older copy: packet %d left before, the next is %d", due, record.sequence
-            )
+        return any(await asyncio.gather(*(self._node.broker.was_published(streams.PACKETS, name) for name in names)))
 
     @property
     def _crowded(self) -> bool:

@@ -91,9 +91,9 @@ class Record:
         return int(self._file.meta("sequence") or 0)
 
     def move_on(self, sequence: int) -> None:
-        """The next packet gets this sequence, or the one that is due where that is higher."""
+        """The next packet gets this sequence, which is higher than the one that is due."""
         with self._file.write() as db:
-            set_meta(db, "sequence", str(max(sequence, int(meta(db, "sequence") or 0))))
+            set_meta(db, "sequence", str(sequence))
 
     def residue(self, domain: Domain) -> Memory:
         """The counts of a domain that no bundle has taken yet."""

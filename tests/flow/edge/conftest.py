@@ -1,6 +1,7 @@
 """Fixtures of an edge in this process: lives on one state, a publisher, a clock to move."""
 
 import contextlib
+import gc
 import threading
 import time
 from types import SimpleNamespace
@@ -14,6 +15,13 @@ from services.edge.app import Edge, queries, state_dir
 from services.edge.generation import Generation
 from services.edge.record import Record
 from services.edge.slots import Slots
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tidy():
+    """What the files before left behind would be looked through with each bundle that an edge takes."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -139,35 +139,83 @@ async def test_a_kill_between_sending_and_noting_it_sends_nothing_twice(edge, li
     assert [packet.status for packet in again.node.record.packets("pending", "sent")] == ["sent"]
 
 
-async def test_an_edge_that_begins_with_an_older_copy_numbers_its_packets_beyond_those_that_it_sent_since(
-    edge, life, home, redis, clock, tmp_path, publisher, micro_parts
-):
+@pytest.fixture
+async def older_copy(edge, life, home, redis, tmp_path, publisher, micro_parts):
+    """Begins with a copy of the edge's file that knows packet 0, which counts, and not packet 1, which was sent since;
+    and reads.
+    """
     file, copy = state_dir(home, NODE) / "edge.db", tmp_path / "copy.db"
     await read(edge, 8)
     await edge.sleep.round()
-    with contextlib.closing(sqlite3.connect(file)) as now, contextlib.closing(sqlite3.connect(copy)) as then:
-        now.backup(then)
-    first = edge.node.record.packets("sent")[0].sequence
     await publisher.release(micro_parts, packets=[open_envelope(raw).ref for raw in await packets(redis)])
     await bundles_to(edge, redis)
+    with contextlib.closing(sqlite3.connect(file)) as now, contextlib.closing(sqlite3.connect(copy)) as then:
+        now.backup(then)
     await read(edge, 8, first=8)
     await edge.sleep.round()
     edge.node.record.close()
     for left in file.parent.glob("edge.db*"):
         left.unlink()
     shutil.copy(copy, file)
+
+    async def begin():
+        again = await life()
+        await read(again, 8, first=16)
+        return again
+
+    return begin
+
+
+async def test_an_edge_that_begins_with_an_older_copy_numbers_its_packets_beyond_those_that_it_sent_since(
+    older_copy, redis, clock
+):
     clock[0] += 3600
-    again = await life()
-    again.position = again.bundles.follow_from
-    await bundles_to(again, redis)
-    await read(again, 8, first=16)
+    again = await older_copy()
     await again.sleep.round()
     numbers = [open_envelope(raw).sequence for raw in await packets(redis)]
-    assert numbers == [first, first + 1, 3600]
+    assert numbers == [0, 1, 3600]
     window = None
     for number in numbers:  # each counts
         window = advance(window, epoch=1, sequence=number)
     assert again.node.record.packets("sent")[-1].sequence == 3600
+
+
+async def test_an_older_copy_that_begins_cut_off_keeps_its_text_until_the_broker_says_which_packets_left(
+    older_copy, redis, clock, monkeypatch, publisher, micro_parts
+):
+    async def away(*_, **__):
+        raise Unavailable("broker_away", "no answer")
+
+    clock[0] += 3600
+    again = await older_copy()
+    with monkeypatch.context() as patch:
+        patch.setattr(Broker, "was_published", away)
+        patch.setattr(Broker, "produce", away)
+        with pytest.raises(Unavailable):
+            await again.sleep.round()
+    since = [open_envelope(raw).ref for raw in await packets(redis)][1:]
+    await publisher.release(micro_parts | {"notes.bin": b"2"}, packets=since)
+    await bundles_to(again, redis)
+    await again.sleep.round()
+    assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1, 3600]
+    assert again.node.record.packets("sent")[-1].counts.tokens > 0
+
+
+async def test_an_older_copy_waits_for_a_clock_that_tells_what_is_beyond_its_packets_and_says_only_then_that_it_moved(
+    older_copy, redis, clock, caplog
+):
+    clock[0] -= 3600
+    again = await older_copy()
+    for _ in range(2):
+        await again.sleep.round()
+    assert len(await packets(redis)) == 2
+    assert [said for said in caplog.messages if "packet 1 left before" in said] == [
+        "packet 1 left before, and the clock is behind: set it, or nothing is folded"
+    ]
+    clock[0] += 7200
+    await again.sleep.round()
+    assert [open_envelope(raw).sequence for raw in await packets(redis)] == [0, 1, 3600]
+    assert caplog.messages.count("this edge's file is an older copy: packet 1 left before, the next is 3600") == 1
 
 
 async def test_a_packet_that_waited_is_sealed_when_it_is_sent(edge, life, redis, clock):
