@@ -27,7 +27,7 @@ const changed = {
     return ["kernels", "charts", "map"];
   },
   serves: (data) => (Object.assign(state.told, data), ["lights", "map"]),
-  broker: (data) => ((state.told.broker = data), ["lights", "streams"]),
+  broker: (data) => ((state.told.broker = data), ["lights", "streams", "fleet", "bundles"]),
   beat: (data) => {
     const same = (each) => each.node === data.node && each.service === data.service;
     state.told.services = [...state.told.services.filter((each) => !same(each)), data];

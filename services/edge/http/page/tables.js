@@ -53,7 +53,7 @@ export function drawFleet(told, now_s) {
       const fresh = each.service === "edge" ? size(each.fresh_bytes) : "";
       return row(word(each.node, "name"), word(text, `mark ${mark}`), String(each.bundle), ago(now_s - each.at_s), fresh);
     });
-  byId("fleet").replaceChildren(...(rows.length ? rows : [row(make("td", { colSpan: 5 }, "no heartbeat yet"))]));
+  byId("fleet").replaceChildren(...(rows.length ? rows : [row(make("td", { colSpan: 5 }, none(told, "no heartbeat yet")))]));
 }
 
 export function drawBundles(told, now_s) {
@@ -72,7 +72,12 @@ export function drawBundles(told, now_s) {
         return row("", what, bits(each.probe_before), bits(each.probe_after), ago(now_s - each.at_s));
       }),
   ]);
-  byId("bundles").replaceChildren(...(rows.length ? rows : [row("", word("none yet"))]));
+  byId("bundles").replaceChildren(...(rows.length ? rows : [row("", word(none(told, "none yet")))]));
+}
+
+// Before the first look at the broker nobody knows that there is none.
+function none(told, words) {
+  return told.broker.at_s ? words : "not read yet";
 }
 
 // What edges read on their own text: for them alone, so it stands beside the held-out figures of all.
