@@ -70,7 +70,7 @@ audit:
 	pip-audit --strict --disable-pip --require-hashes --desc off --progress-spinner off -r $$lock || failed=1; done; exit $$failed
 
 .venv/ready: requirements-dev.lock pyproject.toml
-	@echo "installing into .venv, and compiling the kernels (once, two minutes or three) ..."
+	@echo "installing into .venv (1.9 GB, torch a third of it) and compiling the kernels: once, two to five minutes, silently ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .

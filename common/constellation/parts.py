@@ -78,7 +78,8 @@ def integrator_part(integrator: Integrator) -> dict[str, bytes]:
 def load(parts: Parts, known: Constellation | None = None) -> Constellation:
     """Raises Rejected with the part that is missing or wrong, Corrupt where a coordizer digest fails.
 
-    known: another, which is used on: what of it is the same to the bit is taken from it, and is there once.
+    known: another, which is used on: its encoder, its states and its memories, where they are the same to the bit, are
+    taken from it, and are there once.
     """
     coordizer = coordizer_of(parts)
     domains = {domain.name: domain for domain in _read(parts, DOMAINS, from_json)}
@@ -115,12 +116,16 @@ def load(parts: Parts, known: Constellation | None = None) -> Constellation:
 
 
 def _same_tokens(one: Coordizer, other: Coordizer) -> bool:
-    return np.array_equal(one.merges, other.merges) and np.array_equal(one.basins, other.basins)
+    return np.array_equal(one.merges, other.merges) and _same_bits(one.basins, other.basins)
+
+
+def _same_bits(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> bool:
+    return one.shape == other.shape and one.tobytes() == other.tobytes()  # == takes -0.0 for 0.0
 
 
 def _same_state(state: State, spec: Spec, tensors: Weights) -> bool:
     """Whether a state is what these make, over the same tokens."""
-    return state.spec == spec and all(np.array_equal(state.weights[name], tensors[name]) for name in tensors)
+    return state.spec == spec and all(_same_bits(state.weights[name], tensors[name]) for name in tensors)
 
 
 def _known_memory(memory: Memory, known: Constellation | None, name: str) -> Memory:

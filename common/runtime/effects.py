@@ -14,11 +14,14 @@ acknowledged (if somebody else already has, nothing further happens), then the w
 >>> accepted = [Absent(ledger, "a1:7"), HashSet(ledger, "a1:7", b"...")]
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-ID_MAX_CHARS: Final = 256
+log = logging.getLogger(__name__)
+
+ID_MAX_BYTES: Final = 256  # in UTF-8
 EFFECTS_MAX: Final = 4_096  # effects in one commit: the script runs them without letting anyone else in
 
 
@@ -96,10 +99,13 @@ Effect = Change | Then
 
 
 def follow(effects: Sequence[Effect]) -> None:
-    """What is to be done here, now that the rest was."""
+    """What is to be done here, now that the rest was; a bug in it is logged, and stops nothing."""
     for effect in effects:
         if isinstance(effect, Then):
-            effect.do()
+            try:
+                effect.do()
+            except Exception:  # what was done is not undone for it, nor what else follows
+                log.exception("what follows on a commit failed; the commit stands")
 
 
 def check(stream: str, effects: Sequence[Effect]) -> None:
@@ -109,8 +115,8 @@ def check(stream: str, effects: Sequence[Effect]) -> None:
         raise ValueError(msg)
     for effect in effects:
         if isinstance(effect, Send):
-            if not 0 < len(effect.id) <= ID_MAX_CHARS:
-                msg = f"Send to {effect.stream} needs an id of 1 to {ID_MAX_CHARS} characters, got {effect.id!r}"
+            if not 0 < len(effect.id.encode()) <= ID_MAX_BYTES:
+                msg = f"Send to {effect.stream} needs an id of 1 to {ID_MAX_BYTES} bytes, got {effect.id!r}"
                 raise ValueError(msg)
         elif not isinstance(effect, Then) and not effect.key.startswith(f"{{{stream}}}:"):
             msg = f"key {effect.key!r} is not in the slot of {stream}: name it with streams.side_key({stream!r}, ...)"

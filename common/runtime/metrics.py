@@ -14,7 +14,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from common.constants import PACKET_MAX_BYTES, PHASES, Phase
+from common.constants import KAPPA_WINDOW_TOKENS, PACKET_MAX_BYTES, PHASES, Phase
 from common.runtime.streams import ANSWERS
 from common.wire.messages import Figure
 
@@ -52,7 +52,14 @@ CONSTELLATION_PHI_P_VALUE = _gauge(
     "qig_constellation_phi_p_value", "Probability of that integration without any coupling"
 )
 KAPPA = _gauge("qig_kappa", "Coupling of a kernel's state: von Mises-Fisher concentration", "kernel")
-PHASE = _gauge("qig_phase", "1 for the phase a kernel is in, 0 for the others", "kernel", "phase")
+PHASE = _gauge("qig_phase", "1 for the phase a kernel was last found in, 0 for the others", "kernel", "phase")
+ANSWER_PHASES = _counter(
+    "qig_answer_phases_total",
+    f"Answers of {KAPPA_WINDOW_TOKENS} tokens and more, where none of the prompt's is left in kappa's window, by the "
+    "phase they ended in",
+    "kernel",
+    "phase",
+)
 DISTANCE = _histogram(
     "qig_distance_rad", "Fisher-Rao distance of a query to the domain that answered it",
     (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5, 3.15), "kernel",
@@ -134,7 +141,7 @@ TRUST_ENDS = _gauge(
     "When what the offline keys signed ends, and no list of bundles is believed, since 1970; 0 but at the publisher",
 )
 BUNDLE_VERSION = _gauge("qig_bundle_version", "Version of the bundle in use")
-BUNDLE_APPLIED = _counter("qig_bundle_applied_total", "Bundles tried, by verdict", "verdict")
+BUNDLE_APPLIED = _counter("qig_bundle_applied_total", "Verdicts of an edge on bundles", "verdict")
 BUNDLE_ON_TRIAL = _gauge("qig_bundle_on_trial", "1 while the bundle in use has not proved good here, else 0")
 TAKEN_BACK = _counter(
     "qig_releases_taken_back_total", "Releases taken back for what edges said, by who had them", "had"

@@ -131,7 +131,7 @@ async def _bury(redis: Redis, stream: str, entry: Entry, error: Rejected) -> int
 async def run_relay(redis: Redis, stream: str, health: Health) -> None:
     """Carry for ever; through outages, with readiness false meanwhile."""
     name = f"relay {stream}"
-    metrics.begin(metrics.DEAD_LETTERS, (stream, "no_body"), (stream, "wrong_type"))
+    metrics.begin(metrics.DEAD_LETTERS, *((stream, code) for code in ("no_body", "no_stream", "wrong_type")))
     health.expect(name, STALE_AFTER_S)
     block_ms: int | None = None  # the first look, and the first after an outage, waits for nothing: it says "here I am"
     while True:

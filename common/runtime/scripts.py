@@ -431,7 +431,7 @@ async def forget(redis: Redis, key: str, *, idle_s: float) -> int:
 
 Operation = tuple[str, str, str, str | bytes, bytes | str]
 Piece = tuple[str, Sequence[Operation]]  # an entry's id, or "", and what goes with its acknowledgement
-_NAMES: Final[dict[type[Effect], str]] = {Exists: "exists", Absent: "absent", HashDelete: "delete"}
+_NAMES: Final[dict[type[Change], str]] = {Exists: "exists", Absent: "absent", HashDelete: "delete"}
 
 
 def _operations(stream: str, wanted: Sequence[Effect], *, direct: bool) -> list[Operation]:

@@ -13,6 +13,7 @@ from typing import Final
 from common.constants import (
     DRIFT_LIMIT_RAD,
     KAPPA_TARGET,
+    KAPPA_WINDOW_TOKENS,
     PACKET_MAX_BYTES,
     PHASE_BOUNDS,
     PHASES,
@@ -190,6 +191,7 @@ def constellation() -> bytes:
     """Φ, κ and phase of the kernels, and of all four together."""
     low, high = PHI_WINDOW
     foam, tacking, crystal = PHASE_BOUNDS
+    ended, fracture = f"sum by (kernel) (rate(qig_answer_phases_total{{}}{RATE}))", f'{{phase="{PHASES[3]}"}}'
     phase = " or ".join((f'{n} * qig_phase{{phase="{name}"}}' for n, name in enumerate(PHASES)))
     return board(
         "qig-constellation",
@@ -227,10 +229,19 @@ def constellation() -> bytes:
             states(
                 "Phase by kernel",
                 f"Where κ places a kernel: {PHASES[0]} below {foam:g}, {PHASES[1]} to {tacking:g}, {PHASES[2]} to "
-                f"{crystal:g}, {PHASES[3]} above. With several edges, the highest phase that any of them is in.",
+                f"{crystal:g}, {PHASES[3]} above. Where little or nothing is said, the query's text does. With several "
+                "edges, the highest phase that any of them is in.",
                 (f"max by (kernel) (sum without (phase) ({phase}))", "{{kernel}}"),
                 PHASES,
                 COLOURS,
+            ),
+            lines(
+                "Answers in FRACTURE",
+                f"Share of a kernel's answers of {KAPPA_WINDOW_TOKENS} tokens and more that ended there. Up to 0.7 is "
+                "ordinary, above 0.9 it does not get out.",
+                "percentunit",
+                (f"{ended.format(fracture)} / {ended.format('')}", "{{kernel}}"),
+                ceiling=1.0,
             ),
             lines(
                 "p-value of Φ",

@@ -3,8 +3,8 @@
     cut      the pool and what packets bring ─▶ said (merged)  and  waits
     comes    what waits of packets once their batch counts for good (claims.py)
     leaves   what is said; what is WAIT_CUTS old; of a domain what is beyond WAITING_MAX n-grams a node and DOMAIN_MAX
-             in all, the oldest first; what is of a node that is enrolled no more, of a domain that is none, or over ids
-             that stand for other tokens now
+             in all (less where more than FULL_MAX domains have a pool), the oldest first; what is of a node that is
+             enrolled no more, of a domain that is none, or over ids that stand for other tokens now
 
 A domain that has ended leaves its pool to its heir; a vocabulary that grew has it counted anew, as packets are. The
 same pool and packets leave the same pool, whatever order they came in.
@@ -27,6 +27,7 @@ WAIT_STEP: Final = 32  # cuts that are told apart no further: a node has eight s
 WAITING_MAX: Final = 1 << 14  # n-grams of one node and domain: a dozen packets of which nobody says a thing
 DOMAIN_MAX: Final = 1 << 18  # n-grams of a domain, 1 MB in the broker
 SHARES_MAX: Final = 4000  # of a domain
+FULL_MAX: Final = 8  # domains may hold that much; where more have a pool, each holds its part of it
 _LINEAGE_BYTES: Final = 32
 
 Pool = Shares
@@ -49,17 +50,18 @@ def kept(pool: Pool, current: Base, *, places: Collection[str], nodes: Collectio
         young = [one for one in some if one.node in nodes and cuts - one.cut < WAIT_CUTS]
         if name in places and young:
             home.setdefault(name, []).extend(young)
-    return {name: _bounded(gathered(some)) for name, some in home.items()}
+    return {name: _bounded(gathered(some), len(home)) for name, some in home.items()}
 
 
-def _bounded(several: Sequence[Brought]) -> list[Brought]:
-    """The newest, of each node and of all."""
+def _bounded(several: Sequence[Brought], domains: int) -> list[Brought]:
+    """The newest, of each node and of all. domains: that have a pool."""
+    entries, shares = (most * FULL_MAX // max(FULL_MAX, domains) for most in (DOMAIN_MAX, SHARES_MAX))
     held: dict[str, int] = {}
     left: list[Brought] = []
     total = 0
     for one in sorted(several, key=lambda one: (-one.cut, one.node)):
         own = held.get(one.node, 0) + one.crystals.entries
-        if own <= WAITING_MAX and total + one.crystals.entries <= DOMAIN_MAX and len(left) < SHARES_MAX:
+        if own <= WAITING_MAX and total + one.crystals.entries <= entries and len(left) < shares:
             held[one.node], total = own, total + one.crystals.entries
             left.append(one)
     return sorted(left, key=lambda one: (one.node, one.cut))

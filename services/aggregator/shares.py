@@ -15,7 +15,7 @@ Unlike the forms that travel it rounds nothing: what is subtracted must be what 
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -28,8 +28,8 @@ from common.wire.ngrams import MAX_VOCAB, SHIFT, Crystals, Keys, Order, check, c
 from services.aggregator.quorum import Brought
 
 LEVEL: Final = 3
-MAX_ROWS: Final = 1 << 19  # more than a cut can lend and leave: 64 domains' pools, and a batch's packets of each
-MAX_BYTES: Final = 1 << 29  # of shares, decompressed: the n-grams of 64 domains' pools are half of it
+MAX_ROWS: Final = 1 << 16  # more than a cut can lend and leave: what the pools hold, and a batch's packets
+MAX_BYTES: Final = (1 << 27) + (1 << 24)  # of shares, decompressed, likewise; to read them takes 3.5 times as much
 _WIDTHS: Final = (8, 4, 4)  # bytes of a number in each column
 _ROW_VALUES: Final = 7  # the row, and what is in it
 _LENGTH: Final = struct.Struct("<I")
@@ -48,11 +48,17 @@ def to_bytes(vocab: int, shares: Shares) -> bytes:
         for node, cut, found in shares[domain]:
             rows.append((domain, node, cut, *(len(order.keys) for order in found.orders)))
             orders += found.orders
-    keys = [np.diff(order.keys, prepend=np.zeros(1, np.uint64)) for order in orders]
-    columns = (keys, [order.counts for order in orders], [order.totals for order in orders])
+    columns: tuple[Iterable[Numbers], ...] = (
+        (np.diff(order.keys, prepend=np.zeros(1, np.uint64)) for order in orders),
+        (order.counts for order in orders),
+        (order.totals for order in orders),
+    )
     head = canonical({"vocab": vocab, "rows": tuple(rows)})
-    planes = [_planes(parts, width) for parts, width in zip(columns, _WIDTHS, strict=True)]
-    return zstandard.ZstdCompressor(level=LEVEL).compress(b"".join([_LENGTH.pack(len(head)), head, *planes]))
+    numbers = sum(12 * len(order.keys) + 4 * len(order.totals) for order in orders)
+    packer = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=_LENGTH.size + len(head) + numbers)
+    packed = [packer.compress(_LENGTH.pack(len(head)) + head)]
+    packed += [packer.compress(_planes(parts, width).data) for parts, width in zip(columns, _WIDTHS, strict=True)]
+    return b"".join([*packed, packer.flush()])
 
 
 def from_bytes(data: bytes) -> tuple[int, dict[str, list[Brought]]]:
@@ -60,20 +66,22 @@ def from_bytes(data: bytes) -> tuple[int, dict[str, list[Brought]]]:
     try:
         if not 0 <= zstandard.frame_content_size(data) <= MAX_BYTES:
             raise Corrupt("shares", f"{len(data)} bytes of shares are too many decompressed: delete them")
-        whole = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_BYTES)
+        whole = memoryview(zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_BYTES))
         end = _LENGTH.size + _LENGTH.unpack_from(whole)[0]
         values = _ROW_VALUES * (MAX_ROWS + 1)
-        head: Any = parse("shares", whole[_LENGTH.size : end], most_listed=MAX_ROWS, most_values=values)
+        head: Any = parse("shares", bytes(whole[_LENGTH.size : end]), most_listed=MAX_ROWS, most_values=values)
         return int(head["vocab"]), _shares(head["rows"], whole[end:])
     except (zstandard.ZstdError, Rejected, struct.error, KeyError, TypeError, ValueError, IndexError) as error:
         message = f"{len(data)} bytes of shares that no aggregator wrote ({error}): delete them"
         raise Corrupt("shares", message) from None
 
 
-def _shares(rows: Any, body: bytes) -> dict[str, list[Brought]]:
+def _shares(rows: Any, body: memoryview) -> dict[str, list[Brought]]:
     size = sum(sum(sizes) for _, _, _, *sizes in rows)
-    keys, counts = _column(body[: 8 * size], 8), _column(body[8 * size : 12 * size], 4).astype(np.uint32)
-    totals = _column(body[12 * size :], 4).astype(np.uint32)
+    keys: Keys = _column(body[: 8 * size], 8).astype(np.uint64, copy=False)
+    counts, totals = (
+        _column(part, 4).astype(np.uint32, copy=False) for part in (body[8 * size : 12 * size], body[12 * size :])
+    )
     if not len(keys) == len(counts) == size:
         raise ValueError("columns of other lengths than the rows say")
     at, of_totals = 0, 0
@@ -81,7 +89,8 @@ def _shares(rows: Any, body: bytes) -> dict[str, list[Brought]]:
     for domain, node, cut, *sizes in rows:
         orders = []
         for n in sizes:
-            own: Keys = np.cumsum(keys[at : at + n], dtype=np.uint64)
+            own = keys[at : at + n]
+            np.cumsum(own, out=own)
             contexts = own[context_starts(own)] >> SHIFT
             orders.append(Order(own, counts[at : at + n], contexts, totals[of_totals : of_totals + len(contexts)]))
             at, of_totals = at + n, of_totals + len(contexts)
@@ -92,13 +101,11 @@ def _shares(rows: Any, body: bytes) -> dict[str, list[Brought]]:
     return found
 
 
-def _planes(parts: Sequence[Numbers], width: int) -> bytes:
-    column = np.concatenate([np.zeros(0, np.uint64), *parts]).astype("<u8")
-    return np.ascontiguousarray(column.view(np.uint8).reshape(-1, 8)[:, :width].T).tobytes()
+def _planes(parts: Iterable[Numbers], width: int) -> npt.NDArray[np.uint8]:
+    column = np.concatenate([np.zeros(0, f"<u{width}"), *parts], dtype=f"<u{width}")
+    return np.ascontiguousarray(column.view(np.uint8).reshape(-1, width).T)
 
 
-def _column(data: bytes, width: int) -> Keys:
+def _column(data: memoryview, width: int) -> Numbers:
     planes = np.frombuffer(data, np.uint8).reshape(width, -1)
-    whole = np.zeros((planes.shape[1], 8), np.uint8)
-    whole[:, :width] = planes.T
-    return whole.view("<u8").ravel().astype(np.uint64)
+    return planes.T.copy().view(f"<u{width}").ravel()

@@ -23,7 +23,7 @@ from common.runtime.follower import kept
 from common.runtime.releases import newest_release
 from common.runtime.trust import Trust
 from common.wire.codec import unpack
-from common.wire.messages import Batch
+from common.wire.messages import Batch, DeadLetter
 from services.cli.broker import check_there, client, find_url
 from services.cli.dead import letters_of
 from services.cli.show import console, plain
@@ -91,7 +91,8 @@ async def _list(url: str) -> list[Found]:
 async def batches(redis: Redis) -> list[Found]:
     """Those that wait, the oldest first, then the dead ones. What is no batch is left out: `qig dead list` has it."""
     bodies = [("waiting", body_of(entry.fields) or b"") async for entry in kept(redis, streams.BATCHES)]
-    bodies += [("dead", letter.body) async for _, letter in letters_of(redis, streams.BATCHES)]
+    letters = [letter async for _, letter in letters_of(redis, streams.BATCHES)]
+    bodies += [("dead", letter.body) for letter in letters if isinstance(letter, DeadLetter)]
     found = []
     for where, body in bodies:
         with suppress(QigError):

@@ -6,15 +6,16 @@ import re
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from rich.table import Table
 
 from common.errors import Rejected, Unavailable
 from common.runtime import streams
-from common.runtime.entries import body_of
+from common.runtime.entries import Entry, body_of
 from common.runtime.follower import kept
 from common.runtime.lanes import lane
 from common.wire.codec import parse, unpack
@@ -34,13 +35,23 @@ return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What lies among the dead letters of `stream` and is none; code, reason: why not."""
+
+    stream: str
+    code: str
+    reason: str
+
+
 def show(stream: str | None, home: Path, *, json: bool) -> int:
     """`qig dead list`."""
     letters = asyncio.run(_list([stream_named(stream)] if stream else list(streams.GROUPS), find_url(home)))
     out = console()
     if json:
         for name, letter in letters:
-            sys.stdout.write(json_text.dumps({"letter": name, **letter.model_dump(mode="json")}) + "\n")
+            told = asdict(letter) if isinstance(letter, Unreadable) else letter.model_dump(mode="json")
+            sys.stdout.write(json_text.dumps({"letter": name, **told}) + "\n")
     elif letters:
         out.print(_table(letters))
     else:
@@ -73,16 +84,23 @@ def stream_named(name: str) -> str:
     return found
 
 
-async def _list(wanted: list[str], url: str) -> list[tuple[str, DeadLetter]]:
+async def _list(wanted: list[str], url: str) -> list[tuple[str, DeadLetter | Unreadable]]:
     async with client(url) as redis:
         await check_there(redis, url)
         return [row for stream in wanted async for row in letters_of(redis, stream)]
 
 
-async def letters_of(redis: Redis, stream: str) -> AsyncIterator[tuple[str, DeadLetter]]:
+async def letters_of(redis: Redis, stream: str) -> AsyncIterator[tuple[str, DeadLetter | Unreadable]]:
     """Every dead letter of a stream with its id, the oldest first."""
     async for entry in kept(redis, streams.dead(stream)):
-        yield entry.id, unpack(DeadLetter, body_of(entry.fields) or b"")
+        try:
+            yield entry.id, _letter(entry)
+        except Rejected as error:
+            yield entry.id, Unreadable(stream, error.code, error.message)
+
+
+def _letter(entry: Entry) -> DeadLetter:
+    return unpack(DeadLetter, body_of(entry.fields) or b"")
 
 
 async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int, dict[str, str]]:
@@ -96,7 +114,7 @@ async def _replay(stream: str, letter: str | None, url: str) -> tuple[int, int, 
         done, empty, torn = 0, 0, dict[str, str]()
         for row in rows:
             try:
-                way = _way_back(stream, unpack(DeadLetter, body_of(row.fields) or b""))
+                way = _way_back(stream, _letter(row))
             except Rejected as error:
                 torn[row.id] = str(error)
                 continue
@@ -124,15 +142,30 @@ def _way_back(stream: str, letter: DeadLetter) -> tuple[str, int, list[str | byt
     outbox = streams.outbox(stream)
     if letter.stream != outbox:
         return stream, streams.retention(stream).entries, [streams.DATA_FIELD, letter.body]
-    fields: dict[bytes, bytes] = parse(outbox, letter.body)
-    return outbox, streams.OUTBOX_MAX_ENTRIES, [part for pair in fields.items() for part in pair]
+    return outbox, streams.OUTBOX_MAX_ENTRIES, _carried(outbox, letter.body)
 
 
-def _table(letters: list[tuple[str, DeadLetter]]) -> Table:
+def _carried(outbox: str, body: bytes) -> list[str | bytes]:
+    """The names and values of an outbox's entry, as they came. Raises Rejected("garbage") for what is none."""
+    fields = parse(outbox, body)
+    wanted = {b"stream", b"id", streams.DATA_FIELD.encode()}
+    names: set[Any] = set()
+    if isinstance(fields, dict) and all(isinstance(value, bytes) for value in fields.values()):
+        names = {name.encode() if isinstance(name, str) else name for name in fields}
+    if not wanted <= names or not all(isinstance(name, bytes) for name in names):
+        told = f"{outbox}: {len(body)} bytes that are no entry of it, a map of a stream, an id and a message"
+        raise Rejected("garbage", f"{told}: nothing can be published of them")
+    return [part for pair in fields.items() for part in pair]
+
+
+def _table(letters: list[tuple[str, DeadLetter | Unreadable]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("letter", "stream", "code", "tries", "bytes", "when", "reason"):
         table.add_column(column, no_wrap=column == "letter", overflow="fold")
     for name, letter in letters:
+        if isinstance(letter, Unreadable):
+            table.add_row(name, letter.stream, letter.code, "", "", "", plain(letter.reason))
+            continue
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.at_s))
         numbers = (str(letter.deliveries), str(len(letter.body)))
         table.add_row(name, letter.stream, letter.code, *numbers, when, plain(letter.reason))

@@ -115,6 +115,7 @@ def run(*, home: Path, json: bool) -> int:
 def _show_next(out: Console, home: Path) -> None:
     lines = (
         f"{command('up', home)}    goes on with this constellation; it shows itself at http://127.0.0.1:8000/",
+        "(another demo begins anew, and takes this one away)",
         "and in another terminal, while that runs:",
         command(f'ask "{OF_THE_NEW_DOMAIN}"', home),
         command("bundle list", home),

@@ -17,16 +17,7 @@ from common.constants import CELLS, KAPPA_WINDOW_TOKENS, Role
 from common.constellation.constellation import Constellation
 from common.errors import Rejected
 from common.geometry.concentration import directions, kappa
-from common.geometry.integration import (
-    JACKKNIFE_BLOCKS,
-    Integration,
-    faculties,
-    integration,
-    moments,
-    participation,
-    rolled,
-    standard_error,
-)
+from common.geometry.integration import JACKKNIFE_BLOCKS, Integration, faculties
 from common.geometry.means import frechet_mean
 from common.geometry.simplex import distance, normalise
 from common.kernels import gate, memory
@@ -34,6 +25,7 @@ from common.kernels.engine import State
 from common.kernels.kernel import Kernel, Reading, read, reread
 from common.kernels.memory import Memory
 from services.trainer import controls
+from services.trainer.integrated import about, about_their_mean, integrated, phi_of
 from services.trainer.intervals import Interval, of_ratio, of_windows
 
 Floats = npt.NDArray[np.float64]
@@ -207,24 +199,24 @@ def _readers(constellation: Constellation, texts: Sequence[str]) -> dict[str, fl
 
 def instruments(constellation: Constellation, role: Role, texts: Sequence[str]) -> Instruments:
     """Phi, kappa and dimensions of a role's state on text, and phi of its controls on as many windows."""
-    state, home_s = constellation.states[role], np.sqrt(constellation.homes[role])
+    state, home = constellation.states[role], constellation.homes[role]
     rng = np.random.default_rng(CONTROL_SEED)
     windows = whole_windows([constellation.encoder.encode(text) for text in texts], state.spec.context)
     shuffled = controls.shuffled(windows, rng)
     noise = controls.random_tokens(windows, state.spec.vocab, rng)
     basins = _basins(state, windows)
-    x = faculties(basins, home_s)
     blank, reservoir = controls.untrained(state.spec, rng), controls.random_weights(state.spec, rng)
+    found = integrated(basins, home, rng)
     return Instruments(
-        phi=integration(moments(x)),
-        error=standard_error(x),
-        rolled=integration(moments(rolled(x, rng))),
-        shuffled=integration(moments(faculties(_basins(state, shuffled), home_s))),
-        noise=integration(moments(faculties(_basins(state, noise), home_s))),
-        untrained=_about_itself(State(state.spec, blank, state.sqrt_basins), windows),
-        random=_about_itself(State(state.spec, reservoir, state.sqrt_basins), windows),
-        kappa=float(np.median(_kappas(basins, home_s))),
-        participation=participation(moments(x)),
+        phi=found.phi,
+        error=found.error,
+        rolled=found.rolled,
+        shuffled=about(_basins(state, shuffled), home),
+        noise=about(_basins(state, noise), home),
+        untrained=about_their_mean(_basins(State(state.spec, blank, state.sqrt_basins), windows)),
+        random=about_their_mean(_basins(State(state.spec, reservoir, state.sqrt_basins), windows)),
+        kappa=float(np.median(_kappas(basins, np.sqrt(home)))),
+        participation=found.participation,
     )
 
 
@@ -257,7 +249,7 @@ def moved(before: Constellation, after: Constellation, role: Role, texts: Sequen
     old_s, new_s = np.sqrt(before.homes[role]), np.sqrt(after.homes[role])
     paired = len(old) == len(new) and before.coordizer.vocab_size == after.coordizer.vocab_size
     return Moved(
-        changed(faculties(old, old_s), faculties(new, new_s), lambda x: integration(moments(x)).phi, paired=paired),
+        changed(faculties(old, old_s), faculties(new, new_s), phi_of, paired=paired),
         changed(_kappas(old, old_s), _kappas(new, new_s), lambda k: float(np.median(k)), paired=paired),
         of_windows(lambda some: _apart(old[some], new[some]), len(old), JACKKNIFE_BLOCKS) if paired else None,
     )
@@ -290,11 +282,6 @@ def _held(constellation: Constellation, role: Role, texts: Sequence[str]) -> Flo
 def _apart(before: Floats, after: Floats) -> float:
     one, other = (frechet_mean(basins.reshape(-1, CELLS)) for basins in (before, after))
     return float(distance(one, other))
-
-
-def _about_itself(state: State, windows: Ids) -> Integration:
-    basins = _basins(state, windows)
-    return integration(moments(faculties(basins, np.sqrt(frechet_mean(basins.reshape(-1, CELLS))))))
 
 
 def home(state: State, documents: Sequence[Ids]) -> Floats:

@@ -23,15 +23,15 @@ def figures(
     the vocabulary where it grew. scores: before and after.
     """
     grown = merged.coordizer.vocab_size != current.coordizer.vocab_size
-    figures = []
+    told = []
     for domain, (before, after) in scores.items():
         sure = examiner.intervals(domain, before, after)
-        figures.append(
+        told.append(
             _figure("bits_per_byte", domain, before.bits_per_byte, after.bits_per_byte, "bit/B", sure.bits_per_byte)
         )
-        figures.append(_figure("routed", domain, before.routed, after.routed, "1", sure.routed))
+        told.append(_figure("routed", domain, before.routed, after.routed, "1", sure.routed))
         if grown:
-            figures.append(
+            told.append(
                 _figure(
                     "tokens_per_byte",
                     domain,
@@ -41,11 +41,11 @@ def figures(
                     sure.tokens_per_byte,
                 )
             )
-    figures += _gauges(current, merged, held_out)
+    told += _gauges(current, merged, held_out)
     if grown:
         old, new = (float(each.coordizer.vocab_size) for each in (current, merged))
-        figures.append(_figure("vocabulary", None, old, new, "token", None))
-    return tuple(figures)
+        told.append(_figure("vocabulary", None, old, new, "token", None))
+    return tuple(told)
 
 
 def _gauges(current: Constellation, merged: Constellation, held_out: Mapping[str, Sequence[str]]) -> Iterator[Figure]:

@@ -15,21 +15,13 @@ import numpy.typing as npt
 from common.constants import AHEAD_TOKENS, CELLS, ROLES, Role
 from common.constellation.constellation import Constellation
 from common.constellation.together import members, window_tokens
-from common.geometry.integration import (
-    Integration,
-    faculties,
-    integration,
-    moments,
-    participation,
-    rolled,
-    standard_error,
-)
-from common.geometry.means import frechet_mean
+from common.geometry.integration import Integration, faculties
 from common.geometry.simplex import from_float16, normalise
 from common.kernels.engine import State
 from common.kernels.memory import Ids
 from services.trainer import controls
 from services.trainer.evaluate import CONTROL_SEED, Changed, changed, whole_windows
+from services.trainer.integrated import about, about_their_mean, integrated, phi_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,7 +70,7 @@ def whole(
 ) -> Whole:
     """Measures on texts by role. tell: the share that is done. Raises Rejected("text_too_short")."""
     rng = np.random.default_rng(CONTROL_SEED)
-    states, home_s = constellation.states, np.sqrt(constellation.integrator.home)
+    states, integrator = constellation.states, constellation.integrator
     windows = mixed(constellation, texts)
     vocab = constellation.coordizer.vocab_size
     heard = members(states, windows)
@@ -92,15 +84,15 @@ def whole(
     everyone = range(len(ROLES))
 
     def phi(seen: Floats) -> Integration:
-        return integration(moments(faculties(constellation.integrator.basin(seen), home_s)))
+        return about(integrator.basin(seen), integrator.home)
 
-    x = faculties(constellation.integrator.basin(heard), home_s)
+    found = integrated(integrator.basin(heard), integrator.home, rng)
     return Whole(
-        members={r: _member(heard[:, :, place], constellation.homes[r]) for place, r in enumerate(ROLES)},
-        phi=integration(moments(x)),
-        error=standard_error(x),
-        mean=_mean(heard),
-        rolled=integration(moments(rolled(x, rng))),
+        members={r: about(heard[:, :, place], constellation.homes[r]) for place, r in enumerate(ROLES)},
+        phi=found.phi,
+        error=found.error,
+        mean=about_their_mean(normalise(np.square(np.sqrt(heard).mean(2)))),
+        rolled=found.rolled,
         shuffled=phi(shuffled),
         noise=phi(noise),
         swapped=phi(controls.swapped(heard, rng)),
@@ -108,7 +100,7 @@ def whole(
         without={r: phi(controls.cut(heard, [place])) for place, r in enumerate(ROLES)},
         alone={r: phi(controls.cut(heard, [p for p in everyone if p != place])) for place, r in enumerate(ROLES)},
         foresight=_foresight(constellation, windows, heard),
-        participation=participation(moments(x)),
+        participation=found.participation,
     )
 
 
@@ -122,7 +114,7 @@ def whole_changed(before: Constellation, after: Constellation, texts: Mapping[st
             return None
     paired = before.coordizer.vocab_size == after.coordizer.vocab_size
     old, new = _held_together(before, texts), _held_together(after, texts)
-    return changed(old, new, lambda x: integration(moments(x)).phi, paired=paired)
+    return changed(old, new, phi_of, paired=paired)
 
 
 def _held_together(constellation: Constellation, texts: Mapping[str, Sequence[str]]) -> Floats:
@@ -161,15 +153,6 @@ def _foresight(constellation: Constellation, windows: Ids, heard: Floats) -> For
         routed=divergence(target, own),
         constant=divergence(target, target.reshape(-1, CELLS).mean(0)),
     )
-
-
-def _member(basins: Floats, home: Floats) -> Integration:
-    return integration(moments(faculties(basins, np.sqrt(home))))
-
-
-def _mean(heard: Floats) -> Integration:
-    pooled = normalise(np.square(np.sqrt(heard).mean(2)))
-    return _member(pooled, frechet_mean(pooled.reshape(-1, CELLS)))
 
 
 def _untrained(states: Mapping[Role, State], rng: np.random.Generator) -> dict[Role, State]:

@@ -20,7 +20,7 @@ DATA = Path("data")
 EDGE = EDGES[0]
 MODES = (*ROLES, "constellation")
 PROMPT_CHARS = 1_000
-SAID_TOKENS = 64  # after which a phase is the answer's, and no more the prompt's
+SAID_TOKENS = 128
 LOOP = "the whale " * (PROMPT_CHARS // 10)
 INTEGRATED = f"count(kernel:qig_phi_ratio:avg > {PHI_COLLAPSE}) == {len(ROLES)} and count(qig_distance_rad_count > 9)"
 
@@ -43,11 +43,10 @@ async def play(scratch):
                 await until(drill.is_quiet, "no alert of what came before", PATIENCE_S)
             async with asked(desk, itertools.repeat(LOOP), max_tokens=0):
                 await drill.fires("KappaOutOfBand")
-            async with asked(desk, itertools.repeat(LOOP), max_tokens=SAID_TOKENS):
-                drill.clears("KappaOutOfBand")
+            async with asked(desk, itertools.repeat(LOOP), max_tokens=SAID_TOKENS, temperature=0.0):
                 await drill.fires("FractureStuck")
             async with asked(desk, text(), max_tokens=SAID_TOKENS):
-                drill.clears("FractureStuck")
+                drill.clears("KappaOutOfBand", "FractureStuck")
                 await drill.cleared()
     return drill.left
 

@@ -314,3 +314,13 @@ async def test_what_alerts_look_at_reads_zero_before_the_first(redis, counter, l
     assert {(row.labels["stream"], row.labels[label], row.value) for row in rows} == {
         (streams.QUERIES, value, 0.0) for value in values
     }
+
+
+async def test_what_an_outbox_can_bury_an_entry_for_reads_zero_before_the_first(start_node, eventually):
+    def shown():
+        rows = [row for family in metrics.DEAD_LETTERS.collect() for row in family.samples]
+        return {row.labels["code"] for row in rows if row.value == 0.0} >= {"no_body", "no_stream", "wrong_type"}
+
+    metrics.DEAD_LETTERS.clear()
+    await start_node(consumer(count))
+    await eventually(shown)

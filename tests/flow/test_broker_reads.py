@@ -83,6 +83,33 @@ async def test_one_whose_conditions_do_not_hold_is_handled_alone_on_what_is_ther
     assert await redis.hgetall(TAKEN) == {b"a": b"q0", b"b": b"q1"}
 
 
+async def test_a_bug_in_what_follows_on_a_commit_undoes_nothing_and_stops_nothing_else(
+    redis, start_node, eventually, caplog
+):
+    followed, alone = [], []
+
+    def follow_on(body):
+        if body == b"q0":
+            raise ZeroDivisionError
+        followed.append(body)
+
+    async def handle(delivery, body):
+        alone.append(body)
+        return counted(body)
+
+    handle_read, _ = together(lambda body: [*counted(body), Then(lambda: follow_on(body))])
+    await add(redis, b"q0", b"q1")
+    await start_node(consumer(handle, handle_read=handle_read))
+    await eventually(lambda: followed or alone)
+    await eventually(lambda: finished(redis))
+    assert (followed, alone) == ([b"q1"], [])
+    assert await redis.hgetall(COUNTS) == {b"q0": b"1", b"q1": b"1"}
+    (line,) = [record for record in caplog.records if record.exc_info]
+    assert (line.exc_info[0], line.message) == (
+        ZeroDivisionError, "what follows on a commit failed; the commit stands"
+    )  # fmt: skip
+
+
 async def test_a_bug_in_it_leaves_each_message_to_its_own_fate(redis, start_node, eventually):
     async def handle_read(given):
         raise ZeroDivisionError

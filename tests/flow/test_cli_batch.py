@@ -89,6 +89,7 @@ async def test_what_waits_and_what_is_dead_is_listed_the_oldest_first(centre, ca
         await centre.broker.produce(
             streams.dead(streams.BATCHES), pack(DeadLetter(**letter, body=body)), hashlib.sha256(body).hexdigest()
         )
+    await centre.broker.redis.xadd(streams.dead(streams.BATCHES), {"__data__": b"\xc1"})  # no letter
     await command(room.show, centre.home, json=True)
     lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
     assert [(line["id"], line["where"]) for line in lines] == [

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import msgpack
 import pytest
 from broker_node import consumer
 from client_edge import answer_to, edge, pieces_of
@@ -16,7 +17,7 @@ from common.client import Reply
 from common.errors import Rejected, Unavailable
 from common.runtime import follower, relay, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import ID_MAX_CHARS, Send
+from common.runtime.effects import ID_MAX_BYTES, Send
 from common.wire.codec import pack, unpack
 from common.wire.fields import MESSAGE_MAX_BYTES
 from common.wire.inference import Answer, Cancel, Query, RouteStep
@@ -219,7 +220,7 @@ async def test_what_could_not_be_carried_is_replayed_into_its_outbox_and_carried
 
 
 async def test_the_longest_message_that_could_not_be_carried_is_replayed_whole(redis, broker_url):
-    body, name = bytes(MESSAGE_MAX_BYTES), "i" * ID_MAX_CHARS
+    body, name = bytes(MESSAGE_MAX_BYTES), "i" * ID_MAX_BYTES
     await redis.set(streams.RETURNED, "no stream")
     await Broker(redis).commit(streams.PACKETS, [Send(streams.RETURNED, body, name)])
     await relay.drain(redis, streams.PACKETS)
@@ -242,6 +243,44 @@ async def test_a_letter_that_can_not_be_read_is_named_and_stops_no_other(
     assert all(f"{name} stays: garbage:" in said for name in names[:2])
     assert [fields for _, fields in await redis.xrange(streams.PACKETS)] == [{b"__data__": b"two"}]
     assert [name.decode() for name, _ in await redis.xrange(letters)] == names[:2]
+
+
+async def test_a_letter_that_can_not_be_read_is_listed_beside_the_others(
+    redis, broker_url, tmp_path, monkeypatch, capsys
+):
+    letters = streams.dead(streams.PACKETS)
+    names = [(await redis.xadd(letters, {"__data__": body})).decode() for body in (letter(b"\xff"), b"\xc1")]
+    monkeypatch.setattr(dead, "find_url", lambda _: broker_url)
+    await asyncio.to_thread(dead.show, None, tmp_path, json=True)
+    whole, torn = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (whole["letter"], whole["body"]) == (names[0], "ff")
+    assert (torn["letter"], torn["stream"], torn["code"]) == (names[1], streams.PACKETS, "garbage")
+    assert "no msgpack value" in torn["reason"]
+    await asyncio.to_thread(dead.show, None, tmp_path, json=False)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    assert "garbage" in shown
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        1,
+        {},
+        {"stream": b"qig:returned", "id": b"r1"},
+        {"stream": b"qig:returned", "id": b"r1", "__data__": "text"},
+        {"stream": b"qig:returned", "id": b"r1", "__data__": b"m", "more": {"a": b"b"}},
+        {"stream": b"qig:returned", "id": b"r1", "__data__": b"m", 7: b"m"},
+    ],
+)
+async def test_an_outbox_letter_that_holds_no_entry_stays_and_stops_no_other(redis, broker_url, body):
+    outbox, letters = streams.outbox(streams.PACKETS), streams.dead(streams.PACKETS)
+    name = await redis.xadd(letters, {"__data__": letter(msgpack.packb(body), stream=outbox, code="wrong_type")})
+    await redis.xadd(letters, {"__data__": letter(b"two")})
+    done, empty, torn = await dead._replay(streams.PACKETS, None, broker_url)
+    assert (done, empty, list(torn)) == (1, 0, [name.decode()])
+    assert torn[name.decode()].startswith(f"garbage: {outbox}: ")
+    assert await redis.xlen(outbox) == 0
 
 
 async def test_letters_for_which_there_is_no_room_stay_until_there_is(redis, broker_url, monkeypatch):

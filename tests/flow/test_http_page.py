@@ -176,6 +176,21 @@ async def test_where_a_key_is_asked_for_the_page_asks_for_it_and_sends_it(browse
         assert sent == [None, "Bearer secret"]
 
 
+FIRST_MOMENT = """async (at_s) => {
+    const { drawBundles, drawFleet } = await import("/page/tables.js");
+    const told = { broker: { at_s }, services: [], bundles: [], applied: [], limits: { kept_s: 900, silent_s: 10 } };
+    drawBundles(told, 0);
+    drawFleet(told, 0);
+    return ["bundles", "fleet"].map((id) => document.getElementById(id).textContent);
+}"""
+
+
+async def test_before_the_broker_was_looked_at_nothing_is_said_to_be_missing(browser, world, eventually):
+    async with opened(browser, world, eventually) as page:
+        assert await page.evaluate(FIRST_MOMENT, 0) == ["not read yet"] * 2
+        assert await page.evaluate(FIRST_MOMENT, 1) == ["none yet", "no heartbeat yet"]
+
+
 async def test_stop_leaves_the_answer_where_it_is(browser, world, eventually):
     async with opened(browser, world, eventually) as page:
         await page.route("**/v1/completions", lambda _: None)  # an answer that does not come
@@ -183,19 +198,6 @@ async def test_stop_leaves_the_answer_where_it_is(browser, world, eventually):
         await page.locator("#stop").click()
         await expect(page.locator("#send")).to_be_enabled(timeout=SOON_MS)
         await expect(page.locator("#problem")).to_be_hidden()
-
-
-async def test_before_the_first_look_the_page_says_that_it_looks_and_not_that_there_is_nothing(
-    browser, world, eventually
-):
-    data = json.dumps(Live(NODE).state(time.time()))
-    async with opened(browser, world, eventually) as page:
-        await page.route("**/live*", lambda route: route.fulfill(
-            content_type="text/event-stream", body=f"event: all\ndata: {data}\n\n"
-        ))  # fmt: skip
-        await page.reload()
-        for place in ("#fleet", "#bundles", "#light-broker"):
-            await expect(page.locator(place)).to_contain_text("looking…", timeout=SOON_MS)
 
 
 async def test_a_killed_broker_shows_red_while_questions_are_still_answered_and_its_return_is_told(

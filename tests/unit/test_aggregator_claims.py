@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_aggregator_pool import LIMITS, after, cut_of, said
 
-from common.wire.codec import MAX_LIST
-from common.wire.fields import MAX_BATCH_PACKETS, MAX_DOMAINS
-from common.wire.ngrams import crystals, entry
+from common.wire.codec import MAX_LIST, canonical
+from common.wire.crystals import PACKET_MAX_ENTRIES
+from common.wire.fields import MAX_BATCH_PACKETS, NAME_MAX_CHARS
+from common.wire.ngrams import ORDERS, crystals, entry
 from services.aggregator.claims import Claim, claimed, is_lost, named, settle, unpack, word
 from services.aggregator.cut import PATIENCE, Fleet, cut, patient
-from services.aggregator.pool import DOMAIN_MAX, SHARES_MAX, WAIT_CUTS
+from services.aggregator.pool import DOMAIN_MAX, FULL_MAX, SHARES_MAX, WAIT_CUTS
 from services.aggregator.quorum import Brought
 from services.aggregator.shares import MAX_BYTES, MAX_ROWS
 
@@ -110,8 +111,11 @@ def test_a_claim_on_several_large_pools_comes_back_from_the_broker():
 
 
 def test_every_claim_and_every_note_that_a_cut_can_make_can_be_read_again():
-    assert MAX_DOMAINS * (SHARES_MAX + MAX_BATCH_PACKETS) <= MAX_ROWS
-    assert MAX_DOMAINS * DOMAIN_MAX * sum((8, 4, 4)) <= MAX_BYTES // 2
+    """A triple that a packet names implies two pairs and three single tokens at most."""
+    assert FULL_MAX * SHARES_MAX + MAX_BATCH_PACKETS <= MAX_ROWS
+    entries = FULL_MAX * DOMAIN_MAX + MAX_BATCH_PACKETS * PACKET_MAX_ENTRIES * (1 + 2 + 3)
+    row = len(canonical(("d" * NAME_MAX_CHARS, "n" * NAME_MAX_CHARS, 1 << 32, *[DOMAIN_MAX] * ORDERS)))
+    assert entries * sum((8, 4, 4)) + (FULL_MAX * SHARES_MAX + MAX_BATCH_PACKETS) * row <= MAX_BYTES
 
 
 def test_packets_of_a_batch_that_is_refused_count_once_when_they_come_again():

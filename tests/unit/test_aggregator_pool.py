@@ -153,6 +153,18 @@ def test_of_a_node_the_newest_wait_and_no_more_than_so_many(monkeypatch):
     assert left(*several) == {"heart": []}
 
 
+@pytest.mark.parametrize(("domains", "kept_shares"), [(2, 4), (3, 2), (4, 2), (5, 1)])
+def test_where_many_domains_have_a_pool_each_holds_its_part(monkeypatch, domains, kept_shares):
+    monkeypatch.setattr(room, "FULL_MAX", 2)
+    several = [share("edge-0", n * WAIT_STEP) for n in range(4)]
+    names = [f"d-{n}" for n in range(domains)]
+    for bound in ("SHARES_MAX", "DOMAIN_MAX"):
+        with monkeypatch.context() as patch:
+            patch.setattr(room, bound, 4)
+            found = kept(dict.fromkeys(names, several), BASES[-1], places=names, nodes=("edge-0",), cuts=0)
+            assert {name: len(some) for name, some in found.items()} == dict.fromkeys(names, kept_shares)
+
+
 def test_shares_of_a_node_are_one_while_they_are_of_an_age():
     several = [share("edge-0", n) for n in (0, WAIT_STEP - 1, WAIT_STEP)]
     found = gathered(several)

@@ -145,6 +145,16 @@ def test_what_is_the_same_as_in_one_that_is_known_is_taken_from_it_and_nothing_e
     assert again == {path: parts[path] for path in again}
 
 
+def test_a_state_that_differs_in_the_sign_of_a_zero_is_another_state(micro, micro_parts):
+    state = micro.states["heart"]
+    zeros = {name: np.zeros_like(each) for name, each in state.weights.items()}
+    known = load(micro_parts | kernel_part("heart", state.spec, zeros))
+    negative = {name: np.asarray(-each) for name, each in zeros.items()}
+    other = load(micro_parts | kernel_part("heart", state.spec, negative), known)
+    assert other.states["heart"] is not known.states["heart"]
+    assert other.states["vocab"] is known.states["vocab"]
+
+
 def test_a_state_over_other_tokens_is_another_state(micro, micro_parts):
     basins = np.ascontiguousarray(micro.coordizer.basins[:, ::-1])
     other = room.coordizer_parts(replace(micro.coordizer, basins=basins))

@@ -85,16 +85,13 @@ def begun(stream: str, at: int) -> dict[str, str]:
     return waiting(stream, 1, late(2, 1)) | {f'qig_stream_pending{{stream="{stream}"}}': late(at, 1)}
 
 
-def phases(share: float, answers: float, said: float = 64) -> dict[str, str]:
-    """In FRACTURE for so much of each twenty samples, with so many answers a minute, of so many tokens."""
-    held = round(20 * share)
+def phases(kernel: str, share: float, each_half_hour: float, instance: str = "a") -> dict[str, str]:
+    """So many answers within half an hour, and how many of them ended in FRACTURE."""
+    name = f'qig_answer_phases_total{{instance="{instance}", kernel="{kernel}", phase="%s"}}'
     return {
-        'qig_queries_total{instance="a", outcome="read"}': growing(answers / 2),
-        'qig_queries_total{instance="a", outcome="length"}': growing(answers / 2),
-        'qig_queries_total{instance="a", outcome="refused"}': growing(answers),
-        'qig_tokens_total{instance="a", direction="written"}': growing(said * answers),
-        'qig_phase{instance="a", kernel="heart", phase="FRACTURE"}': ("1 " * held + "0 " * (20 - held)) * 20,
-        'qig_distance_rad_count{instance="a", kernel="heart"}': growing(answers),
+        name % "FRACTURE": growing(share * each_half_hour / 30),
+        name % "CRYSTAL": growing((1 - share) * each_half_hour / 30),
+        name % "FOAM": flat(0),
     }
 
 
@@ -154,11 +151,12 @@ def refusal(stream: str, code: str) -> dict[str, str]:
     return {f'qig_stream_dead{{stream="{stream}"}}': steps(3, 4, 10), **died(stream, code, 1, 10)}
 
 
-def training(began_s: float, checkpoint_s: float, job_limit_s: float = 0) -> dict[str, str]:
-    return {
+def training(began_s: float, checkpoint_s: float, job_limit_s: float | None = 0) -> dict[str, str]:
+    """job_limit_s: None as of a release that did not show it."""
+    limit = {} if job_limit_s is None else {'qig_job_limit_seconds{job="trainer"}': flat(job_limit_s)}
+    return limit | {
         'qig_batch_began_time_seconds{job="trainer"}': flat(began_s),
         'qig_checkpoint_time_seconds{job="trainer"}': flat(checkpoint_s),
-        'qig_job_limit_seconds{job="trainer"}': flat(job_limit_s),
         'qig_batch_began_time_seconds{job="edge"}': flat(0),
         'qig_checkpoint_time_seconds{job="edge"}': flat(0),
         'qig_job_limit_seconds{job="edge"}': flat(0),
@@ -174,7 +172,7 @@ DEAD = 'qig_stream_dead{stream="qig:queries"}'
 REMADE = 'qig_groups_remade_total{stream="qig:packets"}'
 TAKEN_BACK = 'qig_releases_taken_back_total{had="ring"}'
 REFUSALS = {"qig:packets": "clock", "qig:candidates": "candidate_refused"}
-FAULTS = ("never_finished", "handler_failed", "blob_missing", "no_body", "wrong_type")
+FAULTS = ("never_finished", "handler_failed", "blob_missing", "no_body", "no_stream", "wrong_type")
 
 # Alert, minutes after which it is looked at, what Prometheus has seen by then, whether it fires.
 CASES: list[tuple[str, int, dict[str, str], bool]] = [
@@ -231,13 +229,14 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("PhiCollapse", 40, {HEART: steps(0.8, 0.4, 30), **answered(3.1)}, False),
     ("PhiCollapse", 40, {HEART: steps(0.8, 0.4, 10), **answered(2.9)}, False),
     *(("PhiCollapse", at, {HEART: steps(0.8, 0.4, 10), **answered(600, until=10)}, False) for at in (20, 26, 40)),
-    ("FractureStuck", 60, phases(0.95, 1), True),
-    ("FractureStuck", 60, phases(0.9, 1), False),
-    ("FractureStuck", 60, phases(1, 0.3), False),
-    ("FractureStuck", 14, phases(1, 1), False),
-    ("FractureStuck", 60, phases(1, 1, said=33), True),
-    ("FractureStuck", 60, phases(1, 1, said=32), True),
-    ("FractureStuck", 60, phases(1, 1, said=31), False),
+    ("FractureStuck", 60, phases("heart", 0.91, 600) | phases("percept", 0, 6000), True),
+    ("FractureStuck", 60, phases("heart", 0.9, 600) | phases("percept", 0.9, 6000), False),
+    ("FractureStuck", 60, phases("heart", 0.89, 600) | phases("percept", 0.89, 6000), False),
+    ("FractureStuck", 60, phases("heart", 1, 10.1) | phases("percept", 0.7, 600), True),
+    ("FractureStuck", 60, phases("heart", 1, 9.9) | phases("percept", 0.7, 600), False),
+    ("FractureStuck", 60, phases("heart", 1, 9) | phases("heart", 1, 9, instance="b"), False),
+    ("FractureStuck", 60, phases("heart", 0.7, 60) | phases("percept", 0, 0), False),
+    ("FractureStuck", 14, phases("heart", 1, 600), False),
     ("KappaOutOfBand", 70, kappa(9.9), True),
     ("KappaOutOfBand", 70, kappa(300.1), True),
     ("KappaOutOfBand", 70, kappa(10), False),
@@ -279,6 +278,8 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("TrainerStuck", 100, training(599, 0, job_limit_s=3600), True),
     ("TrainerStuck", 100, training(600, 0, job_limit_s=3600), False),
     ("TrainerStuck", 70, training(60, 0, job_limit_s=3600), False),
+    ("TrainerStuck", 40, training(599, 0, job_limit_s=None), True),
+    ("TrainerStuck", 40, training(600, 0, job_limit_s=None), False),
     ("GuardRestored", 30, {'qig_guard_events_total{guard="restore-heart"}': late(10, 1)}, True),
     ("GuardRestored", 30, {'qig_guard_events_total{guard="renew-heart"}': late(10, 1)}, False),
     ("GuardRestored", 80, {'qig_guard_events_total{guard="restore-heart"}': late(10, 1)}, False),

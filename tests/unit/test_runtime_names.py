@@ -8,7 +8,7 @@ import pytest
 from common.constants import PHASES
 from common.runtime import effects, logs, metrics, retention, streams
 from common.runtime.consumer import Consumer, drawn_s, retry_delay_s, wait_delay_s
-from common.runtime.effects import EFFECTS_MAX, ID_MAX_CHARS, HashAdd, HashSet, Send
+from common.runtime.effects import EFFECTS_MAX, ID_MAX_BYTES, HashAdd, HashSet, Send
 from common.runtime.entries import body_of
 from common.runtime.health import Health
 from common.wire.messages import Figure
@@ -55,9 +55,12 @@ def test_the_table_takes_the_place_of_what_stood_between_its_marks():
     assert retention.drawn(drawn) == drawn
 
 
-@pytest.mark.parametrize(("length", "fits"), [(0, False), (1, True), (ID_MAX_CHARS, True), (ID_MAX_CHARS + 1, False)])
-def test_a_message_needs_an_id_of_a_bounded_length(length, fits):
-    send = (Send(streams.BATCHES, b"", "x" * length),)
+@pytest.mark.parametrize(("length", "fits"), [(0, False), (1, True), (ID_MAX_BYTES, True), (ID_MAX_BYTES + 1, False)])
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\U0001f41f"])
+def test_a_message_needs_an_id_of_a_bounded_length(letter, length, fits):
+    """In bytes, however many a character has."""
+    name = letter * (length // len(letter.encode()))
+    send = (Send(streams.BATCHES, b"", name + "x" * (length - len(name.encode()))),)
     if fits:
         effects.check(streams.PACKETS, send)
     else:

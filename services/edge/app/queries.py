@@ -1,6 +1,7 @@
 """Queries by stream and from this process: scheduled, answered once, told in pieces, cancelled, recorded."""
 
 import asyncio
+import itertools
 import logging
 import pkgutil
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from common.constants import Role
+from common.constants import KAPPA_WINDOW_TOKENS, PHASES, ROLES, Role
 from common.errors import QigError, Rejected, Unavailable
 from common.runtime import causes, metrics, streams, tracing
 from common.runtime.causes import Cause
@@ -60,6 +61,7 @@ class Queries:
         metrics.QUEUE.labels("answering").set_function(lambda: self.scheduler.load[0])
         metrics.QUEUE.labels("waiting").set_function(lambda: self.scheduler.load[1])
         metrics.begin(metrics.QUERIES, ("refused",))
+        metrics.begin(metrics.ANSWER_PHASES, *itertools.product(ROLES, PHASES))
 
     @property
     def serving(self) -> Serving | None:
@@ -305,3 +307,5 @@ def _show_answer(made: Answer) -> None:
     if made.kappa is not None and made.phase is not None:
         metrics.KAPPA.labels(made.kernel).set(made.kappa)
         metrics.show_phase(made.kernel, made.phase)
+        if made.completion_tokens >= KAPPA_WINDOW_TOKENS:  # in a shorter one the prompt is held too
+            metrics.ANSWER_PHASES.labels(made.kernel, made.phase).inc()

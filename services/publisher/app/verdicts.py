@@ -4,7 +4,7 @@ import logging
 from contextlib import suppress
 
 from common.errors import Rejected
-from common.runtime import metrics, streams
+from common.runtime import streams
 from common.runtime.broker import Broker
 from common.runtime.entries import Delivery, body_of
 from common.runtime.follower import FROM_START, kept
@@ -23,10 +23,7 @@ class Verdicts:
         self.fleet = Fleet()
 
     async def catch_up(self) -> str:
-        """Hears all that was said before this process: rings hang on it from the first release on. The last entry.
-
-        It is counted no more: whoever was there when it was said has counted it.
-        """
+        """Hears all that was said before this process: rings hang on it from the first release on. The last entry."""
         last = FROM_START
         async for entry in kept(self._broker.redis, streams.APPLIED):
             last = entry.id
@@ -40,6 +37,5 @@ class Verdicts:
         before, self.fleet = self.fleet, fold(self.fleet, report)
         if self.fleet is before:
             return
-        metrics.BUNDLE_APPLIED.labels(report.verdict).inc()
         counts = self.fleet.counts(report.version)
         log.info("bundle %d: %s", report.version, ", ".join(f"{number} {word}" for word, number in counts.items()))

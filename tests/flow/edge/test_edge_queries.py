@@ -4,7 +4,7 @@ import threading
 import pytest
 from edge_fleet import NODE, TEXT, answers, bundles_to, delivery_of
 
-from common.constants import ROLES
+from common.constants import PHASES, ROLES
 from common.errors import Rejected
 from common.runtime import metrics, streams
 from common.runtime.effects import follow
@@ -257,6 +257,23 @@ async def test_a_bundle_swapped_in_while_an_answer_is_made_leaves_it_to_the_one_
 
 def sample(name, **labels):
     return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+@pytest.mark.parametrize(("said", "counted"), [(63, 0), (64, 1), (65, 1)])
+async def test_the_phase_of_an_answer_counts_once_none_of_the_prompt_is_in_its_window(edge, said, counted):
+    before = answer_phases()
+    (sent,) = await edge.queries.on_query(delivery_of("7-0"), Query(text=TEXT, max_tokens=said))
+    made = unpack(Answer, sent.message)
+    assert made.completion_tokens == said
+    here = {(made.kernel, made.phase): counted}
+    assert {name: now - before[name] for name, now in answer_phases().items()} == dict.fromkeys(before, 0) | here
+
+
+def answer_phases():
+    """Every kernel and phase, before there was an answer too."""
+    rows = [row for family in metrics.ANSWER_PHASES.collect() for row in family.samples]
+    assert len(rows) == len(ROLES) * len(PHASES)
+    return {(row.labels["kernel"], row.labels["phase"]): row.value for row in rows}
 
 
 async def test_the_margin_of_a_query_and_who_is_in_the_schedule_are_shown(edge, monkeypatch):

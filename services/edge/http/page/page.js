@@ -27,12 +27,7 @@ const changed = {
     return ["kernels", "charts", "map"];
   },
   serves: (data) => (Object.assign(state.told, data), ["lights", "map"]),
-  broker: (data) => {
-    const before = state.told.broker;
-    state.told.broker = data;
-    const same = Boolean(before.at_s) === Boolean(data.at_s) && before.away === data.away;
-    return ["lights", "streams", ...(same ? [] : ["fleet", "bundles"])]; // why a table is empty
-  },
+  broker: (data) => ((state.told.broker = data), ["lights", "streams", "fleet", "bundles"]),
   beat: (data) => {
     const same = (each) => each.node === data.node && each.service === data.service;
     state.told.services = [...state.told.services.filter((each) => !same(each)), data];

@@ -10,7 +10,7 @@ export function drawLights(state, now_s) {
   const broker = state.told?.broker;
   const silent = state.told ? silentOf(state.told, now_s) : [];
   light("edge", state.edge.away ? "bad" : state.told?.bundle ? "good" : "warn", state.told?.node ?? "edge");
-  light("broker", state.edge.away || !broker?.at_s ? "warn" : broker.away ? "bad" : "good", "broker", broker && !broker.at_s ? " looking…" : " not known");
+  light("broker", state.edge.away || !broker?.at_s ? "warn" : broker.away ? "bad" : "good", "broker");
   light("fleet", state.edge.away || broker?.away ? "warn" : silent.length ? "bad" : "good", "fleet");
   if (state.edge.away) say("This edge does not answer. Trying again.", "edge");
   else if (broker?.away)
@@ -53,7 +53,7 @@ export function drawFleet(told, now_s) {
       const fresh = each.service === "edge" ? size(each.fresh_bytes) : "";
       return row(word(each.node, "name"), word(text, `mark ${mark}`), String(each.bundle), ago(now_s - each.at_s), fresh);
     });
-  byId("fleet").replaceChildren(...(rows.length ? rows : [row(make("td", { colSpan: 5 }, whyEmpty(told, "no heartbeat yet")))]));
+  byId("fleet").replaceChildren(...(rows.length ? rows : [row(make("td", { colSpan: 5 }, none(told, "no heartbeat yet")))]));
 }
 
 export function drawBundles(told, now_s) {
@@ -72,7 +72,12 @@ export function drawBundles(told, now_s) {
         return row("", what, bits(each.probe_before), bits(each.probe_after), ago(now_s - each.at_s));
       }),
   ]);
-  byId("bundles").replaceChildren(...(rows.length ? rows : [row("", word(whyEmpty(told, "none yet")))]));
+  byId("bundles").replaceChildren(...(rows.length ? rows : [row("", word(none(told, "none yet")))]));
+}
+
+// Before the first look at the broker nobody knows that there is none.
+function none(told, words) {
+  return told.broker.at_s ? words : "not read yet";
 }
 
 // What edges read on their own text: for them alone, so it stands beside the held-out figures of all.
@@ -124,12 +129,6 @@ function shade(domain) {
   return ["vocab", "strategy", "percept", "heart"].includes(domain) ? domain : "constellation";
 }
 
-// What stands in an empty table of what the broker tells: that there is nothing is known only once it was read.
-function whyEmpty(told, nothing) {
-  if (!told.broker.at_s) return "looking…";
-  return told.broker.away ? "not known: the broker is away" : nothing;
-}
-
 // Services that were heard of at all: one that was taken away is no longer missed.
 function livelyOf(told, now_s) {
   return told.services.filter((each) => now_s - each.at_s <= told.limits.kept_s);
@@ -139,9 +138,9 @@ function silentOf(told, now_s) {
   return livelyOf(told, now_s).filter((each) => now_s - each.at_s > told.limits.silent_s);
 }
 
-function light(id, className, text, unknown = " not known") {
+function light(id, className, text) {
   byId(`light-${id}`).className = className;
-  const words = { good: "", warn: unknown, bad: " down" };
+  const words = { good: "", warn: " not known", bad: " down" };
   const shown = text + (id === "edge" && className === "warn" ? " waits" : words[className]);
   if (byId(`light-${id}`).textContent !== shown) byId(`light-${id}`).textContent = shown;
 }
