@@ -28,6 +28,8 @@ from services.cli.broker import client, find_url
 from services.cli.show import chance, command, console, number, plain, verbatim
 from services.cli.watch import SILENT_S
 
+UNHEARD_AFTER_S: Final = 3.0  # chosen: most questions are answered by then, and cost no look at the fleet
+HEARD_MOST: Final = 64  # heartbeats looked at: the newest
 PROMPT_SHOWN: Final = 500  # characters of a prompt's end, before the text that continues it
 
 
@@ -76,9 +78,10 @@ async def _ask(url: str, wishes: Mapping[str, Any], live: Console | None) -> Ans
 
 async def _warn_unheard(url: str) -> None:
     """Say on standard error, once and beside the question that waits, that no edge lives which could answer it."""
+    await asyncio.sleep(UNHEARD_AFTER_S)
     with suppress(RedisError, QigError):  # the question itself says what is wrong with the broker
         async with client(url) as redis:
-            beats, _ = await lately(redis, streams.HEART, Heartbeat)
+            beats, _ = await lately(redis, streams.HEART, Heartbeat, most=HEARD_MOST)
         heard_s = [beat.at_s for beat in beats if beat.service == "edge"]
         if heard_s and time.time() - max(heard_s) > SILENT_S:
             sys.stderr.write(f"no edge was heard of for {SILENT_S:.0f} s: `qig up` starts one\n")

@@ -109,7 +109,10 @@ async def test_a_question_without_any_edge_says_that_nobody_reads_it(redis, brok
     ("ages_s", "said"), [([], False), ([25.0], False), ([35.0], True), ([90.0, 1.0], False)],
     ids=["no beat ever", "heard of lately", "silent", "one lives"],
 )  # fmt: skip
-async def test_a_question_that_waits_while_no_edge_lives_says_so_meanwhile(redis, broker_url, capsys, ages_s, said):
+async def test_a_question_that_waits_while_no_edge_lives_says_so_meanwhile(
+    redis, broker_url, capsys, monkeypatch, ages_s, said
+):
+    monkeypatch.setattr(ask, "UNHEARD_AFTER_S", 0.0)
     for number, age_s in enumerate(ages_s):
         beat = Heartbeat(node=f"edge-{number}", service="edge", at_s=time.time() - age_s, bundle=1, ready=True)
         await redis.xadd(streams.HEART, {"__data__": pack(beat)})
