@@ -12,8 +12,9 @@ demo: .venv/ready
 up: .venv/ready
 	@$(BIN)/qig up
 
+# More workers than cores: a third of their time is waiting for what processes do.
 test: .venv/ready
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	@$(BIN)/ruff format --check .
