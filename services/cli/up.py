@@ -62,9 +62,13 @@ def plan(edges: int, port: int) -> dict[str, tuple[str, int]]:
 
 async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
     _check_settings()
+    out = console()
+    if places.is_ending(home):
+        out.print(
+            f"home    {plain(str(home))}: what a killed `qig up` left there is still ending, wait ...", soft_wrap=True
+        )
     if given_url() is None and not places.broker_dir(home).is_dir():  # nothing was ever released here
         _first_ready_made(home)
-    out = console()
     stopping = asyncio.Event()
     with _signals(stopping):
         broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
