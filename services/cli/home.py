@@ -61,7 +61,7 @@ def lock(home: Path) -> Iterator[None]:
     with _opened(home, _LOCK) as handle:
         if not _take(handle):
             pid = os.read(handle, 32).decode("ascii", "replace").strip() or "not known"
-            message = f"a constellation already runs on {home} (pid {pid}): stop it with Ctrl-C there, or use --home"
+            message = f"a constellation already runs on {home} (pid {pid}): `qig stop` ends it, or use another --home"
             raise Unavailable("already_running", message)
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
@@ -107,6 +107,14 @@ def _take(handle: int) -> bool:
 def is_locked(home: Path) -> bool:
     """Whether a fleet runs on this home now."""
     return _is_held(home / _LOCK)
+
+
+def holder(home: Path) -> int | None:
+    """The process of the fleet that runs on this home now; None where none does, or one is only just starting."""
+    if not is_locked(home):
+        return None
+    pid = (home / _LOCK).read_text("ascii", "replace").strip()
+    return int(pid) if pid.isdigit() else None
 
 
 def is_ending(home: Path) -> bool:

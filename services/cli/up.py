@@ -263,7 +263,7 @@ def _greeting(fleet: Fleet, seconds: float) -> str:
     ]
     if fleet.broker is not None and user_of(fleet.broker_url) is None:  # with users, redis-cli needs one
         lines.append(f"  redis-cli -p {fleet.broker_url.rpartition(':')[2]} {_XADD}")
-    return "\n".join([*lines, "Ctrl-C stops everything"])
+    return "\n".join([*lines, f"Ctrl-C here, or {command('stop', fleet.home)}, stops everything"])
 
 
 def _broker_line(fleet: Fleet) -> str:

@@ -169,12 +169,13 @@ async def test_the_next_fleet_waits_for_what_a_killed_one_left_and_goes_on_with_
         await running.__aexit__(None, None, None)
 
 
-async def test_what_a_killed_command_line_left_and_does_not_end_is_named(tmp_path, monkeypatch):
+async def test_what_a_killed_command_line_left_and_does_not_end_is_named(tmp_path, monkeypatch, eventually):
     monkeypatch.setattr(home, "REST_S", 0.0)
-    service, _ = await killed(tmp_path, "stubborn")
+    service, broker = await killed(tmp_path, "stubborn")
     with pytest.raises(Unavailable, match=r"still_ending.*lsof .*members\.lock"):
         await fleet.Fleet(tmp_path).__aenter__()
     os.kill(service, signal.SIGKILL)
+    await eventually(lambda: not is_alive(broker))
 
 
 async def test_a_service_that_does_not_stop_is_killed_at_the_deadline(alone, monkeypatch):

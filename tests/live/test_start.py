@@ -102,6 +102,23 @@ def test_a_second_constellation_on_one_home_is_refused_with_the_pid_of_the_first
     assert first.returncode == 0
 
 
+def test_stop_ends_what_runs_on_a_home_in_good_order_and_says_where_nothing_does(home, micro_parts):
+    def stop():
+        command = [*QIG, "stop", "--home", str(home)]
+        return subprocess.run(
+            command, env=environ({}), cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, check=True
+        ).stdout
+
+    folder.write(micro_parts, places.genesis_dir(home))
+    with running(up(home, "--port", "0")) as first:
+        assert first.stdout.readline() == f"home    {home}, as it was left\n"
+        said = stop()
+        assert first.wait(START_S) == 0
+    assert f"pid {first.pid} on {home} stops" in said
+    assert "stopped; the state is kept" in said
+    assert stop().startswith(f"no constellation runs on {home}")
+
+
 def test_a_second_edge_under_one_name_is_refused(home, start):
     with running(module("edge"), **start):
         wait_for(home / "edges" / "edge-1" / "edge.db")

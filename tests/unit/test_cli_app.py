@@ -17,6 +17,7 @@ COMMANDS = {
     "ask": ["ask", "hello"],
     "read": ["read", "book.txt"],
     "watch": ["watch"],
+    "stop": ["stop"],
     "top": ["top"],
     "nodes": ["nodes"],
     "route": ["route", "hello"],

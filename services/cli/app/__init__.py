@@ -81,6 +81,12 @@ def up(
 
 
 @app.command()
+def stop(home: Home = DEFAULT_HOME) -> None:
+    """Stop the constellation that `qig up` (or `qig demo`) runs on this home, in good order."""
+    command.do("stop", home=home)
+
+
+@app.command()
 def ask(  # noqa: PLR0913, PLR0917 -- typer makes each option of a parameter
     text: Annotated[list[str], typer.Argument(help="The question, in one word or several; - reads standard input.")],
     mode: Annotated[
