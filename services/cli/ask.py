@@ -157,7 +157,7 @@ def evidence(answer: Answer) -> str:
 
 def _phi(answer: Answer) -> str:
     if answer.phi is None:
-        return f"Φ not known yet: {PHI_MIN_TRANSITIONS} tokens are needed"
+        return f"Φ not known yet: {PHI_MIN_TRANSITIONS} tokens of the kernel are needed since its edge started"
     return f"Φ {answer.phi:.2f}" + ("" if answer.phi_p is None else f" (p {chance(answer.phi_p)})")
 
 

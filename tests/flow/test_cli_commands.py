@@ -177,7 +177,7 @@ def test_the_evidence_names_what_is_known_and_what_is_not():
     )
     known = {"query_id": "q", "client": "c", "node": "edge-1", "bundle": 7, "text": "t", "finish": "stop"}
     found = Answer(**known, kernel="heart", domain="heart", route=steps, kappa=62.43, phase="CRYSTAL", seconds=0.5)
-    phi = "Φ not known yet: 512 tokens are needed"
+    phi = "Φ not known yet: 512 tokens of the kernel are needed since its edge started"
     line = f"HEART · route heart 0.10 < vocab 0.20 rad · {phi} · κ 62.4 CRYSTAL · 0 tokens · 0.50 s"
     assert ask.evidence(found) == f"{line} · bundle 7 · edge-1 · id q"
 

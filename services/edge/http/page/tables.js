@@ -4,6 +4,7 @@ import { ago, byId, cell, draw, make, row, size, word } from "./dom.js";
 
 const SHOWN_BUNDLES = 12;
 const PHI_TOKENS = 512; // the estimator's least (common/constants.py); the page's tests hold the two together
+const PHI_UNKNOWN = `Φ is not known before a kernel has gone through ${PHI_TOKENS} tokens since this edge started: some answers, or one long text.`;
 let health = null; // what the news line said last: "" when all is well
 
 export function drawLights(state, now_s) {
@@ -25,14 +26,14 @@ export function drawLights(state, now_s) {
 export function drawKernels(told, now_s) {
   const rows = Object.entries(told.series).map(([name, points]) => {
     const last = points[points.length - 1];
-    const phi = cell(last?.phi, 2, `not known yet: ${PHI_TOKENS} tokens are needed`);
+    const phi = cell(last?.phi, 2, PHI_UNKNOWN);
     const [phase, kappa] =
       name === "constellation" ? ["", ""] : [last?.phase ?? "–", cell(last?.kappa, 1, "not known yet: too few tokens")];
     return row(word(name, `swatch ${name}`), word(phase), phi, kappa, last ? ago(now_s - last.at_s) : "none yet");
   });
   byId("kernels").replaceChildren(...rows);
   byId("phi-note").hidden = Object.values(told.series).every((points) => points[points.length - 1]?.phi != null);
-  byId("phi-note").textContent = `Φ needs ${PHI_TOKENS} tokens of a kernel.`;
+  byId("phi-note").textContent = PHI_UNKNOWN;
 }
 
 export function drawStreams(told) {
