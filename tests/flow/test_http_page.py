@@ -274,6 +274,8 @@ async def test_on_a_phone_no_table_is_wider_than_its_room_and_what_is_not_known_
         await told_instead(page, world, **dict.fromkeys((*ROLES, "constellation"), known))
         await expect(page.locator("#kernels")).not_to_contain_text("–")
         await expect(page.locator("#phi-note")).to_be_hidden()
+        await expect(page.locator("#phase-note")).to_contain_text("FOAM below 20, ")
+        await expect(page.locator("#phase-note")).to_contain_text("CRYSTAL to 70, it holds; FRACTURE above that")
 
 
 async def test_a_coupling_above_the_chart_is_an_arrow_at_its_top_and_one_in_it_is_a_point(browser, world, eventually):

@@ -6,6 +6,7 @@ from importlib import import_module
 import pytest
 from typer.testing import CliRunner
 
+from common.constants import PHASE_BOUNDS, PHI_WINDOW
 from common.errors import Corrupt, Rejected, Unavailable
 from services.cli import app as cli
 from services.cli import demo, genesis, reference, up
@@ -120,6 +121,13 @@ def test_a_size_beside_a_batch_is_refused(asked):
     found = CliRunner().invoke(cli.app, ["train", "--batch", "b", "--size", "base"])
     assert (found.exit_code, asked) == (2, [])
     assert "leave --size out" in " ".join(found.output.replace("│", "").split())
+
+
+def test_the_help_of_top_names_the_phases_by_their_bounds():
+    told = " ".join(CliRunner().invoke(cli.app, ["top", "--help"]).output.split())
+    loose, firm, fast = (f"{bound:g}" for bound in PHASE_BOUNDS)
+    assert f"FOAM below {loose}, TACKING below {firm}, CRYSTAL to {fast}, FRACTURE above that" in told
+    assert f"Φ is above {PHI_WINDOW[1]}" in told
 
 
 def test_every_command_is_tried_above():

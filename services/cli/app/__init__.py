@@ -136,7 +136,12 @@ def top(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """The fleet at a glance: kernels over time, services, streams, bundles. Needs the extra `top`."""
+    """The fleet at a glance: kernels over time, services, streams, bundles. Needs the extra `top`.
+
+    A phase says how firmly a kernel holds its direction, by κ: FOAM below 20, TACKING below 50, CRYSTAL to 70, FRACTURE
+    above that or where Φ is above 0.85 (it is loosened again). A domain d-... was opened by the fleet for texts far
+    from all others. docs/theory.md says how both are measured.
+    """
     command.do("top", every_s=every, home=home)
 
 

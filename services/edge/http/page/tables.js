@@ -34,6 +34,15 @@ export function drawKernels(told, now_s) {
   byId("kernels").replaceChildren(...rows);
   byId("phi-note").hidden = Object.values(told.series).every((points) => points[points.length - 1]?.phi != null);
   byId("phi-note").textContent = PHI_UNKNOWN;
+  byId("phase-note").textContent = phaseNote(told.limits);
+}
+
+function phaseNote({ phases: [foam, tacking, crystal, fracture], phase_bounds: [loose, firm, fast], phi_window: [, most] }) {
+  return (
+    `Phase, how firmly κ says that a kernel holds its direction: ${foam} below ${loose}, it drifts; ${tacking} below ${firm}, ` +
+    `it turns; ${crystal} to ${fast}, it holds; ${fracture} above that, or where Φ is above ${most}: too firmly, and it is ` +
+    `loosened again. d-…: a domain that the fleet has opened for texts far from all others.`
+  );
 }
 
 export function drawStreams(told) {
