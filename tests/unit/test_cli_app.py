@@ -2,6 +2,7 @@ import inspect
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -169,6 +170,13 @@ def test_debug_shows_the_traceback(end):
 def test_a_wrong_command_line_ends_with_2(asked, line):
     assert CliRunner().invoke(cli.app, line).exit_code == 2
     assert asked == []
+
+
+def test_the_home_may_stand_before_the_command_and_after_it_counts_more(asked, monkeypatch):
+    monkeypatch.setenv("QIG_HOME", "given")
+    for line in (["watch"], ["watch", "--home", "after"], ["bundle", "list"]):
+        assert CliRunner().invoke(cli.app, ["--home", "before", *line]).exit_code == 0
+    assert [given["home"] for _, _, given in asked] == [Path("before"), Path("after"), Path("before")]
 
 
 def test_the_home_may_come_from_the_environment(asked):

@@ -53,8 +53,15 @@ app.add_typer(text.coordizer, name="coordizer")
 
 
 @app.callback()
-def qig(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def qig(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+    home: Annotated[
+        Path | None, typer.Option(help="As after the command, where it stands too: for those that have one.")
+    ] = None,
+) -> None:
     """What stands before the command; `main` looks for --debug itself."""
+    if home is not None:
+        os.environ[command.HOME_VARIABLE] = str(home)  # a command's own options are read after this
 
 
 @app.command()
