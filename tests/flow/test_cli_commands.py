@@ -105,6 +105,17 @@ async def test_a_question_without_any_edge_says_that_nobody_reads_it(redis, brok
     assert await redis.xlen(streams.QUERIES) == 1
 
 
+async def test_an_edge_is_missed_however_many_heartbeats_others_have_sent_since(redis, broker_url, capsys, monkeypatch):
+    monkeypatch.setattr(ask, "UNHEARD_AFTER_S", 0.0)
+    for service in ["edge", *ask.HEARD_MOST * ["trainer"]]:
+        age_s = 600.0 if service == "edge" else 1.0
+        beat = Heartbeat(node=service, service=service, at_s=time.time() - age_s, bundle=1, ready=True)
+        await redis.xadd(streams.HEART, {"__data__": pack(beat)})
+    with pytest.raises(Unavailable, match="no answer within"):
+        await ask._ask(broker_url, HASTY, None)
+    assert "no edge was heard of for 30 s" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("ages_s", "said"), [([], False), ([25.0], False), ([35.0], True), ([90.0, 1.0], False)],
     ids=["no beat ever", "heard of lately", "silent", "one lives"],
