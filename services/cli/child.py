@@ -130,7 +130,7 @@ class Child:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command, env=self._env, stdin=asyncio.subprocess.DEVNULL, stdout=handle, stderr=handle,
-                start_new_session=True, preexec_fn=_die_with_parent(os.getpid()), pass_fds=self._inherited,
+                start_new_session=True, preexec_fn=die_with_parent(os.getpid()), pass_fds=self._inherited,
             )  # fmt: skip
         finally:
             os.close(handle)
@@ -190,7 +190,7 @@ def ended(code: int) -> str:
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
+def die_with_parent(parent: int) -> Callable[[], None] | None:
     """What a Linux child does first: ask for a SIGTERM when its parent is gone."""
     if sys.platform != "linux":
         return None

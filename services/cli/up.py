@@ -22,6 +22,7 @@ from common.runtime.settings import redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, given_url
+from services.cli.child import die_with_parent
 from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet
 from services.cli.show import command, console, plain
 
@@ -123,7 +124,9 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
         return found
     where, size = places.genesis_dir(home).resolve(), os.environ.get(variable("size"), SMALLEST)
     command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(where), "--size", size]
-    process = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdout=sys.stderr)
+    process = await asyncio.create_subprocess_exec(
+        *command, start_new_session=True, preexec_fn=die_with_parent(os.getpid()), stdout=sys.stderr
+    )
     stopped = stopping or asyncio.Event()
     done, stop = asyncio.create_task(process.wait()), asyncio.create_task(stopped.wait())
     try:
