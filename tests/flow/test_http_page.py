@@ -261,7 +261,7 @@ async def told_instead(page, world, **series):
 
 async def test_on_a_phone_no_table_is_wider_than_its_room_and_what_is_not_known_is_a_dash(browser, world, eventually):
     async with opened(browser, world, eventually, viewport=PHONE) as page:
-        await told_instead(page, world, strategy=[{"phi": None, "kappa": 12_345.6, "phase": "CRYSTAL"}])
+        await told_instead(page, world, strategy=[{"phi": None, "phi_n": 131, "kappa": 12_345.6, "phase": "CRYSTAL"}])
         for name in ("kernels", "bundles", "streams", "fleet"):
             wide, room = await page.locator(f"#{name}").evaluate(ROOM)
             assert wide <= room, name
@@ -270,6 +270,7 @@ async def test_on_a_phone_no_table_is_wider_than_its_room_and_what_is_not_known_
         why = re.compile(f"Φ is not known before .* {PHI_MIN_TRANSITIONS} tokens since this edge started")
         await expect(unknown).to_have_attribute("title", why)
         await expect(page.locator("#phi-note")).to_have_text(why)
+        await expect(page.locator("#phi-note")).to_contain_text("So far: strategy 131.")
         known = [{"phi": 0.8, "kappa": 60.0, "phase": "CRYSTAL"}]
         await told_instead(page, world, **dict.fromkeys((*ROLES, "constellation"), known))
         await expect(page.locator("#kernels")).not_to_contain_text("–")

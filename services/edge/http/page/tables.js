@@ -26,15 +26,22 @@ export function drawLights(state, now_s) {
 export function drawKernels(told, now_s) {
   const rows = Object.entries(told.series).map(([name, points]) => {
     const last = points[points.length - 1];
-    const phi = cell(last?.phi, 2, PHI_UNKNOWN);
+    const phi = cell(last?.phi, 2, PHI_UNKNOWN + soFar([[name, points]]));
     const [phase, kappa] =
       name === "constellation" ? ["", ""] : [last?.phase ?? "–", cell(last?.kappa, 1, "not known yet: too few tokens")];
     return row(word(name, `swatch ${name}`), word(phase), phi, kappa, last ? ago(now_s - last.at_s) : "none yet");
   });
   byId("kernels").replaceChildren(...rows);
   byId("phi-note").hidden = Object.values(told.series).every((points) => points[points.length - 1]?.phi != null);
-  byId("phi-note").textContent = PHI_UNKNOWN;
+  byId("phi-note").textContent = PHI_UNKNOWN + soFar(Object.entries(told.series));
   byId("phase-note").textContent = phaseNote(told.limits);
+}
+
+// How far the kernels are whose phi is not known yet.
+function soFar(series) {
+  const ends = series.map(([name, points]) => [name, points[points.length - 1]]);
+  const counts = ends.filter(([, last]) => last?.phi === null && last.phi_n < PHI_TOKENS).map(([name, last]) => `${name} ${last.phi_n}`);
+  return counts.length ? ` So far: ${counts.join(", ")}.` : "";
 }
 
 function phaseNote({ phases: [foam, tacking, crystal, fracture], phase_bounds: [loose, firm, fast], phi_window: [, most] }) {
