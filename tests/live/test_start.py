@@ -116,6 +116,7 @@ def test_a_killed_command_line_takes_the_training_of_its_first_kernels_with_it(h
         first.kill()
     wait_for(lambda: not training())
     assert not places.genesis_dir(home).exists()  # it was ended, and did not come to its end
+    wait_for(lambda: places.read_broker(home) is None)  # the broker too
 
 
 def test_stop_ends_what_runs_on_a_home_in_good_order_and_says_where_nothing_does(home, micro_parts):
