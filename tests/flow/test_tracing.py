@@ -180,7 +180,7 @@ async def test_each_message_of_a_read_is_a_span_with_what_it_sends(redis, start_
     for name in ("a", "b"):
         await redis.xadd(streams.QUERIES, {"__data__": name.encode()})
     await start_node(consumer(never, handle_read=handle_read, cause=named))
-    await eventually(lambda: finished(redis))
+    await eventually(lambda: len(seen.spans("process qig:queries")) == 2)  # they end after the entries do
     for name in ("a", "b"):
         (taken,) = seen.spans("process qig:queries", **{"qig.query": name})
         (sent,) = seen.spans("send qig:heart", **{"messaging.message.id": name})
