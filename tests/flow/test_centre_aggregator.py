@@ -16,11 +16,14 @@ from common.constellation.paths import MERGES
 from common.constellation.priors import prior_of
 from common.errors import Unavailable
 from common.runtime import keys, streams
+from common.runtime.trust import Trust
 from common.wire import crystals
-from common.wire.messages import Heartbeat
+from common.wire.codec import pack, unpack
+from common.wire.messages import Bundle, Heartbeat
 from common.wire.proposals import encode
 from services.aggregator import app
 from services.aggregator.app.hashes import ACCEPTED, OPENED
+from services.aggregator.app.window import Window
 from services.aggregator.proposals import MERGES_LEAST
 
 pytestmark = pytest.mark.anyio
@@ -218,6 +221,21 @@ async def test_after_a_restart_the_base_window_is_the_newest_three(centre, event
         await eventually(centre.batches)
     assert await centre.counted() == [ref_of(centre, 0, n) for n in (2, 3, 4)]
     assert [letter.code for letter in await centre.letters(streams.PACKETS)] == ["base_window"]
+
+
+@pytest.mark.parametrize("entries", [1, 2])
+async def test_a_release_that_was_opened_to_everybody_is_one_of_the_base_window_s_three(centre, entries):
+    bundle = None
+    for version in (1, 2, 3, 4):
+        bundle = await centre.release(version, bundle)
+        for again in range(1, entries):
+            await centre.broker.produce(streams.BUNDLES, pack(bundle), f"{version}-again-{again}")
+    trust = Trust(centre.broker.redis, keys.load_root(centre.home))
+    window = Window(centre.broker, trust)
+    await window.catch_up()
+    assert [base.version for base in window.bases] == [2, 3, 4]
+    after = await centre.broker.redis.xrange(streams.BUNDLES, min=f"({await window.first_position()}")
+    assert [unpack(Bundle, fields[b"__data__"]).version for _, fields in after] == sorted([2, 3, 4] * entries)
 
 
 async def test_an_edge_that_is_enrolled_while_the_aggregator_runs_is_heard(centre, eventually):
