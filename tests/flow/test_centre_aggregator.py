@@ -15,7 +15,7 @@ from common.constellation import parts as bundle_parts
 from common.constellation.paths import MERGES
 from common.constellation.priors import prior_of
 from common.errors import Unavailable
-from common.runtime import keys, streams
+from common.runtime import keys, metrics, streams
 from common.runtime.trust import Trust
 from common.wire import crystals
 from common.wire.codec import pack, unpack
@@ -289,6 +289,24 @@ async def test_what_was_said_of_a_domain_that_ended_meanwhile_is_its_heir_s(cent
     update = (await centre.batches())[1].domains[0]
     assert (update.name, update.kernel, update.opened, update.packets) == ("percept", "percept", False, 1)
     assert await centre.broker.read_hash(OPENED) == {}
+
+
+async def test_of_a_domain_that_has_ended_no_spread_stays(centre, eventually, micro):
+    def shown():
+        names = ("d-1", "percept")
+        return [metrics.REGISTRY.get_sample_value("qig_spread_rad", {"domain": name}) for name in names]
+
+    opened = micro.domains["percept"].model_copy(update={"name": "d-1"})
+    first = await centre.release(change=bundle_parts.domains_part({**micro.domains, "d-1": opened}))
+    async with centre.running("aggregator", batch_packets=4):
+        for sequence, domain in enumerate(("d-1", "percept"), 1):
+            await centre.send(*[centre.packet(first, node, sequence, domain=domain) for node in (0, 1)])
+        await eventually(lambda: None not in shown())
+        kept = shown()[1]
+        heir = micro.domains["percept"].model_copy(update={"formerly": ("d-1",)})
+        await centre.release(2, first, change=bundle_parts.domains_part({**micro.domains, "percept": heir}))
+        await eventually(lambda: bundle_is_base(centre, 2))
+        assert shown() == [None, kept]
 
 
 async def bundle_is_base(centre, version):

@@ -73,6 +73,7 @@ class Window:
         base = replace(base, priors=await self._expected(bundle, base), known=await self._held(bundle, base))
         self.bases = with_base(self.bases, base)
         metrics.BUNDLE_VERSION.set(self.bases[-1].version)
+        metrics.show_only(metrics.SPREAD, self.bases[-1].domains)
         log.info("bundle %d is a base, with %d domains", bundle.version, len(base.domains))
 
     async def _expected(self, bundle: Bundle, base: Base) -> dict[str, Prior]:
