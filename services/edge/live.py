@@ -111,15 +111,18 @@ class Live:
         self._tell("applied", self._applied[-1])
 
     def released(self, told: Bundle) -> None:
-        """The publisher released a bundle; its figures in bits per byte of held-out text are its evidence."""
+        """The publisher released a bundle; its figures in bits per byte of held-out text are its evidence. One that
+        went to a ring first comes again for everybody, and is told once.
+        """
         figures = [
             {"domain": each.domain, "before": each.before, "after": each.after}
             for each in told.evidence.figures
             if each.name == "bits_per_byte"
         ]
         found = {"version": told.version, "at_s": told.released_at_s, "packets": len(told.packets), "figures": figures}
-        self._bundles.append(found)
-        self._tell("bundle", found)
+        if found not in self._bundles:
+            self._bundles.append(found)
+            self._tell("bundle", found)
 
     def state(self, now_s: float) -> Fields:
         """Everything, at now_s; `number`: the last event that is in it."""

@@ -112,6 +112,13 @@ def test_nothing_grows_without_bound(live):
     assert told["services"][-1]["node"] == f"edge-{n}"
 
 
+def test_a_release_that_comes_again_for_everybody_is_told_once(live):
+    for version in (1, 2, 2):
+        live.released(bundle(version))
+    assert [each["version"] for each in live.state(T)["bundles"]] == [1, 2]
+    assert [event.data["version"] for event in live.after(0)] == [1, 2]
+
+
 def test_an_answer_that_no_kernel_made_is_passed(live):
     live.answered(answer(kernel=None, domain=None, route=(), finish="refused"), T, 131.0)
     assert live.newest == 0

@@ -286,6 +286,19 @@ async def test_a_broker_that_lost_a_packet_is_sent_it_again_under_its_name(edge,
     assert (open_envelope(raw).sequence, open_envelope(raw).at_s) == (0, clock[0])
 
 
+async def test_a_packet_that_a_bundle_named_is_not_remembered_as_sent_again(edge, publisher, micro_parts, redis, clock):
+    await read(edge, 8)
+    await edge.sleep.round()
+    clock[0] += AGAIN_AFTER_S + 1
+    await edge.sleep.round()
+    assert edge.sleep._again_s == {0: clock[0]}
+    (raw,) = await packets(redis)
+    await publisher.release(micro_parts, packets=[open_envelope(raw).ref])
+    await bundles_to(edge, redis)
+    await edge.sleep.round()
+    assert edge.sleep._again_s == {}
+
+
 async def test_what_the_centre_dropped_goes_again_with_the_next_text_also_after_a_restart(edge, life, redis):
     await read(edge, 8)
     await edge.sleep.round()
