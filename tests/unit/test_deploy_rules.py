@@ -12,6 +12,7 @@ from promql import DEPLOY, RULE_FILES, RULES, SAMPLES
 
 from common.constants import PHI_COLLAPSE
 from common.runtime import metrics
+from common.runtime.settings import SERVICES
 from common.runtime.streams import GROUPS, OUTBOX_MAX_ENTRIES
 from services.aggregator.bases import BASE_WINDOW
 from services.cli import app as cli
@@ -28,6 +29,7 @@ needs_promtool = pytest.mark.skipif(
 )
 
 EVERY_S = 30
+CENTRE = [service for service in SERVICES if service != "edge"]
 LONG = "x2000"  # of samples: eight hours, which is more than any rule looks back
 
 
@@ -78,6 +80,12 @@ def waiting(stream: str, number: float, finished: str) -> dict[str, str]:
         f'qig_handled_total{{stream="{stream}", outcome="done"}}': finished,
         f'qig_handled_total{{stream="{stream}", outcome="unavailable"}}': growing(10),
     }
+
+
+def up(**others: str) -> dict[str, str]:
+    """The centre, and what is given by its job; "" for no target of it."""
+    jobs = dict.fromkeys(CENTRE, flat(1)) | others
+    return {f'up{{job="{job}", instance="{job}"}}': values for job, values in jobs.items() if values}
 
 
 def begun(stream: str, at: int) -> dict[str, str]:
@@ -165,6 +173,7 @@ def training(began_s: float, checkpoint_s: float, job_limit_s: float | None = 0)
 
 EDGE = 'qig_ready{job="edge", instance="%s"}'
 UP = 'up{job="edge", instance="%s"}'
+GONE_AFTER_5 = f"1x{5 * 60 // EVERY_S} stale"
 HEART = 'qig_phi_ratio{kernel="heart", instance="a"}'
 FILL = 'qig_stream_fill_ratio{stream="qig:packets"}'
 OUTBOX = 'qig_stream_outbox{stream="qig:batches"}'
@@ -180,11 +189,16 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("NoEdgeReady", 4, {'up{job="trainer"}': flat(1)}, True),
     ("NoEdgeReady", 4, {EDGE % "a": flat(0), EDGE % "b": flat(1)}, False),
     ("NoEdgeReady", 4, {EDGE % "a": steps(1, 0, 3)}, False),
-    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': flat(0)}, True),
-    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': flat(1)}, False),
-    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': steps(1, 0, 3) + " 1x9"}, False),
+    ("ServiceDown", 4, up(), False),
+    ("ServiceDown", 4, up(trainer=flat(0)), True),
+    ("ServiceDown", 4, up(trainer=steps(1, 0, 3) + " 1x9"), False),
+    ("ServiceDown", 4, up(edge=flat(0)), True),
+    *(("ServiceDown", 4, up(**{job: ""}), True) for job in CENTRE),
+    *(("ServiceDown", 8, up(**{job: GONE_AFTER_5}), True) for job in CENTRE),
+    *(("ServiceDown", 5, up(**{job: GONE_AFTER_5}), False) for job in CENTRE),
+    ("ServiceDown", 8, up() | {'up{job="aggregator", instance="second"}': GONE_AFTER_5}, False),
     ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": steps(1, 0, 5)}, True),
-    ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": f"1x{5 * 60 // EVERY_S} stale"}, True),
+    ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": GONE_AFTER_5}, True),
     ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": flat(1)}, False),
     ("EdgeGone", 30, {UP % "a": flat(1), UP % "b": steps(1, 0, 5)}, False),
     ("NotReady", 8, {'qig_ready{job="trainer"}': flat(0)}, True),
