@@ -68,9 +68,9 @@ def fleet() -> bytes:
             ),
             number(
                 "Answers a second",
-                "Queries answered by all edges, refusals not counted.",
+                "Queries answered by all edges; what was refused, or broken off at its deadline, is not counted.",
                 "reqps",
-                'sum(outcome:qig_queries:rate5m{outcome!="refused"})',
+                'sum(outcome:qig_queries:rate5m{outcome!~"refused|late"})',
             ),
             number(
                 "Bundle",
@@ -85,7 +85,7 @@ def fleet() -> bytes:
             lines(
                 "Queries by outcome",
                 "Queries finished a second: at a stop text or the end, at the wanted length, only read, cancelled, "
-                "refused.",
+                "late (broken off at their deadline), refused.",
                 "reqps",
                 ("outcome:qig_queries:rate5m", "{{outcome}}"),
             ),

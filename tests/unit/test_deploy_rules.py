@@ -54,10 +54,12 @@ def late(at: int, by: float) -> str:
     return f"0x{at * 60 // EVERY_S} {by:g}{LONG}"
 
 
-def refused(of: float, per_minute: float) -> dict[str, str]:
+def refused(of: float, per_minute: float, late: float = 0, cancelled: float = 0) -> dict[str, str]:
+    """Shares of the queries: refused, broken off at their deadline, cancelled by whoever asked."""
+    shares = {"refused": of, "late": late, "cancelled": cancelled, "stop": 1 - of - late - cancelled}
     return {
-        'qig_queries_total{outcome="refused", job="edge"}': growing(of * per_minute),
-        'qig_queries_total{outcome="stop", job="edge"}': growing((1 - of) * per_minute),
+        f'qig_queries_total{{outcome="{outcome}", job="edge"}}': growing(share * per_minute)
+        for outcome, share in shares.items()
     }
 
 
@@ -207,6 +209,10 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("QueriesRefused", 15, refused(0.06, 60), True),
     ("QueriesRefused", 15, refused(0.05, 60), False),
     ("QueriesRefused", 15, refused(0.5, 2), False),
+    ("QueriesRefused", 15, refused(0, 60, late=0.06), True),
+    ("QueriesRefused", 15, refused(0, 60, late=0.05), False),
+    ("QueriesRefused", 15, refused(0.03, 60, late=0.03), True),
+    ("QueriesRefused", 15, refused(0.02, 60, late=0.03, cancelled=0.5), False),
     ("ConsumerDead", 15, waiting("qig:queries", 3, late(2, 5)), True),
     ("ConsumerDead", 15, waiting("qig:packets", 1, late(2, 5)), True),
     ("ConsumerDead", 15, waiting("qig:queries", 3, growing(1)), False),
