@@ -19,7 +19,7 @@ from common.runtime.entries import Delivery
 from common.wire.codec import pack, unpack
 from common.wire.fields import PIECE_MAX_CHARS
 from common.wire.inference import Answer, Cancel, Piece, Problem, Query
-from services.edge.answer import Answered, Serving, conclude, measured, refusal
+from services.edge.answer import UNKNOWN, Answered, Serving, conclude, measured, refusal
 from services.edge.app.health import Health
 from services.edge.app.node import Node
 from services.edge.generation import Generation
@@ -136,7 +136,8 @@ class Queries:
             raise
         self._health.answered(done.answer)
         self._node.last[done.answer.domain or TERRITORY] = done.answer
-        self._node.live.answered(done.answer, self._node.now())
+        phi_n = self._node.gauges.get(done.answer.kernel or "", UNKNOWN).moments.n
+        self._node.live.answered(done.answer, self._node.now(), phi_n)
         body = await self._keep(done)
         _show_answer(done.answer)
         return body

@@ -337,7 +337,7 @@ async def test_while_queries_wait_for_a_thread_an_edge_puts_sleep_off(
     asked = [Query(id=f"long-{n}", text=TEXT, max_tokens=100) for n in range(queries)]
     making = [asyncio.create_task(edge.queries.on_query(delivery_of(), query)) for query in asked]
     await eventually(lambda: sum(edge.queries.scheduler.load) == queries)
-    await eventually(lambda: sum(each.tokens == 3 for each in resting.made) == 2)
+    await eventually(lambda: sum(each.tokens == 3 for each in resting.made) >= 2)  # one may have been given back
     await edge.sleep.round()
     assert len(await packets(redis)) == folds
     clock[0] += 3700
