@@ -13,7 +13,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import access, keys, streams
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import user_of
-from services.cli import child, fleet, home, probe
+from services.cli import child, fleet, home, probe, watch
 from services.cli.broker import check_there, client, find_url
 
 pytestmark = pytest.mark.anyio
@@ -305,6 +305,14 @@ async def test_a_command_that_the_broker_does_not_let_in_says_so(tmp_path, user)
         async with client(url) as redis:
             with pytest.raises(Rejected, match="broker_refused"):
                 await check_there(redis, url)
+
+
+async def test_who_watches_as_a_service_that_may_not_is_told_whose_address_does(tmp_path, monkeypatch):
+    access.make(tmp_path)
+    async with fleet.Fleet(tmp_path) as running:
+        monkeypatch.setenv("QIG_BROKER_URL", running.url_of("trainer"))
+        with pytest.raises(Rejected, match=r"broker_refused: .*the operator's address does"):
+            await asyncio.to_thread(watch.run, once=True, every_s=1.0, home=tmp_path, json=False)
 
 
 async def test_a_list_of_users_that_the_broker_cannot_read_is_one_clear_error(tmp_path):
