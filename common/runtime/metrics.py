@@ -70,7 +70,7 @@ MARGIN = _histogram(
 )  # fmt: skip
 
 # Queries and answers.
-QUERIES = _counter("qig_queries_total", "Queries finished", "outcome")
+QUERIES = _counter("qig_queries_total", "Queries finished, by how: late is broken off at its deadline", "outcome")
 QUEUE = _gauge("qig_queue", "Queries in an edge's schedule: being answered, or waiting for a place", "state")
 ANSWER_SECONDS = _histogram(
     "qig_answer_seconds", "Time from taking a query to its answer",
