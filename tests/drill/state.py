@@ -17,7 +17,6 @@ from services.trainer import folder
 from services.trainer.corpora import document
 
 DATA = Path("data")
-EDGE = EDGES[0]
 MODES = (*ROLES, "constellation")
 PROMPT_CHARS = 1_000
 SAID_TOKENS = 128
@@ -29,8 +28,8 @@ async def play(scratch):
     home = scratch / "home"
     corpora = prepared(home, folder.read(folder.shipped(DATA)))
     async with Fleet(home) as fleet, connect(fleet.broker_url) as redis:
-        settings = settings_for(fleet, corpora)
-        drill = Drill("state", Live(fleet, redis, passages()), {n: settings[n] for n in ("publisher", "trainer", EDGE)})
+        settings = {node: own for node, own in settings_for(fleet, corpora).items() if node not in EDGES[1:]}
+        drill = Drill("state", Live(fleet, redis, passages()), settings)
         await drill.start(*drill.settings)
         await drill.ready()
         async with drill.watched(scratch), drill.live.desk() as desk:
