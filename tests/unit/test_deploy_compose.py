@@ -19,7 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encod
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = tuple(name for name, service in SERVICES.items() if "build" in service)
 LONG_RUNNING = tuple(name for name, service in SERVICES.items() if service["restart"] != "no")
-DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def stages() -> dict[str, str]:
@@ -272,7 +272,14 @@ def test_what_an_image_adds_comes_with_the_same_packages_as_what_is_there(lock: 
 def test_the_worker_s_image_has_runpod_in_the_version_of_the_project_and_starts_the_worker() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'"runpod=={pinned("requirements-runpod.lock")["runpod"]}"' in project
-    assert built_on("runpod").rstrip().endswith('CMD ["python", "-m", "services.trainer.app.worker"]')
+    assert built_on("runpod").rstrip().endswith('CMD ["python", "handler.py"]')
+
+
+def test_without_a_target_and_without_arguments_the_worker_s_image_is_built() -> None:
+    assert list(stages())[-1] == "runpod"
+    defaults = dict(re.findall(r"^ARG (\w+)(?:=(\S+))?$", DOCKERFILE, flags=re.MULTILINE))
+    assert {name for name, default in defaults.items() if not default} == {"PIP_INDEX_URL", "TORCH_INDEX_URL"}
+    assert 'if [ -n "${TORCH_INDEX_URL}" ]' in stages()["packages-torch-cpu"]  # pip reads PIP_INDEX_URL itself
 
 
 def test_what_the_images_copy_is_not_ignored() -> None:

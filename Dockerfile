@@ -2,8 +2,8 @@
 #
 #   slim        edge, aggregator, publisher, qig
 #   torch-cpu   trainer on a processor: slim, and torch's CPU build
-#   runpod      worker on RunPod: torch-cpu, and RunPod's package
 #   cuda        trainer on GPUs: slim, and torch with its CUDA libraries
+#   runpod      worker on RunPod: torch-cpu, and RunPod's package; the last, since RunPod's Hub names no target
 #
 # `make images` builds them with docker or podman. Build arguments: PYTHON_IMAGE (Debian 12 with Python 3.11 below
 # /usr/local, as python:3.11-slim-bookworm), PIP_INDEX_URL (PyPI by default), and for torch-cpu and runpod TORCH_INDEX_URL
@@ -141,11 +141,12 @@ CMD ["python", "-m", "services.trainer.app"]
 FROM trainer AS torch-cpu
 COPY --from=packages-torch-cpu /opt/torch /opt/torch
 
-FROM torch-cpu AS runpod
-COPY --from=packages-runpod /opt/runpod /opt/runpod
-ENV PYTHONPATH=/app:/opt/torch:/opt/runpod
-HEALTHCHECK NONE
-CMD ["python", "-m", "services.trainer.app.worker"]
-
 FROM trainer AS cuda
 COPY --from=packages-cuda /opt/torch /opt/torch
+
+FROM torch-cpu AS runpod
+COPY --from=packages-runpod /opt/runpod /opt/runpod
+COPY .runpod/handler.py handler.py
+ENV PYTHONPATH=/app:/opt/torch:/opt/runpod
+HEALTHCHECK NONE
+CMD ["python", "handler.py"]
