@@ -71,11 +71,12 @@ audit:
 	pip-audit --strict --disable-pip --require-hashes --desc off --progress-spinner off -r $$lock || failed=1; done; exit $$failed
 
 .venv/ready: requirements-dev.lock pyproject.toml
-	@echo "installing into .venv (1.9 GB, torch a third of it) and compiling the kernels: once, two to five minutes, silently ..."
+	@echo "once, two to five minutes: pip installs 1.9 GB into .venv, and at the end torch, a third of it, while the kernels are compiled"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(BIN)/qig warm & $(BIN)/pip install -q --disable-pip-version-check torch==2.13.0 && wait $$!
+	@echo "qig warm: compiles the kernels beside what follows, half a minute of a processor and more"
+	@$(BIN)/qig warm > .venv/warm.log & $(BIN)/pip install --disable-pip-version-check torch==2.13.0 && wait $$! && cat .venv/warm.log
 	@touch $@
 
 clean:

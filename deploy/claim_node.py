@@ -1,7 +1,8 @@
 """Give one of several equal edge containers a name that no other has, then become the edge.
 
 Replicas of a container differ in nothing, but an edge is a somebody: its name, its key and what it remembers belong
-together. So the names are those that have a key, and a replica takes the first that is free by locking
+together. So the names are those that have a key and were not disowned (docs/trust.md: nothing of such a name counts),
+and a replica takes the first that is free by locking
 
     HOME/edges/NODE.lock           beside HOME/edges/NODE/, the state of that name
 
@@ -17,14 +18,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import QigError, Unavailable
+from common.runtime import keys
 from common.runtime.settings import variable
 
 EDGE = ("-m", "services.edge.app")
 
 
 def names(home: Path) -> list[str]:
-    """Every name that this container holds a key for, edge-2 before edge-10. Raises Unavailable("missing_key")."""
-    found = sorted((path.stem for path in (home / "private").glob("*.key")), key=lambda name: (len(name), name))
+    """Every name that this container holds a key for and that was not disowned, edge-2 before edge-10.
+
+    Raises Unavailable("missing_key").
+    """
+    disowned = {path.stem for path in keys.disowned_dir(home).glob("*.pub")}
+    held = {path.stem for path in (home / "private").glob("*.key")}
+    found = sorted(held - disowned, key=lambda name: (len(name), name))
     if not found:
         message = f"no key in {home / 'private'}: deploy/make_keys.py makes them (`keys` in compose.yaml)"
         raise Unavailable("missing_key", message)

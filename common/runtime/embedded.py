@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,7 @@ HOST: Final = "127.0.0.1"
 MIN_FREE_BYTES: Final = 64 * 1024 * 1024  # chosen: room for a rewrite of a day's small append-only file
 START_TIMEOUT_S: Final = 60.0  # a long append-only file is read before the server answers
 STOP_TIMEOUT_S: Final = 10.0
+END_TIMEOUT_S: Final = 15.0
 _POLL_S: Final = 0.01
 _LOCK: Final = "broker.lock"
 _LOG: Final = "valkey.log"
@@ -88,6 +90,7 @@ def start(data_dir: Path, port: int = 0, users: Users | None = None) -> Embedded
         port = port or _free_port()
         _check_port(port)
         process = _spawn(data_dir, port, lock, users)
+        os.pwrite(lock, f"{process.pid} {port}\n".encode(), 0)
     finally:
         os.close(lock)  # the server keeps its own handle, and with it the lock
     try:
@@ -96,8 +99,34 @@ def start(data_dir: Path, port: int = 0, users: Users | None = None) -> Embedded
         process.kill()
         process.wait()
         raise
-    (data_dir / _LOCK).write_text(f"{process.pid} {port}\n", encoding="ascii")
     return Embedded(f"redis://{HOST}:{port}", process.pid, process)
+
+
+def end(data_dir: Path) -> None:
+    """Ask the server that somebody has left on `data_dir` to finish, and wait until it has, 15 s at most. Does nothing
+    where none runs.
+    """
+    try:
+        lock = os.open(data_dir / _LOCK, os.O_RDWR)
+    except OSError:
+        return
+    asked = None
+    deadline = time.monotonic() + END_TIMEOUT_S
+    try:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # the holder is the one in the file: a server writes its name as soon as it holds it
+                holder = os.pread(lock, 64, 0).split()
+                if holder and asked != holder:
+                    asked = holder
+                    with suppress(ProcessLookupError):
+                        os.kill(int(holder[0]), signal.SIGTERM)
+                time.sleep(_POLL_S)
+            else:
+                return
+    finally:
+        os.close(lock)
 
 
 def _prepare(data_dir: Path) -> int:
@@ -121,6 +150,7 @@ def _prepare(data_dir: Path) -> int:
         os.close(lock)
         message = f"{free} bytes free at {data_dir}; the broker needs {MIN_FREE_BYTES}: make room or set QIG_HOME"
         raise Unavailable("disk_full", message)
+    os.ftruncate(lock, 0)  # whoever is named there has ended
     return lock
 
 

@@ -8,7 +8,7 @@ A stream label is one of streams.GROUPS or a broadcast's name, and an answers st
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -70,7 +70,7 @@ MARGIN = _histogram(
 )  # fmt: skip
 
 # Queries and answers.
-QUERIES = _counter("qig_queries_total", "Queries finished", "outcome")
+QUERIES = _counter("qig_queries_total", "Queries finished, by how: late is broken off at its deadline", "outcome")
 QUEUE = _gauge("qig_queue", "Queries in an edge's schedule: being answered, or waiting for a place", "state")
 ANSWER_SECONDS = _histogram(
     "qig_answer_seconds", "Time from taking a query to its answer",
@@ -202,6 +202,14 @@ def show_figures(figures: Iterable[Figure]) -> None:
     for figure in figures:
         if figure.name in gauges and figure.domain is not None:
             gauges[figure.name].labels(figure.domain).set(figure.after)
+
+
+def show_only(gauge: Gauge, domains: Container[str]) -> None:
+    """Take away what a gauge by domain shows of others than these: domains end, and others are opened."""
+    shown = [sample.labels["domain"] for family in gauge.collect() for sample in family.samples]
+    for domain in shown:
+        if domain not in domains:
+            gauge.remove(domain)
 
 
 def begin(counter: Counter, *rows: tuple[str, ...]) -> None:

@@ -1,4 +1,6 @@
-"""The current release: what the publisher listed; whatever else lies in the bundles' stream stops nobody."""
+"""The releases in the bundles' stream, and the current one: what the publisher listed; whatever else lies there stops
+nobody.
+"""
 
 from contextlib import suppress
 from typing import Final, cast
@@ -12,22 +14,35 @@ from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.messages import Bundle
 
-LOOK_BACK: Final = 16  # chosen: entries looked at; more that are no releases than this hide the one below them
+LOOK_BACK: Final = 8  # chosen: releases; of messages that are none, twice as many hide those below them
+ENTRIES_MAX: Final = 2  # of a release: one that went to a ring first is there once more, for everybody
+
+
+async def newest_messages(redis: Redis, releases: int) -> dict[bytes, str]:
+    """What may be releases, newest first, each once with the id of its last entry.
+
+    releases: the newest so many are among them, unless others have written there too; there may be more. Raises
+    RedisError.
+    """
+    rows = await redis.xrevrange(streams.BUNDLES, count=ENTRIES_MAX * releases)
+    found: dict[bytes, str] = {}
+    for entry_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", rows):
+        if (message := body_of(fields)) is not None:
+            found.setdefault(message, entry_id.decode())
+    return found
 
 
 async def newest_release(redis: Redis, trust: Trust, *, node: str | None = None) -> Bundle | None:
-    """The highest version that is believed among the last LOOK_BACK entries; None when there is none.
+    """The highest version that is believed among the newest messages; None when there is none.
 
     node: of those that are open to this edge.
 
     The highest, not the last: anybody may publish an old release again. Followers say what is wrong with the rest.
     Raises what `Trust.verify` raises while nobody can tell.
     """
-    rows = await redis.xrevrange(streams.BUNDLES, count=LOOK_BACK)
     found: list[Bundle] = []
-    for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", rows):
+    for message in await newest_messages(redis, LOOK_BACK):
         with suppress(Rejected, Corrupt):
-            message = body_of(fields) or b""
             bundle = unpack(Bundle, message)
             await trust.verify(bundle.version, message)
             if node is None or await trust.is_open(bundle.version, message, node):

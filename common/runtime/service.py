@@ -67,8 +67,9 @@ class Wiring:
     """What a service consists of, made by its factory from a Broker.
 
     ready: None, or why it cannot work yet (shown by /readyz). app: an ASGI app for every path but the three that all
-    services have. relays: streams whose outbox to carry besides those consumed. stop: the last act, after all work has
-    ended.
+    services have. relays: streams whose outbox to carry besides those consumed. stopping: the first act of a stop,
+    before what is in flight is waited for: work that takes long and can go on later ends itself. stop: the last act,
+    after all work has ended.
     """
 
     consumers: Sequence[Consumer[Any]] = ()
@@ -77,6 +78,7 @@ class Wiring:
     ready: Callable[[], str | None] = _nothing_missing
     app: ASGIApp = http.NOTHING
     relays: Sequence[str] = ()
+    stopping: Callable[[], None] | None = None
     stop: Callable[[], Awaitable[None]] | None = None
 
 
@@ -206,6 +208,8 @@ class _Process:
             await self.stopping.wait()
             app.rest = http.AWAY
             log.info("stopping: finishing what is in flight")
+            if wiring.stopping:
+                wiring.stopping()
             await self._finish(reading, ticks)
             for task in endless:
                 task.cancel()

@@ -23,6 +23,7 @@ from common.constants import (
 from deploy.grafana.panels import Steps, board, heat, lines, number, quantiles, row, states
 
 RATE: Final = "[$__rate_interval]"
+GONE: Final = [f'absent(up{{job="{service}"}})' for service in ("aggregator", "trainer", "publisher")]
 COLOURS: Final = ("blue", "yellow", "green", "red")  # of the phases, in their order
 
 
@@ -53,9 +54,9 @@ def fleet() -> bytes:
             ),
             number(
                 "Services down",
-                "Processes that Prometheus does not reach.",
+                "Processes that Prometheus does not reach, and services of the centre of which it finds none.",
                 "none",
-                "count(up == 0) or vector(0)",
+                f"count(up == 0 or {' or '.join(GONE)}) or vector(0)",
                 steps=bad_above_0,
             ),
             number(
@@ -67,9 +68,9 @@ def fleet() -> bytes:
             ),
             number(
                 "Answers a second",
-                "Queries answered by all edges, refusals not counted.",
+                "Queries answered by all edges; what was refused, or broken off at its deadline, is not counted.",
                 "reqps",
-                'sum(outcome:qig_queries:rate5m{outcome!="refused"})',
+                'sum(outcome:qig_queries:rate5m{outcome!~"refused|late"})',
             ),
             number(
                 "Bundle",
@@ -84,7 +85,7 @@ def fleet() -> bytes:
             lines(
                 "Queries by outcome",
                 "Queries finished a second: at a stop text or the end, at the wanted length, only read, cancelled, "
-                "refused.",
+                "late (broken off at their deadline), refused.",
                 "reqps",
                 ("outcome:qig_queries:rate5m", "{{outcome}}"),
             ),

@@ -29,7 +29,7 @@ from services.cli.show import chance, command, console, number, plain, verbatim
 from services.cli.watch import SILENT_S
 
 UNHEARD_AFTER_S: Final = 3.0  # chosen: most questions are answered by then, and cost no look at the fleet
-HEARD_MOST: Final = 64  # heartbeats looked at: the newest
+HEARD_MOST: Final = 64  # heartbeats looked at: the newest; an edge that lives is among a dozen of the centre's
 PROMPT_SHOWN: Final = 500  # characters of a prompt's end, before the text that continues it
 
 
@@ -82,8 +82,8 @@ async def _warn_unheard(url: str) -> None:
     with suppress(RedisError, QigError):  # the question itself says what is wrong with the broker
         async with client(url) as redis:
             beats, _ = await lately(redis, streams.HEART, Heartbeat, most=HEARD_MOST)
-        heard_s = [beat.at_s for beat in beats if beat.service == "edge"]
-        if heard_s and time.time() - max(heard_s) > SILENT_S:
+        since_s = time.time() - SILENT_S
+        if beats and not any(beat.service == "edge" and beat.at_s >= since_s for beat in beats):
             sys.stderr.write(f"no edge was heard of for {SILENT_S:.0f} s: `qig up` starts one\n")
 
 
@@ -157,7 +157,7 @@ def evidence(answer: Answer) -> str:
 
 def _phi(answer: Answer) -> str:
     if answer.phi is None:
-        return f"Φ not known yet: {PHI_MIN_TRANSITIONS} tokens are needed"
+        return f"Φ not known yet: {PHI_MIN_TRANSITIONS} tokens of the kernel are needed since its edge started"
     return f"Φ {answer.phi:.2f}" + ("" if answer.phi_p is None else f" (p {chance(answer.phi_p)})")
 
 

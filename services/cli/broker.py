@@ -1,8 +1,8 @@
 """The broker of a home: found by a command, or started, watched and stopped by a fleet; with users where the home has
 some (`qig keys broker`).
 
-An embedded broker outlives a crash of `qig up`, with its data; the next `qig up` on that home asks it to finish and
-starts it anew on the same data, so that it is supervised again.
+An embedded broker outlives a crash of `qig up` until its services have ended (keeper.py). One that is there
+all the same is asked to finish by the next `qig up` on that home, which starts it anew on the same data.
 """
 
 import asyncio
@@ -10,17 +10,13 @@ import os
 import shlex
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
-from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
-from redis.retry import Retry
 
 from common.errors import Rejected, Unavailable
 from common.runtime import access, embedded
@@ -30,11 +26,8 @@ from common.runtime.settings import BROKER_URL_FILE, redacted, user_of, variable
 from services.cli import home as places
 from services.cli.child import ended
 
-CONNECT_S: Final = 2.0
-TAKE_OVER_S: Final = 15.0
 WATCH_EVERY_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
-_POLL_S: Final = 0.05
 
 
 def given_url(environ: Mapping[str, str] | None = None) -> str | None:
@@ -140,7 +133,7 @@ class OwnBroker:
             places.write_broker(self._home, url, self._running.pid)
 
     def _first(self) -> embedded.Embedded:
-        take_over(self._home)
+        embedded.end(self._data)
         self._users = access.users(self._home)
         try:
             return embedded.start(self._data, self._port, self._users)
@@ -187,25 +180,3 @@ class OwnBroker:
         """Stop it in good order, and keep it down."""
         self._stopping = True
         await asyncio.to_thread(self._stop)
-
-
-def take_over(home: Path) -> None:
-    """Ask an embedded broker that a killed `qig up` left behind to finish, and wait until it has."""
-    url, pid = own_url(home), places.read_broker_pid(home)
-    if url is None:
-        return
-    quick = Retry(NoBackoff(), 0)
-    with BlockingRedis.from_url(url, retry=quick, socket_timeout=CONNECT_S, driver_info=None) as redis:
-        try:
-            if redis.info("server").get("process_id") != pid:
-                return  # somebody else's broker has that port now
-            os.kill(cast("int", pid), signal.SIGTERM)
-        except (RedisError, OSError):
-            return
-        deadline = time.monotonic() + TAKE_OVER_S
-        while time.monotonic() < deadline:
-            try:
-                redis.ping()
-            except RedisError:
-                return
-            time.sleep(_POLL_S)

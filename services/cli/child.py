@@ -13,7 +13,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -34,7 +34,15 @@ _PR_SET_PDEATHSIG: Final = 1
 class Child:
     """A supervised process. `command` and `env` are those of every life; `open_log` gives a handle for each."""
 
-    def __init__(self, command: list[str], env: Mapping[str, str], log: Path, open_log: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        env: Mapping[str, str],
+        log: Path,
+        open_log: Callable[[], int],
+        inherited: Collection[int] = (),
+    ) -> None:
+        """inherited: handles that every life has too."""
         self.state: State = "starting"
         self.reason = ""
         self.starts = 0
@@ -43,6 +51,7 @@ class Child:
         self._command = command
         self._env = dict(env)
         self._open_log = open_log
+        self._inherited = inherited
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._held = False
@@ -121,7 +130,7 @@ class Child:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command, env=self._env, stdin=asyncio.subprocess.DEVNULL, stdout=handle, stderr=handle,
-                start_new_session=True, preexec_fn=_die_with_parent(os.getpid()),
+                start_new_session=True, preexec_fn=die_with_parent(os.getpid()), pass_fds=self._inherited,
             )  # fmt: skip
         finally:
             os.close(handle)
@@ -181,7 +190,7 @@ def ended(code: int) -> str:
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
+def die_with_parent(parent: int) -> Callable[[], None] | None:
     """What a Linux child does first: ask for a SIGTERM when its parent is gone."""
     if sys.platform != "linux":
         return None

@@ -182,7 +182,8 @@ async def _tell(home: Path, out: Console) -> Story:
 def _clear(home: Path) -> None:
     """Take away what the demo before left, and nothing else.
 
-    Raises Unavailable: "already_running", "home_unwritable"; Rejected("not_ours") for what no demo has made.
+    Raises Unavailable: "already_running", "still_ending", "home_unwritable"; Rejected("not_ours") for what no demo has
+    made.
     """
     if places.is_locked(home):
         raise Unavailable("already_running", f"a constellation runs on {home}: stop it first, or use --home")
@@ -191,6 +192,8 @@ def _clear(home: Path) -> None:
         if home.exists() and any(home.iterdir()) and not mark.exists():
             message = f"{home} holds what no demo has made, and a demo begins with nothing"
             raise Rejected("not_ours", f"{message}: choose another directory with --home, or empty this one yourself")
+        with places.members(home):  # what a killed demo left is still ending
+            pass
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True, exist_ok=True)
         mark.touch()

@@ -13,6 +13,7 @@ reads /readyz. Whoever starts an edge or a publisher makes its key first (`commo
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from common.runtime import access
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import BROKER_URL_FILE, user_of, variable
 from services.cli import home as places
-from services.cli import probe
+from services.cli import keeper, probe
 from services.cli.broker import OwnBroker
 from services.cli.child import Child, State, service_command
 
@@ -77,6 +78,8 @@ class Fleet:
         self._group = asyncio.TaskGroup()
         self._watch: asyncio.Task[None] | None = None
         self._held = ExitStack()
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._members_lock: int | None = None  # a handle
 
     @property
     def broker_url(self) -> str:
@@ -89,15 +92,18 @@ class Fleet:
         return access.login(self.home, service, url) if user_of(url) == OPERATOR else url
 
     async def __aenter__(self) -> Self:
-        """Raises Unavailable: "already_running", and what the embedded broker raises when it cannot start."""
+        """Raises Unavailable: "already_running", "still_ending", and what the embedded broker raises when it cannot
+        start.
+        """
         self._held.enter_context(places.lock(self.home))
         try:
+            self._members_lock = await asyncio.to_thread(self._held.enter_context, places.members(self.home))
             if self.broker:
+                self._keeper = keeper.start(self.home)
                 await self.broker.start()
             await self._group.__aenter__()
         except BaseException:
-            if self.broker:
-                await self.broker.stop()
+            await self._stop_broker()
             self._held.close()
             raise
         if self.broker:
@@ -132,7 +138,9 @@ class Fleet:
         env = self._environment(service, own, node, port) | {
             variable(name): str(value) for name, value in settings.items()
         }
-        child = Child(command, env, places.log_path(self.home, node), lambda: places.open_log(self.home, node))
+        inherited = () if self._members_lock is None else (self._members_lock,)
+        log = places.log_path(self.home, node)
+        child = Child(command, env, log, lambda: places.open_log(self.home, node), inherited)
         member = Member(service, node, f"http://{HOST}:{port}", child)
         self.members[node] = member
         places.write_prometheus(
@@ -196,8 +204,13 @@ class Fleet:
         await asyncio.gather(*(member.child.stop() for member in self.members.values()))
         if self._watch is not None:
             self._watch.cancel()
+        await self._stop_broker()
+
+    async def _stop_broker(self) -> None:
         if self.broker:
             await self.broker.stop()
+        if self._keeper is not None:
+            keeper.dismiss(self._keeper)
 
     def _own(self) -> OwnBroker:
         if self.broker is None:

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from socket import gethostname
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -115,7 +116,8 @@ async def _ask(file: Path, client: str, query_id: str, key: str | None) -> dict[
             f"{node} runs, and does not say where it serves HTTP (QIG_HTTP_PORT is 0): stop it, and say this again"
         )
         raise Unavailable("edge_running", message)
-    url = f"{address}/v1/interactions/{quote(query_id, safe='')}?client={quote(client, safe='')}"
+    reached = address.replace(f"//{gethostname()}:", "//localhost:")  # not every machine finds itself by its name
+    url = f"{reached}/v1/interactions/{quote(query_id, safe='')}?client={quote(client, safe='')}"
     status, body = await probe.request("DELETE", url, TIMEOUT_S, key)
     if status == 404 and UNKNOWN.encode() in body:
         return None

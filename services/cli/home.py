@@ -1,6 +1,7 @@
 """The state directory of a constellation on one machine, and who may run on it.
 
     HOME/fleet.lock      held by `qig up` while it runs; its pid inside
+    HOME/members.lock    held by it and by each service that it has started: free when the last of them has ended
     HOME/broker/         the embedded broker's data;  HOME/broker.json  where it listens
     HOME/private, trust  keys (common/runtime/keys.py)
     HOME/genesis/        the parts of the first constellation
@@ -16,6 +17,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,10 @@ from common.runtime import keys
 
 LOG_MAX_BYTES: Final = 16 * 1024 * 1024  # chosen: a log longer than this is set aside at the next start
 PROMETHEUS: Final = "prometheus.json"
+REST_S: Final = 60.0  # a service finishes what is in flight within 30 s, the broker within 10
+_POLL_S: Final = 0.05
 _LOCK: Final = "fleet.lock"
+_MEMBERS: Final = "members.lock"
 _BROKER: Final = "broker.json"
 
 
@@ -53,29 +58,73 @@ def log_path(home: Path, node: str) -> Path:
 @contextmanager
 def lock(home: Path) -> Iterator[None]:
     """Hold the home for one fleet. Raises Unavailable: "already_running" with the pid, "home_unwritable"."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        handle = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise unwritable(home, error) from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with _opened(home, _LOCK) as handle:
+        if not _take(handle):
             pid = os.read(handle, 32).decode("ascii", "replace").strip() or "not known"
-            message = f"a constellation already runs on {home} (pid {pid}): stop it with Ctrl-C there, or use --home"
-            raise Unavailable("already_running", message) from None
+            message = f"a constellation already runs on {home} (pid {pid}): `qig stop` ends it, or use another --home"
+            raise Unavailable("already_running", message)
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
         yield
+
+
+@contextmanager
+def members(home: Path) -> Iterator[int]:
+    """Hold the handle that the services of one fleet inherit, once those have ended that a killed fleet has left on
+    this home. Raises Unavailable: "still_ending" when they have not after REST_S seconds, "home_unwritable".
+    """
+    with _opened(home, _MEMBERS) as handle:
+        deadline_s = time.monotonic() + REST_S
+        while not _take(handle):
+            if time.monotonic() > deadline_s:
+                message = f"processes that a killed `qig up` left on {home} still run after {REST_S:g} s"
+                raise Unavailable("still_ending", f"{message}: end them (`lsof {home / _MEMBERS}` shows them)")
+            time.sleep(_POLL_S)
+        yield handle
+
+
+@contextmanager
+def _opened(home: Path, name: str) -> Iterator[int]:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        handle = os.open(home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise unwritable(home, error) from None
+    try:
+        yield handle
     finally:
         os.close(handle)
 
 
+def _take(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def is_locked(home: Path) -> bool:
     """Whether a fleet runs on this home now."""
+    return _is_held(home / _LOCK)
+
+
+def holder(home: Path) -> int | None:
+    """The process of the fleet that runs on this home now; None where none does, or one is only just starting."""
+    if not is_locked(home):
+        return None
+    pid = (home / _LOCK).read_text("ascii", "replace").strip()
+    return int(pid) if pid.isdigit() else None
+
+
+def is_ending(home: Path) -> bool:
+    """Whether no fleet runs on this home, and something that a killed one has left there still does."""
+    return not is_locked(home) and _is_held(home / _MEMBERS)
+
+
+def _is_held(path: Path) -> bool:
     try:
-        handle = os.open(home / _LOCK, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -139,14 +188,12 @@ def forget_broker(home: Path) -> None:
 
 def read_broker(home: Path) -> str | None:
     """Where the embedded broker of this home listens, or listened when it was killed."""
-    url = _read_broker(home).get("url")
+    try:
+        found: Any = json.loads((home / _BROKER).read_bytes())
+    except (OSError, ValueError):
+        return None
+    url = found.get("url") if isinstance(found, dict) else None
     return url if isinstance(url, str) else None
-
-
-def read_broker_pid(home: Path) -> int | None:
-    """The process that it is, or was."""
-    pid = _read_broker(home).get("pid")
-    return pid if isinstance(pid, int) else None
 
 
 def write_prometheus(home: Path, services: Iterable[tuple[str, str]]) -> None:
@@ -160,14 +207,6 @@ def write_prometheus(home: Path, services: Iterable[tuple[str, str]]) -> None:
 def forget_prometheus(home: Path) -> None:
     """They were stopped in good order: nobody is missing."""
     (home / PROMETHEUS).unlink(missing_ok=True)
-
-
-def _read_broker(home: Path) -> dict[str, Any]:
-    try:
-        found: Any = json.loads((home / _BROKER).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from common.client import Client
 from common.errors import Rejected, Unavailable
-from common.runtime.settings import EdgeSettings
+from common.runtime.settings import AggregatorSettings, EdgeSettings
 from common.wire.inference import Answer
 from services.cli.app import EXIT_INTERRUPTED
 from services.cli.ask import explained
@@ -20,6 +20,10 @@ from services.cli.show import command, console, plain, progress
 
 PIECE_CHARS: Final = 2000  # chosen: an edge learns text by text, so many short ones teach more than one long one
 SLEEP_AFTER_BYTES: Final = EdgeSettings.model_fields["sleep_after_bytes"].default
+_LEAST_S: Final = EdgeSettings.model_fields["sleep_idle_s"].default
+IDLE_S: Final = f"{_LEAST_S:g} to {3 * _LEAST_S:g} s"  # as the setting says; sleep.py would load what compiles
+BATCH_PACKETS: Final = AggregatorSettings.model_fields["batch_packets"].default
+BATCH_AGE_S: Final = AggregatorSettings.model_fields["batch_age_s"].default
 AT_ONCE: Final = 4  # that wait at the edges
 CUTS: Final = ("\n\n", "\n", " ")  # where a piece may end, the best first
 
@@ -144,10 +148,14 @@ def _lines(found: Reading, store: bool, home: Path) -> Iterator[str]:
         f" by {', '.join(found.nodes)} · bundle {bundles}"
     )
     if store:
+        least = f"{SLEEP_AFTER_BYTES / 1000:g} KB"
         if found.bytes < SLEEP_AFTER_BYTES:
-            read, least = f"{found.bytes / 1000:.1f} KB", f"{SLEEP_AFTER_BYTES / 1000:g} KB"
+            read = f"{found.bytes / 1000:.1f} KB"
             yield f"{read} is too little for a sleep on its own: an edge wants {least} of new text."
-        yield "An edge that has 20 KB of new text sleeps once it is idle for 5 to 15 s, and sends a packet; a minute"
-        yield "later the centre makes a bundle of what came (docs/settings.md moves these figures). See it come:"
+        yield "What comes next, by itself (where no setting says otherwise: docs/settings.md):"
+        yield f"  an edge     with {least} of new text sleeps once idle for {IDLE_S}, and sends a packet"
+        yield f"  aggregator  makes a batch of {BATCH_PACKETS} packets, or of fewer {BATCH_AGE_S:g} s after the first"
+        yield "  trainer     makes a candidate of it, the publisher a bundle, and each edge tries that on its own text"
+        yield "See it come:"
         yield f"  {command('nodes', home)}          packets accepted, and each edge's bundle"
         yield f"  {command('bundle list', home)}    the bundles, what each changed, and where it serves"

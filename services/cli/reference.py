@@ -12,8 +12,9 @@ _HEAD: Final = """# Command line
 Every command of `qig`. Made from `services/cli/app/`; `qig COMMAND --help` says the same.
 
 A failure is one line on standard error: what is wrong, where, the value, what to do next, and a stable code in
-parentheses. `qig --debug COMMAND` shows the traceback as well. Colours and live tables are for terminals: elsewhere the
-output is plain lines, and `NO_COLOR=1` takes the colours from a terminal too.
+parentheses. `qig --debug COMMAND` shows the traceback as well. `--home` may stand before the command too. Colours and
+live tables are for terminals: elsewhere the output is plain lines, and `NO_COLOR=1` takes the colours from a terminal
+too.
 
 ## Exit codes
 

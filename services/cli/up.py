@@ -22,6 +22,7 @@ from common.runtime.settings import redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, given_url
+from services.cli.child import die_with_parent
 from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet
 from services.cli.show import command, console, plain
 
@@ -62,9 +63,13 @@ def plan(edges: int, port: int) -> dict[str, tuple[str, int]]:
 
 async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
     _check_settings()
+    out = console()
+    if places.is_ending(home):
+        out.print(
+            f"home    {plain(str(home))}: what a killed `qig up` left there is still ending, wait ...", soft_wrap=True
+        )
     if given_url() is None and not places.broker_dir(home).is_dir():  # nothing was ever released here
         _first_ready_made(home)
-    out = console()
     stopping = asyncio.Event()
     with _signals(stopping):
         broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
@@ -119,7 +124,9 @@ async def first_genesis(home: Path, stopping: asyncio.Event | None = None) -> Pa
         return found
     where, size = places.genesis_dir(home).resolve(), os.environ.get(variable("size"), SMALLEST)
     command = [sys.executable, "-m", "services.cli.app", "train", "--out", str(where), "--size", size]
-    process = await asyncio.create_subprocess_exec(*command, start_new_session=True, stdout=sys.stderr)
+    process = await asyncio.create_subprocess_exec(
+        *command, start_new_session=True, preexec_fn=die_with_parent(os.getpid()), stdout=sys.stderr
+    )
     stopped = stopping or asyncio.Event()
     done, stop = asyncio.create_task(process.wait()), asyncio.create_task(stopped.wait())
     try:
@@ -259,7 +266,7 @@ def _greeting(fleet: Fleet, seconds: float) -> str:
     ]
     if fleet.broker is not None and user_of(fleet.broker_url) is None:  # with users, redis-cli needs one
         lines.append(f"  redis-cli -p {fleet.broker_url.rpartition(':')[2]} {_XADD}")
-    return "\n".join([*lines, "Ctrl-C stops everything"])
+    return "\n".join([*lines, f"Ctrl-C here, or {command('stop', fleet.home)}, stops everything"])
 
 
 def _broker_line(fleet: Fleet) -> str:

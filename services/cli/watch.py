@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from rich.console import Group, JustifyMethod
 from rich.live import Live
 from rich.table import Table
@@ -63,6 +63,8 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
             while True:
                 try:
                     live.update(view(await look(redis, time.time())), refresh=True)
+                except NoPermissionError:
+                    raise
                 except RedisError as error:  # a broker that restarts is something to watch, not a reason to end
                     live.update(f"the broker at {plain(redacted(url))} is away: {plain(str(error))}", refresh=True)
                 await asyncio.sleep(every_s)
@@ -71,6 +73,8 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
 async def _look_or_say(redis: Redis, url: str) -> Seen:
     try:
         return await look(redis, time.time())
+    except NoPermissionError:  # `client` says whose address to take
+        raise
     except RedisError as error:
         raise Unavailable("broker_away", f"the broker at {redacted(url)} went away: {error}; try again") from None
 
@@ -113,7 +117,9 @@ def services_table(seen: Seen) -> Table:
         for domain in sorted({*beat.phi, *beat.kappa, *beat.phases}) or [""]:
             phi, kappa = cell(beat.phi.get(domain)), cell(beat.kappa.get(domain), ".1f")
             if domain and phi == UNKNOWN:
-                table.caption = f"{UNKNOWN} not known yet: Φ needs {PHI_MIN_TRANSITIONS} tokens of a kernel"
+                table.caption = (
+                    f"{UNKNOWN} not known yet: Φ needs {PHI_MIN_TRANSITIONS} tokens of a kernel since its edge started"
+                )
             tail = (domain, phi, kappa, beat.phases.get(domain, "")) if domain else ("", "", "", "")
             table.add_row(*head, *tail)
             head = [""] * len(head)

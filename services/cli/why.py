@@ -18,16 +18,17 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.runtime.overview import lately
+from common.runtime.releases import newest_messages
 from common.runtime.trust import Trust
-from common.wire.codec import pack, unpack
+from common.wire.codec import unpack
 from common.wire.messages import Applied, Bundle, Candidate, DeadLetter, Evidence, Verdict
 from services.cli.broker import check_there, client, find_url
 from services.cli.show import command, console, plain
 from services.publisher import refusals
 from services.publisher.fleet import Fleet, fold
+from services.publisher.metadata import LISTED
 
 SHOWN: Final = 16  # refusals, newest first, where nothing is named
-RELEASES: Final = 128  # entries of the stream looked at: the list names 64, and each may be there twice
 WELL: Final = ("applied", "good")
 
 
@@ -123,14 +124,15 @@ async def refused(redis: Redis) -> dict[str, Refusal]:
 
 async def released(redis: Redis, home: Path) -> list[tuple[Bundle, int]]:
     """The releases in the stream that the publisher's list names, each once with its ring, the newest first."""
-    found, _ = await lately(redis, streams.BUNDLES, Bundle, most=RELEASES)
-    if not found:
+    messages = await newest_messages(redis, LISTED)
+    if not messages:
         return []
     trust = Trust(redis, keys.load_root(home))
     believed: dict[int, Bundle] = {}
-    for bundle in found:
-        with suppress(Corrupt):
-            await trust.verify(bundle.version, pack(bundle))
+    for message in messages:
+        with suppress(Rejected, Corrupt):
+            bundle = unpack(Bundle, message)
+            await trust.verify(bundle.version, message)
             believed[bundle.version] = bundle
     return [(believed[version], trust.open_to[version]) for version in sorted(believed, reverse=True)]
 

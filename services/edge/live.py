@@ -68,13 +68,18 @@ class Live:
         self._bundle, self._map = bundle, asdict(found)
         self._tell("serves", {"bundle": bundle, "map": self._map})
 
-    def answered(self, answer: Answer, at_s: float) -> None:
-        """An answer was made. Of several within a second each kernel's last stays in its series."""
+    def answered(self, answer: Answer, at_s: float, phi_n: float) -> None:
+        """An answer was made. Of several within a second each kernel's last stays in its series.
+
+        phi_n: transitions of its kernel that Φ is read of so far, known or not.
+        """
         if answer.kernel is None:
             return
-        told = _answer(answer, at_s)
+        told = _answer(answer, at_s) | {"phi_n": int(phi_n)}
         self._answers.append(told)
-        self._keep(answer.kernel, {"at_s": int(at_s), **{name: told[name] for name in ("phi", "kappa", "phase")}})
+        self._keep(
+            answer.kernel, {"at_s": int(at_s), **{name: told[name] for name in ("phi", "phi_n", "kappa", "phase")}}
+        )
         if answer.constellation_phi is not None:
             self._keep(WHOLE, {"at_s": int(at_s), "phi": answer.constellation_phi, "kappa": None, "phase": None})
         self._tell("answer", told)
@@ -106,15 +111,18 @@ class Live:
         self._tell("applied", self._applied[-1])
 
     def released(self, told: Bundle) -> None:
-        """The publisher released a bundle; its figures in bits per byte of held-out text are its evidence."""
+        """The publisher released a bundle; its figures in bits per byte of held-out text are its evidence. One that
+        went to a ring first comes again for everybody, and is told once.
+        """
         figures = [
             {"domain": each.domain, "before": each.before, "after": each.after}
             for each in told.evidence.figures
             if each.name == "bits_per_byte"
         ]
         found = {"version": told.version, "at_s": told.released_at_s, "packets": len(told.packets), "figures": figures}
-        self._bundles.append(found)
-        self._tell("bundle", found)
+        if found not in self._bundles:
+            self._bundles.append(found)
+            self._tell("bundle", found)
 
     def state(self, now_s: float) -> Fields:
         """Everything, at now_s; `number`: the last event that is in it."""

@@ -1,4 +1,6 @@
-"""Really runs compose.yaml with the images as they are: up, ask, scale, sleep, bundle, kill, down; prints the figures.
+"""Really runs compose.yaml with the images as they are and prints the figures: up, ask, scale, forget, sleep, bundle,
+kill, down, restore.
+
 Prometheus watches the scaling where its image is at hand or can be fetched; Grafana is left out.
 
     make compose-test        docker with compose, or podman and COMPOSE=/path/to/docker-compose
@@ -11,6 +13,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -40,6 +43,9 @@ SLIM_MAX_MB = 300  # unpacked
 BUNDLE_MAX_S = 240.0
 ANSWER_MAX_S = 120.0
 SCRAPED_MAX_S = 60.0
+# In docs/operations.md, twice: the volumes that are kept, and those that are brought back.
+BACKUP = re.compile(r"^for volume in ([a-z -]+); do$", re.MULTILINE)
+ACCEPTED_MAX_S = 60.0
 RULES = sorted(Path("deploy/prometheus/rules").glob("*.yml"))
 FIRST_QUESTION = "Where does the river go?"
 READ_BYTES = 200_000  # of unseen text: a packet of each of two edges at least
@@ -116,7 +122,8 @@ async def story(engine: Engine) -> tuple[dict[str, Any], list[str]]:
 
     broken += await unseen(engine)
 
-    async with Client(await client_url(engine)) as client:
+    url_of_client = await client_url(engine)
+    async with Client(url_of_client) as client:
         broken += await scaled(engine, client, figures)
 
         say("read and sleep")
@@ -137,6 +144,7 @@ async def story(engine: Engine) -> tuple[dict[str, Any], list[str]]:
                 await asyncio.sleep(2)
             promise(not asked.lost, f"queries lost while {service} was killed: {asked.lost[:3]}")
 
+    before = await remembered(engine)
     say("down")
     figures["down_s"] = await seconds(engine.up("stop", "--timeout", "30"))
     ends = await engine.run(
@@ -144,7 +152,65 @@ async def story(engine: Engine) -> tuple[dict[str, Any], list[str]]:
     )
     killed = [line for line in ends.splitlines() if "(137)" in line]
     promise(not killed, f"did not end by themselves within 30 s: {killed}")
+
+    broken += await restored(engine, url_of_client, before, figures)
     return figures, broken
+
+
+async def restored(engine: Engine, url: str, before: list[str], figures: dict[str, Any]) -> list[str]:
+    """A stopped fleet's volumes are kept, deleted and brought back, as docs/operations.md says; what is not as before.
+
+    url: of a client, whose user comes back with the rest. before: what was remembered.
+    """
+    say("back up and restore")
+    began = time.monotonic()
+    kept, brought = (volumes.split() for volumes in BACKUP.findall(Path("docs/operations.md").read_text()))  # noqa: ASYNC240
+    with tempfile.TemporaryDirectory() as folder:
+        await engine.up("--profile", "*", "down")
+        for volume in kept:
+            await tar(engine, volume, folder, "-cf", f"/kept/{volume}.tar", ".")
+        await engine.up("--profile", "*", "down", "--volumes")
+        await engine.up("create", "--no-build", files=FILES)
+        for volume in brought:
+            await tar(engine, volume, folder, "-xpf", f"/kept/{volume}.tar")
+    await engine.up(*UP, files=FILES, timeout_s=300)
+    figures["restored_s"] = round(time.monotonic() - began, 1)
+    after = await remembered(engine)
+    broken = [f"{entry} is gone after a restore" for entry in before if entry not in after]
+    count = await accepted(engine)
+    async with Client(url) as client:
+        await read(client)
+    await eventually(lambda: more_accepted(engine, count), ACCEPTED_MAX_S)
+    if not await more_accepted(engine, count):
+        broken.append(f"no packet counts after a restore, beside the {count} from before")
+    return broken
+
+
+async def tar(engine: Engine, volume: str, folder: str, *arguments: str) -> None:
+    """Run tar in a volume, with a folder of this machine as /kept."""
+    mounts = (f"--volume={PROJECT}_{volume}:/volume", f"--volume={folder}:/kept")
+    await engine.run("run", "--rm", *mounts, BASE, "tar", "-C", "/volume", *arguments)
+
+
+async def remembered(engine: Engine) -> list[str]:
+    """What a fleet must not forget: its releases by version, its edges' packets by node and sequence."""
+    releases = await engine.up(*RUN, "qig", "bundle", "list", "--json")
+    packets = await engine.up("exec", "-T", "edge", "qig", "packet", "list", "--json")
+    return [
+        *(f"bundle {json.loads(line)['version']}" for line in releases.splitlines()),
+        *("packet {node}:{sequence}".format(**json.loads(line)) for line in packets.splitlines()),
+    ]
+
+
+async def accepted(engine: Engine) -> int:
+    """How many packets the centre has taken."""
+    nodes = (await engine.up(*RUN, "qig", "nodes", "--json")).splitlines()
+    return sum(json.loads(line)["packets"]["accepted"] for line in nodes)
+
+
+async def more_accepted(engine: Engine, than: int) -> bool:
+    """Whether the centre has taken more packets than that."""
+    return await accepted(engine) > than
 
 
 async def scaled(engine: Engine, client: Client, figures: dict[str, Any]) -> list[str]:
@@ -163,10 +229,26 @@ async def scaled(engine: Engine, client: Client, figures: dict[str, Any]) -> lis
                 figures["scraped"][f"edge={count}"] = found = await scraped(watcher)
                 if found != expected:
                     broken.append(f"Prometheus scrapes {found}, not {expected}")
+            broken += await unforgotten(engine, client, count)
     figures["scaled"] = {"queries": asked.answered + len(asked.lost), "lost": len(asked.lost)}
     if asked.lost:
         broken.append(f"queries lost while edges were scaled: {asked.lost[:3]}")
     return broken
+
+
+async def unforgotten(engine: Engine, client: Client, count: int) -> list[str]:
+    """Each container of edges is told to forget what any edge was asked; what each said that was wrong."""
+    wrong = []
+    for number in range(1, count + 1):
+        answer = await client.ask(FIRST_QUESTION, max_tokens=8, deadline_s=ANSWER_MAX_S)
+        forget = ("qig", "forget", answer.query_id)
+        try:
+            said = await engine.up("exec", "-T", f"--index={number}", "edge", *forget)
+        except Failed as reason:
+            said = str(reason)
+        if not said.startswith(f"{answer.node}: deleted"):
+            wrong.append(f"container {number}, told to forget what {answer.node} keeps: {said}")
+    return wrong
 
 
 async def unseen(engine: Engine) -> list[str]:

@@ -61,6 +61,23 @@ def test_stopping_twice_is_stopping_once(tmp_path, started):
     assert broker.process.returncode == 0
 
 
+def test_a_server_that_somebody_left_is_ended_though_it_does_not_answer_yet_and_none_is_no_error(
+    tmp_path, started, monkeypatch
+):
+    def ask_and_wake(pid, number, kill=os.kill):
+        kill(pid, number)
+        kill(pid, signal.SIGCONT)
+
+    embedded.end(tmp_path / "none")
+    running = started(tmp_path)
+    running.process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(os, "kill", ask_and_wake)
+    embedded.end(tmp_path)
+    assert running.process.wait() == 0
+    embedded.end(tmp_path)
+    assert started(tmp_path).process.poll() is None
+
+
 def test_a_taken_port_is_refused(tmp_path):
     with socket.socket() as taken:
         taken.bind((embedded.HOST, 0))

@@ -160,15 +160,17 @@ async def test_a_tick_that_is_rare_runs_again_soon_where_something_was_not_there
     redis, broker_url, running, eventually, error
 ):
     """Else a service whose broker is back would not be ready before its rarest tick has run."""
-    errors = [error]
+    errors, there = [error], asyncio.Event()
 
     async def run():
         if errors:
             raise errors.pop()
+        await there.wait()
 
     url, _ = await running(settings(broker_url), Wiring(ticks=[Tick("look", 3600.0, run)]))
     await eventually(lambda: not errors)
     assert not await ready(url)
+    there.set()
     await eventually(lambda: ready(url))
 
 

@@ -15,12 +15,15 @@ from common.constellation import parts as bundle_parts
 from common.constellation.paths import MERGES
 from common.constellation.priors import prior_of
 from common.errors import Unavailable
-from common.runtime import keys, streams
+from common.runtime import keys, metrics, streams
+from common.runtime.trust import Trust
 from common.wire import crystals
-from common.wire.messages import Heartbeat
+from common.wire.codec import pack, unpack
+from common.wire.messages import Bundle, Heartbeat
 from common.wire.proposals import encode
 from services.aggregator import app
 from services.aggregator.app.hashes import ACCEPTED, OPENED
+from services.aggregator.app.window import Window
 from services.aggregator.proposals import MERGES_LEAST
 
 pytestmark = pytest.mark.anyio
@@ -220,6 +223,21 @@ async def test_after_a_restart_the_base_window_is_the_newest_three(centre, event
     assert [letter.code for letter in await centre.letters(streams.PACKETS)] == ["base_window"]
 
 
+@pytest.mark.parametrize("entries", [1, 2])
+async def test_a_release_that_was_opened_to_everybody_is_one_of_the_base_window_s_three(centre, entries):
+    bundle = None
+    for version in (1, 2, 3, 4):
+        bundle = await centre.release(version, bundle)
+        for again in range(1, entries):
+            await centre.broker.produce(streams.BUNDLES, pack(bundle), f"{version}-again-{again}")
+    trust = Trust(centre.broker.redis, keys.load_root(centre.home))
+    window = Window(centre.broker, trust)
+    await window.catch_up()
+    assert [base.version for base in window.bases] == [2, 3, 4]
+    after = await centre.broker.redis.xrange(streams.BUNDLES, min=f"({await window.first_position()}")
+    assert [unpack(Bundle, fields[b"__data__"]).version for _, fields in after] == sorted([2, 3, 4] * entries)
+
+
 async def test_an_edge_that_is_enrolled_while_the_aggregator_runs_is_heard(centre, eventually):
     bundle = await centre.release()
     late = keys.edges_dir(centre.home) / f"{NODES[3]}.pub"
@@ -271,6 +289,24 @@ async def test_what_was_said_of_a_domain_that_ended_meanwhile_is_its_heir_s(cent
     update = (await centre.batches())[1].domains[0]
     assert (update.name, update.kernel, update.opened, update.packets) == ("percept", "percept", False, 1)
     assert await centre.broker.read_hash(OPENED) == {}
+
+
+async def test_of_a_domain_that_has_ended_no_spread_stays(centre, eventually, micro):
+    def shown():
+        names = ("d-1", "percept")
+        return [metrics.REGISTRY.get_sample_value("qig_spread_rad", {"domain": name}) for name in names]
+
+    opened = micro.domains["percept"].model_copy(update={"name": "d-1"})
+    first = await centre.release(change=bundle_parts.domains_part({**micro.domains, "d-1": opened}))
+    async with centre.running("aggregator", batch_packets=4):
+        for sequence, domain in enumerate(("d-1", "percept"), 1):
+            await centre.send(*[centre.packet(first, node, sequence, domain=domain) for node in (0, 1)])
+        await eventually(lambda: None not in shown())
+        kept = shown()[1]
+        heir = micro.domains["percept"].model_copy(update={"formerly": ("d-1",)})
+        await centre.release(2, first, change=bundle_parts.domains_part({**micro.domains, "percept": heir}))
+        await eventually(lambda: bundle_is_base(centre, 2))
+        assert shown() == [None, kept]
 
 
 async def bundle_is_base(centre, version):

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -291,6 +292,25 @@ async def test_a_batch_waits_while_an_older_one_is_not_done(centre, trainer):
     younger = Delivery(streams.BATCHES, f"{1 << 50}-0", 1, 1, b"")
     with pytest.raises(Unavailable, match="batch_before"):
         await trainer.take(younger, numbered(centre, 2))
+
+
+async def test_a_trainer_that_is_stopped_ends_with_the_next_step_and_its_try_does_not_count(
+    centre, few, monkeypatch, eventually
+):
+    await centre.release()
+    begun, real = threading.Event(), room.consolidate
+
+    def consolidate(*args, **given):
+        begun.set()
+        return real(*args, **given)
+
+    monkeypatch.setattr(room, "consolidate", consolidate)
+    await centre.broker.produce(streams.BATCHES, pack(one := numbered(centre, 1)), one.id)
+    async with running(centre, few, "one", steps=100_000):  # more than this test has time for
+        await eventually(begun.is_set)
+    group = streams.GROUPS[streams.BATCHES]
+    (row,) = await centre.broker.redis.xpending_range(streams.BATCHES, group, "-", "+", 2)
+    assert row["times_delivered"] == 0
 
 
 async def test_of_what_training_keeps_only_the_batch_that_is_worked_on_stays(centre, few, eventually):

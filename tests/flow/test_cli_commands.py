@@ -105,6 +105,17 @@ async def test_a_question_without_any_edge_says_that_nobody_reads_it(redis, brok
     assert await redis.xlen(streams.QUERIES) == 1
 
 
+async def test_an_edge_is_missed_however_many_heartbeats_others_have_sent_since(redis, broker_url, capsys, monkeypatch):
+    monkeypatch.setattr(ask, "UNHEARD_AFTER_S", 0.0)
+    for service in ["edge", *ask.HEARD_MOST * ["trainer"]]:
+        age_s = 600.0 if service == "edge" else 1.0
+        beat = Heartbeat(node=service, service=service, at_s=time.time() - age_s, bundle=1, ready=True)
+        await redis.xadd(streams.HEART, {"__data__": pack(beat)})
+    with pytest.raises(Unavailable, match="no answer within"):
+        await ask._ask(broker_url, HASTY, None)
+    assert "no edge was heard of for 30 s" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("ages_s", "said"), [([], False), ([25.0], False), ([35.0], True), ([90.0, 1.0], False)],
     ids=["no beat ever", "heard of lately", "silent", "one lives"],
@@ -177,7 +188,7 @@ def test_the_evidence_names_what_is_known_and_what_is_not():
     )
     known = {"query_id": "q", "client": "c", "node": "edge-1", "bundle": 7, "text": "t", "finish": "stop"}
     found = Answer(**known, kernel="heart", domain="heart", route=steps, kappa=62.43, phase="CRYSTAL", seconds=0.5)
-    phi = "Φ not known yet: 512 tokens are needed"
+    phi = "Φ not known yet: 512 tokens of the kernel are needed since its edge started"
     line = f"HEART · route heart 0.10 < vocab 0.20 rad · {phi} · κ 62.4 CRYSTAL · 0 tokens · 0.50 s"
     assert ask.evidence(found) == f"{line} · bundle 7 · edge-1 · id q"
 

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import access, keys, streams
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import user_of
-from services.cli import child, fleet, home, probe
+from services.cli import child, fleet, home, probe, watch
 from services.cli.broker import check_there, client, find_url
 
 pytestmark = pytest.mark.anyio
@@ -110,24 +111,71 @@ async def test_no_process_is_left_behind_by_an_error(tmp_path):
     assert not any(map(is_alive, pids))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-async def test_a_killed_command_line_takes_its_services_with_it(tmp_path, broker_url, eventually):
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+
+
+async def killed(tmp_path, mode):
+    """The pids of a service and a broker whose fleet was killed when they were ready."""
     code = f"""
 import asyncio, pathlib, sys
 from services.cli import fleet
 fleet.service_command = lambda mode: [sys.executable, {str(Path(__file__).with_name("cli_service.py"))!r}, mode]
 async def main():
-    async with fleet.Fleet(pathlib.Path({str(tmp_path)!r}), broker_url={broker_url!r}) as running:
-        print((await running.start("serve", "edge-1")).pid, flush=True)
+    async with fleet.Fleet(pathlib.Path({str(tmp_path)!r})) as running:
+        member = await running.start({mode!r}, "edge-1")
+        await running.wait_ready("edge-1")
+        print(member.pid, running.broker.pid, flush=True)
         await asyncio.sleep(60)
 asyncio.run(main())
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-    pid = int(await process.stdout.readline())
-    assert is_alive(pid)
+    pids = [int(word) for word in (await process.stdout.readline()).split()]
     process.kill()
     await process.wait()
-    await eventually(lambda: not is_alive(pid))
+    return pids
+
+
+@only_linux
+async def test_a_killed_command_line_takes_its_services_and_its_broker_with_it(tmp_path, eventually):
+    pids = await killed(tmp_path, "serve")
+    await eventually(lambda: not any(map(is_alive, pids)))
+    await eventually(lambda: home.read_broker(tmp_path) is None)
+
+
+async def test_a_broker_that_a_killed_command_line_left_stays_until_its_services_have_ended(tmp_path, eventually):
+    service, broker = await killed(tmp_path, "stubborn")
+    await eventually(lambda: home.is_ending(tmp_path))
+    async with client(home.read_broker(tmp_path)) as redis:
+        assert await redis.ping()
+    os.kill(service, signal.SIGKILL)
+    await eventually(lambda: not is_alive(broker))
+
+
+async def test_the_next_fleet_waits_for_what_a_killed_one_left_and_goes_on_with_its_data(tmp_path, eventually):
+    service, broker = await killed(tmp_path, "stubborn")
+    async with client(home.read_broker(tmp_path)) as redis:
+        await redis.set("kept", "1")
+    running = fleet.Fleet(tmp_path)
+    starts = asyncio.create_task(running.__aenter__())
+    await eventually(lambda: home.is_locked(tmp_path))
+    assert not starts.done()
+    os.kill(service, signal.SIGKILL)
+    await starts
+    try:
+        assert not is_alive(broker)
+        async with client(running.broker_url) as redis:
+            assert await redis.get("kept") == b"1"
+    finally:
+        await running.__aexit__(None, None, None)
+
+
+async def test_what_a_killed_command_line_left_and_does_not_end_is_named(tmp_path, monkeypatch, eventually):
+    monkeypatch.setattr(home, "REST_S", 0.0)
+    service, broker = await killed(tmp_path, "stubborn")
+    with pytest.raises(Unavailable, match=r"still_ending.*lsof .*members\.lock"):
+        await fleet.Fleet(tmp_path).__aenter__()
+    os.kill(service, signal.SIGKILL)
+    await eventually(lambda: not is_alive(broker))
 
 
 async def test_a_service_that_does_not_stop_is_killed_at_the_deadline(alone, monkeypatch):
@@ -257,6 +305,14 @@ async def test_a_command_that_the_broker_does_not_let_in_says_so(tmp_path, user)
         async with client(url) as redis:
             with pytest.raises(Rejected, match="broker_refused"):
                 await check_there(redis, url)
+
+
+async def test_who_watches_as_a_service_that_may_not_is_told_whose_address_does(tmp_path, monkeypatch):
+    access.make(tmp_path)
+    async with fleet.Fleet(tmp_path) as running:
+        monkeypatch.setenv("QIG_BROKER_URL", running.url_of("trainer"))
+        with pytest.raises(Rejected, match=r"broker_refused: .*the operator's address does"):
+            await asyncio.to_thread(watch.run, once=True, every_s=1.0, home=tmp_path, json=False)
 
 
 async def test_a_list_of_users_that_the_broker_cannot_read_is_one_clear_error(tmp_path):

@@ -6,6 +6,7 @@ import sqlite3
 import sys
 import time
 from contextlib import asynccontextmanager
+from socket import gethostname
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from listing import list_releases
 
 from common.runtime import streams
 from common.runtime.service import serve
+from common.runtime.settings import DEFAULT_API, ApiSettings
 from common.wire.codec import pack
 from common.wire.inference import Query
 from common.wire.messages import DeadLetter
@@ -29,13 +31,13 @@ QUERIES = 40
 
 
 @asynccontextmanager
-async def running(settings):
+async def running(settings, api=DEFAULT_API):
     stop, address = asyncio.Event(), asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(
         serve(
             settings,
             service="edge",
-            build=lambda broker: build(settings, broker),
+            build=lambda broker: build(settings, broker, api),
             check_every_s=0.05,
             stop=stop,
             on_start=address.set_result,
@@ -106,6 +108,14 @@ async def test_an_edge_tells_where_it_serves_and_deletes_what_is_too_old_before_
         await eventually(lambda: address_of(file) == address)
         await eventually(lambda: kept_in(file) == 0)
         assert address_of(file) == address
+
+
+async def test_an_edge_on_every_address_of_its_machine_is_named_by_the_machine(tmp_path, broker_url, eventually):
+    """Its file may lie in a volume that edges of other containers mount: 0.0.0.0 would be each reader itself."""
+    settings = settings_of(tmp_path, broker_url, http_host="0.0.0.0", http_port=free_port())
+    async with running(settings, ApiSettings(api_open=True)):
+        file = state_dir(tmp_path, NODE) / "edge.db"
+        await eventually(lambda: address_of(file) == f"http://{gethostname()}:{settings.http_port}")
 
 
 def kept_in(file):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -260,18 +261,22 @@ async def told_instead(page, world, **series):
 
 async def test_on_a_phone_no_table_is_wider_than_its_room_and_what_is_not_known_is_a_dash(browser, world, eventually):
     async with opened(browser, world, eventually, viewport=PHONE) as page:
-        await told_instead(page, world, strategy=[{"phi": None, "kappa": 12_345.6, "phase": "CRYSTAL"}])
+        await told_instead(page, world, strategy=[{"phi": None, "phi_n": 131, "kappa": 12_345.6, "phase": "CRYSTAL"}])
         for name in ("kernels", "bundles", "streams", "fleet"):
             wide, room = await page.locator(f"#{name}").evaluate(ROOM)
             assert wide <= room, name
         unknown = page.locator("#kernels tr:has-text('strategy') td").nth(2)
         await expect(unknown).to_have_text("–")
-        await expect(unknown).to_have_attribute("title", f"not known yet: {PHI_MIN_TRANSITIONS} tokens are needed")
-        await expect(page.locator("#phi-note")).to_have_text(f"Φ needs {PHI_MIN_TRANSITIONS} tokens of a kernel.")
+        why = re.compile(f"Φ is not known before .* {PHI_MIN_TRANSITIONS} tokens since this edge started")
+        await expect(unknown).to_have_attribute("title", why)
+        await expect(page.locator("#phi-note")).to_have_text(why)
+        await expect(page.locator("#phi-note")).to_contain_text("So far: strategy 131.")
         known = [{"phi": 0.8, "kappa": 60.0, "phase": "CRYSTAL"}]
         await told_instead(page, world, **dict.fromkeys((*ROLES, "constellation"), known))
         await expect(page.locator("#kernels")).not_to_contain_text("–")
         await expect(page.locator("#phi-note")).to_be_hidden()
+        await expect(page.locator("#phase-note")).to_contain_text("FOAM below 20, ")
+        await expect(page.locator("#phase-note")).to_contain_text("CRYSTAL to 70, it holds; FRACTURE above that")
 
 
 async def test_a_coupling_above_the_chart_is_an_arrow_at_its_top_and_one_in_it_is_a_point(browser, world, eventually):

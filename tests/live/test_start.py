@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -102,18 +102,52 @@ def test_a_second_constellation_on_one_home_is_refused_with_the_pid_of_the_first
     assert first.returncode == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_a_killed_command_line_takes_the_training_of_its_first_kernels_with_it(home):
+    def training():
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it may have ended
+                if {b"train", os.fsencode(places.genesis_dir(home))} <= set(path.read_bytes().split(b"\0")):
+                    return True
+        return False
+
+    with running(up(home, "--port", "0"), QIG_SIZE="tiny") as first:
+        wait_for(training)
+        first.kill()
+    wait_for(lambda: not training())
+    assert not places.genesis_dir(home).exists()  # it was ended, and did not come to its end
+    wait_for(lambda: places.read_broker(home) is None)  # the broker too
+
+
+def test_stop_ends_what_runs_on_a_home_in_good_order_and_says_where_nothing_does(home, micro_parts):
+    def stop():
+        command = [*QIG, "stop", "--home", str(home)]
+        return subprocess.run(
+            command, env=environ({}), cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, check=True
+        ).stdout
+
+    folder.write(micro_parts, places.genesis_dir(home))
+    with running(up(home, "--port", "0")) as first:
+        assert first.stdout.readline() == f"home    {home}, as it was left\n"
+        said = stop()
+        assert first.wait(START_S) == 0
+    assert f"pid {first.pid} on {home} stops" in said
+    assert "stopped; the state is kept" in said
+    assert stop().startswith(f"no constellation runs on {home}")
+
+
 def test_a_second_edge_under_one_name_is_refused(home, start):
     with running(module("edge"), **start):
-        wait_for(home / "edges" / "edge-1" / "edge.db")
+        wait_for((home / "edges" / "edge-1" / "edge.db").exists)
         line = refused(module("edge"), **start)
     assert line.startswith("qig edge: state_in_use: ")
     assert "an edge runs once a node, choose another QIG_NODE" in line
 
 
-def wait_for(path):
+def wait_for(condition):
     deadline = time.monotonic() + START_S
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path}"
+    while not condition():
+        assert time.monotonic() < deadline, condition
         time.sleep(0.02)
 
 

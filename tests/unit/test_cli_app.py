@@ -2,10 +2,12 @@ import inspect
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from common.constants import PHASE_BOUNDS, PHI_WINDOW
 from common.errors import Corrupt, Rejected, Unavailable
 from services.cli import app as cli
 from services.cli import demo, genesis, reference, up
@@ -17,6 +19,7 @@ COMMANDS = {
     "ask": ["ask", "hello"],
     "read": ["read", "book.txt"],
     "watch": ["watch"],
+    "stop": ["stop"],
     "top": ["top"],
     "nodes": ["nodes"],
     "route": ["route", "hello"],
@@ -121,6 +124,13 @@ def test_a_size_beside_a_batch_is_refused(asked):
     assert "leave --size out" in " ".join(found.output.replace("│", "").split())
 
 
+def test_the_help_of_top_names_the_phases_by_their_bounds():
+    told = " ".join(CliRunner().invoke(cli.app, ["top", "--help"]).output.split())
+    loose, firm, fast = (f"{bound:g}" for bound in PHASE_BOUNDS)
+    assert f"FOAM below {loose}, TACKING below {firm}, CRYSTAL to {fast}, FRACTURE above that" in told
+    assert f"Φ is above {PHI_WINDOW[1]}" in told
+
+
 def test_every_command_is_tried_above():
     assert {name.removeprefix("## qig ") for name in headings()} == set(COMMANDS)
 
@@ -160,6 +170,13 @@ def test_debug_shows_the_traceback(end):
 def test_a_wrong_command_line_ends_with_2(asked, line):
     assert CliRunner().invoke(cli.app, line).exit_code == 2
     assert asked == []
+
+
+def test_the_home_may_stand_before_the_command_and_after_it_counts_more(asked, monkeypatch):
+    monkeypatch.setenv("QIG_HOME", "given")
+    for line in (["watch"], ["watch", "--home", "after"], ["bundle", "list"]):
+        assert CliRunner().invoke(cli.app, ["--home", "before", *line]).exit_code == 0
+    assert [given["home"] for _, _, given in asked] == [Path("before"), Path("after"), Path("before")]
 
 
 def test_the_home_may_come_from_the_environment(asked):

@@ -44,7 +44,7 @@ def kept(tmp_path):
 
 
 @contextlib.contextmanager
-def running(tmp_path, node, status, body):
+def running(tmp_path, node, status, body, *, host="127.0.0.1"):
     """An edge that holds its file and answers DELETE; yields the requests it got."""
     asked, shown = [], []
 
@@ -63,7 +63,7 @@ def running(tmp_path, node, status, body):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        address = f"http://127.0.0.1:{server.server_port}"
+        address = f"http://{host}:{server.server_port}"
         record = Record(tmp_path / "edges" / node / "edge.db", now_s=1.0, address=address)
         try:
             yield SimpleNamespace(asked=asked, shown=shown)
@@ -186,6 +186,13 @@ def test_a_file_without_a_key_is_refused_before_anything_is_asked(keep, kept, tm
     with pytest.raises(Rejected, match="bad_key_file"):
         run(tmp_path, key_file=tmp_path / "key")
     assert kept("edge-1")
+
+
+def test_a_running_edge_of_this_machine_is_asked_whether_or_not_its_name_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(forget, "gethostname", lambda: "nobody-knows.invalid")
+    with running(tmp_path, "edge-1", 200, json.dumps(FORGOTTEN).encode(), host="nobody-knows.invalid") as edge:
+        run(tmp_path)
+    assert edge.asked == ["/v1/interactions/q1?client=anonymous"]
 
 
 def test_a_running_edge_is_asked_where_it_serves(tmp_path, capsys):

@@ -8,6 +8,7 @@ from common.wire.fields import QUERY_MAX_CHARS
 from common.wire.inference import Answer
 from services.cli import ask, read
 from services.cli.app import EXIT_INTERRUPTED
+from services.edge.sleep import IDLE_SPREAD
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,17 @@ def test_a_question_that_is_too_long_is_sent_to_qig_read(tmp_path):
 def test_a_text_too_small_for_a_sleep_is_said_to_be(tmp_path, size, too_little):
     lines = "\n".join(read._lines(read.reading([answer(1.0, size, "edge-1", 3)]), True, tmp_path))
     assert ("too little for a sleep on its own: an edge wants 20 KB" in lines) == too_little
+
+
+def test_who_gave_a_text_to_learn_from_is_told_what_comes_next_and_when(tmp_path):
+    lines = "\n".join(read._lines(read.reading([answer(1.0, 120_000, "edge-1", 3)]), True, tmp_path))
+    assert f"with 20 KB of new text sleeps once idle for 5 to {5 * (1 + IDLE_SPREAD):g} s" in lines
+    assert "a batch of 8 packets, or of fewer 60 s after the first" in lines
+    assert "bundle list --home" in lines
+
+
+def test_who_gave_a_text_that_is_not_to_be_learned_is_told_nothing_of_it(tmp_path):
+    assert len(list(read._lines(read.reading([answer(1.0, 120_000, "edge-1", 3)]), False, tmp_path))) == 1
 
 
 def test_who_cancels_is_told_how_many_of_the_texts_were_read(tmp_path, monkeypatch, capsys):

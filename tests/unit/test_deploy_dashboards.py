@@ -128,12 +128,13 @@ def test_the_bands_are_those_of_the_code() -> None:
     assert thresholds("constellation", "Drift") == (DRIFT_LIMIT_RAD,)
 
 
-def test_every_service_is_scraped_under_its_own_name_and_on_its_port() -> None:
-    jobs = {job["job_name"]: json.dumps(job) for job in SCRAPE["scrape_configs"]}
-    assert set(jobs) == set(settings.SERVICES)
+def test_every_service_is_scraped_under_its_own_name_and_on_its_port_and_each_replica_as_a_target_of_its_own() -> None:
+    jobs = {job["job_name"]: job for job in SCRAPE["scrape_configs"]}
+    assert set(jobs) == set(settings.SERVICES) <= set(COMPOSE["services"])
     for name, job in jobs.items():
-        assert name in COMPOSE["services"]
-        assert f'"{name}:8000"' in job or (f'["{name}"]' in job and '"port": 8000' in job)
+        (found,) = job["dns_sd_configs"]
+        assert (found["names"], found["type"], found["port"]) == ([name], "A", 8000)
+        assert "static_configs" not in job
 
 
 def test_prometheus_finds_every_file_of_rules() -> None:

@@ -12,6 +12,7 @@ from promql import DEPLOY, RULE_FILES, RULES, SAMPLES
 
 from common.constants import PHI_COLLAPSE
 from common.runtime import metrics
+from common.runtime.settings import SERVICES
 from common.runtime.streams import GROUPS, OUTBOX_MAX_ENTRIES
 from services.aggregator.bases import BASE_WINDOW
 from services.cli import app as cli
@@ -28,6 +29,7 @@ needs_promtool = pytest.mark.skipif(
 )
 
 EVERY_S = 30
+CENTRE = [service for service in SERVICES if service != "edge"]
 LONG = "x2000"  # of samples: eight hours, which is more than any rule looks back
 
 
@@ -52,10 +54,12 @@ def late(at: int, by: float) -> str:
     return f"0x{at * 60 // EVERY_S} {by:g}{LONG}"
 
 
-def refused(of: float, per_minute: float) -> dict[str, str]:
+def refused(of: float, per_minute: float, late: float = 0, cancelled: float = 0) -> dict[str, str]:
+    """Shares of the queries: refused, broken off at their deadline, cancelled by whoever asked."""
+    shares = {"refused": of, "late": late, "cancelled": cancelled, "stop": 1 - of - late - cancelled}
     return {
-        'qig_queries_total{outcome="refused", job="edge"}': growing(of * per_minute),
-        'qig_queries_total{outcome="stop", job="edge"}': growing((1 - of) * per_minute),
+        f'qig_queries_total{{outcome="{outcome}", job="edge"}}': growing(share * per_minute)
+        for outcome, share in shares.items()
     }
 
 
@@ -78,6 +82,12 @@ def waiting(stream: str, number: float, finished: str) -> dict[str, str]:
         f'qig_handled_total{{stream="{stream}", outcome="done"}}': finished,
         f'qig_handled_total{{stream="{stream}", outcome="unavailable"}}': growing(10),
     }
+
+
+def up(**others: str) -> dict[str, str]:
+    """The centre, and what is given by its job; "" for no target of it."""
+    jobs = dict.fromkeys(CENTRE, flat(1)) | others
+    return {f'up{{job="{job}", instance="{job}"}}': values for job, values in jobs.items() if values}
 
 
 def begun(stream: str, at: int) -> dict[str, str]:
@@ -165,6 +175,7 @@ def training(began_s: float, checkpoint_s: float, job_limit_s: float | None = 0)
 
 EDGE = 'qig_ready{job="edge", instance="%s"}'
 UP = 'up{job="edge", instance="%s"}'
+GONE_AFTER_5 = f"1x{5 * 60 // EVERY_S} stale"
 HEART = 'qig_phi_ratio{kernel="heart", instance="a"}'
 FILL = 'qig_stream_fill_ratio{stream="qig:packets"}'
 OUTBOX = 'qig_stream_outbox{stream="qig:batches"}'
@@ -180,11 +191,16 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("NoEdgeReady", 4, {'up{job="trainer"}': flat(1)}, True),
     ("NoEdgeReady", 4, {EDGE % "a": flat(0), EDGE % "b": flat(1)}, False),
     ("NoEdgeReady", 4, {EDGE % "a": steps(1, 0, 3)}, False),
-    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': flat(0)}, True),
-    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': flat(1)}, False),
-    ("ServiceDown", 4, {'up{job="trainer", instance="t"}': steps(1, 0, 3) + " 1x9"}, False),
+    ("ServiceDown", 4, up(), False),
+    ("ServiceDown", 4, up(trainer=flat(0)), True),
+    ("ServiceDown", 4, up(trainer=steps(1, 0, 3) + " 1x9"), False),
+    ("ServiceDown", 4, up(edge=flat(0)), True),
+    *(("ServiceDown", 4, up(**{job: ""}), True) for job in CENTRE),
+    *(("ServiceDown", 8, up(**{job: GONE_AFTER_5}), True) for job in CENTRE),
+    *(("ServiceDown", 5, up(**{job: GONE_AFTER_5}), False) for job in CENTRE),
+    ("ServiceDown", 8, up() | {'up{job="aggregator", instance="second"}': GONE_AFTER_5}, False),
     ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": steps(1, 0, 5)}, True),
-    ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": f"1x{5 * 60 // EVERY_S} stale"}, True),
+    ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": GONE_AFTER_5}, True),
     ("EdgeGone", 10, {UP % "a": flat(1), UP % "b": flat(1)}, False),
     ("EdgeGone", 30, {UP % "a": flat(1), UP % "b": steps(1, 0, 5)}, False),
     ("NotReady", 8, {'qig_ready{job="trainer"}': flat(0)}, True),
@@ -193,6 +209,10 @@ CASES: list[tuple[str, int, dict[str, str], bool]] = [
     ("QueriesRefused", 15, refused(0.06, 60), True),
     ("QueriesRefused", 15, refused(0.05, 60), False),
     ("QueriesRefused", 15, refused(0.5, 2), False),
+    ("QueriesRefused", 15, refused(0, 60, late=0.06), True),
+    ("QueriesRefused", 15, refused(0, 60, late=0.05), False),
+    ("QueriesRefused", 15, refused(0.03, 60, late=0.03), True),
+    ("QueriesRefused", 15, refused(0.02, 60, late=0.03, cancelled=0.5), False),
     ("ConsumerDead", 15, waiting("qig:queries", 3, late(2, 5)), True),
     ("ConsumerDead", 15, waiting("qig:packets", 1, late(2, 5)), True),
     ("ConsumerDead", 15, waiting("qig:queries", 3, growing(1)), False),

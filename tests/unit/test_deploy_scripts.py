@@ -160,6 +160,11 @@ def test_names_are_those_with_a_key_in_the_order_of_their_numbers(home: Path) ->
     assert claim_node.names(home) == list(NODES)
 
 
+def test_a_name_that_was_disowned_is_nobody_s(home: Path) -> None:
+    keys.disown(home, "edge-2")
+    assert claim_node.names(home) == ["edge-1", "edge-10"]
+
+
 def test_without_any_key_the_error_says_who_makes_them(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"make_keys\.py"):
         claim_node.names(tmp_path)

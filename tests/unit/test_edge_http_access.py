@@ -2,7 +2,14 @@ import pytest
 
 from common.runtime.api_keys import add, new_key
 from common.runtime.rates import Allowance
-from services.edge.http.access import allowance_headers, check_allowance, check_host, client_of, is_loopback
+from services.edge.http.access import (
+    allowance_headers,
+    check_allowance,
+    check_host,
+    client_of,
+    is_loopback,
+    is_unspecified,
+)
 from services.edge.http.errors import Refusal
 
 KEY = new_key(b"\1" * 32)
@@ -17,6 +24,13 @@ def test_an_address_that_only_this_machine_reaches(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "edge.example", "", "localhost.example"])
 def test_an_address_that_others_reach(host):
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "every"), [("0.0.0.0", True), ("::", True), ("127.0.0.1", False), ("::1", False), ("edge.example", False)]
+)
+def test_an_address_that_is_every_address_of_a_machine(host, every):
+    assert is_unspecified(host) is every
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def applied(version=1):
 
 def test_everything_that_happened_is_in_the_state_and_is_json(live):
     live.serves(3, atlas({"heart": np.array([0.9, 0.1]), "vocab": np.array([0.1, 0.9])}))
-    live.answered(answer(constellation_phi=0.9), T)
+    live.answered(answer(constellation_phi=0.9), T, 131.0)
     live.looked([{"stream": "qig:queries", "length": 2}], T)
     live.beat(beat())
     live.applied(applied())
@@ -51,7 +51,7 @@ def test_everything_that_happened_is_in_the_state_and_is_json(live):
     assert (told["node"], told["bundle"], told["number"]) == ("edge-1", 3, 6)
     assert told["limits"]["text_max_chars"] == QUERY_MAX_CHARS
     assert told["map"]["names"] == ["heart", "vocab"]
-    assert told["series"]["heart"] == [{"at_s": 1000, "phi": 0.8, "kappa": 60.0, "phase": "CRYSTAL"}]
+    assert told["series"]["heart"] == [{"at_s": 1000, "phi": 0.8, "phi_n": 131, "kappa": 60.0, "phase": "CRYSTAL"}]
     assert [point["phi"] for point in told["series"]["constellation"]] == [0.9]
     assert told["answers"][0]["bits_per_byte"] == 2.0
     assert told["broker"] == {"at_s": T, "away": None, "streams": [{"stream": "qig:queries", "length": 2}]}
@@ -61,7 +61,7 @@ def test_everything_that_happened_is_in_the_state_and_is_json(live):
 
 
 def test_no_text_no_client_and_no_id_is_told(live):
-    live.answered(answer(), T)
+    live.answered(answer(), T, 131.0)
     told = json.dumps(live.state(T)) + json.dumps([event.data for event in live.after(0)])
     assert all(word not in told for word in ("private", "somebody", "secret"))
 
@@ -69,7 +69,7 @@ def test_no_text_no_client_and_no_id_is_told(live):
 def test_who_saw_the_state_gets_what_came_after_it_once_and_in_order(live):
     live.beat(beat("edge-1"))
     seen = live.state(T)["number"]
-    live.answered(answer(), T)
+    live.answered(answer(), T, 131.0)
     live.looked([], T)
     assert [event.kind for event in live.after(seen)] == ["answer", "broker"]
     assert live.after(live.newest) == []
@@ -85,13 +85,13 @@ def test_who_is_too_far_behind_or_saw_another_life_of_the_edge_is_told_everythin
 
 def test_a_kernel_has_one_point_a_second_the_last(live):
     for phi, at_s in ((0.1, T), (0.2, T + 0.9), (0.3, T + 1)):
-        live.answered(answer(phi=phi), at_s)
+        live.answered(answer(phi=phi), at_s, 131.0)
     assert [point["phi"] for point in live.state(T)["series"]["heart"]] == [0.2, 0.3]
 
 
 @pytest.mark.parametrize(("age_s", "kept"), [(KEPT_S - 1, 1), (KEPT_S, 1), (KEPT_S + 1, 0)])
 def test_what_is_older_than_a_quarter_of_an_hour_is_no_longer_told(live, age_s, kept):
-    live.answered(answer(), T)
+    live.answered(answer(), T, 131.0)
     live.beat(beat())
     told = live.state(T + age_s)
     assert [len(told["series"]["heart"]), len(told["answers"]), len(told["services"])] == [kept] * 3
@@ -99,7 +99,7 @@ def test_what_is_older_than_a_quarter_of_an_hour_is_no_longer_told(live, age_s, 
 
 def test_nothing_grows_without_bound(live):
     for n in range(2 * EVENTS_MAX):
-        live.answered(answer(), T + n)
+        live.answered(answer(), T + n, 131.0)
         live.beat(beat(f"edge-{n}", T + n))
         live.applied(applied(n + 1))
         live.released(bundle(n + 1))
@@ -112,8 +112,15 @@ def test_nothing_grows_without_bound(live):
     assert told["services"][-1]["node"] == f"edge-{n}"
 
 
+def test_a_release_that_comes_again_for_everybody_is_told_once(live):
+    for version in (1, 2, 2):
+        live.released(bundle(version))
+    assert [each["version"] for each in live.state(T)["bundles"]] == [1, 2]
+    assert [event.data["version"] for event in live.after(0)] == [1, 2]
+
+
 def test_an_answer_that_no_kernel_made_is_passed(live):
-    live.answered(answer(kernel=None, domain=None, route=(), finish="refused"), T)
+    live.answered(answer(kernel=None, domain=None, route=(), finish="refused"), T, 131.0)
     assert live.newest == 0
 
 

@@ -233,6 +233,17 @@ def test_of_a_domain_that_was_given_up_no_figure_stays():
     assert shown == ['qig_held_out_bits_per_byte{domain="new"} 1.5']
 
 
+def test_a_gauge_shows_only_the_domains_that_there_still_are():
+    for domain in ("there", "gone"):
+        metrics.SPREAD.labels(domain).set(0.1)
+    for _ in range(2):
+        metrics.show_only(metrics.SPREAD, {"there", "not shown yet"})
+        shown = [line for line in metrics.exposition().decode().splitlines() if line.startswith("qig_spread_rad")]
+        assert shown == ['qig_spread_rad{domain="there"} 0.1']
+    metrics.show_only(metrics.SPREAD, ())
+    assert "qig_spread_rad{" not in metrics.exposition().decode()
+
+
 def test_what_is_counted_from_the_start_reads_zero_and_keeps_what_it_has_counted():
     metrics.begin(metrics.GUARD_EVENTS, ("restore-nobody",))
     assert metrics.REGISTRY.get_sample_value("qig_guard_events_total", {"guard": "restore-nobody"}) == 0.0

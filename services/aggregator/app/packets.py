@@ -126,7 +126,7 @@ class Packets:
         self._standings.show(found.ref.key, "accepted")
         self._standings.weigh(found.ref.key, len(delivery.body))
         with bound(**causes.packet(found.ref).names):  # one of a read
-            log.info("packet %s of %s counts", found.ref.packed.hex()[16:], found.node)
+            log.info("packet %s of %s is in the ledger", found.ref.packed.hex()[16:], found.node)
 
     async def _refuse(self, delivery: Delivery, envelope: Envelope, known: "Known", error: QigError) -> None:
         """What is noted and told of a packet before its dead letter is written."""

@@ -3,15 +3,16 @@
 import asyncio
 import logging
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
 from common.constants import ROLES
 from common.constellation.paths import DOMAINS, MERGES, kernel_path, memory_path
 from common.errors import QigError, Rejected, Unavailable
-from common.runtime import metrics, streams
+from common.runtime import metrics
 from common.runtime.broker import Broker
-from common.runtime.entries import Delivery, Entry, body_of
+from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
+from common.runtime.releases import newest_messages
 from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.expected import Prior
@@ -72,6 +73,7 @@ class Window:
         base = replace(base, priors=await self._expected(bundle, base), known=await self._held(bundle, base))
         self.bases = with_base(self.bases, base)
         metrics.BUNDLE_VERSION.set(self.bases[-1].version)
+        metrics.show_only(metrics.SPREAD, self.bases[-1].domains)
         log.info("bundle %d is a base, with %d domains", bundle.version, len(base.domains))
 
     async def _expected(self, bundle: Bundle, base: Base) -> dict[str, Prior]:
@@ -110,21 +112,15 @@ class Window:
 
     async def catch_up(self) -> None:
         """Know the newest bundles now: an edge may be quicker than our follower, and must not be refused for it."""
-        for entry in reversed(await self._newest(BASE_WINDOW)):
-            body = body_of(entry.fields)
+        newest = list(await newest_messages(self._broker.redis, BASE_WINDOW))[:BASE_WINDOW]
+        for body in reversed(newest):
             try:
-                if body is not None:
-                    await self._know(body)
+                await self._know(body)
             except QigError as error:
                 log.warning("a bundle of the window cannot be used: %s", error)
 
     async def first_position(self) -> str:
         """Where to begin to follow so that the whole base window is seen."""
-        rows = await self._newest(BASE_WINDOW + 1)
-        self._released = bool(rows)
-        return rows[-1].id if len(rows) > BASE_WINDOW else FROM_START
-
-    async def _newest(self, count: int) -> list[Entry]:
-        """The newest releases, newest first."""
-        rows = await self._broker.redis.xrevrange(streams.BUNDLES, count=count)
-        return [Entry(entry.decode(), fields) for entry, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", rows)]
+        entries = list((await newest_messages(self._broker.redis, BASE_WINDOW + 1)).values())
+        self._released = bool(entries)
+        return entries[BASE_WINDOW] if len(entries) > BASE_WINDOW else FROM_START

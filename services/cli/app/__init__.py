@@ -53,8 +53,15 @@ app.add_typer(text.coordizer, name="coordizer")
 
 
 @app.callback()
-def qig(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def qig(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+    home: Annotated[
+        Path | None, typer.Option(help="As after the command, where it stands too: for those that have one.")
+    ] = None,
+) -> None:
     """What stands before the command; `main` looks for --debug itself."""
+    if home is not None:
+        os.environ[command.HOME_VARIABLE] = str(home)  # a command's own options are read after this
 
 
 @app.command()
@@ -78,6 +85,12 @@ def up(
 ) -> None:
     """Run a constellation on this machine until Ctrl-C; starts a broker when QIG_BROKER_URL names none."""
     command.do("up", edges=edges, home=home, port=port)
+
+
+@app.command()
+def stop(home: Home = DEFAULT_HOME) -> None:
+    """Stop the constellation that `qig up` (or `qig demo`) runs on this home, in good order."""
+    command.do("stop", home=home)
 
 
 @app.command()
@@ -130,7 +143,12 @@ def top(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """The fleet at a glance: kernels over time, services, streams, bundles. Needs the extra `top`."""
+    """The fleet at a glance: kernels over time, services, streams, bundles. Needs the extra `top`.
+
+    A phase says how firmly a kernel holds its direction, by κ: FOAM below 20, TACKING below 50, CRYSTAL to 70, FRACTURE
+    above that or where Φ is above 0.85 (it is loosened again). A domain d-... was opened by the fleet for texts far
+    from all others. docs/theory.md says how both are measured.
+    """
     command.do("top", every_s=every, home=home)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-Home = Annotated[Path, typer.Option(envvar="QIG_HOME", help="Directory for state and keys.")]
+HOME_VARIABLE: Final = "QIG_HOME"
+Home = Annotated[Path, typer.Option(envvar=HOME_VARIABLE, help="Directory for state and keys.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs: JSON, one object a line.")]
 Data = Annotated[Path, typer.Option(help="Directory of the corpora, one DOMAIN.jsonl.gz each.")]
 Genesis = Annotated[

@@ -24,6 +24,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from socket import gethostname
 from typing import Final
 
 from common.errors import QigError, Rejected
@@ -48,7 +49,7 @@ from services.edge.app.interactions import Interactions
 from services.edge.app.node import Node
 from services.edge.app.queries import ACTIVE_MAX, QUERIES_READ, Queries, cause_of
 from services.edge.app.sleep import Sleep
-from services.edge.http.access import is_loopback
+from services.edge.http.access import is_loopback, is_unspecified
 from services.edge.http.guard import Access
 from services.edge.http.live import with_page
 from services.edge.http.lookout import LOOK_EVERY_S, Lookout
@@ -109,8 +110,12 @@ def _trust(settings: EdgeSettings, broker: Broker) -> Trust:
 
 
 def _address(settings: EdgeSettings) -> str:
-    """Where this edge serves HTTP; empty while nobody knows, because any free port will do."""
-    return base_url(settings.http_host, settings.http_port) if settings.http_port else ""
+    """Where this edge serves HTTP; empty while nobody knows, because any free port will do.
+
+    On every address of this machine: by its name, for the file may lie in a volume that others mount too.
+    """
+    host = gethostname() if is_unspecified(settings.http_host) else settings.http_host
+    return base_url(host, settings.http_port) if settings.http_port else ""
 
 
 def _access(settings: EdgeSettings, api: ApiSettings) -> Access:

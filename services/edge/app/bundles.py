@@ -267,6 +267,8 @@ class Bundles:
         self._node.scores = {
             name: each for name, each in self._node.scores.items() if name in serving.answering.domains
         }
+        for gauge in (metrics.BITS_PER_BYTE, metrics.LOCAL_BITS_PER_BYTE):
+            metrics.show_only(gauge, serving.answering.domains)
         homes = {name: each.basin_array for name, each in serving.constellation.domains.items()}
         self._node.live.serves(serving.bundle, atlas(homes))
         metrics.BUNDLE_VERSION.set(serving.bundle)

@@ -19,7 +19,7 @@ from common.runtime.entries import Delivery
 from common.wire.codec import pack, unpack
 from common.wire.fields import PIECE_MAX_CHARS
 from common.wire.inference import Answer, Cancel, Piece, Problem, Query
-from services.edge.answer import Answered, Serving, conclude, measured, refusal
+from services.edge.answer import UNKNOWN, Answered, Serving, conclude, measured, refusal
 from services.edge.app.health import Health
 from services.edge.app.node import Node
 from services.edge.generation import Generation
@@ -34,6 +34,7 @@ QUERIES_READ: Final = 128  # chosen: at once. Refusing many costs little more th
 ACTIVE_MAX: Final = 32  # chosen: queries answered at once, each with a megabyte or four of caches
 WAITING_MAX: Final = 64  # chosen: at 32 tokens each they wait about a second
 TOO_LATE: Final = "deadline"
+CANCELLED: Final = "cancelled"
 LATE_FACTOR: Final = 3.0  # chosen: of the expected time. Under load what is begun with less often ends too late
 CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
@@ -60,7 +61,7 @@ class Queries:
         )
         metrics.QUEUE.labels("answering").set_function(lambda: self.scheduler.load[0])
         metrics.QUEUE.labels("waiting").set_function(lambda: self.scheduler.load[1])
-        metrics.begin(metrics.QUERIES, ("refused",))
+        metrics.begin(metrics.QUERIES, ("refused",), ("late",))
         metrics.begin(metrics.ANSWER_PHASES, *itertools.product(ROLES, PHASES))
 
     @property
@@ -80,7 +81,7 @@ class Queries:
                 raise self._too_late(query, sum(self.scheduler.load))
             body = known or await self._answer(query, left_s)
         except Unavailable as error:
-            if error.code not in (TOO_LATE, "cancelled"):
+            if error.code not in (TOO_LATE, CANCELLED):
                 raise
             return self._refused(query, error)
         return [Send(streams.answers(query.client), body, query.id)]
@@ -135,7 +136,8 @@ class Queries:
             raise
         self._health.answered(done.answer)
         self._node.last[done.answer.domain or TERRITORY] = done.answer
-        self._node.live.answered(done.answer, self._node.now())
+        phi_n = self._node.gauges.get(done.answer.kernel or "", UNKNOWN).moments.n
+        self._node.live.answered(done.answer, self._node.now(), phi_n)
         body = await self._keep(done)
         _show_answer(done.answer)
         return body
@@ -200,7 +202,8 @@ class Queries:
     def _refused(self, query: Query, error: QigError) -> list[Effect]:
         assert query.id is not None
         sent = Send(streams.answers(query.client), self._refusal(query, error), query.id)
-        return [sent, Then(metrics.QUERIES.labels("refused").inc)]
+        outcome = CANCELLED if error.code == CANCELLED else "refused"
+        return [sent, Then(metrics.QUERIES.labels(outcome).inc)]
 
     def _refusal(self, query: Query, error: QigError) -> bytes:
         return pack(refusal(self._node.serving, query, node=self._node.settings.node, error=error))
@@ -293,7 +296,7 @@ def cause_of(delivery: Delivery, query: Query) -> Cause:
 
 
 def _show_answer(made: Answer) -> None:
-    metrics.QUERIES.labels(made.finish).inc()
+    metrics.QUERIES.labels("late" if made.problem else made.finish).inc()
     metrics.ANSWER_SECONDS.observe(made.seconds)
     metrics.TOKENS.labels("read").inc(made.prompt_tokens)
     metrics.TOKENS.labels("written").inc(made.completion_tokens)

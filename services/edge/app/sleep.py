@@ -37,7 +37,7 @@ class Sleep:
         self._scheduler = scheduler
         self._rhythm = Rhythm(settings.sleep_after_bytes, settings.sleep_idle_s, settings.sleep_max_s)
         self._awake_s = node.now()
-        self._again_s: dict[int, float] = {}  # by packet: when it was handed to the broker once more, in this life
+        self._again_s: dict[int, float] = {}  # by packet on its way: when it was handed over once more, in this life
         self._numbered = False  # whether the broker has said, in this life, that it knows no packet that is due here
         self._clock_behind = False  # whether it was said that the clock does not tell what is beyond those it knows
         self._no_room_s = -math.inf  # when a packet was sent last for which there was no room
@@ -101,7 +101,10 @@ class Sleep:
         try:
             for packet in await asyncio.to_thread(record.packets, "pending"):
                 await self._send(packet)
-            for packet in unheard(self._node.now(), await asyncio.to_thread(record.packets, "sent"), self._again_s):
+            sent = await asyncio.to_thread(record.packets, "sent")
+            on_its_way = {packet.sequence for packet in sent}
+            self._again_s = {one: at_s for one, at_s in self._again_s.items() if one in on_its_way}
+            for packet in unheard(self._node.now(), sent, self._again_s):
                 await self._send(packet)
                 self._again_s[packet.sequence] = self._node.now()
         except Unavailable as error:  # no reason not to be ready: what serves, serves

@@ -21,6 +21,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def is_unspecified(host: str) -> bool:
+    """Whether whoever listens there does so on every address of this machine: 0.0.0.0 or ::."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def check_host(host: str | None) -> None:
     """Raises Refusal 403 unless a request that came to this machine was meant for it. host: the header.
 

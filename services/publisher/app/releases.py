@@ -20,7 +20,8 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import keys, metrics, streams
 from common.runtime.broker import Broker
 from common.runtime.effects import Effect, Send
-from common.runtime.entries import Delivery, body_of
+from common.runtime.entries import Delivery
+from common.runtime.releases import newest_messages
 from common.runtime.settings import PublisherSettings
 from common.trust import roles
 from common.trust.rings import EVERYBODY
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 DAY_S: Final = 86_400.0
 WARN_DAYS: Final = 90  # with each new list, and the alert TrustEnds; `qig up` signs anew by itself when a year is left
 AHEAD_MAX: Final = 10_000  # chosen: releases between two copies of a broker; versions do not come back from a mistake
-LOOK_BACK: Final = 2 * metadata.LISTED  # entries of the bundles' stream looked at; others may have written there too
 
 
 class Releases:
@@ -172,10 +172,8 @@ class Releases:
 
     async def _messages(self, packed: bytes | None) -> list[bytes]:
         """What may be releases, the oldest first. packed: what is noted as current."""
-        rows = await self._broker.redis.xrevrange(streams.BUNDLES, count=LOOK_BACK)
-        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", rows)
-        messages = [body_of(fields) for _, fields in reversed(entries)] + [packed]
-        return [message for message in messages if message is not None]
+        messages = list(await newest_messages(self._broker.redis, metadata.LISTED))[::-1]
+        return messages if packed is None else [*messages, packed]
 
     def _believed(self, messages: Sequence[bytes]) -> dict[int, bytes]:
         targets = roles.parsed(self._offline.targets, Targets)

@@ -7,7 +7,8 @@
 
 One candidate at a time, however many trainers there are: the oldest batch of the stream is worked on, and only when the
 publisher has decided on the candidate before, for its parent would be out of date. A batch that is redelivered after a
-kill goes on from its last checkpoint to the same bytes; the candidate's id is the batch's, so it counts once.
+kill goes on from its last checkpoint to the same bytes; the candidate's id is the batch's, so it counts once. A trainer
+that is stopped leaves training with the next step, and hands its batch back: that try does not count.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import hashlib
 import logging
 import math
 import shutil
+import threading
 import time
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -71,6 +73,7 @@ class Trainer:
         self._runs = settings.genesis.with_name(RUNS)
         self.version = 0  # of the bundle trained on last, or found
         self._sent = ""  # the id of the genesis, once it is on its way to the publisher
+        self._stopping = threading.Event()
         metrics.begin(metrics.GUARD_EVENTS, *((f"restore-{role}",) for role in ROLES))  # as dreams.py says it
 
     async def make_genesis(self) -> None:
@@ -135,6 +138,10 @@ class Trainer:
                 await self._broker.produce(streams.RETURNED, pack(told), batch.id)
             raise
 
+    def stop(self) -> None:
+        """What is trained here ends with its next step: a redelivery goes on from its checkpoint."""
+        self._stopping.set()
+
     async def measure(self) -> None:
         """How far training is, and what the GPUs do; as metrics."""
         metrics.CHECKPOINT.set(await asyncio.to_thread(_last_checkpoint_s, self._runs))
@@ -198,6 +205,7 @@ class Trainer:
                 seed=SEED,
                 held_back=held_back,
                 folder=self._runs / batch.id,
+                progress=self._until_stopped,
             )
             return Made(
                 parts=await self._store(found.parts),
@@ -209,6 +217,14 @@ class Trainer:
             )
         finally:
             metrics.BATCH_BEGAN.set(0)
+
+    def _until_stopped(self, stage: str, done: float) -> None:
+        """On the thread that trains. Raises Unavailable, which takes this try off those that a batch has: every stop
+        would be one else, however far it came.
+        """
+        if self._stopping.is_set():
+            message = f"this trainer stops while {stage} is at {done:.0%}: the batch goes on from its checkpoint"
+            raise Unavailable("stopping", message)
 
     async def _there(self, batch: Batch, current: Bundle, held_back: Collection[str]) -> Made:
         assert self._endpoint is not None
@@ -341,6 +357,7 @@ async def build(settings: TrainerSettings, broker: Broker, runpod: RunPodSetting
             Tick("measure", MEASURE_EVERY_S, trainer.measure),
             heart(broker, "trainer", settings.node, bundle=lambda: trainer.version, ready=lambda: None),
         ],
+        stopping=trainer.stop,
         stop=endpoint.close if endpoint else None,
     )
 

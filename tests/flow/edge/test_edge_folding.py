@@ -286,6 +286,19 @@ async def test_a_broker_that_lost_a_packet_is_sent_it_again_under_its_name(edge,
     assert (open_envelope(raw).sequence, open_envelope(raw).at_s) == (0, clock[0])
 
 
+async def test_a_packet_that_a_bundle_named_is_not_remembered_as_sent_again(edge, publisher, micro_parts, redis, clock):
+    await read(edge, 8)
+    await edge.sleep.round()
+    clock[0] += AGAIN_AFTER_S + 1
+    await edge.sleep.round()
+    assert edge.sleep._again_s == {0: clock[0]}
+    (raw,) = await packets(redis)
+    await publisher.release(micro_parts, packets=[open_envelope(raw).ref])
+    await bundles_to(edge, redis)
+    await edge.sleep.round()
+    assert edge.sleep._again_s == {}
+
+
 async def test_what_the_centre_dropped_goes_again_with_the_next_text_also_after_a_restart(edge, life, redis):
     await read(edge, 8)
     await edge.sleep.round()
@@ -337,7 +350,7 @@ async def test_while_queries_wait_for_a_thread_an_edge_puts_sleep_off(
     asked = [Query(id=f"long-{n}", text=TEXT, max_tokens=100) for n in range(queries)]
     making = [asyncio.create_task(edge.queries.on_query(delivery_of(), query)) for query in asked]
     await eventually(lambda: sum(edge.queries.scheduler.load) == queries)
-    await eventually(lambda: sum(each.tokens == 3 for each in resting.made) == 2)
+    await eventually(lambda: sum(each.tokens == 3 for each in resting.made) >= 2)  # one may have been given back
     await edge.sleep.round()
     assert len(await packets(redis)) == folds
     clock[0] += 3700

@@ -8,6 +8,7 @@ from edge_learned import expected, learned, tokens
 from common.constellation import parts as bundle_parts
 from common.kernels import gate
 from common.kernels.memory import count, merge
+from common.runtime import metrics
 from common.runtime.broker import Broker
 from common.wire.codec import unpack
 from common.wire.inference import Answer, Query
@@ -152,6 +153,25 @@ def with_opened(micro, memories, formerly=()):
     return {path: data for part in grown for path, data in part.items()} | bundle_parts.domains_part(
         {**micro.domains, **opened}
     )
+
+
+async def test_of_a_domain_that_has_ended_no_gauge_stays(edge, publisher, micro, micro_parts, redis, monkeypatch):
+    def shown(domain):
+        names = ("qig_bits_per_byte", "qig_local_bits_per_byte")
+        return [metrics.REGISTRY.get_sample_value(name, {"domain": domain}) for name in names]
+
+    none = count([], 3)
+    await publisher.release(micro_parts | with_opened(micro, {"d-1": none, "d-2": none}))
+    await bundles_to(edge, redis)
+    for first, domain in enumerate(("d-1", "d-2")):
+        monkeypatch.setattr("services.edge.answer.territory", lambda *_, domain=domain, **__: domain)
+        await read(edge, 8, first=8 * first)
+        await edge.sleep.round()
+    kept = shown("d-1")
+    assert None not in [*kept, *shown("d-2")]
+    await publisher.release(micro_parts | with_opened(micro, {"d-1": none}, formerly=("d-2",)))
+    await bundles_to(edge, redis)
+    assert (shown("d-1"), shown("d-2")) == (kept, [None, None])
 
 
 @pytest.mark.parametrize("done", [False, True])

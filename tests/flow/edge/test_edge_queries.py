@@ -161,9 +161,15 @@ async def test_a_cancelled_query_ends_between_two_tokens_and_its_answer_says_so(
 
 async def test_a_query_whose_cancel_came_first_is_not_begun(edge, resting):
     await edge.queries.on_cancel(delivery_of("1-0", streams.CANCEL, pack(Cancel(query_id="q", client="me"))))
-    sent, _ = await edge.queries.on_query(delivery_of(), Query(id="q", client="me", text=TEXT, max_tokens=100))
+    sent, *then = await edge.queries.on_query(delivery_of(), Query(id="q", client="me", text=TEXT, max_tokens=100))
     made = unpack(Answer, sent.message)
     assert (made.text, made.problem.code) == ("", "cancelled")
+    before = [sample("qig_queries_total", outcome=each) for each in ("cancelled", "refused")]
+    follow(then)
+    assert [sample("qig_queries_total", outcome=each) for each in ("cancelled", "refused")] == [
+        before[0] + 1,
+        before[1],
+    ]
     assert resting.made == []
 
 
@@ -219,8 +225,10 @@ async def test_an_answer_that_is_being_made_at_its_deadline_ends_there_and_says_
     making = asyncio.create_task(edge.queries.on_query(Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b""), query))
     await eventually(lambda: resting.made and resting.made[0].tokens == 3)
     await eventually(lambda: edge.queries._turns["anonymous", "q"].left)
+    before = [sample("qig_queries_total", outcome=each) for each in ("late", "cancelled")]
     resting.wake.set()
     (sent,) = await making
+    assert [sample("qig_queries_total", outcome=each) for each in ("late", "cancelled")] == [before[0] + 1, before[1]]
     made = unpack(Answer, sent.message)
     assert (made.finish, made.problem.code) == ("cancelled", "deadline")
     assert "the deadline is too short" in made.problem.message

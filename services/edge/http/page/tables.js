@@ -4,6 +4,7 @@ import { ago, byId, cell, draw, make, row, size, word } from "./dom.js";
 
 const SHOWN_BUNDLES = 12;
 const PHI_TOKENS = 512; // the estimator's least (common/constants.py); the page's tests hold the two together
+const PHI_UNKNOWN = `Φ is not known before a kernel has gone through ${PHI_TOKENS} tokens since this edge started: some answers, or one long text.`;
 let health = null; // what the news line said last: "" when all is well
 
 export function drawLights(state, now_s) {
@@ -25,14 +26,30 @@ export function drawLights(state, now_s) {
 export function drawKernels(told, now_s) {
   const rows = Object.entries(told.series).map(([name, points]) => {
     const last = points[points.length - 1];
-    const phi = cell(last?.phi, 2, `not known yet: ${PHI_TOKENS} tokens are needed`);
+    const phi = cell(last?.phi, 2, PHI_UNKNOWN + soFar([[name, points]]));
     const [phase, kappa] =
       name === "constellation" ? ["", ""] : [last?.phase ?? "–", cell(last?.kappa, 1, "not known yet: too few tokens")];
     return row(word(name, `swatch ${name}`), word(phase), phi, kappa, last ? ago(now_s - last.at_s) : "none yet");
   });
   byId("kernels").replaceChildren(...rows);
   byId("phi-note").hidden = Object.values(told.series).every((points) => points[points.length - 1]?.phi != null);
-  byId("phi-note").textContent = `Φ needs ${PHI_TOKENS} tokens of a kernel.`;
+  byId("phi-note").textContent = PHI_UNKNOWN + soFar(Object.entries(told.series));
+  byId("phase-note").textContent = phaseNote(told.limits);
+}
+
+// How far the kernels are whose phi is not known yet.
+function soFar(series) {
+  const ends = series.map(([name, points]) => [name, points[points.length - 1]]);
+  const counts = ends.filter(([, last]) => last?.phi === null && last.phi_n < PHI_TOKENS).map(([name, last]) => `${name} ${last.phi_n}`);
+  return counts.length ? ` So far: ${counts.join(", ")}.` : "";
+}
+
+function phaseNote({ phases: [foam, tacking, crystal, fracture], phase_bounds: [loose, firm, fast], phi_window: [, most] }) {
+  return (
+    `Phase, how firmly κ says that a kernel holds its direction: ${foam} below ${loose}, it drifts; ${tacking} below ${firm}, ` +
+    `it turns; ${crystal} to ${fast}, it holds; ${fracture} above that, or where Φ is above ${most}: too firmly, and it is ` +
+    `loosened again. d-…: a domain that the fleet has opened for texts far from all others.`
+  );
 }
 
 export function drawStreams(told) {
