@@ -1,6 +1,6 @@
 """The edges on Railway: one service and one volume each. `railway config plan`, then `railway config apply`.
 
-QIG_IMAGE names the slim image (deploy/Dockerfile) in a registry that Railway can read. What is set at the services by
+QIG_IMAGE names the slim image (Dockerfile) in a registry that Railway can read. What is set at the services by
 hand is kept: docs/railway.md says what each variable holds.
 """
 # ruff: noqa: INP001 -- read by Railway's command line, not a package

@@ -26,7 +26,7 @@ from common.runtime.api_keys import default_path
 from common.runtime.settings import variable
 
 EDGE: Final = ("-m", "services.edge.app")
-USER: Final = 10001  # the image's, deploy/Dockerfile
+USER: Final = 10001  # the image's, Dockerfile
 KEY, ROOT, API_KEYS, SECRET = "EDGE_KEY", "FLEET_ROOT", "EDGE_API_KEYS", "FLEET_SECRET"
 VARIABLES: Final = (KEY, ROOT, API_KEYS, SECRET)
 FOLLOWING: Final = (API_KEYS, SECRET)

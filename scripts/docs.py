@@ -50,7 +50,8 @@ def runpod_tests() -> bytes:
     asked = job.of_nothing({path: part_of(data) for path, data in parts.items()}, text.load(DATA).digest)
     given = job.Request(job=asked).model_dump(mode="json", exclude_defaults=True)
     test = {"name": "a batch of which nothing counts, on the shipped genesis", "input": given, "timeout": 60_000}
-    return (json.dumps({"tests": [test]}, indent=2) + "\n").encode()
+    flavor = json.loads((ROOT / ".runpod" / "hub.json").read_bytes())["config"]["cpuFlavor"]
+    return (json.dumps({"tests": [test], "config": {"cpuFlavor": flavor}}, indent=2) + "\n").encode()
 
 
 def rendered() -> dict[Path, bytes]:

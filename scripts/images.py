@@ -36,10 +36,8 @@ def build(program: str, target: str, flags: Sequence[str] = ()) -> None:
     """Raises CalledProcessError; what the builder says goes to standard error."""
     given = [f"--build-arg={name}={os.environ[name]}" for name in ARGUMENTS if os.environ.get(name)]
     own = ["--format=docker", "--layers"] if program == "podman" else []  # OCI's format has no HEALTHCHECK
-    command = [program, "build", *own, *given, *flags, "--file=deploy/Dockerfile"]
-    subprocess.run(
-        [*command, f"--target={target}", f"--tag={tag(target)}", "."], cwd=ROOT, stdout=sys.stderr, check=True
-    )
+    command = [program, "build", *own, *given, *flags, f"--target={target}", f"--tag={tag(target)}", "."]
+    subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
 
 
 def size_bytes(program: str, image: str) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 PYTHON = os.environ.get("RUNPOD_PYTHON", sys.executable)
-WORKER = ("-m", "services.trainer.app.worker")
+HANDLER = ".runpod/handler.py"
 STARTED_S = 120.0
 LOOK_S = 0.1
 
@@ -46,7 +46,7 @@ def environment(data, volume):
 
 def answer(given, data, volume):
     """The program with --test_input; its exit code and all that it says."""
-    command = [PYTHON, *WORKER, "--test_input", given]
+    command = [PYTHON, HANDLER, "--test_input", given]
     done = subprocess.run(command, env=environment(data, volume), capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -55,7 +55,7 @@ def answer(given, data, volume):
 def api(data, volume):
     """The program with --rp_serve_api; its base URL, until the end of the block."""
     port = free_port()
-    command = [PYTHON, *WORKER, "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
+    command = [PYTHON, HANDLER, "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
     url, log = f"http://127.0.0.1:{port}", volume / "worker.log"
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=environment(data, volume), stdout=output, stderr=output)

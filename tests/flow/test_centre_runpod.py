@@ -228,7 +228,18 @@ async def test_a_worker_with_other_text_is_not_asked_again_before_its_answer_is_
     assert len(platform.submitted) == 1
 
 
-async def test_workers_that_share_no_volume_are_found_out(connect, asked, platform, small_text, tmp_path, monkeypatch):
+async def test_more_missing_chunks_than_a_reply_names_are_brought_all(connect, asked, platform, monkeypatch):
+    monkeypatch.setattr(job, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(job, "NAMES_MAX", 2)
+    assert len(job.all_names(asked.parts.values())) > 3 * job.NAMES_MAX
+    assert await until_made(connect(), asked, tries=100)
+
+
+@pytest.mark.parametrize("names_max", [job.NAMES_MAX, 2])
+async def test_workers_that_share_no_volume_are_found_out(
+    connect, asked, platform, small_text, tmp_path, monkeypatch, names_max
+):
+    monkeypatch.setattr(job, "NAMES_MAX", names_max)
     numbers = itertools.count()
 
     def forgetful(given):

@@ -1,6 +1,7 @@
 """RunPod's own program with our worker in it: one input at the command line, and jobs through its API."""
 
 import json
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -92,6 +93,14 @@ def test_one_input_at_the_command_line_is_answered(data, owned, micro_parts, tmp
     assert code == 0, said
     assert "completed successfully" in said
     assert asked.job.name in {path.stem for path in tmp_path.glob("qig/made/*.json")}
+
+
+def test_what_runpod_s_hub_asks_is_answered_with_the_text_and_the_genesis_of_the_image(tmp_path):
+    runpod_api.needed()
+    (test,) = json.loads(Path(".runpod/tests.json").read_text(encoding="utf-8"))["tests"]
+    code, said = runpod_api.answer(json.dumps(test), Path("data"), tmp_path)
+    assert code == 0, said
+    assert len(list(tmp_path.glob("qig/made/*.json"))) == 1
 
 
 def test_an_input_that_is_no_request_fails_with_its_first_fault(url):

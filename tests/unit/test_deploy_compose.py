@@ -19,7 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encod
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = tuple(name for name, service in SERVICES.items() if "build" in service)
 LONG_RUNNING = tuple(name for name, service in SERVICES.items() if service["restart"] != "no")
-DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def stages() -> dict[str, str]:
@@ -239,16 +239,17 @@ def test_packages_are_installed_by_hash_and_torch_in_the_version_of_the_project(
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     torch = re.search(r'"(torch==[^"]+)"', project).group(1)
     assert f"torch=={pinned('requirements-cuda.lock')['torch']}" == torch
-    for stage, lock in (
-        ("packages", "requirements.lock"),
-        ("packages-torch-cpu", "requirements-torch-cpu.lock"),
-        ("packages-runpod", "requirements-runpod.lock"),
-        ("packages-cuda", "requirements-cuda.lock"),
+    for stage, locks in (
+        ("packages", ["requirements.lock"]),
+        ("packages-torch-cpu", ["requirements-torch-cpu.lock", "requirements-cuda.lock"]),
+        ("packages-runpod", ["requirements-runpod.lock"]),
+        ("packages-cuda", ["requirements-cuda.lock"]),
     ):
-        installs = [line for line in re.split(r"&&|\n", stages()[stage].replace("\\\n", " ")) if " install " in line]
-        by_pip = [line for line in installs if "pip" in line]
-        assert by_pip
-        assert all(f"--require-hashes --only-binary :all: -r {lock}" in line or torch in line for line in by_pip)
+        installs = [line for line in re.split(r"&&|;|\n", stages()[stage].replace("\\\n", " ")) if " install " in line]
+        by_hash = [
+            line for line in installs if "pip" in line and not re.search(rf"--index-url .* {torch}$", line.strip())
+        ]
+        assert [line.split("--require-hashes --only-binary :all: -r ")[-1].strip() for line in by_hash] == locks
 
 
 @pytest.mark.parametrize(
@@ -258,6 +259,7 @@ def test_packages_are_installed_by_hash_and_torch_in_the_version_of_the_project(
         ("requirements-cuda.lock", "requirements.lock"),
         ("requirements-runpod.lock", "requirements.lock"),
         ("requirements-runpod.lock", "requirements-torch-cpu.lock"),
+        ("requirements-runpod.lock", "requirements-cuda.lock"),
     ],
 )
 def test_what_an_image_adds_comes_with_the_same_packages_as_what_is_there(lock: str, beside: str) -> None:
@@ -270,7 +272,14 @@ def test_what_an_image_adds_comes_with_the_same_packages_as_what_is_there(lock: 
 def test_the_worker_s_image_has_runpod_in_the_version_of_the_project_and_starts_the_worker() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'"runpod=={pinned("requirements-runpod.lock")["runpod"]}"' in project
-    assert built_on("runpod").rstrip().endswith('CMD ["python", "-m", "services.trainer.app.worker"]')
+    assert built_on("runpod").rstrip().endswith('CMD ["python", "handler.py"]')
+
+
+def test_without_a_target_and_without_arguments_the_worker_s_image_is_built() -> None:
+    assert list(stages())[-1] == "runpod"
+    defaults = dict(re.findall(r"^ARG (\w+)(?:=(\S+))?$", DOCKERFILE, flags=re.MULTILINE))
+    assert {name for name, default in defaults.items() if not default} == {"PIP_INDEX_URL", "TORCH_INDEX_URL"}
+    assert 'if [ -n "${TORCH_INDEX_URL}" ]' in stages()["packages-torch-cpu"]  # pip reads PIP_INDEX_URL itself
 
 
 def test_what_the_images_copy_is_not_ignored() -> None:

@@ -103,6 +103,15 @@ def test_panels_ask_the_data_source_that_is_provisioned(name: str) -> None:
     assert set(re.findall(r'"type": "prometheus", "uid": "(\w+)"', text)) == known
 
 
+def test_grafana_looks_for_the_boards_where_compose_mounts_them() -> None:
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    given = yaml.safe_load((provisioning / "dashboards" / "constellation.yml").read_text(encoding="utf-8"))
+    (provider,) = given["providers"]
+    mounted = [volume.split(":")[:2] for volume in COMPOSE["services"]["grafana"]["volumes"]]
+    assert ["./deploy/grafana/provisioning", "/etc/grafana/provisioning"] in mounted
+    assert ["./deploy/grafana/dashboards", provider["options"]["path"]] in mounted
+
+
 def test_the_board_that_grafana_opens_with_is_one_of_them() -> None:
     first = COMPOSE["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert Path(first).stem in BOARDS

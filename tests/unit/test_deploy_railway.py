@@ -196,4 +196,4 @@ def test_the_volume_is_given_to_the_image_s_user_who_the_process_becomes(tmp_pat
     user = railway_edge.USER
     assert done.stdout.strip() == f"{(user,) * 3} {(user,) * 3} []"
     assert {path.stat().st_uid for path in (tmp_path / "volume").rglob("*")} == {user}
-    assert f"USER {user}:{user}" in (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
+    assert f"USER {user}:{user}" in (ROOT / "Dockerfile").read_text().splitlines()

@@ -48,8 +48,8 @@ SHOWN: Final = 12  # characters of a job's name
 
 
 class Note(Value):
-    """The job that runs: its name, its id at RunPod, how many chunks were missing when it was submitted, and when that
-    was for the first time, in seconds since 1970.
+    """The job that runs: its name, its id at RunPod, how many chunks it has from the first one that was missing when it
+    was submitted, and when that was for the first time, in seconds since 1970.
     """
 
     job: Digest
@@ -128,14 +128,18 @@ class Endpoint:
         """Submit the job again with what fits of what it lacks. Raises Unavailable("chunks_forgotten") where what was
         brought before is not there: the workers share no volume, and a job of this size needs one.
         """
-        if note.missing and len(missing) >= note.missing:
+        # By the place of the first, which is brought each time: a reply names NAMES_MAX of those that are missing.
+        wanted, names = frozenset(missing), job.all_names(asked.parts.values())
+        first = next((at for at, name in enumerate(names) if name in wanted), 0)
+        left = len(names) - first
+        if note.missing and left >= note.missing:
             message = (
-                f"the worker at RunPod lacks {len(missing)} chunks, as many as before some were brought: attach a"
+                f"the worker at RunPod lacks chunk {first + 1} of {len(names)} again, after it was brought: attach a"
                 " network volume to the endpoint, for one request does not hold them all"
             )
             raise Unavailable("chunks_forgotten", message)
         chunks = await self._chunks(asked, missing)
-        await self._submit(Request(job=asked, chunks=chunks), missing=len(missing), began_s=note.began_s)
+        await self._submit(Request(job=asked, chunks=chunks), missing=left, began_s=note.began_s)
 
     async def _chunks(self, asked: Job, missing: Sequence[str]) -> dict[str, bytes]:
         wanted = frozenset(missing)

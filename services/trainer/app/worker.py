@@ -1,4 +1,4 @@
-"""A worker on RunPod: batches become candidates where no broker is. `python -m services.trainer.app.worker` is one.
+"""A worker on RunPod: batches become candidates where no broker is. `python .runpod/handler.py` starts one.
 
     Request (job.py) ─▶ keep the chunks it brings ─▶ made before? ─▶ what is missing? ─▶ consolidate ─▶ keep ─▶ Reply
 
@@ -267,7 +267,3 @@ def main() -> None:
     import runpod  # noqa: PLC0415 -- the extra of its image; the module is read without it
 
     runpod.serverless.start({"handler": Handler(worker, runpod.serverless.progress_update)})
-
-
-if __name__ == "__main__":
-    main()

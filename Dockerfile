@@ -2,12 +2,12 @@
 #
 #   slim        edge, aggregator, publisher, qig
 #   torch-cpu   trainer on a processor: slim, and torch's CPU build
-#   runpod      worker on RunPod: torch-cpu, and RunPod's package
 #   cuda        trainer on GPUs: slim, and torch with its CUDA libraries
+#   runpod      worker on RunPod: torch-cpu, and RunPod's package; the last, since RunPod's Hub names no target
 #
 # `make images` builds them with docker or podman. Build arguments: PYTHON_IMAGE (Debian 12 with Python 3.11 below
 # /usr/local, as python:3.11-slim-bookworm), PIP_INDEX_URL (PyPI by default), and for torch-cpu and runpod TORCH_INDEX_URL
-# (an index of CPU builds; PyPI's torch for Linux brings CUDA).
+# (an index of CPU builds; without it they hold PyPI's torch for Linux, which brings CUDA).
 #
 # The images hold no shell, compiler, package manager or pip: nothing that starts a process but Python.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -27,12 +27,17 @@ RUN pip --python /opt/venv/bin/python install --no-compile --require-hashes --on
  && find /opt/venv -name '*.so*' -type f -not -path '*.libs/*' -exec strip --strip-unneeded {} +
 
 FROM packages AS packages-torch-cpu
-# Torch alone is without hashes: its CPU and CUDA builds share a version and not a hash, so the version is what can be pinned.
+# Of another index torch alone is without hashes: its CPU and CUDA builds share a version and not a hash, so the version is
+# what can be pinned.
 ARG TORCH_INDEX_URL
 COPY requirements-torch-cpu.lock .
-RUN pip install --target /opt/torch --no-compile --require-hashes --only-binary :all: -r requirements-torch-cpu.lock \
- && pip install --target /opt/torch --no-compile --no-deps ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} \
-      --only-binary :all: torch==2.13.0 \
+COPY requirements-cuda.lock .
+RUN if [ -n "${TORCH_INDEX_URL}" ]; then \
+      pip install --target /opt/torch --no-compile --require-hashes --only-binary :all: -r requirements-torch-cpu.lock \
+       && pip install --target /opt/torch --no-compile --no-deps --index-url "${TORCH_INDEX_URL}" --only-binary :all: torch==2.13.0; \
+    else \
+      pip install --target /opt/torch --no-compile --require-hashes --only-binary :all: -r requirements-cuda.lock; \
+    fi \
  && rm -r /opt/torch/torch/include \
  && PYTHONPATH=/opt/torch /opt/venv/bin/python -c "import torch"
 
@@ -136,11 +141,12 @@ CMD ["python", "-m", "services.trainer.app"]
 FROM trainer AS torch-cpu
 COPY --from=packages-torch-cpu /opt/torch /opt/torch
 
-FROM torch-cpu AS runpod
-COPY --from=packages-runpod /opt/runpod /opt/runpod
-ENV PYTHONPATH=/app:/opt/torch:/opt/runpod
-HEALTHCHECK NONE
-CMD ["python", "-m", "services.trainer.app.worker"]
-
 FROM trainer AS cuda
 COPY --from=packages-cuda /opt/torch /opt/torch
+
+FROM torch-cpu AS runpod
+COPY --from=packages-runpod /opt/runpod /opt/runpod
+COPY .runpod/handler.py handler.py
+ENV PYTHONPATH=/app:/opt/torch:/opt/runpod
+HEALTHCHECK NONE
+CMD ["python", "handler.py"]
