@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 BROKER: Final = ROOT / "docs" / "broker.md"
 PACKET: Final = ROOT / "docs" / "wire" / "packet.md"
 DATA: Final = ROOT / "data"
+HUB: Final = ROOT / ".runpod" / "hub.json"
 
 
 def described(name: str, document: bytes) -> dict[str, bytes]:
@@ -50,7 +51,7 @@ def runpod_tests() -> bytes:
     asked = job.of_nothing({path: part_of(data) for path, data in parts.items()}, text.load(DATA).digest)
     given = job.Request(job=asked).model_dump(mode="json", exclude_defaults=True)
     test = {"name": "a batch of which nothing counts, on the shipped genesis", "input": given, "timeout": 60_000}
-    flavor = json.loads((ROOT / ".runpod" / "hub.json").read_bytes())["config"]["cpuFlavor"]
+    flavor = json.loads(HUB.read_bytes())["config"]["cpuFlavor"]
     return (json.dumps({"tests": [test], "config": {"cpuFlavor": flavor}}, indent=2) + "\n").encode()
 
 

@@ -117,9 +117,7 @@ def services_table(seen: Seen) -> Table:
         for domain in sorted({*beat.phi, *beat.kappa, *beat.phases}) or [""]:
             phi, kappa = cell(beat.phi.get(domain)), cell(beat.kappa.get(domain), ".1f")
             if domain and phi == UNKNOWN:
-                table.caption = (
-                    f"{UNKNOWN} not known yet: Φ needs {PHI_MIN_TRANSITIONS} tokens of a kernel since its edge started"
-                )
+                table.caption = f"{UNKNOWN} not known yet: Φ needs {PHI_MIN_TRANSITIONS} tokens since its edge's start"
             tail = (domain, phi, kappa, beat.phases.get(domain, "")) if domain else ("", "", "", "")
             table.add_row(*head, *tail)
             head = [""] * len(head)

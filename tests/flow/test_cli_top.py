@@ -76,7 +76,7 @@ def test_a_figure_that_one_edge_knows_stands_beside_its_curve_though_another_doe
     assert "0.77" in row
     assert "–" not in row
     fleet = text_of(services_table(seen.seen))
-    assert "– not known yet: Φ needs 512 tokens of a kernel since its edge started" in fleet
+    assert "– not known yet: Φ needs 512 tokens since its edge's start" in fleet
     silent = beat(900.0, node="edge-2").model_copy(update={"phases": {}, "phi": {}, "kappa": {}})
     assert "not known" not in text_of(services_table(fleet_of(beat(900.0), silent).seen))
 
