@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -114,36 +115,51 @@ async def test_no_process_is_left_behind_by_an_error(tmp_path):
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 
 
-async def killed(tmp_path, mode):
-    """The pids of a service and a broker whose fleet was killed when they were ready."""
+@pytest.fixture
+def killed(tmp_path):
+    """Makes a fleet of one service and kills it when that is ready: the pids of the service and of the broker. Whatever
+    is left of them after the test is killed too.
+    """
     code = f"""
 import asyncio, pathlib, sys
 from services.cli import fleet
 fleet.service_command = lambda mode: [sys.executable, {str(Path(__file__).with_name("cli_service.py"))!r}, mode]
 async def main():
     async with fleet.Fleet(pathlib.Path({str(tmp_path)!r})) as running:
-        member = await running.start({mode!r}, "edge-1")
+        member = await running.start(sys.argv[1], "edge-1")
         await running.wait_ready("edge-1")
         print(member.pid, running.broker.pid, flush=True)
         await asyncio.sleep(60)
 asyncio.run(main())
 """
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-    pids = [int(word) for word in (await process.stdout.readline()).split()]
-    process.kill()
-    await process.wait()
-    return pids
+    left = []
+
+    async def make(mode):
+        command = [sys.executable, "-c", code, mode]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        pids = [int(word) for word in (await process.stdout.readline()).split()]
+        left.extend(pids)
+        process.kill()
+        await process.wait()
+        return pids
+
+    yield make
+    for pid in filter(is_alive, left):
+        with suppress(ProcessLookupError):  # a broker may just be ending
+            os.kill(pid, signal.SIGKILL)
 
 
 @only_linux
-async def test_a_killed_command_line_takes_its_services_and_its_broker_with_it(tmp_path, eventually):
-    pids = await killed(tmp_path, "serve")
+async def test_a_killed_command_line_takes_its_services_and_its_broker_with_it(tmp_path, killed, eventually):
+    pids = await killed("serve")
     await eventually(lambda: not any(map(is_alive, pids)))
     await eventually(lambda: home.read_broker(tmp_path) is None)
 
 
-async def test_a_broker_that_a_killed_command_line_left_stays_until_its_services_have_ended(tmp_path, eventually):
-    service, broker = await killed(tmp_path, "stubborn")
+async def test_a_broker_that_a_killed_command_line_left_stays_until_its_services_have_ended(
+    tmp_path, killed, eventually
+):
+    service, broker = await killed("stubborn")
     await eventually(lambda: home.is_ending(tmp_path))
     async with client(home.read_broker(tmp_path)) as redis:
         assert await redis.ping()
@@ -151,8 +167,8 @@ async def test_a_broker_that_a_killed_command_line_left_stays_until_its_services
     await eventually(lambda: not is_alive(broker))
 
 
-async def test_the_next_fleet_waits_for_what_a_killed_one_left_and_goes_on_with_its_data(tmp_path, eventually):
-    service, broker = await killed(tmp_path, "stubborn")
+async def test_the_next_fleet_waits_for_what_a_killed_one_left_and_goes_on_with_its_data(tmp_path, killed, eventually):
+    service, broker = await killed("stubborn")
     async with client(home.read_broker(tmp_path)) as redis:
         await redis.set("kept", "1")
     running = fleet.Fleet(tmp_path)
@@ -169,9 +185,9 @@ async def test_the_next_fleet_waits_for_what_a_killed_one_left_and_goes_on_with_
         await running.__aexit__(None, None, None)
 
 
-async def test_what_a_killed_command_line_left_and_does_not_end_is_named(tmp_path, monkeypatch, eventually):
+async def test_what_a_killed_command_line_left_and_does_not_end_is_named(tmp_path, killed, monkeypatch, eventually):
     monkeypatch.setattr(home, "REST_S", 0.0)
-    service, broker = await killed(tmp_path, "stubborn")
+    service, broker = await killed("stubborn")
     with pytest.raises(Unavailable, match=r"still_ending.*lsof .*members\.lock"):
         await fleet.Fleet(tmp_path).__aenter__()
     os.kill(service, signal.SIGKILL)
