@@ -65,7 +65,10 @@ def lock(home: Path) -> Iterator[None]:
             raise Unavailable("already_running", message)
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
-        yield
+        try:
+            yield
+        finally:
+            os.ftruncate(handle, 0)  # else the next holder is taken for us until it has written
 
 
 @contextmanager

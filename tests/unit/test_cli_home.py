@@ -1,3 +1,6 @@
+import fcntl
+import os
+
 import pytest
 
 from common.errors import Rejected, Unavailable
@@ -61,6 +64,15 @@ def test_a_home_below_a_file_is_refused_with_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match=r"home_unwritable: cannot write to .*choose another directory"):
         home.lock(tmp_path / "file" / "home").__enter__()
+
+
+def test_a_fleet_that_has_let_its_home_go_is_not_taken_for_the_next(tmp_path):
+    with home.lock(tmp_path):
+        assert home.holder(tmp_path) == os.getpid()
+    with (tmp_path / "fleet.lock").open() as next_one:
+        fcntl.flock(next_one, fcntl.LOCK_EX)  # and nothing is written yet
+        assert home.is_locked(tmp_path)
+        assert home.holder(tmp_path) is None
 
 
 def test_keys_are_made_once_and_no_secret_is_shown(tmp_path, capsys):
