@@ -102,14 +102,14 @@ def start(data_dir: Path, port: int = 0, users: Users | None = None) -> Embedded
     return Embedded(f"redis://{HOST}:{port}", process.pid, process)
 
 
-def end(data_dir: Path) -> None:
-    """Ask the server that somebody has left on `data_dir` to finish, and wait until it has, 15 s at most. Does nothing
-    where none runs.
+def end(data_dir: Path) -> bool:
+    """Ask the server that somebody has left on `data_dir` to finish, and wait until it has, 15 s at most; whether none
+    runs there any more.
     """
     try:
         lock = os.open(data_dir / _LOCK, os.O_RDWR)
     except OSError:
-        return
+        return True
     asked = None
     deadline = time.monotonic() + END_TIMEOUT_S
     try:
@@ -124,7 +124,8 @@ def end(data_dir: Path) -> None:
                         os.kill(int(holder[0]), signal.SIGTERM)
                 time.sleep(_POLL_S)
             else:
-                return
+                return True
+        return False
     finally:
         os.close(lock)
 

@@ -31,7 +31,7 @@ from common.wire.messages import Applied, Bundle, Figure
 from services.cli import home as places
 from services.cli.app import EXIT_INTERRUPTED
 from services.cli.ask import evidence
-from services.cli.broker import client
+from services.cli.broker import client, end_left
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
 from services.cli.genesis import DATA, why_no_text
@@ -132,7 +132,7 @@ async def _tell(home: Path, out: Console) -> Story:
         raise Unavailable("missing_corpus", why)
     owned = text.load(DATA)
     unseen = split(documents(UNSEEN, root=DATA))
-    _clear(home)
+    await _clear(home)
     async with Fleet(home) as fleet, client(fleet.broker_url) as redis, _told_when_cancelled(out):
         keys.init(home, list(EDGES))
         keys.make_secret(home)
@@ -179,7 +179,7 @@ async def _tell(home: Path, out: Console) -> Story:
         )
 
 
-def _clear(home: Path) -> None:
+async def _clear(home: Path) -> None:
     """Take away what the demo before left, and nothing else.
 
     Raises Unavailable: "already_running", "still_ending", "home_unwritable"; Rejected("not_ours") for what no demo has
@@ -187,18 +187,26 @@ def _clear(home: Path) -> None:
     """
     if places.is_locked(home):
         raise Unavailable("already_running", f"a constellation runs on {home}: stop it first, or use --home")
-    mark = home / MARK
     try:
-        if home.exists() and any(home.iterdir()) and not mark.exists():
-            message = f"{home} holds what no demo has made, and a demo begins with nothing"
-            raise Rejected("not_ours", f"{message}: choose another directory with --home, or empty this one yourself")
-        with places.members(home):  # what a killed demo left is still ending
-            pass
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        _check_ours(home)
+        async with places.members(home):  # once the services of a killed demo have ended
+            if not await asyncio.to_thread(end_left, home):  # without its files nobody would find its broker again
+                raise places.still_ending(home)
+        _make_anew(home)
     except OSError as error:
         raise places.unwritable(home, error) from None
+
+
+def _check_ours(home: Path) -> None:
+    if home.exists() and any(home.iterdir()) and not (home / MARK).exists():
+        message = f"{home} holds what no demo has made, and a demo begins with nothing"
+        raise Rejected("not_ours", f"{message}: choose another directory with --home, or empty this one yourself")
+
+
+def _make_anew(home: Path) -> None:
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / MARK).touch()
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +77,7 @@ class Fleet:
         self.broker: OwnBroker | None = None if broker_url else OwnBroker(self.home, broker_port)
         self._group = asyncio.TaskGroup()
         self._watch: asyncio.Task[None] | None = None
-        self._held = ExitStack()
+        self._held = AsyncExitStack()
         self._keeper: subprocess.Popen[bytes] | None = None
         self._members_lock: int | None = None  # a handle
 
@@ -97,14 +97,14 @@ class Fleet:
         """
         self._held.enter_context(places.lock(self.home))
         try:
-            self._members_lock = await asyncio.to_thread(self._held.enter_context, places.members(self.home))
+            self._members_lock = await self._held.enter_async_context(places.members(self.home))
             if self.broker:
                 self._keeper = keeper.start(self.home)
                 await self.broker.start()
             await self._group.__aenter__()
         except BaseException:
             await self._stop_broker()
-            self._held.close()
+            await self._held.aclose()
             raise
         if self.broker:
             self._watch = self._group.create_task(self.broker.watch(), name="broker")
@@ -120,7 +120,7 @@ class Fleet:
             else:  # the caller's error stays what it is: no group of one around it
                 await self._group.__aexit__(None, None, None)
         finally:
-            self._held.close()
+            await self._held.aclose()
 
     async def start(self, service: str, node: str, *, port: int = 0, **settings: object) -> Member:
         """Start a service under a name that no other member has; port 0 picks a free one.

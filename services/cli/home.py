@@ -1,7 +1,8 @@
 """The state directory of a constellation on one machine, and who may run on it.
 
     HOME/fleet.lock      held by `qig up` while it runs; its pid inside
-    HOME/members.lock    held by it and by each service that it has started: free when the last of them has ended
+    HOME/members.lock    held by it and by each service that it has started: free when the last of them has ended; its
+                         pid inside
     HOME/broker/         the embedded broker's data;  HOME/broker.json  where it listens
     HOME/private, trust  keys (common/runtime/keys.py)
     HOME/genesis/        the parts of the first constellation
@@ -13,13 +14,14 @@ A node's home links to the public keys and to its own private key alone, an edge
 so that no process can read another's.
 """
 
+import asyncio
 import fcntl
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,30 +62,48 @@ def lock(home: Path) -> Iterator[None]:
     """Hold the home for one fleet. Raises Unavailable: "already_running" with the pid, "home_unwritable"."""
     with _opened(home, _LOCK) as handle:
         if not _take(handle):
-            pid = os.read(handle, 32).decode("ascii", "replace").strip() or "not known"
+            pid = _named(handle) or "not known"
             message = f"a constellation already runs on {home} (pid {pid}): `qig stop` ends it, or use another --home"
             raise Unavailable("already_running", message)
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+        _name(handle)
         try:
             yield
         finally:
             os.ftruncate(handle, 0)  # else the next holder is taken for us until it has written
 
 
-@contextmanager
-def members(home: Path) -> Iterator[int]:
+@asynccontextmanager
+async def members(home: Path) -> AsyncIterator[int]:
     """Hold the handle that the services of one fleet inherit, once those have ended that a killed fleet has left on
-    this home. Raises Unavailable: "still_ending" when they have not after REST_S seconds, "home_unwritable".
+    this home; our pid is in the file then. Raises Unavailable: "still_ending" when they have not after REST_S seconds,
+    "home_unwritable".
     """
     with _opened(home, _MEMBERS) as handle:
-        deadline_s = time.monotonic() + REST_S
-        while not _take(handle):
-            if time.monotonic() > deadline_s:
-                message = f"processes that a killed `qig up` left on {home} still run after {REST_S:g} s"
-                raise Unavailable("still_ending", f"{message}: end them (`lsof {home / _MEMBERS}` shows them)")
-            time.sleep(_POLL_S)
+        try:
+            async with asyncio.timeout(REST_S):
+                while not _take(handle):  # noqa: ASYNC110 -- nobody tells when a lock is free
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise still_ending(home) from None
+        _name(handle)
         yield handle
+
+
+@contextmanager
+def members_of(home: Path, pid: int) -> Iterator[bool]:
+    """Hold the same, however long it takes, once the members have ended of the fleet that was the process `pid`; False
+    where somebody else came first, who has waited for them too.
+    """
+    with _opened(home, _MEMBERS) as handle:
+        while not (is_ours := _take(handle)) and _named(handle) == pid:
+            time.sleep(_POLL_S)
+        yield is_ours and _named(handle) == pid
+
+
+def still_ending(home: Path) -> Unavailable:
+    """The error where something that a killed fleet has left on this home does not end."""
+    message = f"processes that a killed `qig up` left on {home} still run after {REST_S:g} s"
+    return Unavailable("still_ending", f"{message}: end them (`lsof {home / _MEMBERS}` shows them)")
 
 
 @contextmanager
@@ -105,6 +125,17 @@ def _take(handle: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _name(handle: int) -> None:
+    """Write down that this process holds it."""
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+
+
+def _named(handle: int) -> int | None:
+    pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
+    return int(pid) if pid.isdigit() else None
 
 
 def is_locked(home: Path) -> bool:

@@ -5,16 +5,16 @@
 On Linux the services end by themselves then (child.py), and finish what is in flight while the broker is still there.
 """
 
+import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 
 def start(home: Path) -> "subprocess.Popen[bytes]":
     """Have the broker of `home` ended when this process is gone, unless `dismiss` comes first."""
     return subprocess.Popen(  # noqa: S603 -- our own module
-        [sys.executable, "-m", "services.cli.keeper", str(home)],
+        [sys.executable, "-m", "services.cli.keeper", str(home), str(os.getpid())],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
@@ -25,20 +25,19 @@ def dismiss(keeper: "subprocess.Popen[bytes]") -> None:
     keeper.communicate()
 
 
-def main(home: Path) -> None:
-    """Wait for the end of whoever started this, then end what it has left, unless its next fleet is there already."""
+def main(home: Path, fleet: int) -> None:
+    """Wait for the end of the process `fleet`, which started this, then for its services', and end what it has left;
+    unless its next fleet, or `qig stop`, has come first.
+    """
     sys.stdin.buffer.read()
     # imported now: for as long as all is well it waits in ten megabytes
-    from common.errors import Unavailable  # noqa: PLC0415
-    from common.runtime import embedded  # noqa: PLC0415
+    from services.cli import broker  # noqa: PLC0415
     from services.cli import home as places  # noqa: PLC0415
 
-    with suppress(Unavailable), places.members(home):
-        if not places.is_locked(home):
-            embedded.end(places.broker_dir(home))
-            places.forget_broker(home)
-            places.forget_prometheus(home)
+    with places.members_of(home, fleet) as are_ours:
+        if are_ours:
+            broker.end_left(home)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -61,6 +61,15 @@ def test_stopping_twice_is_stopping_once(tmp_path, started):
     assert broker.process.returncode == 0
 
 
+def test_a_server_that_does_not_end_is_said_to_run_still(tmp_path, started, monkeypatch):
+    monkeypatch.setattr(embedded, "END_TIMEOUT_S", 0.05)
+    running = started(tmp_path)
+    running.process.send_signal(signal.SIGSTOP)
+    assert not embedded.end(tmp_path)
+    running.process.send_signal(signal.SIGCONT)
+    assert running.process.wait() == 0
+
+
 def test_a_server_that_somebody_left_is_ended_though_it_does_not_answer_yet_and_none_is_no_error(
     tmp_path, started, monkeypatch
 ):
@@ -68,13 +77,13 @@ def test_a_server_that_somebody_left_is_ended_though_it_does_not_answer_yet_and_
         kill(pid, number)
         kill(pid, signal.SIGCONT)
 
-    embedded.end(tmp_path / "none")
+    assert embedded.end(tmp_path / "none")
     running = started(tmp_path)
     running.process.send_signal(signal.SIGSTOP)
     monkeypatch.setattr(os, "kill", ask_and_wake)
-    embedded.end(tmp_path)
+    assert embedded.end(tmp_path)
     assert running.process.wait() == 0
-    embedded.end(tmp_path)
+    assert embedded.end(tmp_path)
     assert started(tmp_path).process.poll() is None
 
 

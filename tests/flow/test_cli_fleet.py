@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.errors import Rejected, Unavailable
-from common.runtime import access, keys, streams
+from common.runtime import access, embedded, keys, streams
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import user_of
-from services.cli import child, fleet, home, probe, watch
-from services.cli.broker import check_there, client, find_url
+from services.cli import child, demo, fleet, home, probe, watch
+from services.cli.broker import check_there, client, end_left, find_url
 
 pytestmark = pytest.mark.anyio
 
@@ -149,6 +149,15 @@ asyncio.run(main())
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture
+async def orphan(tmp_path):
+    """A broker that nobody watches."""
+    broker = fleet.Fleet(tmp_path).broker
+    await broker.start()
+    yield broker
+    await broker.kill()
+
+
 @only_linux
 async def test_a_killed_command_line_takes_its_services_and_its_broker_with_it(tmp_path, killed, eventually):
     pids = await killed("serve")
@@ -192,6 +201,51 @@ async def test_what_a_killed_command_line_left_and_does_not_end_is_named(tmp_pat
         await fleet.Fleet(tmp_path).__aenter__()
     os.kill(service, signal.SIGKILL)
     await eventually(lambda: not is_alive(broker))
+
+
+async def test_a_fleet_that_is_cancelled_while_it_waits_lets_its_home_go(tmp_path, killed, eventually):
+    service, broker = await killed("stubborn")
+    starts = asyncio.create_task(fleet.Fleet(tmp_path).__aenter__())
+    await eventually(lambda: home.is_locked(tmp_path))
+    starts.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starts
+    assert home.is_ending(tmp_path)
+    os.kill(service, signal.SIGKILL)
+    await eventually(lambda: not is_alive(broker))  # its keeper has waited on
+
+
+async def test_who_ends_a_broker_that_was_left_waits_for_its_services_however_long_they_take_and_for_no_others(
+    tmp_path, eventually
+):
+    def waits(pid):
+        with home.members_of(tmp_path, pid) as are_ours:
+            return are_ours
+
+    async with home.members(tmp_path):
+        ours, others = (asyncio.create_task(asyncio.to_thread(waits, pid)) for pid in (os.getpid(), 1))
+        assert not await others
+        assert not ours.done()
+    assert await ours
+    assert not await asyncio.to_thread(waits, 1)
+
+
+async def test_what_does_not_end_is_not_forgotten(tmp_path, monkeypatch, orphan):
+    os.kill(orphan.pid, signal.SIGSTOP)
+    with monkeypatch.context() as hurried:
+        hurried.setattr(embedded, "END_TIMEOUT_S", 0.05)
+        assert not end_left(tmp_path)
+    assert home.read_broker(tmp_path) == orphan.url
+    os.kill(orphan.pid, signal.SIGCONT)
+    assert end_left(tmp_path)
+    assert (home.read_broker(tmp_path), orphan.pid) == (None, None)
+
+
+async def test_a_demo_ends_the_broker_of_a_killed_one_before_it_takes_its_files(tmp_path, orphan):
+    (tmp_path / demo.MARK).touch()
+    await demo._clear(tmp_path)
+    assert orphan.pid is None
+    assert [path.name for path in tmp_path.iterdir()] == [demo.MARK]
 
 
 async def test_a_service_that_does_not_stop_is_killed_at_the_deadline(alone, monkeypatch):
@@ -279,9 +333,7 @@ async def test_a_service_that_keeps_dying_is_started_after_pauses_that_double_up
     assert pauses[:4] == [0.01, 0.02, 0.04, 0.04]
 
 
-async def test_a_broker_left_behind_by_a_killed_fleet_is_taken_over_with_its_data(tmp_path):
-    orphan = fleet.Fleet(tmp_path).broker
-    await orphan.start()
+async def test_a_broker_left_behind_by_a_killed_fleet_is_taken_over_with_its_data(tmp_path, orphan):
     async with client(orphan.url) as redis:
         await redis.set("kept", "1")
     async with fleet.Fleet(tmp_path) as running, client(running.broker_url) as redis:

@@ -36,21 +36,22 @@ def test_a_gate_without_a_unit_shows_none(unit, shown):
     assert demo._gate_line(Figure(name="it", domain="heart", before=None, after=0.5, unit=unit)) == shown
 
 
-def test_a_demo_takes_away_what_another_demo_has_made_and_nothing_else(tmp_path):
+@pytest.mark.anyio
+async def test_a_demo_takes_away_what_another_demo_has_made_and_nothing_else(tmp_path):
     home, kept = tmp_path / "demo", tmp_path / "mine" / "letter.txt"
-    demo._clear(home)
+    await demo._clear(home)
     (home / "edge.db").touch()
-    demo._clear(home)
+    await demo._clear(home)
     assert [path.name for path in home.iterdir()] == [demo.MARK]
     kept.parent.mkdir()
-    demo._clear(kept.parent)  # empty: nothing is lost
+    await demo._clear(kept.parent)  # empty: nothing is lost
     (kept.parent / demo.MARK).unlink()
     kept.touch()
     with pytest.raises(Rejected, match=r"not_ours: .*/mine holds what no demo has made"):
-        demo._clear(kept.parent)
+        await demo._clear(kept.parent)
     assert kept.exists()
     with places.lock(home), pytest.raises(Unavailable, match="already_running"):
-        demo._clear(home)
+        await demo._clear(home)
 
 
 def test_a_demo_that_is_cancelled_says_so(tmp_path, monkeypatch, capsys):
