@@ -6,8 +6,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,7 +73,11 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
     stopping = asyncio.Event()
     with _signals(stopping):
         broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
-        async with Fleet(home, broker_url=given_url(), broker_port=broker_port) as fleet:
+        fleet = Fleet(home, broker_url=given_url(), broker_port=broker_port)
+        async with _entered(fleet, stopping) as is_up:
+            if not is_up:
+                out.print("stopped; nothing was started")
+                return 0
             _check_ports(members)
             made = keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
             keys.make_secret(home)
@@ -88,6 +92,29 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
             out.print("stopping: every process finishes what is in flight ...")
     out.print("stopped; the state is kept, and `qig up` goes on from it")
     return 0
+
+
+@asynccontextmanager
+async def _entered(fleet: Fleet, stopping: asyncio.Event) -> AsyncIterator[bool]:
+    """Within `fleet`; False, and outside, where `stopping` comes first: what it waits for may take a minute."""
+    stop = asyncio.create_task(stopping.wait())
+    async with AsyncExitStack() as held:
+        try:
+            async with asyncio.timeout(None) as patience:
+
+                def give_up(_: object) -> None:
+                    patience.reschedule(0.0)  # long ago
+
+                stop.add_done_callback(give_up)
+                try:
+                    await held.enter_async_context(fleet)
+                finally:
+                    stop.remove_done_callback(give_up)
+                    stop.cancel()
+        except TimeoutError:
+            yield False
+        else:
+            yield True
 
 
 def _check_settings() -> None:

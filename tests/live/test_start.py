@@ -1,5 +1,6 @@
 """What keeps a start from succeeding: one clear line on standard error, no traceback, and a code that is not 0."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -117,6 +118,17 @@ def test_a_killed_command_line_takes_the_training_of_its_first_kernels_with_it(h
     wait_for(lambda: not training())
     assert not places.genesis_dir(home).exists()  # it was ended, and did not come to its end
     wait_for(lambda: places.read_broker(home) is None)  # the broker too
+
+
+def test_ctrl_c_ends_a_constellation_that_waits_for_what_a_killed_one_left(home):
+    with (home / "members.lock").open("w") as left:
+        fcntl.flock(left, fcntl.LOCK_EX)
+        with running(up(home, "--port", "0")) as waiting:
+            assert "is still ending, wait" in waiting.stdout.readline()
+            wait_for(lambda: places.is_locked(home))
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.wait(START_S) == 0
+            assert waiting.stdout.read() == "stopped; nothing was started\n"
 
 
 def test_stop_ends_what_runs_on_a_home_in_good_order_and_says_where_nothing_does(home, micro_parts):
