@@ -100,6 +100,15 @@ def end_left(home: Path) -> bool:
     return True
 
 
+async def clear_left(home: Path) -> None:
+    """Return when nothing runs any more that a killed fleet has left on this home: its services end by themselves, then
+    we end its broker. Raises Unavailable: "still_ending", "home_unwritable".
+    """
+    async with places.members(home):
+        if not await asyncio.to_thread(end_left, home):
+            raise places.still_ending(home)
+
+
 class OwnBroker:
     """The embedded broker of a home, for as long as a fleet runs: started again on the same data when it dies."""
 

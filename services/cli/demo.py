@@ -9,6 +9,7 @@ Nothing is pretended: the figures are measured on the bundles that the publisher
 
 import asyncio
 import shutil
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from common.wire.messages import Applied, Bundle, Figure
 from services.cli import home as places
 from services.cli.app import EXIT_INTERRUPTED
 from services.cli.ask import evidence
-from services.cli.broker import client, end_left
+from services.cli.broker import clear_left, client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
 from services.cli.genesis import DATA, why_no_text
@@ -91,13 +92,13 @@ class Story:
 
 
 def run(*, home: Path, json: bool) -> int:
-    """0 when every promise was kept, 1 when not, with the reason, 130 after Ctrl-C; raises what kept the story from
-    running.
+    """0 when every promise was kept, 1 when not, with the reason, 130 after Ctrl-C or SIGTERM; raises what kept the
+    story from running.
     """
     out = console(stderr=json)
     try:
         story = asyncio.run(_tell(home.resolve(), out))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write(f"cancelled: nothing runs any more; {command('demo', home)} begins anew\n")
         return EXIT_INTERRUPTED
     failures = story.failures()
@@ -128,6 +129,7 @@ def _show_next(out: Console, home: Path) -> None:
 
 async def _tell(home: Path, out: Console) -> Story:
     began_s = time.monotonic()
+    _cancel_on_sigterm()
     if why := why_no_text():
         raise Unavailable("missing_corpus", why)
     owned = text.load(DATA)
@@ -179,6 +181,18 @@ async def _tell(home: Path, out: Console) -> Story:
         )
 
 
+def _cancel_on_sigterm() -> None:
+    """What Ctrl-C does, `qig stop` does too; the second time at once."""
+    loop, story = asyncio.get_running_loop(), asyncio.current_task()
+    assert story is not None
+
+    def cancel() -> None:
+        loop.remove_signal_handler(signal.SIGTERM)
+        story.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, cancel)
+
+
 async def _clear(home: Path) -> None:
     """Take away what the demo before left, and nothing else.
 
@@ -189,9 +203,7 @@ async def _clear(home: Path) -> None:
         raise Unavailable("already_running", f"a constellation runs on {home}: stop it first, or use --home")
     try:
         _check_ours(home)
-        async with places.members(home):  # once the services of a killed demo have ended
-            if not await asyncio.to_thread(end_left, home):  # without its files nobody would find its broker again
-                raise places.still_ending(home)
+        await clear_left(home)  # without its files nobody would find the broker of a killed demo again
         _make_anew(home)
     except OSError as error:
         raise places.unwritable(home, error) from None

@@ -14,7 +14,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import access, embedded, keys, streams
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import user_of
-from services.cli import child, demo, fleet, home, probe, watch
+from services.cli import child, demo, fleet, home, probe, stop, watch
 from services.cli.broker import check_there, client, end_left, find_url
 
 pytestmark = pytest.mark.anyio
@@ -213,6 +213,22 @@ async def test_a_fleet_that_is_cancelled_while_it_waits_lets_its_home_go(tmp_pat
     assert home.is_ending(tmp_path)
     os.kill(service, signal.SIGKILL)
     await eventually(lambda: not is_alive(broker))  # its keeper has waited on
+
+
+@only_linux
+async def test_stop_waits_for_the_broker_too_that_a_killed_fleet_has_left(tmp_path, killed, capsys):
+    await killed("serve")
+    await asyncio.to_thread(stop.run, tmp_path)
+    assert home.read_broker(tmp_path) is None
+    await asyncio.to_thread(stop.run, tmp_path)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert f"what a killed `qig up` left on {tmp_path} stops" in first
+    assert last == f"no constellation runs on {tmp_path}"
+
+
+async def test_stop_ends_a_broker_that_nobody_else_would_end(tmp_path, orphan):
+    await asyncio.to_thread(stop.run, tmp_path)
+    assert orphan.pid is None
 
 
 async def test_who_ends_a_broker_that_was_left_waits_for_its_services_however_long_they_take_and_for_no_others(

@@ -131,21 +131,32 @@ def test_ctrl_c_ends_a_constellation_that_waits_for_what_a_killed_one_left(home)
             assert waiting.stdout.read() == "stopped; nothing was started\n"
 
 
-def test_stop_ends_what_runs_on_a_home_in_good_order_and_says_where_nothing_does(home, micro_parts):
-    def stop():
-        command = [*QIG, "stop", "--home", str(home)]
-        return subprocess.run(
-            command, env=environ({}), cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, check=True
-        ).stdout
+def stop(home):
+    """What the command says."""
+    command = [*QIG, "stop", "--home", str(home)]
+    return subprocess.run(
+        command, env=environ({}), cwd=REPOSITORY, capture_output=True, text=True, timeout=START_S, check=True
+    ).stdout
 
+
+def test_stop_ends_what_runs_on_a_home_in_good_order_and_says_where_nothing_does(home, micro_parts):
     folder.write(micro_parts, places.genesis_dir(home))
     with running(up(home, "--port", "0")) as first:
         assert first.stdout.readline() == f"home    {home}, as it was left\n"
-        said = stop()
+        said = stop(home)
         assert first.wait(START_S) == 0
     assert f"pid {first.pid} on {home} stops" in said
     assert "stopped; the state is kept" in said
-    assert stop().startswith(f"no constellation runs on {home}")
+    assert stop(home).startswith(f"no constellation runs on {home}")
+
+
+def test_stop_ends_a_demo_as_ctrl_c_does(tmp_path):
+    with running([*QIG, "demo", "--home", str(tmp_path / "demo")]) as demo:
+        wait_for(lambda: places.read_broker(tmp_path / "demo"))
+        stop(tmp_path / "demo")
+        assert demo.wait(START_S) == 130
+        assert "cancelled: nothing runs any more" in demo.stdout.read()
+    assert places.read_broker(tmp_path / "demo") is None
 
 
 def test_a_second_edge_under_one_name_is_refused(home, start):

@@ -32,7 +32,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     EXIT_UNAVAILABLE: "something is not there (a broker, a port, a file, room on the disk); it may be later",
     EXIT_BUG: "a bug: `qig --debug ...` shows the traceback",
     EXIT_CORRUPT: "bytes are not what their digest or signature promised",
-    EXIT_INTERRUPTED: "interrupted (Ctrl-C)",
+    EXIT_INTERRUPTED: "interrupted (Ctrl-C; a demo by `qig stop` too)",
 }
 
 app = typer.Typer(
