@@ -1,8 +1,9 @@
 """The broker of a home: found by a command, or started, watched and stopped by a fleet; with users where the home has
 some (`qig keys broker`).
 
-An embedded broker outlives a crash of `qig up` until its services have ended (keeper.py). One that is there
-all the same is asked to finish by the next `qig up` on that home, which starts it anew on the same data.
+An embedded broker outlives a crash of `qig up` until its services have ended (keeper.py). One that is there all the
+same is asked to finish by `qig stop`, or by the next `qig up` on that home, which starts it anew on the same data; not
+where that has QIG_BROKER_URL, which may name it.
 """
 
 import asyncio

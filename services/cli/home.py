@@ -6,7 +6,8 @@
     HOME/broker/         the embedded broker's data;  HOME/broker.json  where it listens
     HOME/private, trust  keys (common/runtime/keys.py)
     HOME/genesis/        the parts of the first constellation
-    HOME/prometheus.json where the services of a running fleet show their metrics, for Prometheus
+    HOME/prometheus.json where the services of a running fleet show their metrics, for Prometheus; of one that was
+                         killed, and had QIG_BROKER_URL, it stays until the next is stopped
     HOME/logs/NODE.log   what a process writes;  NODE.log.1 the life before, when it was long
     HOME/nodes/NODE/     a process's own QIG_HOME: links to what it may see, and its own state
 
