@@ -32,6 +32,9 @@ def names(home: Path) -> list[str]:
     disowned = {path.stem for path in keys.disowned_dir(home).glob("*.pub")}
     held = {path.stem for path in (home / "private").glob("*.key")}
     found = sorted(held - disowned, key=lambda name: (len(name), name))
+    if held and not found:
+        message = f"each of the {len(held)} names with a key in {home / 'private'} was disowned"
+        raise Unavailable("missing_key", f"{message}: raise --edges at the service keys in compose.yaml, and run it")
     if not found:
         message = f"no key in {home / 'private'}: deploy/make_keys.py makes them (`keys` in compose.yaml)"
         raise Unavailable("missing_key", message)

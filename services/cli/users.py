@@ -35,7 +35,6 @@ def run(
         out.print(f"nothing was changed in {plain(str(access.folder(home)))}")
     elif access.acl_path(home) in written:
         out.print(plain(f"a broker that runs with that list reads it after: {command('keys broker --load', home)}"))
-        out.print("in compose after: docker compose run --rm qig keys broker --load")
     return 0
 
 

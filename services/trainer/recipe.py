@@ -14,10 +14,11 @@ same bytes.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Final
 
@@ -271,12 +272,26 @@ def _states(
             tensors[role] = run(job, role, start, own[role], plans[role], team)
             progress("branches", len(tensors) / len(ROLES))
         return tensors
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         branches = {role: pool.submit(run, job, role, start, own[role], plans[role]) for role in ROLES}
         for role, future in branches.items():
             tensors[role] = future.result()
             progress("branches", len(tensors) / len(ROLES))
     return tensors
+
+
+def end_with_parent() -> None:
+    """What a worker process does first: end when its parent is gone, however that ended. A pool's workers wait on for
+    ever, since each holds both ends of the pipe that their work comes by.
+    """
+
+    def wait() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def run(

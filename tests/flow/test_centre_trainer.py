@@ -313,6 +313,26 @@ async def test_a_trainer_that_is_stopped_ends_with_the_next_step_and_its_try_doe
     assert row["times_delivered"] == 0
 
 
+async def test_a_trainer_that_is_stopped_leaves_the_training_of_a_genesis(centre, few, monkeypatch, eventually):
+    begun = threading.Event()
+
+    def genesis(*_, progress, **__):  # that never ends by itself
+        while True:
+            begun.set()
+            progress("seed", 0.5)
+
+    monkeypatch.setattr("services.trainer.recipe.genesis", genesis)
+    settings = TrainerSettings(
+        broker_url=centre.url, home=centre.home, http_port=0, size="tiny", data=few, genesis=centre.home / "genesis"
+    )
+    trainer = Trainer(settings, centre.broker, Trust(centre.broker.redis, keys.load_root(centre.home)))
+    making = asyncio.create_task(trainer.make_genesis())
+    await eventually(begun.is_set)
+    trainer.stop()
+    with pytest.raises(Unavailable, match=r"stopping: .* while seed is at 50%"):
+        await making
+
+
 async def test_of_what_training_keeps_only_the_batch_that_is_worked_on_stays(centre, few, eventually):
     await centre.release()
     batches = [numbered(centre, number) for number in (1, 2)]

@@ -1,7 +1,9 @@
 """A training process killed with -9 at any step goes on to the same bytes: a genesis' run, and a batch's."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,35 @@ def test_a_batch_whose_trainer_is_killed_again_and_again_becomes_the_same_candid
     killed_again_and_again(tmp_path, CONSOLIDATES)
     assert len(list((tmp_path / "runs").glob("*.safetensors"))) == 1
     assert run(micro_parts, one, steps=STEPS, folder=tmp_path / "runs") == whole
+
+
+POOL = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from services.trainer.recipe import end_with_parent
+pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent)
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 600)
+time.sleep(600)
+"""
+
+
+def runs(pid):
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # empty of one that has ended and was not waited for
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc to look in")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_workers_of_branches_end_with_the_process_that_trains_however_that_ends(how):
+    with subprocess.Popen([sys.executable, "-c", POOL], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        assert runs(worker)
+        parent.send_signal(how)
+    deadline_s = time.monotonic() + 60
+    while runs(worker) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not runs(worker)

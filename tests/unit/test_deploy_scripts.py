@@ -165,6 +165,13 @@ def test_a_name_that_was_disowned_is_nobody_s(home: Path) -> None:
     assert claim_node.names(home) == ["edge-1", "edge-10"]
 
 
+def test_where_every_name_was_disowned_the_error_says_so(home: Path) -> None:
+    for name in NODES:
+        keys.disown(home, name)
+    with pytest.raises(Unavailable, match=r"each of the 3 names with a key in .* was disowned: raise --edges"):
+        claim_node.names(home)
+
+
 def test_without_any_key_the_error_says_who_makes_them(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"make_keys\.py"):
         claim_node.names(tmp_path)

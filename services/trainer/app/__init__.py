@@ -101,7 +101,7 @@ class Trainer:
                 folder=kept,
                 seed=SEED,
                 workers=BRANCH_WORKERS,
-                progress=_log_progress,
+                progress=self._log_progress,
             )
             await asyncio.to_thread(folder.write, folder.pack(parts), where)
             await asyncio.to_thread(forget, kept)
@@ -218,12 +218,17 @@ class Trainer:
         finally:
             metrics.BATCH_BEGAN.set(0)
 
+    def _log_progress(self, stage: str, done: float) -> None:
+        self._until_stopped(stage, done)
+        if done >= 1.0:
+            log.info("genesis: %s done", stage)
+
     def _until_stopped(self, stage: str, done: float) -> None:
         """On the thread that trains. Raises Unavailable, which takes this try off those that a batch has: every stop
         would be one else, however far it came.
         """
         if self._stopping.is_set():
-            message = f"this trainer stops while {stage} is at {done:.0%}: the batch goes on from its checkpoint"
+            message = f"this trainer stops while {stage} is at {done:.0%}: it goes on from its checkpoint"
             raise Unavailable("stopping", message)
 
     async def _there(self, batch: Batch, current: Bundle, held_back: Collection[str]) -> Made:
@@ -324,11 +329,6 @@ def _count(guards: Sequence[str], steps: int) -> None:
     for guard in guards:
         metrics.GUARD_EVENTS.labels(guard).inc()
     metrics.TRAIN_STEPS.inc(steps)
-
-
-def _log_progress(stage: str, done: float) -> None:
-    if done >= 1.0:
-        log.info("genesis: %s done", stage)
 
 
 async def build(settings: TrainerSettings, broker: Broker, runpod: RunPodSettings = DEFAULT_RUNPOD) -> Wiring:
