@@ -107,7 +107,9 @@ async def clear_left(home: Path) -> None:
     """
     async with places.members(home):
         if not await asyncio.to_thread(end_left, home):
-            raise places.still_ending(home)
+            after = f"still runs {embedded.END_TIMEOUT_S:g} s after SIGTERM"
+            message = f"the broker that a killed `qig up` left on {home} {after}"
+            raise Unavailable("still_ending", f"{message}: end it (`lsof +D {places.broker_dir(home)}` shows it)")
 
 
 class OwnBroker:

@@ -85,7 +85,8 @@ async def members(home: Path) -> AsyncIterator[int]:
                 while not _take(handle):  # noqa: ASYNC110 -- nobody tells when a lock is free
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise still_ending(home) from None
+            message = f"processes that a killed `qig up` left on {home} still run after {REST_S:g} s"
+            raise Unavailable("still_ending", f"{message}: end them (`lsof {home / _MEMBERS}` shows them)") from None
         _name(handle)
         yield handle
 
@@ -96,15 +97,9 @@ def members_of(home: Path, pid: int) -> Iterator[bool]:
     where somebody else came first, who has waited for them too.
     """
     with _opened(home, _MEMBERS) as handle:
-        while not (is_ours := _take(handle)) and _named(handle) == pid:
+        while not (is_held := _take(handle)) and _named(handle) == pid:
             time.sleep(_POLL_S)
-        yield is_ours and _named(handle) == pid
-
-
-def still_ending(home: Path) -> Unavailable:
-    """The error where something that a killed fleet has left on this home does not end."""
-    message = f"processes that a killed `qig up` left on {home} still run after {REST_S:g} s"
-    return Unavailable("still_ending", f"{message}: end them (`lsof {home / _MEMBERS}` shows them)")
+        yield is_held and _named(handle) == pid
 
 
 @contextmanager

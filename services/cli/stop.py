@@ -1,4 +1,4 @@
-"""`qig stop`: what Ctrl-C does where `qig up` runs, from another terminal."""
+"""`qig stop`: what Ctrl-C does where `qig up` runs, from another terminal; or the end of what a killed one left."""
 
 import asyncio
 import os
