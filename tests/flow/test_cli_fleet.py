@@ -231,6 +231,25 @@ async def test_stop_ends_a_broker_that_nobody_else_would_end(tmp_path, orphan):
     assert orphan.pid is None
 
 
+async def test_stop_ends_a_demo_as_ctrl_c_does(tmp_path, eventually):
+    where = tmp_path / "demo"
+    code = f"""
+import pathlib, sys
+from services.cli import demo, fleet
+fleet.service_command = lambda _: [sys.executable, {str(Path(__file__).with_name("cli_service.py"))!r}, "serve"]
+sys.exit(demo.run(home=pathlib.Path({str(where)!r}), json=False))
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    await eventually(lambda: home.read_broker(where), 60)
+    await asyncio.to_thread(stop.run, where)
+    said, _ = await process.communicate()
+    assert process.returncode == 130
+    assert b"cancelled: nothing runs any more" in said
+    assert home.read_broker(where) is None
+
+
 async def test_who_ends_a_broker_that_was_left_waits_for_its_services_however_long_they_take_and_for_no_others(
     tmp_path, eventually
 ):

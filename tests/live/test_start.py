@@ -93,16 +93,6 @@ def up(home, *options):
 # Starting twice
 
 
-def test_a_second_constellation_on_one_home_is_refused_with_the_pid_of_the_first(home, micro_parts):
-    folder.write(micro_parts, places.genesis_dir(home))
-    with running(up(home, "--port", "0")) as first:
-        assert first.stdout.readline() == f"home    {home}, as it was left\n"
-        line = refused(up(home, "--port", "0"))
-    assert line.startswith(f"error: a constellation already runs on {home} (pid {first.pid}): ")
-    assert line.endswith("(already_running)")
-    assert first.returncode == 0
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 def test_a_killed_command_line_takes_the_training_of_its_first_kernels_with_it(home):
     def training():
@@ -139,24 +129,18 @@ def stop(home):
     ).stdout
 
 
-def test_stop_ends_what_runs_on_a_home_in_good_order_and_says_where_nothing_does(home, micro_parts):
+def test_a_second_constellation_on_one_home_is_refused_and_stop_ends_the_first_in_good_order(home, micro_parts):
     folder.write(micro_parts, places.genesis_dir(home))
     with running(up(home, "--port", "0")) as first:
         assert first.stdout.readline() == f"home    {home}, as it was left\n"
+        line = refused(up(home, "--port", "0"))
         said = stop(home)
         assert first.wait(START_S) == 0
+    assert line.startswith(f"error: a constellation already runs on {home} (pid {first.pid}): ")
+    assert line.endswith("(already_running)")
     assert f"pid {first.pid} on {home} stops" in said
     assert "stopped; the state is kept" in said
     assert stop(home).startswith(f"no constellation runs on {home}")
-
-
-def test_stop_ends_a_demo_as_ctrl_c_does(tmp_path):
-    with running([*QIG, "demo", "--home", str(tmp_path / "demo")]) as demo:
-        wait_for(lambda: places.read_broker(tmp_path / "demo"))
-        stop(tmp_path / "demo")
-        assert demo.wait(START_S) == 130
-        assert "cancelled: nothing runs any more" in demo.stdout.read()
-    assert places.read_broker(tmp_path / "demo") is None
 
 
 def test_a_second_edge_under_one_name_is_refused(home, start):
