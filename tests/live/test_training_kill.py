@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import is_alive
 
 UNIT = Path(__file__).resolve().parents[1] / "unit"
 sys.path.insert(0, str(UNIT))
@@ -110,20 +111,12 @@ time.sleep(600)
 """
 
 
-def runs(pid):
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())  # empty of one that has ended and was not waited for
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc to look in")
 def test_the_workers_of_branches_end_with_the_process_that_trains_however_that_ends():
     with subprocess.Popen([sys.executable, "-c", POOL], stdout=subprocess.PIPE, text=True) as parent:
         worker = int(parent.stdout.readline())
-        assert runs(worker)
+        assert is_alive(worker)
         parent.kill()
     deadline_s = time.monotonic() + 60
-    while runs(worker) and time.monotonic() < deadline_s:
+    while is_alive(worker) and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    assert not runs(worker)
+    assert not is_alive(worker)
