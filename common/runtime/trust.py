@@ -127,8 +127,12 @@ class Trust:
         return found is not None and _matches(found, message)
 
     async def _look(self, path: str) -> dict[str, TargetFile]:
+        looking = asyncio.create_task(asyncio.to_thread(self._update, self._fetcher(), path))
         try:
-            listed, self._seen = await asyncio.to_thread(self._update, self._fetcher(), path)
+            listed, self._seen = await asyncio.shield(looking)
+        except asyncio.CancelledError:
+            await asyncio.wait([looking])  # its thread reads on, and would open a connection that nobody closes
+            raise
         except ExpiredMetadataError as error:
             message = f"{error}: the publisher was silent for too long, its word is withheld, or this clock is wrong"
             raise Unavailable("metadata_expired", message) from None

@@ -1,8 +1,10 @@
 """What a reader of bundles does where a list is missing or broken, in the broker or on its own disk."""
 
+import asyncio
 import itertools
 import os
 import tempfile
+import threading
 import time
 
 import pytest
@@ -43,6 +45,30 @@ async def test_a_file_that_is_missing_is_waited_for(home, redis, reader, role):
         await reader().verify(1, message(home, 1))
     await put_back(redis, held)
     await reader().verify(1, message(home, 1))
+
+
+async def test_a_look_that_is_cancelled_is_left_when_its_thread_reads_no_more(
+    home, redis, reader, monkeypatch, eventually
+):
+    """Else that opens a connection once its client is closed, which nobody closes."""
+    await release(redis, home, 1)
+    trust, begun, go_on = reader(), threading.Event(), threading.Event()
+    update = trust._update
+
+    def slow(*args):
+        begun.set()
+        assert go_on.wait(10)
+        return update(*args)
+
+    monkeypatch.setattr(trust, "_update", slow)
+    looking = asyncio.create_task(trust.verify(1, message(home, 1)))
+    await eventually(begun.is_set)
+    looking.cancel()
+    left, _ = await asyncio.wait([looking], timeout=0.05)
+    assert not left
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
 
 
 async def test_two_lists_of_one_version_leave_nobody_sure_until_the_next(home, redis, reader):
