@@ -1,4 +1,4 @@
-"""Fixtures of several rooms: one real embedded broker a session, flushed before each test that asks for it."""
+"""Fixtures of several rooms: one real embedded broker a session, flushed before each test that asks for its address."""
 
 import asyncio
 import gc
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import redis
 from redis.asyncio import Redis
 
 from common.runtime import embedded
@@ -74,16 +75,23 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def standing_broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     running = embedded.start(Path(tmp_path_factory.mktemp("broker")))
     yield running.url
     running.stop()
 
 
 @pytest.fixture
-async def redis(broker_url: str) -> AsyncIterator[Redis]:
+def broker_url(standing_broker_url: str) -> str:
+    """Nothing of another test lies there: its bundles are signed by other keys."""
+    with redis.Redis.from_url(standing_broker_url) as client:
+        client.flushall()
+    return standing_broker_url
+
+
+@pytest.fixture(name="redis")
+async def _redis(broker_url: str) -> AsyncIterator[Redis]:
     async with connect(broker_url) as client:
-        await client.flushall()
         yield client
 
 

@@ -128,6 +128,7 @@ class Trust:
 
     async def _look(self, path: str) -> dict[str, TargetFile]:
         looking = asyncio.create_task(asyncio.to_thread(self._update, self._fetcher(), path))
+        looking.add_done_callback(lambda done: done.cancelled() or done.exception())  # of one left, it is nobody's
         try:
             listed, self._seen = await asyncio.shield(looking)
         except asyncio.CancelledError:

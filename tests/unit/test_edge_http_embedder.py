@@ -1,6 +1,7 @@
 """The embedder's one thread; each piece of work waits until the test lets it end."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -16,11 +17,12 @@ class Work:
     """Blocks its thread."""
 
     def __init__(self):
-        self.began, self.end = threading.Event(), threading.Event()
+        self.began, self.end, self.fails = threading.Event(), threading.Event(), False
 
     def __call__(self):
         self.began.set()
         assert self.end.wait(10)
+        assert not self.fails
         return threading.current_thread().name
 
 
@@ -85,6 +87,16 @@ async def test_what_is_cancelled_while_it_runs_holds_the_thread_to_its_end(begin
     assert not other.began.is_set()
     one.end.set()
     await eventually(other.began.is_set)
+
+
+async def test_what_is_cancelled_while_it_runs_and_fails_then_is_nobodys_fault(begin, embedder, eventually):
+    (one, other), tasks = await begin(2)
+    tasks[0].cancel()
+    await asyncio.gather(tasks[0], return_exceptions=True)
+    one.fails = True
+    one.end.set()
+    await eventually(other.began.is_set)
+    gc.collect()  # a fault that nobody took fails this test when its future is collected
 
 
 async def test_work_that_fails_fails_its_request_and_frees_the_thread(embedder):

@@ -93,6 +93,7 @@ class Embedder:
             self._waiting -= 1
         working = asyncio.get_running_loop().run_in_executor(self._executor, work)
         working.add_done_callback(lambda _: self._free.release())
+        working.add_done_callback(lambda done: done.cancelled() or done.exception())  # of one left, it is nobody's
         return await asyncio.shield(working)
 
 
