@@ -7,6 +7,7 @@ A server, the master that sentinels name and a cluster are one kind of client: a
 cluster.py what redis-py's client of a cluster needs besides.
 """
 
+import asyncio
 import logging
 import os
 import random
@@ -124,6 +125,20 @@ class _Mastered(_Ours, SentinelManagedConnection):
 
 class _MasteredTls(_Mastered, SentinelManagedSSLConnection):
     pass
+
+
+class _Sentinels(Sentinel):
+    """Asked by one at a time: whoever finds the master moves the sentinel that told it to the front of a list that
+    others are walking, and two at once lose another for good, with its open connection.
+    """
+
+    def __init__(self) -> None:
+        super().__init__([])  # type: ignore[no-untyped-call]
+        self._asking = asyncio.Lock()
+
+    async def discover_master(self, service_name: str) -> Any:
+        async with self._asking:
+            return await super().discover_master(service_name)
 
 
 class _MasterPool(SentinelConnectionPool):
@@ -296,7 +311,7 @@ def _pool(options: Mapping[str, Any], retries: int) -> ConnectionPool:
 def _of_master(where: Address, retries: int) -> Redis:
     options, kind = _options(where.options)
     # Sentinel would make plain clients of its own, whose patience adds to that of whoever asks them.
-    sentinels = Sentinel([])  # type: ignore[no-untyped-call]
+    sentinels = _Sentinels()
     own = {name: value for name, value in where.options.items() if name not in ("username", "password", "db")}
     sentinels.sentinels = [
         Redis.from_pool(_pool({**own, **where.sentinel_options, "host": host, "port": port}, 0))

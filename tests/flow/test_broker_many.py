@@ -223,6 +223,17 @@ async def test_a_server_that_is_no_cluster_is_refused_and_one_that_is_away_is_wa
 
 
 @pytest.mark.parametrize("standing", ["sentinels"], indirect=True)
+async def test_no_sentinel_is_lost_of_many_who_ask_while_the_first_is_away(standing):
+    """redis-py's own walk loses one for good, and leaves its connection open."""
+    standing.sentinels[0].kill()
+    async with connect(standing.url) as client:
+        await asyncio.gather(*(client.ping() for _ in range(10)))
+        known = {id(sentinel) for sentinel in client.connection_pool.sentinel_manager.sentinels}
+    standing.whole()
+    assert len(known) == len(standing.sentinels)
+
+
+@pytest.mark.parametrize("standing", ["sentinels"], indirect=True)
 async def test_sentinels_that_know_no_such_master_are_waited_for(standing):
     async with connect(f"{standing.url}-2", retries=0) as client:
         with pytest.raises(ConnectionError, match="No master found for 'fleet-2'"):
