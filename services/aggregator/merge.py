@@ -146,7 +146,7 @@ def _parted(place: Place, brought: Sequence[Brought], current: Base, edges: int)
 
 def combined(brought: Sequence[Brought]) -> Crystals:
     """What several nodes brought of a domain as one, no node more than it may be (robust.py), each count at a level."""
-    return levelled(crystals.merge(robust.bounded([one.crystals for one in brought], [one.node for one in brought])))
+    return levelled(crystals.merge(robust.bounded(brought)))
 
 
 def encoded(found: Crystals, vocab_size: int) -> bytes | None:
