@@ -139,6 +139,17 @@ def test_the_gate_of_a_role_is_moved_by_three_nodes_where_five_are_enrolled(enro
     assert bool(update.gate) == (moves or opened)
 
 
+@pytest.mark.parametrize("other", [b"", gate.to_bytes(gates_of(HONEST, 4.0))], ids=["none", "of an ended domain"])
+@pytest.mark.parametrize(("tell", "moves"), [(1, False), (2, False), (3, True)])
+def test_nodes_that_bring_no_gate_of_a_role_do_not_help_another_to_turn_it(other, tell, moves):
+    nodes = {key_id(KEYS[n].verify_key): f"n{n}" for n in range(5)}
+    own = gate.to_bytes(gates_of(HONEST, 4.0)[:, :2])
+    raws = [packet(key=n, gate=own if n < tell else other, tokens=5000) for n in range(5)]
+    found = cut(ledger(*raws), bases=BASES, pending={}, limits=Limits(8, 60.0, 100_000), fleet=Fleet(nodes, {}))
+    (update,) = found.batch.domains
+    assert bool(update.gate) == moves
+
+
 @pytest.mark.parametrize("nothing", [b"", ngrams()])
 def test_nodes_that_bring_no_n_gram_of_a_domain_leave_the_others_what_they_bring(nothing):
     nodes = {key_id(KEYS[n].verify_key): f"n{n}" for n in range(4)}
