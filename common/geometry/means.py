@@ -18,7 +18,7 @@ from common.errors import Rejected
 from common.geometry.simplex import Array, Floats, check_simplex, distance, from_sphere, sphere_exp, sphere_log
 
 STEP_RAD: Final = 1e-12  # a step this short is the last
-MEAN_STEPS: Final = 64  # bound: below ten in use, more only for points a right angle apart
+MEAN_STEPS: Final = 256  # bound: below ten in use; a hundred for points that are all a right angle apart
 MEDIAN_STEPS: Final = 512  # bound: Weiszfeld is linear
 RIGHT_RAD: Final = 0.5 * np.pi  # the orthant is so wide
 

@@ -37,6 +37,14 @@ def test_the_frechet_mean_balances_every_log_map(seed, alpha):
     assert weights @ log_map(np.sqrt(mean), p) == pytest.approx(np.zeros(64), abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_frechet_mean_of_basins_that_share_no_cell_balances_as_well(seed):
+    weights = np.random.default_rng(seed).exponential(size=64)
+    mean = frechet_mean(np.eye(64), weights)
+    pull = weights / weights.sum() @ log_map(np.sqrt(mean), np.eye(64))
+    assert np.linalg.norm(pull) < 1e-11
+
+
 @pytest.mark.parametrize(("centre", "power"), [(frechet_mean, 2), (geodesic_median, 1)])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_centre_costs_no_more_than_a_general_minimiser_finds(centre, power, seed):
