@@ -245,9 +245,8 @@ def besieged(field, where, rule):
     fleet.close()
 
 
-def unbounded(several, nodes):
-    del nodes
-    return list(several)
+def unbounded(brought):
+    return [one.crystals for one in brought]
 
 
 def held(made):

@@ -18,8 +18,9 @@ from common.errors import Rejected
 from common.geometry.simplex import Array, Floats, check_simplex, distance, from_sphere, sphere_exp, sphere_log
 
 STEP_RAD: Final = 1e-12  # a step this short is the last
-MEAN_STEPS: Final = 64  # bound: below ten in use, more only for points a right angle apart
-MEDIAN_STEPS: Final = 512  # bound: Weiszfeld is linear, and slow when the median is close to a point
+MEAN_STEPS: Final = 256  # bound: below ten in use; a hundred for points that are all a right angle apart
+MEDIAN_STEPS: Final = 512  # bound: Weiszfeld is linear
+RIGHT_RAD: Final = 0.5 * np.pi  # the orthant is so wide
 
 
 def frechet_mean(p_ND: Floats, weights: Floats | None = None) -> Array:
@@ -45,9 +46,9 @@ def geodesic_median(p_ND: Floats, weights: Floats | None = None) -> Array:
     centre = _karcher(s_ND, share_N)
     for _ in range(MEDIAN_STEPS):
         step = _weiszfeld(centre, s_ND, share_N)
-        centre = _unit(sphere_exp(centre, step))
         if _length(step) < STEP_RAD:
             break
+        centre = _far(centre, step, s_ND, share_N)
     # Weiszfeld creeps towards a median that is a data point: offer the nearest one outright.
     nearest = s_ND[int(np.argmax(np.where(share_N > 0, s_ND @ centre, -1.0)))]
     better = _cost(nearest, s_ND, share_N) < _cost(centre, s_ND, share_N) - STEP_RAD
@@ -114,6 +115,22 @@ def _weiszfeld(centre: Array, s_ND: Array, share_N: Array) -> Array:
     if strength <= held:
         return np.zeros_like(centre)
     return np.asarray(force * (1.0 - held / strength) / pull_N.sum())
+
+
+def _far(centre: Array, step: Array, s_ND: Array, share_N: Array) -> Array:
+    """Along a step, doubled as long as that costs less: near a heavy point Weiszfeld's own are as short as the point
+    is near. A step and its double lie in the orthant as far as they are taken.
+    """
+    found = _unit(sphere_exp(centre, step))
+    cost = _cost(found, s_ND, share_N)
+    while _length(step) < RIGHT_RAD / 2:
+        step = 2.0 * step
+        further = _unit(sphere_exp(centre, step))
+        least = _cost(further, s_ND, share_N)
+        if least >= cost or float(further.min()) < 0:
+            break
+        found, cost = further, least
+    return found
 
 
 def _cost(s: Array, s_ND: Array, share_N: Array) -> float:

@@ -77,7 +77,8 @@ def to_bytes(sums: Floats) -> bytes:
 
         level | share of expert 0 | ... | share of expert K-2        level = round(8 log2(1 + n)), n the row's tokens
 
-    n up to 2^31 within 4.5 %; shares, each in 1/255 of the row, within 0.2 % (the last expert's is what they leave).
+    1 + n up to 2^31 within 4.5 %; shares, each in 1/255 of the row, within 0.2 %, the last expert's, which is what they
+    leave, within as much for each of the others.
     """
     tokens = sums.sum(1)
     level = np.minimum(np.rint(LEVELS_PER_OCTAVE * np.log2(1.0 + tokens)), 255)

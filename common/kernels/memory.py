@@ -147,7 +147,9 @@ def pack(ids: Ids, order: int) -> Keys:
 
 
 def merge(memories: Sequence[Memory]) -> Memory:
-    """The memory of all texts together: counts and totals add, whatever the order of the arguments."""
+    """The memory of all texts together: counts and totals add, whatever the order of the arguments. No sum of counts of
+    one order may reach 2^32.
+    """
     orders = max((len(memory.tables) for memory in memories), default=0)
     return Memory(
         tuple(_add([m.tables[order] for m in memories if order < len(m.tables)]) for order in range(orders)),

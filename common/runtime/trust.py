@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Awaitable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
 
@@ -28,19 +29,23 @@ from tuf.api.exceptions import (
     LengthOrHashMismatchError,
     RepositoryError,
 )
-from tuf.api.metadata import TargetFile, Targets
+from tuf.api.metadata import Root, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from common.errors import Corrupt, Unavailable
 from common.runtime import streams
 from common.trust import rings, roles
 from common.trust.roles import BUNDLES, target_path, version_of
+from common.wire.bundle import verify
+from common.wire.messages import Bundle
 
 log = logging.getLogger(__name__)
 
 FILE_MAX_BYTES: Final = 64 * 1024  # chosen: six times what the longest list takes; read it is up to 24 times as much
 LIST: Final = f"{BUNDLES}.json"  # as the Updater keeps it, once it is verified
 TIMESTAMP: Final = "timestamp.json"
+ROOT: Final = "root.json"
+TARGETS: Final = "targets.json"
 LOOK_AGAIN_S: Final = 60.0  # chosen: how long an unchanged timestamp stands for its list, for one who asks for more
 NO_SUCH_FILE: Final = 404
 BOUNDS: Final = UpdaterConfig(
@@ -82,6 +87,13 @@ class Trust:
                 self._listed = await self._look(target_path(version))
                 found = await self._found(version, message)
             return _is_open(found, node)
+
+    async def is_before(self, bundle: Bundle) -> bool:
+        """Whether it is a release from before those that are listed: signed by who is the publisher or was, and was
+        never robbed. It is to serve nobody any more; what its packets brought was counted all the same.
+        """
+        async with self._lock:
+            return bundle.version < self._oldest and await asyncio.to_thread(self._is_signed, bundle)
 
     @property
     def listed(self) -> dict[int, str]:
@@ -166,6 +178,19 @@ class Trust:
         if timestamp != fetcher.timestamp:  # of one version: the Updater keeps its own, and would not find what is new
             raise RepositoryError("the timestamp is another one than was seen under its version")
         return _checked(roles.parsed((folder / LIST).read_bytes(), Targets).targets), timestamp
+
+    def _is_signed(self, bundle: Bundle) -> bool:
+        folder = self._own_folder()
+        root = roles.parsed((folder / ROOT).read_bytes(), Root)
+        keys = roles.former_keys(roles.parsed((folder / TARGETS).read_bytes(), Targets))
+        own = roles.named_keys(root)[roles.PUBLISHER]
+        signer = (keys | {own.keyid: own.verify_key()}).get(bundle.key.hex())
+        if signer is None:
+            return False
+        with suppress(Corrupt):
+            verify(bundle, signer)
+            return True
+        return False
 
     def _own_folder(self) -> Path:
         if self._folder is None:

@@ -4,7 +4,7 @@
                (quorum.py), under the bound of its node; then counts and totals add            commutative, exact
     basin      geodesic median of the nodes' basins                         half of them may lie
     gate       the nodes' agreement, bucket by bucket (robust.py)           half of them may lie
-               (a role's: of three nodes at least, where five are enrolled)
+               (a role's: of three nodes that tell of it at least, where five are enrolled)
     score      the nodes' median of the prequential bits per byte, of the bytes that count
 
 Mass cap: a packet heavier than `mass_cap`, or than its node may be in this batch (robust.py), is scaled down to it
@@ -146,7 +146,7 @@ def _parted(place: Place, brought: Sequence[Brought], current: Base, edges: int)
 
 def combined(brought: Sequence[Brought]) -> Crystals:
     """What several nodes brought of a domain as one, no node more than it may be (robust.py), each count at a level."""
-    return levelled(crystals.merge(robust.bounded([one.crystals for one in brought], [one.node for one in brought])))
+    return levelled(crystals.merge(robust.bounded(brought)))
 
 
 def encoded(found: Crystals, vocab_size: int) -> bytes | None:
@@ -173,7 +173,7 @@ def _update(place: Place, ordered: Sequence[Waiting], blob: bytes, nodes: Nodes)
         opened=place.opened,
         basin=to_float16(centre).astype("<f2").tobytes(),
         crystals=blob,
-        gate=b"" if _alone(place, own, nodes) else _gate(ordered, own, place.experts),
+        gate=_gate(place, ordered, own, nodes),
         packets=len(bodies),
         tokens=sum(robust.allowed([body.tokens for body in bodies], own)),
         fresh_bytes=fresh_bytes,
@@ -181,18 +181,20 @@ def _update(place: Place, ordered: Sequence[Waiting], blob: bytes, nodes: Nodes)
     )
 
 
-def _alone(place: Place, own: Sequence[str], nodes: Nodes) -> bool:
-    """Whether too few of many nodes speak of a role's domain to turn its gate, which text of the centre's own taught:
-    the worse gate would have the whole batch refused.
-    """
-    return place.name in ROLES and many(nodes) and len(set(own)) < robust.NODES_LEAST
-
-
-def _gate(packets: Sequence[Waiting], nodes: Sequence[str], experts: int) -> bytes:
+def _gate(place: Place, packets: Sequence[Waiting], own: Sequence[str], nodes: Nodes) -> bytes:
     """What the packets' gates agree on; a gate over other experts (an older form of the domain) says nothing of it."""
-    read = [(read_gate(packet.body), node) for packet, node in zip(packets, nodes, strict=True)]
-    fitting = [(sums, node) for sums, node in read if sums is not None and sums.shape[1] == experts]
-    return gate.to_bytes(robust.agreed(*zip(*fitting, strict=True))) if fitting else b""
+    read = [(read_gate(packet.body), node) for packet, node in zip(packets, own, strict=True)]
+    fitting = [(sums, node) for sums, node in read if sums is not None and sums.shape[1] == place.experts]
+    if not fitting or _alone(place, [node for _, node in fitting], nodes):
+        return b""
+    return gate.to_bytes(robust.agreed(*zip(*fitting, strict=True)))
+
+
+def _alone(place: Place, told: Sequence[str], nodes: Nodes) -> bool:
+    """Whether too few of many nodes tell of a role's gate to turn it, which text of the centre's own taught: the worse
+    gate would have the whole batch refused.
+    """
+    return place.name in ROLES and many(nodes) and len(set(told)) < robust.NODES_LEAST
 
 
 def check_vocabulary(packet: Waiting, current: Base) -> None:

@@ -3,8 +3,9 @@
     cut      the pool and what packets bring ─▶ said (merged)  and  waits
     comes    what waits of packets once their batch counts for good (claims.py)
     leaves   what is said; what is WAIT_CUTS old; of a domain what is beyond WAITING_MAX n-grams a node and DOMAIN_MAX
-             in all (less where more than FULL_MAX domains have a pool), the oldest first; what is of a node that is
-             enrolled no more, of a domain that is none, or over ids that stand for other tokens now
+             in all (less where more than FULL_MAX domains have a pool), the oldest first, and of what came in WAIT_STEP
+             cuts what was counted least; what is of a node that is enrolled no more, of a domain that is none, or over
+             ids that stand for other tokens now
 
 A domain that has ended leaves its pool to its heir; a vocabulary that grew has it counted anew, as packets are. The
 same pool and packets leave the same pool, whatever order they came in.
@@ -13,12 +14,14 @@ same pool and packets leave the same pool, whatever order they came in.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
+import numpy as np
+
 from common.coordizer.artifacts import FIRST_MERGE, lineage
 from common.errors import Corrupt
 from common.wire.ngrams import merge
 from services.aggregator import shares
 from services.aggregator.bases import Base
-from services.aggregator.quorum import Brought
+from services.aggregator.quorum import Brought, split
 from services.aggregator.recount import recounted
 from services.aggregator.shares import Shares
 
@@ -60,11 +63,25 @@ def _bounded(several: Sequence[Brought], domains: int) -> list[Brought]:
     left: list[Brought] = []
     total = 0
     for one in sorted(several, key=lambda one: (-one.cut, one.node)):
-        own = held.get(one.node, 0) + one.crystals.entries
-        if own <= WAITING_MAX and total + one.crystals.entries <= entries and len(left) < shares:
-            held[one.node], total = own, total + one.crystals.entries
-            left.append(one)
+        own = held.get(one.node, 0)
+        room = min(WAITING_MAX - own, entries - total)
+        if room > 0 and len(left) < shares:
+            fits = _most_counted(one, room)
+            held[one.node], total = own + fits.crystals.entries, total + fits.crystals.entries
+            left.append(fits)
     return sorted(left, key=lambda one: (one.node, one.cut))
+
+
+def _most_counted(one: Brought, room: int) -> Brought:
+    """As many n-grams as there is room for; of those that were counted alike the shorter, then the lesser ids."""
+    found = one.crystals
+    if found.entries <= room:
+        return one
+    counts = np.concatenate([order.counts for order in found.orders]).astype(np.int64)
+    chosen = np.zeros(len(counts), np.bool_)
+    chosen[np.argsort(-counts, kind="stable")[:room]] = True
+    ends = np.cumsum([len(order.keys) for order in found.orders])[:-1]
+    return one._replace(crystals=split(found, np.split(chosen, ends))[0])
 
 
 def joined(several: Iterable[Pool]) -> Pool:

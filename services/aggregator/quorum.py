@@ -64,10 +64,19 @@ def _agreed(brought: Sequence[tuple[str, Keys]], edges: int) -> Keys:
 
 
 def _split(found: Crystals, agreed: Sequence[Keys], known: Sequence[Keys]) -> tuple[Crystals, Crystals]:
-    one, two, three = (
-        _split_order(order, _among(order.keys, mine) | _among(order.keys, theirs))
+    marks = [
+        _among(order.keys, mine) | _among(order.keys, theirs)
         for order, mine, theirs in zip(found.orders, agreed, known, strict=True)
-    )
+    ]
+    return split(found, marks)
+
+
+def split(found: Crystals, chosen: Sequence[Marks]) -> tuple[Crystals, Crystals]:
+    """The chosen n-grams and the others, each with its share of its context's total; their merge is what was split.
+
+    chosen: by order.
+    """
+    one, two, three = (_split_order(order, marks) for order, marks in zip(found.orders, chosen, strict=True))
     return Crystals((one[0], two[0], three[0])), Crystals((one[1], two[1], three[1]))
 
 

@@ -1,30 +1,37 @@
 """The robust centre: how much of a batch one node may be, and what the nodes agree on.
 
     mass       a node's crystals of a domain weigh at most MASS_MEDIANS times the median of the nodes'     norm bound
-               that bring some
+               that bring some now; where fewer than NODES_LEAST do, and the pool lends what others
+               brought (pool.py), each n-gram of a node DENSITY_MEDIANS times the median of the nodes'
     numbers    so do the tokens and bytes that it says it read
     score      bits per byte: the median of the nodes'
     gate       bucket by bucket: the geodesic median of the nodes' shares, each weighed by the tokens that it heard
                there, as many as the median node at most
 
 A node is one whatever it sends: its packets are bounded together. With fewer than NODES_LEAST nodes there is no median
-that one of them does not make, and everything counts as it is. What these rules stop and what not is measured on the
-attacks of benchmarks/attacks.py (docs/trust.md). Pure; whole numbers where counts are.
+that one of them does not make, and everything counts as it is. What the pool lends of a node is a few n-grams that
+waited for these: it is bounded as the rest, and says nothing of how much whoever speaks now may bring. What these rules
+stop and what not is measured on the attacks of benchmarks/attacks.py (docs/trust.md). Pure; whole numbers where counts
+are.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from common.geometry.means import geodesic_median
 from common.wire.ngrams import Crystals, capped
+from services.aggregator.quorum import Brought
 
 NODES_LEAST: Final = 3
 MASS_MEDIANS: Final = 2  # chosen (docs/experiments.md): honest nodes that read twice what the others read lose nothing
+DENSITY_MEDIANS: Final = 4  # chosen (docs/experiments.md): what the pool lends is rarer, so less often counted
 
 Floats = npt.NDArray[np.float64]
+N = TypeVar("N", int, Fraction)
 
 
 def mass(found: Crystals) -> int:
@@ -32,10 +39,20 @@ def mass(found: Crystals) -> int:
     return max(int(order.totals.sum(dtype=np.uint64)) for order in found.orders)
 
 
-def bounded(several: Sequence[Crystals], nodes: Sequence[str]) -> list[Crystals]:
-    """The crystals of packets, each scaled down as its node's mass asks. nodes: who sent each, in the same order."""
-    weights = [mass(found) for found in several]
-    return [capped(found, most) for found, most in zip(several, allowed(weights, nodes), strict=True)]
+def bounded(brought: Sequence[Brought]) -> list[Crystals]:
+    """The crystals of each, scaled down as its node's mass asks. Who speaks now is in the newest cut."""
+    nodes, weights = [one.node for one in brought], [mass(one.crystals) for one in brought]
+    of_node = _sums(weights, nodes)
+    newest = max((one.cut for one in brought), default=0)
+    now = {one.node for one in brought if one.cut == newest}
+    if len(now) >= NODES_LEAST:
+        most = _medians(of_node, now)
+    elif len(of_node) >= NODES_LEAST:
+        most = _dense(of_node, _sums([one.crystals.entries for one in brought], nodes))
+    else:
+        most = of_node
+    shares = zip(brought, _within(weights, nodes, most), strict=True)
+    return [capped(one.crystals, amount) for one, amount in shares]
 
 
 def allowed(amounts: Sequence[int], nodes: Sequence[str]) -> list[int]:
@@ -43,19 +60,38 @@ def allowed(amounts: Sequence[int], nodes: Sequence[str]) -> list[int]:
 
     Never below 1 where there was some; rounded down.
     """
-    of_node: dict[str, int] = {}
+    of_node = _sums(amounts, nodes)
+    most = _medians(of_node, of_node) if len(of_node) >= NODES_LEAST else of_node
+    return _within(amounts, nodes, most)
+
+
+def _sums(amounts: Sequence[int], nodes: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
     for node, amount in zip(nodes, amounts, strict=True):
-        of_node[node] = of_node.get(node, 0) + amount
-    if len(of_node) < NODES_LEAST:
-        return list(amounts)
-    most = MASS_MEDIANS * _median(of_node.values())
+        found[node] = found.get(node, 0) + amount
+    return found
+
+
+def _medians(of_node: Mapping[str, int], peers: Iterable[str]) -> dict[str, int]:
+    """The most that each node may bring beside these."""
+    return dict.fromkeys(of_node, MASS_MEDIANS * _median(of_node[node] for node in peers))
+
+
+def _dense(of_node: Mapping[str, int], entries: Mapping[str, int]) -> dict[str, int]:
+    """The most that each node may bring, by its n-grams and by how much an n-gram of the others weighs."""
+    median = _median(Fraction(of_node[node], max(entries[node], 1)) for node in of_node)
+    return {node: int(DENSITY_MEDIANS * median * entries[node]) for node in of_node}
+
+
+def _within(amounts: Sequence[int], nodes: Sequence[str], most: Mapping[str, int]) -> list[int]:
+    of_node = _sums(amounts, nodes)
     return [
-        amount if of_node[node] <= most else max(amount * most // of_node[node], min(amount, 1))
+        amount if of_node[node] <= most[node] else max(amount * most[node] // of_node[node], min(amount, 1))
         for node, amount in zip(nodes, amounts, strict=True)
     ]
 
 
-def _median(amounts: Iterable[int]) -> int:
+def _median(amounts: Iterable[N]) -> N:
     """The lower of the two in the middle: a node more than half of them cannot raise it."""
     ordered = sorted(amounts)
     return ordered[(len(ordered) - 1) // 2]

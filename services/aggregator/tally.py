@@ -4,11 +4,11 @@
     common      number of a cut ─▶ the hashes that became common by it
 
 An edge that mentions a hash twice, in two packets or in one that comes again, has mentioned it; one that holds several
-keys is one edge. One that mentions what
-is common already has missed that, or lost what it knew: it is told again. Bounded, and the oldest goes first: of an
-edge's mentions MENTIONED_MAX are kept (it does the same, and mentions again what fell out), of what is common
-COMMON_MAX (it is counted anew). A cut takes packets oldest first, so that the same packets on the same tally leave the
-same tally. Whoever holds the hashes cannot tell what was hashed (common/wire/mentions.py).
+keys is one edge. One that mentions what is common already has missed that, or lost what it knew: it is told again.
+Bounded, and the oldest goes first: of an edge's mentions MENTIONED_MAX are kept (it does the same, and mentions again
+what fell out), of what is common COMMON_MAX (it is counted anew), some cuts after one that brought much. A cut takes
+packets oldest first, so that the same packets on the same tally leave the same tally. Whoever holds the hashes cannot
+tell what was hashed (common/wire/mentions.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ from services.aggregator.quota import Nodes
 
 MENTIONED_MAX: Final = 1 << 14  # of an edge: 64 KiB in the broker; a month of sleeps
 COMMON_MAX: Final = 1 << 15  # of the fleet: 128 KiB; then one hash in 512 of what nobody shares seems common
+DROPPED_MAX: Final = 256  # keys, and old cuts, that one cut drops: a transaction has room for them; the next drops more
 _FORM: Final = np.dtype("<u4")
 _EMPTY: Final = np.zeros(0, np.uint32)
 
@@ -67,7 +68,7 @@ def tally(before: Tally, brought: Sequence[tuple[bytes, Hashes]], *, nodes: Node
     known = np.union1d(common, fresh)
     mentioned = {key: own[~np.isin(own, known)][-MENTIONED_MAX:] for key, own in changed.items() if key in nodes}
     told = np.union1d(fresh, np.intersect1d(asked, common))
-    gone = tuple(sorted(before.mentioned.keys() - nodes.keys()))
+    gone = tuple(sorted(before.mentioned.keys() - nodes.keys())[:DROPPED_MAX])
     return Counted(mentioned, fresh, _overfull(before.common, len(fresh)), told, gone)
 
 
@@ -91,9 +92,9 @@ def _holders(asked: Hashes, mentioned: Mapping[bytes, Hashes], nodes: Nodes) -> 
 
 
 def _overfull(common: Mapping[int, Hashes], fresh: int) -> tuple[int, ...]:
-    """The oldest cuts that must go so that all that is left is at most COMMON_MAX."""
+    """The oldest cuts that must go so that all that is left is at most COMMON_MAX, DROPPED_MAX of them."""
     total, gone = fresh + sum(map(len, common.values())), []
-    for number in sorted(common):
+    for number in sorted(common)[:DROPPED_MAX]:
         if total <= COMMON_MAX:
             break
         total -= len(common[number])

@@ -14,9 +14,9 @@ single-linkage clusters of the packets' basins: whatever the order of the packet
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
@@ -153,7 +153,7 @@ def settle(
         if len(who) == 1 and not may_open(min(who), alone, nodes):
             greedy += group
             continue
-        place = _open(group, current, places)
+        place = _open(group, current, places, nodes)
         places[place.name] = place
         members[place.name] = group
         if len(who) == 1:
@@ -203,13 +203,17 @@ def linked(packets: Sequence[Waiting]) -> list[list[Waiting]]:
         first = least
 
 
-def _open(group: Sequence[Waiting], current: Base, places: Mapping[str, Place]) -> Place:
+def _open(group: Sequence[Waiting], current: Base, places: Mapping[str, Place], nodes: Nodes) -> Place:
+    """A node has one voice in where it lies and whose it is, shared out over its packets."""
     named = hashlib.sha256(b"".join(packet.ref for packet in group)).hexdigest()
     taken = places.keys() | current.heirs.keys()
     name = next(f"d-{named[:n]}" for n in range(NAME_DIGITS, len(named)) if f"d-{named[:n]}" not in taken)
-    votes = Counter(packet.body.kernel for packet in group)
+    own = [node_of(nodes, packet.packet.key) for packet in group]
+    voices = [Fraction(1, own.count(node)) for node in own]
+    votes = {one: sum(v for v, packet in zip(voices, group, strict=True) if packet.body.kernel == one) for one in ROLES}
     role = max(ROLES, key=lambda one: (votes[one], -ROLES.index(one)))
-    return opened_place(name, role, geodesic_median(np.stack([packet.basin for packet in group])), current)
+    at = geodesic_median(np.stack([packet.basin for packet in group]), np.array(voices, np.float64))
+    return opened_place(name, role, at, current)
 
 
 def read_basin(body: PacketBody) -> Floats:

@@ -27,6 +27,7 @@ from common.kernels import memory
 from common.wire.fields import MAX_DOMAINS
 from common.wire.messages import Figure
 from services.trainer.evaluate import Examiner, Score, gram_bits
+from services.trainer.prune import joined
 
 # Chosen on 31 pairs of texts beside two roles (docs/experiments.md): halves of one source lie .01-.07 rad apart after
 # 24 KB each, two kinds of text .18 or more, parts of one book .04-.13.
@@ -159,7 +160,7 @@ def _without(constellation: Constellation, ending: Ending) -> Constellation:
     changes: dict[str, object] = {"formerly": (*heir.formerly, *gone.formerly, gone.name)[-FORMER_MAX:]}
     if ending.absorbed:
         theirs, own = memories[gone.memories[-1]], memories[heir.memories[-1]]
-        memories[heir.memories[-1]] = memory.merge([own, theirs])
+        memories[heir.memories[-1]] = joined([own, theirs])
         if heir.name not in ROLES:
             changes |= _union(heir, gone, [own.tokens, theirs.tokens])
     domains = {name: each for name, each in constellation.domains.items() if name != gone.name}

@@ -23,6 +23,7 @@ ROUNDING: Final = 1e-9  # a limit met exactly in decimals is met
 WAIT_FIRST_S: Final = 3_600.0  # chosen: some batches
 WAIT_MAX_S: Final = 7 * 86_400.0
 TRIES_MAX: Final = 32  # counted no further
+OUTDATED_MAX: Final = 1024  # that one batch forgets: a transaction has room for them; the next forgets the rest
 _TRIES_BYTES: Final = 1
 
 
@@ -100,8 +101,11 @@ def noted(notes: Mapping[str, bytes], failed: Collection[str], now_s: float) -> 
 
 
 def outdated(notes: Mapping[str, bytes], now_s: float) -> list[str]:
-    """Names of merges that might have been tried again for the longest wait, and were not proposed any more."""
-    return [name for name, note in notes.items() if _until(note) + WAIT_MAX_S < now_s]
+    """Names of merges that might have been tried again for the longest wait, and were not proposed any more; the oldest
+    OUTDATED_MAX.
+    """
+    old = [name for name, note in notes.items() if _until(note) + WAIT_MAX_S < now_s]
+    return sorted(old, key=lambda name: (_until(notes[name]), name))[:OUTDATED_MAX]
 
 
 def _until(note: bytes) -> float:

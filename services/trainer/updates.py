@@ -1,6 +1,7 @@
 """A batch's updates and corrections put into a constellation: its n-grams into memories, its sums into gates.
 
-Counts add, so that what many edges counted is what one would have counted of all their texts.
+Counts add, so that what many edges counted is what one would have counted of all their texts; but for a memory of
+billions of tokens, all of which weigh half before their number has no room (prune.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from common.kernels.memory import Memory, Table
 from common.kernels.recount import recount
 from common.wire import crystals as crystal_codec
 from common.wire.messages import Batch, Correction, DomainUpdate
-from services.trainer.prune import prune
+from services.trainer.prune import joined, prune
 
 MEMORY_MAX_ENTRIES: Final = 1 << 21  # chosen: n-grams of one memory, 60 MB on an edge; the shipped HEART has a million
 
@@ -62,7 +63,7 @@ def merged(current: Constellation, updates: Sequence[DomainUpdate]) -> Constella
     for update in updates:
         domain = domains.get(update.name) or _opened(current, update)
         known = [memories[domain.memories[-1]]] if domain.memories[-1] in memories else []
-        memories[domain.memories[-1]] = _sized(memory.merge([*known, crystals_of(update, current)]), current)
+        memories[domain.memories[-1]] = _sized(joined([*known, crystals_of(update, current)]), current)
         changes: dict[str, object] = {"idle": 0}
         if update.gate:
             sums = gate.from_bytes(update.gate, 1 + len(domain.memories))
@@ -81,14 +82,15 @@ def merged(current: Constellation, updates: Sequence[DomainUpdate]) -> Constella
 def corrected(current: Constellation, corrections: Sequence[Correction]) -> Constellation:
     """What earlier batches had said is taken out of the memories, and what they say now put in; never below zero.
 
-    A domain that has ended has left its memory to its heir; of one that is not known there is nothing to correct.
+    Of a memory that was halved since, twice what is left of them goes. A domain that has ended has left its memory to
+    its heir; of one that is not known there is nothing to correct.
     """
     memories, gone = dict(current.memories), heirs(current.domains.values())
     for each in corrections:
         domain = current.domains.get(gone.get(each.name, each.name))
         own = domain.memories[-1] if domain is not None else ""
         if own in memories:
-            with_now = memory.merge([memories[own], memory_of(each.now, current)])
+            with_now = joined([memories[own], memory_of(each.now, current)])
             memories[own] = memory.subtract(with_now, memory_of(each.was, current))
     return replace(current, memories=memories) if corrections else current
 

@@ -196,6 +196,39 @@ async def test_the_try_before_the_last_still_releases(centre):
     assert await centre.broker.read_hash(streams.REFUSED) == {}
 
 
+async def brought(centre):
+    """A candidate that packets have changed."""
+    ref, change = PacketRef(key=b"k" * 8, epoch=1, sequence=1), {"homes.npy": centre.parts["homes.npy"] + b"\0"}
+    return await centre.candidate(await centre.release(), change=change, packets=(ref,))
+
+
+async def test_what_another_publisher_releases_meanwhile_is_not_refused_and_its_packets_stay(centre, monkeypatch):
+    child = await brought(centre)
+    slow, quick = (app.Publisher(centre.settings("publisher"), centre.broker) for _ in range(2))
+    first, past = Delivery(streams.CANDIDATES, "1-0", 1, 1, b""), slow.releases.past
+
+    async def overtaken():
+        assert await centre.broker.commit(streams.CANDIDATES, await quick.candidates.take(first, child))
+        return await past()
+
+    monkeypatch.setattr(slow.releases, "past", overtaken)
+    with pytest.raises(Unavailable, match="overtaken"):
+        await slow.candidates.take(first, child)
+    assert await slow.candidates.take(first, child) == []
+    assert await centre.broker.read_hash(streams.REFUSED) == {}
+    assert await centre.returned() == []
+
+
+async def test_what_another_publisher_refuses_meanwhile_is_not_released(centre):
+    child = await brought(centre)
+    slow, quick = (app.Publisher(centre.settings("publisher"), centre.broker) for _ in range(2))
+    effects = await slow.candidates.take(Delivery(streams.CANDIDATES, "1-0", 1, 1, b""), child)
+    with pytest.raises(Rejected, match="never_finished"):
+        await quick.candidates.take(Delivery(streams.CANDIDATES, "1-0", 1, candidates.MAX_DELIVERIES, b""), child)
+    assert not await centre.broker.commit(streams.CANDIDATES, effects)
+    assert list(await centre.broker.read_hash(streams.REFUSED)) == [child.id]
+
+
 async def test_a_release_is_counted_once_it_is_made_and_not_by_a_try(centre):
     released = lambda: gauge("qig_candidates_total", verdict="released")  # noqa: E731
     before, candidate = released(), await centre.candidate()

@@ -153,6 +153,27 @@ def test_of_a_node_the_newest_wait_and_no_more_than_so_many(monkeypatch):
     assert left(*several) == {"heart": []}
 
 
+@pytest.mark.parametrize(
+    ("bound", "rows_left"), [("WAITING_MAX", 2), ("WAITING_MAX", 3), ("DOMAIN_MAX", 2), ("DOMAIN_MAX", 1)]
+)
+def test_of_what_a_node_brought_in_few_cuts_the_most_counted_waits_where_it_is_too_much(monkeypatch, bound, rows_left):
+    """They are one share: were it dropped whole, nothing that its edge has sent would wait, the newest least of all."""
+    monkeypatch.setattr(room, bound, rows_left)
+    monkeypatch.setattr(room, "FULL_MAX", 1)
+    each = {7: 5, 8: 1, 9: 3}
+    several = [
+        Brought("edge-0", n, made([entry((1,), token, count=count, total=2 * count)]))
+        for n, (token, count) in enumerate(each.items())
+    ]
+    (found,) = kept(
+        {"heart": [*several, share("edge-0", -WAIT_STEP)]}, BASES[-1], places=["heart"], nodes=["edge-0"], cuts=9
+    )["heart"]
+    order = found.crystals.orders[1]
+    told = sorted(each.values(), reverse=True)[:rows_left]
+    assert sorted(order.counts.tolist(), reverse=True) == told
+    assert order.totals.tolist() == [2 * sum(told)]
+
+
 @pytest.mark.parametrize(("domains", "kept_shares"), [(2, 4), (3, 2), (4, 2), (5, 1)])
 def test_where_many_domains_have_a_pool_each_holds_its_part(monkeypatch, domains, kept_shares):
     monkeypatch.setattr(room, "FULL_MAX", 2)

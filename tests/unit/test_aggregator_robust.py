@@ -11,7 +11,9 @@ from common.wire import crystals
 from common.wire.ngrams import entry
 from common.wire.packet import key_id
 from services.aggregator.cut import Fleet, Limits, cut
-from services.aggregator.robust import MASS_MEDIANS, NODES_LEAST, agreed, allowed, bounded, mass, score
+from services.aggregator.merge import combined
+from services.aggregator.quorum import Brought
+from services.aggregator.robust import DENSITY_MEDIANS, MASS_MEDIANS, NODES_LEAST, agreed, allowed, bounded, mass, score
 
 HONEST = [0.2, 0.3, 0.5]
 
@@ -41,9 +43,37 @@ def test_the_packets_of_one_node_are_bounded_together():
 
 
 def test_what_is_bounded_says_the_same_with_less_weight():
-    found = bounded([heavy(100), heavy(100), heavy(10_000)], list("abc"))
+    found = bounded([Brought(node, 3, heavy(total)) for node, total in (("a", 100), ("b", 100), ("c", 10_000))])
     assert [mass(one) for one in found] == [100, 100, 200]
     assert found[-1].orders[0].counts.tolist() == [100]
+
+
+def text(ngrams, count):
+    """As many different tokens, each seen so often."""
+    return crystals.crystals([entry((), token, count=count, total=ngrams * count) for token in range(ngrams)])
+
+
+def lent(nodes):
+    """What the pool lends of so many nodes: of each one n-gram that waited, twice seen."""
+    return [Brought(f"waited-{number}", 0, text(1, 2)) for number in range(nodes)]
+
+
+@pytest.mark.parametrize("now", [1, 2, 3, 8])
+@pytest.mark.parametrize("waited", [0, 2, 30])
+def test_what_few_n_grams_of_many_nodes_had_waited_costs_nobody_who_speaks_now(now, waited):
+    told = [*lent(waited), *(Brought(f"now-{number}", 40, text(300, 4)) for number in range(now))]
+    assert mass(combined(told)) == pytest.approx(2 * waited + 300 * 4 * now, rel=0.02)  # counts go to levels
+
+
+@pytest.mark.parametrize("weight", [DENSITY_MEDIANS * 2 - 1, DENSITY_MEDIANS * 2, 10**6])
+def test_who_speaks_alone_beside_what_waited_counts_each_n_gram_as_four_medians_of_the_others(weight):
+    told = [*lent(9), Brought("now", 40, text(5, weight))]
+    assert [mass(one) for one in bounded(told)] == [2] * 9 + [5 * min(weight, DENSITY_MEDIANS * 2)]
+
+
+def test_what_waited_is_bounded_by_what_nodes_bring_now():
+    told = [Brought("waited", 0, heavy(10_000)), *(Brought(node, 40, heavy(100)) for node in "abc")]
+    assert [mass(one) for one in bounded(told)] == [200, 100, 100, 100]
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=5, max_size=12), st.lists(st.integers(0, 2**40), max_size=2))
@@ -107,6 +137,17 @@ def test_the_gate_of_a_role_is_moved_by_three_nodes_where_five_are_enrolled(enro
     found = cut(ledger(*raws), bases=BASES, pending={}, limits=Limits(8, 60.0, 100_000), fleet=Fleet(nodes, {}))
     (update,) = found.batch.domains
     assert bool(update.gate) == (moves or opened)
+
+
+@pytest.mark.parametrize("other", [b"", gate.to_bytes(gates_of(HONEST, 4.0))], ids=["none", "of an ended domain"])
+@pytest.mark.parametrize(("tell", "moves"), [(1, False), (2, False), (3, True)])
+def test_nodes_that_bring_no_gate_of_a_role_do_not_help_another_to_turn_it(other, tell, moves):
+    nodes = {key_id(KEYS[n].verify_key): f"n{n}" for n in range(5)}
+    own = gate.to_bytes(gates_of(HONEST, 4.0)[:, :2])
+    raws = [packet(key=n, gate=own if n < tell else other, tokens=5000) for n in range(5)]
+    found = cut(ledger(*raws), bases=BASES, pending={}, limits=Limits(8, 60.0, 100_000), fleet=Fleet(nodes, {}))
+    (update,) = found.batch.domains
+    assert bool(update.gate) == moves
 
 
 @pytest.mark.parametrize("nothing", [b"", ngrams()])

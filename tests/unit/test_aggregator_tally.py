@@ -4,14 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Corrupt
-from common.runtime.effects import Send
+from common.runtime.effects import EFFECTS_MAX, Send, check
+from common.runtime.streams import PACKETS
 from common.wire.codec import unpack
 from common.wire.fields import COMMON_MAX_HASHES
 from common.wire.mentions import SPACE, decode
 from common.wire.messages import Common
 from services.aggregator import tally as room
 from services.aggregator.app.batches import tally_effects
-from services.aggregator.tally import Counted, Tally, counted_in, from_bytes, tally, to_bytes
+from services.aggregator.tally import DROPPED_MAX, Counted, Tally, counted_in, from_bytes, tally, to_bytes
 
 KEYS = [bytes([n]) * 8 for n in range(5)]
 NODES = {key: f"edge-{n}" for n, key in enumerate(KEYS)}
@@ -84,6 +85,25 @@ def test_of_an_edge_s_mentions_the_oldest_go_first(monkeypatch, many, left):
     monkeypatch.setattr(room, "MENTIONED_MAX", 5)
     found = counted(*[(0, [n]) for n in range(many)])
     assert found.mentioned[KEYS[0]].tolist() == left
+
+
+@pytest.mark.parametrize("left", [DROPPED_MAX - 1, DROPPED_MAX, DROPPED_MAX + 1])
+def test_however_many_keys_are_enrolled_no_more_one_cut_drops_what_a_transaction_has_room_for(left):
+    strangers = {(1000 + number).to_bytes(8, "big"): hashes(7) for number in range(left)}
+    found = counted((0, [7]), before=Tally(strangers, {}))
+    assert len(found.gone) == min(left, DROPPED_MAX)
+    assert len(counted((0, [9]), before=counted_in(Tally(strangers, {}), found, 1)).gone) == left - len(found.gone)
+
+
+def test_what_became_common_one_by_one_goes_over_several_cuts_where_much_comes_at_once(monkeypatch):
+    monkeypatch.setattr(room, "COMMON_MAX", 2 * EFFECTS_MAX)
+    now = Tally({}, {number: hashes(number) for number in range(2 * EFFECTS_MAX)})
+    many = list(range(SPACE - 2 * EFFECTS_MAX, SPACE))
+    for number in range(2 * EFFECTS_MAX, 2 * EFFECTS_MAX + 2 * EFFECTS_MAX // DROPPED_MAX):
+        found = counted(*((edge, many) for edge in range(3)), before=now)
+        check(PACKETS, tally_effects(found, (), number))
+        now = counted_in(now, found, number)
+    assert len(now.common) == 1
 
 
 @pytest.mark.parametrize(("limit", "forgotten"), [(4, (3,)), (5, (3,)), (6, ()), (7, ()), (2, (3, 8))])

@@ -4,11 +4,12 @@ import random
 
 import numpy as np
 import pytest
-from aggregator_packets import BASES, ROLE_BASINS, base, domain, ledger, packet, peak
+from aggregator_packets import BASES, KEYS, NODES, ROLE_BASINS, base, domain, ledger, packet, peak
 
 from common.errors import Corrupt
 from common.geometry.simplex import distance, slerp
 from common.wire.fields import MAX_DOMAINS
+from common.wire.packet import key_id
 from services.aggregator.cut import _read
 from services.aggregator.territories import (
     LINK_RADIUS_RAD,
@@ -109,6 +110,17 @@ def test_a_domain_is_opened_in_the_middle_of_its_group_with_the_role_most_packet
     assert places[name].role == "vocab"  # as often as heart, and before it among the roles
     assert float(distance(places[name].basin, FAR)) < 0.02
     assert (places[name].opened, places[name].experts) == (True, 3)
+
+
+def test_a_node_with_many_packets_has_one_voice_in_where_a_domain_lies_and_whose_it_is():
+    honest = [packet(key=n, domain=None, kernel="percept", at=FAR) for n in range(3)]
+    lies = [packet(key=3, sequence=n, domain=None, kernel="heart", at=away(FAR, 0.14)) for n in range(1, 9)]
+    nodes = {**NODES, key_id(KEYS[4].verify_key): "edge-3"}  # it holds a second key
+    lies.append(packet(key=4, domain=None, kernel="heart", at=away(FAR, 0.14)))
+    settled = settle(waiting(*honest, *lies), BASES[-1], {}, nodes=nodes)
+    (name,) = settled.members
+    assert settled.places[name].role == "percept"
+    assert float(distance(settled.places[name].basin, FAR)) < 0.02
 
 
 @pytest.mark.parametrize(("known", "refused"), [(MAX_DOMAINS - 1, 1), (MAX_DOMAINS, 2)])

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from common.errors import Rejected
 from common.geometry.means import carry, drift, frechet_mean, geodesic_median, spread
-from common.geometry.simplex import distance, log_map, slerp, uniform
+from common.geometry.simplex import distance, exp_map, log_map, slerp, uniform
 
 few = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -35,6 +35,14 @@ def test_the_frechet_mean_balances_every_log_map(seed, alpha):
     weights = np.random.default_rng(seed + 1).random(5) + 0.01
     mean = frechet_mean(p, weights)
     assert weights @ log_map(np.sqrt(mean), p) == pytest.approx(np.zeros(64), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_frechet_mean_of_basins_that_share_no_cell_balances_as_well(seed):
+    weights = np.random.default_rng(seed).exponential(size=64)
+    mean = frechet_mean(np.eye(64), weights)
+    pull = weights / weights.sum() @ log_map(np.sqrt(mean), np.eye(64))
+    assert np.linalg.norm(pull) < 1e-11
 
 
 @pytest.mark.parametrize(("centre", "power"), [(frechet_mean, 2), (geodesic_median, 1)])
@@ -89,6 +97,20 @@ def test_two_outliers_in_five_drag_the_mean_and_not_the_median():
     poisoned = np.vstack([honest, np.eye(64)[[0, 0]]])
     assert drift(geodesic_median(poisoned), uniform()) < 0.3
     assert drift(frechet_mean(poisoned), uniform()) > 0.8
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_median_beside_a_point_that_nearly_holds_it_is_found_as_well(seed):
+    """From the mean it is a long way to there, of which each step of Weiszfeld's takes a thousandth."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(8, 0.5), size=3)
+    to = np.stack([log_map(np.sqrt(p[0]), other) for other in p[1:]])
+    pull = (to / np.linalg.norm(to, axis=1, keepdims=True)).sum(0)
+    weights = np.array([0.999 * np.linalg.norm(pull), 1.0, 1.0])
+    found = geodesic_median(p, weights)
+    that_way = [exp_map(np.sqrt(p[0]), length * pull) for length in np.geomspace(1e-5, 1e-2, 60)]
+    costs = [float(weights @ distance(each, p)) for each in (found, *that_way)]
+    assert costs[0] <= min(costs) + 1e-9
 
 
 def test_the_median_of_a_weight_majority_is_that_point():

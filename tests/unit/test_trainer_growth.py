@@ -170,6 +170,14 @@ def test_what_nobody_proposes_any_more_is_forgotten():
     assert sorted(trying.outdated(notes, until + 1)) == ["a", "b"]
 
 
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_after_a_long_pause_a_batch_forgets_what_a_transaction_has_room_for_the_oldest_first(more):
+    notes = {}
+    for number in range(trying.OUTDATED_MAX + more):
+        notes |= trying.noted({}, [f"{number:04}"], 1e6 - number)
+    assert trying.outdated(notes, 1e9) == sorted(notes, reverse=True)[: trying.OUTDATED_MAX]
+
+
 @pytest.fixture
 def taken_back(micro, micro_parts, larger):
     """A batch cut for a vocabulary that was taken back, and a bundle with as many tokens, some of them others."""

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.kernels import memory as m
-from services.trainer.prune import prune
+from common.kernels import memory_file
+from services.trainer.prune import WEIGHT_MAX, halved, joined, prune
 
 VOCAB = 24
 FLOOR = np.full(VOCAB, 1 / VOCAB)
@@ -86,3 +87,40 @@ def test_an_ngram_that_its_lower_order_predicts_as_well_is_thrown_away_and_the_h
 
 def test_an_empty_memory_stays_empty():
     assert prune(m.count([]), FLOOR, 1.0).entries == 0
+
+
+def heavy(*counts, total=None):
+    """One order: a count a token, and a total."""
+    table = m.Table.complete(np.arange(len(counts), dtype=np.uint64), np.array(counts, np.uint32))
+    return m.Memory((table if total is None else table._replace(totals=np.array([total], np.uint32)),))
+
+
+def rows(memory):
+    return [(t.counts.tolist(), t.totals.tolist()) for t in memory.tables]
+
+
+@pytest.mark.parametrize("more", [0, 1, 2**31])
+def test_memories_of_billions_of_tokens_join_to_one_that_can_be_read(more):
+    known = heavy(2**31 - 1, 2**31 - 1000)
+    found = joined([known, heavy(1, 998, 1 + more)])
+    assert memory_file.from_bytes(memory_file.to_bytes(found), VOCAB).tokens == found.tokens
+    assert found.tokens == (WEIGHT_MAX if not more else pytest.approx((WEIGHT_MAX + more) / 2, abs=4))
+    assert m.distribution(found, [], FLOOR)[0].sum() == pytest.approx(1.0)
+    assert m.distribution(found, [], FLOOR)[0][1] == pytest.approx((2**31 - 1) / (WEIGHT_MAX + more), rel=1e-6)
+
+
+@given(texts, texts)
+def test_joined_memories_that_have_room_are_their_sum(one, other):
+    several = [m.count([one]), m.count([other])]
+    assert rows(joined(several)) == rows(m.merge(several))
+
+
+def test_a_halved_memory_keeps_each_n_gram_and_half_of_what_a_total_has_beyond_or_is_short_of():
+    assert rows(halved(heavy(1, 5, total=9))) == [([1, 3], [5])]
+    assert rows(halved(heavy(4, 4, total=3))) == [([2, 2], [2])]
+
+
+def test_what_a_subtraction_has_left_short_of_its_counts_is_judged_by_its_counts():
+    whole = m.count([repeats()])
+    short = m.Memory(tuple(table._replace(totals=np.zeros_like(table.totals)) for table in whole.tables))
+    assert prune(short, FLOOR, 4.0).entries == prune(whole, FLOOR, 4.0).entries

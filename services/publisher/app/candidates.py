@@ -9,7 +9,7 @@ from common.constellation.paths import DOMAINS
 from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import metrics, streams
 from common.runtime.broker import Broker
-from common.runtime.effects import Effect, HashDelete, HashSet, Send, Then
+from common.runtime.effects import Absent, Effect, HashDelete, HashSet, Send, Then
 from common.runtime.entries import Delivery
 from common.wire.codec import pack
 from common.wire.fields import REASON_MAX_CHARS
@@ -108,10 +108,14 @@ class Candidates:
         return await self._broker.get_blob(part.digest, part.size_bytes)
 
     async def _refuse(self, candidate: Candidate, reasons: Sequence[str]) -> None:
-        """Kept before the dead letter is written: a kill between the two judges again, and keeps it again."""
+        """Kept before the dead letter is written: a kill between the two judges again, and keeps it again.
+
+        Raises Unavailable("overtaken") where another publisher has released it meanwhile: it is looked at again.
+        """
         log.warning("candidate %s is refused: %s", candidate.id[:12], "; ".join(reasons))
         notes = await self._broker.read_hash(streams.REFUSED)
-        effects: list[Effect] = [HashDelete(streams.REFUSED, name) for name in refusals.outdated(notes)]
+        effects: list[Effect] = [Absent(streams.RELEASED, candidate.id)]
+        effects += [HashDelete(streams.REFUSED, name) for name in refusals.outdated(notes)]
         effects.append(HashSet(streams.REFUSED, candidate.id, refusals.note(reasons, time.time())))
         if candidate.packets:
             told = Returned(
@@ -120,4 +124,5 @@ class Candidates:
             effects.append(Send(streams.RETURNED, pack(told), candidate.id))
         if candidate.id not in notes:
             effects.append(Then(metrics.CANDIDATES.labels("refused").inc))
-        await self._broker.commit(streams.CANDIDATES, effects)
+        if not await self._broker.commit(streams.CANDIDATES, effects):
+            raise Unavailable("overtaken", f"candidate {candidate.id[:12]} was released meanwhile: looked at again")

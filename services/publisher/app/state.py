@@ -78,7 +78,8 @@ def released(bundle: Bundle, packed: bytes | None, known: Mapping[str, bytes]) -
         HashSet(CURRENT, BUNDLE, message),
         HashSet(streams.RELEASED, bundle.id, str(bundle.version).encode()),
         *(HashDelete(streams.RELEASED, name) for name in forgotten),
-        HashDelete(streams.REFUSED, bundle.id),
+        # What was refused meanwhile went back to its edges: counted here as well, it would count twice.
+        Absent(streams.REFUSED, bundle.id) if bundle.packets else HashDelete(streams.REFUSED, bundle.id),
         Send(streams.BUNDLES, message, bundle_name(bundle)),
     ]
 

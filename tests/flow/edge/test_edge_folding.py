@@ -18,7 +18,7 @@ from edge_fleet import (
 from edge_learned import expected, learned, tokens
 
 from common.constants import PACKET_MAX_BYTES
-from common.errors import Unavailable
+from common.errors import Corrupt, Unavailable
 from common.runtime import keys, streams
 from common.runtime.broker import Broker
 from common.runtime.entries import body_of
@@ -252,6 +252,33 @@ async def test_a_refused_bundle_still_acknowledges(edge, publisher, micro_parts,
     await bundles_to(edge, redis)
     assert (await verdicts(redis))[-1] == (2, "refused")
     assert [p.status for p in edge.node.record.packets("sent", "acknowledged")] == ["acknowledged"]
+
+
+async def away(edge, publisher, micro_parts, redis, *, key=None):
+    """An edge that comes back when the release which names its packet is listed no more."""
+    await read(edge, 8)
+    await edge.sleep.round()
+    (raw,) = await packets(redis)
+    await publisher.release(micro_parts | {"notes.bin": b"2"}, packets=[open_envelope(raw).ref], key=key)
+    for version in (1, 2):
+        publisher.released.pop(version, None)
+    await publisher.release(micro_parts | {"notes.bin": b"3"})
+    await bundles_to(edge, redis)
+
+
+async def test_a_release_from_before_the_list_settles_what_it_names_and_is_not_reported(
+    edge, publisher, micro_parts, redis
+):
+    await away(edge, publisher, micro_parts, redis)
+    assert await verdicts(redis) == [(1, "applied"), (3, "applied")]
+    assert [p.status for p in edge.node.record.packets("sent", "acknowledged")] == ["acknowledged"]
+
+
+async def test_what_a_stranger_says_was_released_before_the_list_settles_nothing(edge, publisher, micro_parts, redis):
+    with pytest.raises(Corrupt, match="not_released"):
+        await away(edge, publisher, micro_parts, redis, key=keys.load_private(edge.node.settings.home, NODE))
+    assert (await verdicts(redis))[-1] == (2, "refused")
+    assert [p.status for p in edge.node.record.packets("sent", "acknowledged")] == ["sent"]
 
 
 async def test_a_packet_of_which_nothing_is_ever_said_lets_the_next_one_go_after_days(edge, redis, clock):
