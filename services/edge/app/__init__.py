@@ -188,6 +188,7 @@ async def build(
         ],
         app=with_page(http, edge.node.live),
         ready=edge.heart.ready,
+        stopping=edge.bundles.stopping,
         stop=stop,
     )
 

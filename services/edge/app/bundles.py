@@ -21,7 +21,7 @@ from common.runtime.trust import Trust
 from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
 from common.wire.fields import REASON_MAX_CHARS
-from common.wire.messages import Applied, Bundle, Verdict
+from common.wire.messages import Applied, Bundle, Part, Verdict
 from common.wire.packet import key_id
 from services.edge.answer import Serving
 from services.edge.app.health import Health
@@ -48,7 +48,9 @@ class Bundles:
         self._trust = trust
         self._health = health
         self.follow_from = FROM_START
-        self._taking = asyncio.Lock()
+        self._taking = asyncio.Lock()  # one bundle after the other, fetched and all
+        self._turning = asyncio.Lock()  # what serves and what is on trial: not held while a bundle is on its way here
+        self._ending = asyncio.Event()
         self._judged = ""  # digest of the bundle that was applied or refused last
         self._untold: tuple[Proved | Left, ...] = ()  # good, or gone back from, and the publisher has not heard of it
         self._not_told_s = -math.inf  # when that was tried last and failed
@@ -86,6 +88,10 @@ class Bundles:
             with contextlib.suppress(Rejected, Corrupt):  # then there is nothing to hold it against
                 before = self._serving(good.bundle, await self._load(good))
         await self._health.begin(installed.bundle, before)
+
+    def stopping(self) -> None:
+        """What is being fetched is waited for no longer, however thin the link: what is here already stays here."""
+        self._ending.set()
 
     async def rest(self) -> None:
         """This process ends in good order: no bundle has ended it."""
@@ -145,7 +151,7 @@ class Bundles:
 
     async def watch(self) -> None:
         """Keeps the bundle on trial, or goes back to the last good one, by how it does; tells the publisher of it."""
-        async with self._taking:
+        async with self._turning:
             if (bundle := self._health.bundle) is not None:
                 seen = await self._health.look()
                 if seen.word == "bad":
@@ -207,11 +213,19 @@ class Bundles:
         return trial
 
     async def _tried(self, bundle: Bundle) -> Trial:
-        serving = self._node.serving
-        if serving is not None and serving.digest == digest(bundle):
-            return Trial("applied", "was installed before", None, None, serving.constellation)
+        if self._node.serving is not None and self._node.serving.digest == digest(bundle):
+            return Trial("applied", "was installed before", None, None, self._node.serving.constellation)
         try:
             parts = await self._fetch(bundle)
+        except (Rejected, Corrupt) as error:
+            return Trial("refused", str(error), None, None, None)
+        async with self._turning:
+            return await self._turn_to(bundle, parts)
+
+    async def _turn_to(self, bundle: Bundle, parts: dict[str, bytes]) -> Trial:
+        """Tries it against what serves now, and has it serve if it is fit to."""
+        serving = self._node.serving
+        try:
             probes = await asyncio.to_thread(self._node.record.texts.probes, PROBES_MAX)
             # What is taken back is not held against what took its place: that is what is bad.
             current = None if serving is None or takes_back(bundle) else serving.constellation
@@ -247,9 +261,23 @@ class Bundles:
         """All parts; only those that are not on disk come from the broker."""
         for part in bundle.parts.values():
             if not await asyncio.to_thread(self._slots.has, part):
-                data = await self._node.broker.get_blob(part.digest, part.size_bytes)
+                data = await self._got(part)
                 await asyncio.to_thread(self._slots.put, part, data)
         return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
+
+    async def _got(self, part: Part) -> bytes:
+        """A part from the broker. Raises as `Broker.get_blob`, and Unavailable("stopping") once this edge ends."""
+        getting = asyncio.create_task(self._node.broker.get_blob(part.digest, part.size_bytes))
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({getting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                raise Unavailable("stopping", "this node stops: its next start fetches the rest of the bundle")
+            return getting.result()
+        finally:
+            getting.cancel()
+            ending.cancel()
+            await asyncio.gather(getting, ending, return_exceptions=True)
 
     async def _load(self, installed: Installed) -> Constellation:
         """Beside what serves. Raises as bundle_parts.load."""

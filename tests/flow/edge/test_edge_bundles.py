@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from edge_death import Killed, killed
 from edge_fleet import NODE, bundles_to, delivery_of, other_key, verdicts
@@ -5,6 +7,7 @@ from listing import list_releases
 
 from common.errors import Corrupt, Unavailable
 from common.runtime import streams
+from common.runtime.broker import Broker
 from common.trust.rings import place
 from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack
@@ -74,6 +77,25 @@ async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro
     await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
     with pytest.raises(Unavailable, match="blob_missing"):
         await bundles_to(edge, redis)
+
+
+async def test_a_part_that_is_on_its_way_is_waited_for_no_longer_than_the_edge_runs(
+    edge, publisher, micro_parts, redis, monkeypatch
+):
+    on_its_way = asyncio.Event()
+
+    async def endless(*_):
+        on_its_way.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Broker, "get_blob", endless)
+    await publisher.release(micro_parts | {"notes.bin": b"new"})
+    async with asyncio.timeout(10):
+        looking = asyncio.create_task(edge.bundles.look_again())
+        await on_its_way.wait()
+        edge.bundles.stopping()
+        await looking
+    assert edge.node.serving.bundle == 1
 
 
 async def test_a_bundle_that_takes_another_back_is_not_held_against_it(

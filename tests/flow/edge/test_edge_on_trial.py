@@ -1,5 +1,6 @@
 """A bundle on trial on a running edge: kept, or gone back from, with what it had learned and what packets brought."""
 
+import asyncio
 import contextlib
 import time
 
@@ -180,6 +181,29 @@ async def test_a_bundle_that_takes_another_back_is_on_no_trial_after_a_kill_eith
     again = await life()
     assert (again.node.serving.bundle, again.health.bundle) == (3, None)
     assert again.bundles._slots.standing.good == again.node.serving.digest
+
+
+async def test_a_bad_bundle_is_gone_back_from_while_the_next_one_is_on_its_way(
+    on_trial, publisher, micro_parts, redis, monkeypatch
+):
+    get, on_its_way, here = Broker.get_blob, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args):
+        on_its_way.set()
+        await here.wait()
+        return await get(*args)
+
+    monkeypatch.setattr(Broker, "get_blob", slow)
+    await publisher.release(micro_parts | {"notes.bin": b"three"})
+    taking = asyncio.create_task(bundles_to(on_trial, redis))
+    async with asyncio.timeout(10):
+        await on_its_way.wait()
+        await read(on_trial, TEXTS)
+        await on_trial.bundles.watch()
+    assert on_trial.node.serving.bundle == 1
+    here.set()
+    await taking
+    assert (on_trial.node.serving.bundle, on_trial.health.before.bundle) == (3, 1)
 
 
 async def test_the_first_bundle_serves_on_where_there_is_nothing_to_go_back_to(edge, monkeypatch, redis, clock):
