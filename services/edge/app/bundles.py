@@ -51,6 +51,7 @@ class Bundles:
         self._taking = asyncio.Lock()  # one bundle after the other, fetched and all
         self._turning = asyncio.Lock()  # what serves and what is on trial: not held while a bundle is on its way here
         self._ending = asyncio.Event()
+        self._held: tuple[str, bytes] | None = None  # a part, by digest, that came and is not on disk
         self._judged = ""  # digest of the bundle that was applied or refused last
         self._untold: tuple[Proved | Left, ...] = ()  # good, or gone back from, and the publisher has not heard of it
         self._not_told_s = -math.inf  # when that was tried last and failed
@@ -258,11 +259,13 @@ class Bundles:
             self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
 
     async def _fetch(self, bundle: Bundle) -> dict[str, bytes]:
-        """All parts; only those that are not on disk come from the broker."""
+        """All parts; only those that are not on disk come from the broker, and each once, whatever the disk says."""
         for part in bundle.parts.values():
             if not await asyncio.to_thread(self._slots.has, part):
-                data = await self._got(part)
-                await asyncio.to_thread(self._slots.put, part, data)
+                if self._held is None or self._held[0] != part.digest:
+                    self._held = part.digest, await self._got(part)
+                await asyncio.to_thread(self._slots.put, part, self._held[1])
+                self._held = None
         return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
 
     async def _got(self, part: Part) -> bytes:

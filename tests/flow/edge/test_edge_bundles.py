@@ -13,6 +13,7 @@ from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack
 from common.wire.inference import Query
 from services.edge.app import bundles, state_dir
+from services.edge.slots import Slots
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +78,30 @@ async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro
     await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
     with pytest.raises(Unavailable, match="blob_missing"):
         await bundles_to(edge, redis)
+
+
+async def test_a_disk_that_is_full_has_no_part_fetched_twice(edge, publisher, micro_parts, redis, monkeypatch):
+    fetched, get, full = [], Broker.get_blob, [True]
+
+    async def counted(broker, name, size_bytes):
+        fetched.append(name)
+        return await get(broker, name, size_bytes)
+
+    def put(slots, part, data, real=Slots.put):
+        if full[0]:
+            raise Unavailable("disk_full", "no space left")
+        return real(slots, part, data)
+
+    monkeypatch.setattr(Broker, "get_blob", counted)
+    monkeypatch.setattr(Slots, "put", put)
+    await publisher.release(micro_parts | {"notes.bin": b"new", "more.bin": b"newer"})
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="disk_full"):
+            await bundles_to(edge, redis)
+    full[0] = False
+    await bundles_to(edge, redis)
+    assert edge.node.serving.bundle == 2
+    assert len(fetched) == len(set(fetched)) == 2
 
 
 async def test_a_part_that_is_on_its_way_is_waited_for_no_longer_than_the_edge_runs(
