@@ -195,12 +195,15 @@ class Bundles:
             at_s=self._node.now(),
         )
         known = self._health.before
-        self._health.end()
         try:
             good = await asyncio.to_thread(self._slots.go_back, left)
         except Unavailable as error:
+            if error.code != "no_last_good":  # a disk that is full now: it is as bad at the next look
+                raise
+            self._health.end()
             log.error("bundle %d is bad and serves on: %s: %s", bundle.version, reason, error)  # noqa: TRY400 -- told
             return
+        self._health.end()
         if known is None or known.digest != good.digest:
             known = self._serving(good.bundle, await self._load(good))
         await self._install(known)

@@ -206,6 +206,21 @@ async def test_a_bad_bundle_is_gone_back_from_while_the_next_one_is_on_its_way(
     assert (on_trial.node.serving.bundle, on_trial.health.before.bundle) == (3, 1)
 
 
+async def test_a_bad_bundle_is_gone_back_from_once_the_disk_has_room_again(on_trial, redis, monkeypatch):
+    await read(on_trial, TEXTS)
+
+    def full(*_):
+        raise Unavailable("disk_full", "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slots, "_stand", full)
+        with pytest.raises(Unavailable, match="disk_full"):
+            await on_trial.bundles.watch()
+    await on_trial.bundles.watch()
+    assert on_trial.node.serving.bundle == 1
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "reverted")]
+
+
 async def test_the_first_bundle_serves_on_where_there_is_nothing_to_go_back_to(edge, monkeypatch, redis, clock):
     assert edge.health.bundle.version == 1
     for n in range(FAILED_MIN):
