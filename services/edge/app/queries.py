@@ -96,7 +96,7 @@ class Queries:
         return self._refused(query, self._too_late(query, sum(self.scheduler.load)))
 
     def _left_s(self, delivery: Delivery, query: Query) -> float | None:
-        return None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._node.now()
+        return None if query.deadline_s is None else delivery.at_s + query.deadline_s - self._node.now()
 
     def _begun_too_late(self, left_s: float | None, ahead: int = 0) -> bool:
         return left_s is not None and left_s <= LATE_FACTOR * self.scheduler.expected_s(ahead)

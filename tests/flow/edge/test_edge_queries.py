@@ -213,6 +213,18 @@ async def test_a_query_without_three_times_the_expected_time_is_turned_away(edge
         assert (made.finish, made.problem.code, made.problem.retry_after_s >= 1) == ("refused", "deadline", True)
 
 
+@pytest.mark.parametrize("ahead_s", [3600.0, -3600.0])
+async def test_an_edge_whose_clock_is_wrong_holds_queries_to_their_deadlines(edge, clock, ahead_s):
+    at_ms = int(clock[0] * 1000)
+    query = Query(id="q", text=TEXT, max_tokens=0, deadline_s=2.0)
+    delivery = Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b"", ahead_s=ahead_s)
+    for age_s, refused in ((1.0, False), (3.0, True)):
+        clock[0] = at_ms / 1000 + ahead_s + age_s
+        assert (edge.queries.turn_away(delivery, query, 0) is not None) == refused
+        (sent, *_) = await edge.queries.on_query(delivery, query.model_copy(update={"id": f"q{age_s}"}))
+        assert (unpack(Answer, sent.message).finish == "refused") == refused
+
+
 async def test_a_query_without_a_deadline_is_never_turned_away(edge, monkeypatch):
     monkeypatch.setattr(edge.queries.scheduler, "expected_s", lambda _=0: 1e9)
     assert edge.queries.turn_away(Delivery(streams.QUERIES, "1-0", 1, 1, b""), Query(text=TEXT), 0) is None
