@@ -74,6 +74,22 @@ async def test_a_bundle_that_serves_well_is_good_once_its_window_ends(edge, publ
     assert metrics.REGISTRY.get_sample_value("qig_bundle_on_trial") == 0.0
 
 
+@pytest.mark.parametrize("set_s", [86_400.0, -86_400.0])
+async def test_a_clock_that_is_set_makes_a_window_neither_shorter_nor_longer(
+    edge, publisher, micro_parts, redis, clock, set_s
+):
+    steady_s = [0.0]
+    edge.node.steady = lambda: steady_s[0]
+    await publisher.release(micro_parts | {"notes.bin": b"two"})
+    await bundles_to(edge, redis)
+    clock[0] += set_s
+    await edge.bundles.watch()
+    assert edge.health.bundle.version == 2
+    steady_s[0] += edge.node.settings.health_s
+    await edge.bundles.watch()
+    assert edge.health.bundle is None
+
+
 async def test_fresh_text_is_read_once_the_oldest_first_and_so_much_at_a_look(edge):
     await read(edge, 4)
     record = edge.node.record
