@@ -214,6 +214,10 @@ class Bundles:
     async def _adopt(self, bundle: Bundle) -> Trial:
         trial = await self._tried(bundle)
         self._judged = digest(bundle)
+        if trial.verdict == "refused":  # its own parts stay: the next bundle may have most of them
+            async with self._turning:
+                with contextlib.suppress(Unavailable):  # a disk that deletes nothing now: after the next one, then
+                    await asyncio.to_thread(self._slots.collect, bundle.parts.values())
         return trial
 
     async def _tried(self, bundle: Bundle) -> Trial:

@@ -14,6 +14,7 @@ from common.wire.codec import pack
 from common.wire.inference import Query
 from services.edge.app import bundles, state_dir
 from services.edge.slots import Slots
+from services.edge.trial import Trial
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +73,23 @@ async def test_a_bundle_that_does_not_load_is_refused(edge, publisher, micro_par
     await publisher.release({path: data for path, data in micro_parts.items() if path != "domains.json"})
     await bundles_to(edge, redis)
     assert (edge.node.serving.bundle, (await verdicts(redis))[-1]) == (1, (2, "refused"))
+
+
+async def test_of_bundles_that_are_refused_only_the_last_one_s_parts_stay_on_disk(
+    edge, publisher, micro_parts, redis, home, monkeypatch
+):
+    parts = state_dir(home, NODE) / "bundles" / "parts"
+    serving = len(list(parts.iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(bundles, "try_bundle", lambda *_: Trial("refused", "worse", 1.0, 2.0, None))
+        for number in range(4):
+            await publisher.release(micro_parts | {"notes.bin": b"%d" % number})
+            await bundles_to(edge, redis)
+            assert len(list(parts.iterdir())) == serving + 1
+    again = await publisher.release(micro_parts | {"notes.bin": b"3"})
+    await redis.delete(f"{streams.BLOB}{again.parts['notes.bin'].digest}:0")
+    await bundles_to(edge, redis)
+    assert edge.node.serving.bundle == 6
 
 
 async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro_parts, redis):
