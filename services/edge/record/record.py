@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from common.kernels import memory_file
 from common.kernels.gate import BUCKETS
@@ -319,19 +320,19 @@ class Record:
         self,
         merges: Merges,
         *,
-        ids: Mapping[int, Ids],
+        ids: Mapping[int, npt.NDArray[np.uint16]],
         taken: Mapping[int, Memory],
         balances: Mapping[Domain, Balance],
         counts: Mapping[int, Memory],
     ) -> None:
         """All counts are in another vocabulary from now on, whole or not at all.
 
-        ids, taken: by row; balances: all of them; counts: of each packet, by sequence.
+        ids: of IDS; ids, taken: by row; balances: all of them; counts: of each packet, by sequence.
         """
         with self._file.write() as db:
             db.executemany(
                 "UPDATE interactions SET ids = ? WHERE id = ?",
-                [(found.astype(IDS).tobytes(), row) for row, found in ids.items()],
+                ((found.tobytes(), row) for row, found in ids.items()),
             )
             db.executemany(
                 "UPDATE interactions SET taken = ? WHERE id = ?",
