@@ -171,12 +171,15 @@ class Record:
         rows = self._file.all(f"SELECT * FROM packets WHERE status IN ({marks}) ORDER BY sequence", statuses)  # noqa: S608 -- question marks
         return [packet_of(row) for row in rows]
 
-    def leaving(self, sequence: int, raw: bytes) -> None:
-        """A packet is about to be handed to the broker, as these bytes: from here on it may have left."""
+    def leaving(self, sequence: int, raw: bytes) -> bool:
+        """A packet is about to be handed to the broker, as these bytes: from here on it may have left. False, and
+        nothing done, where it is not to be sent any more.
+        """
         with self._file.write() as db:
-            db.execute(
+            done = db.execute(
                 "UPDATE packets SET raw = ? WHERE sequence = ? AND status IN ('pending', 'sent')", (raw, sequence)
             )
+            return done.rowcount == 1
 
     def sent(self, sequence: int, raw: bytes, *, at_s: float) -> None:
         """A packet is in the broker, as these bytes."""
