@@ -5,7 +5,7 @@ import pytest
 from edge_fleet import NODE, TEXT, answers, bundles_to, delivery_of
 
 from common.constants import PHASES, ROLES
-from common.errors import Rejected
+from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import metrics, streams
 from common.runtime.effects import follow
 from common.runtime.entries import Delivery, body_of
@@ -178,6 +178,24 @@ async def test_of_the_cancels_that_came_first_the_newest_are_remembered(edge, mo
     for name in ("old", "q", "new"):
         await edge.queries.on_cancel(delivery_of("1-0", streams.CANCEL, pack(Cancel(query_id=name, client="me"))))
     assert list(edge.queries._cancelled) == [("me", "q"), ("me", "new")]
+
+
+@pytest.mark.parametrize("error", [Unavailable("disk_full", "no space left"), Corrupt("not_a_record", "damaged")])
+async def test_a_disk_that_is_full_or_damaged_keeps_no_answer_from_its_client(edge, monkeypatch, caplog, error):
+    def refuse(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        for step in ("add", "answer_to"):
+            patch.setattr(edge.node.record.texts, step, refuse)
+        for deliveries in (1, 2):
+            query = Query(id=f"q{deliveries}", text=TEXT, max_tokens=2)
+            (sent,) = await edge.queries.on_query(Delivery(streams.QUERIES, "1-0", 1, deliveries, b""), query)
+            assert unpack(Answer, sent.message).completion_tokens == 2
+    assert sum("nothing is kept" in line for line in caplog.messages) == 1
+    assert edge.node.record.texts.fresh() == []
+    await edge.queries.on_query(delivery_of(), Query(id="later", text=TEXT, max_tokens=2))
+    assert [each.interactions for each in edge.node.record.texts.fresh()] == [1]
 
 
 @pytest.mark.parametrize(("age_s", "finish"), [(1.0, "read"), (2.0, "refused"), (3.0, "refused")])
