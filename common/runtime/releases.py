@@ -3,6 +3,7 @@ nobody.
 """
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, cast
 
@@ -50,8 +51,13 @@ async def newest_release(redis: Redis, trust: Trust, *, node: str | None = None)
     The highest, not the last: anybody may publish an old release again. Followers say what is wrong with the rest.
     Raises what `Trust.verify` raises while nobody can tell.
     """
+    return await newest_among(await newest_messages(redis, LOOK_BACK), trust, node=node)
+
+
+async def newest_among(messages: Iterable[bytes], trust: Trust, *, node: str | None = None) -> Bundle | None:
+    """Of messages that were read already, as `newest_release`."""
     found: list[Bundle] = []
-    for message in await newest_messages(redis, LOOK_BACK):
+    for message in messages:
         with suppress(Rejected, Corrupt):
             bundle = unpack(Bundle, message)
             await trust.verify(bundle.version, message)

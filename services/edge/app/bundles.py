@@ -16,7 +16,8 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import causes, metrics, streams, tracing
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
-from common.runtime.releases import newest_release
+from common.runtime.follower import newest as newest_entry
+from common.runtime.releases import LOOK_BACK, newest_among, newest_messages, newest_release
 from common.runtime.trust import Trust
 from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
@@ -53,6 +54,8 @@ class Bundles:
         self._ending = asyncio.Event()
         self._held: tuple[str, bytes] | None = None  # a part, by digest, that came and is not on disk
         self._judged = ""  # digest of the bundle that was applied or refused last
+        self._judged_version = 0
+        self._looked = ""  # the newest entry of the stream when nothing in it was passed over
         self._untold: tuple[Proved | Left, ...] = ()  # good, or gone back from, and the publisher has not heard of it
         self._not_told_s = -math.inf  # when that was tried last and failed
 
@@ -109,9 +112,18 @@ class Bundles:
                 await self._take(delivery, bundle)
 
     async def look_again(self) -> None:
-        """Takes what was passed over while the list that names it was withheld, and is named now."""
+        """Takes what was passed over while the list that names it was withheld, and is named now. Where nothing was,
+        the releases are not read until there is another: that would be most of what an idle edge's link carries.
+        """
+        redis = self._node.broker.redis
         try:
-            newest = await newest_release(self._node.broker.redis, self._trust, node=self._node.settings.node)
+            if (last := await newest_entry(redis, streams.BUNDLES)) == self._looked:
+                return
+            messages = await newest_messages(redis, LOOK_BACK)
+            if max(map(_version_of, messages), default=0) <= self._ended_with():
+                self._looked = last
+                return
+            newest = await newest_among(messages, self._trust, node=self._node.settings.node)
             async with self._taking:
                 version = self._node.serving.bundle if self._node.serving else 0
                 if (
@@ -124,6 +136,11 @@ class Bundles:
                         await self._settle(newest, None)
         except Unavailable as error:  # no reason not to be ready: what serves, serves
             log.warning("cannot look again at what was released: %s", error)
+
+    def _ended_with(self) -> int:
+        """The highest version that serves, was judged or was gone back from: what is older is no question any more."""
+        serving = self._node.serving.bundle if self._node.serving else 0
+        return max(serving, self._judged_version, *(left.version for left in self._slots.standing.left))
 
     async def _take(self, delivery: Delivery, bundle: Bundle) -> None:
         try:
@@ -213,7 +230,7 @@ class Bundles:
 
     async def _adopt(self, bundle: Bundle) -> Trial:
         trial = await self._tried(bundle)
-        self._judged = digest(bundle)
+        self._judged, self._judged_version = digest(bundle), bundle.version
         if trial.verdict == "refused":  # its own parts stay: the next bundle may have most of them
             async with self._turning:
                 with contextlib.suppress(Unavailable):  # a disk that deletes nothing now: after the next one, then
@@ -358,6 +375,13 @@ class Bundles:
         )
         await self._node.broker.produce(streams.APPLIED, pack(told), f"{told.node}:{name}:{verdict}")
         metrics.BUNDLE_APPLIED.labels(verdict).inc()
+
+
+def _version_of(message: bytes) -> int:
+    """Of a release, or what says that it is one; 0 for what does not."""
+    with contextlib.suppress(Rejected):
+        return unpack(Bundle, message).version
+    return 0
 
 
 def _give_back() -> None:

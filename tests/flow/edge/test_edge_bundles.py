@@ -4,10 +4,12 @@ import pytest
 from edge_death import Killed, killed
 from edge_fleet import NODE, bundles_to, delivery_of, other_key, verdicts
 from listing import list_releases
+from redis.asyncio import Redis
 
 from common.errors import Corrupt, Unavailable
 from common.runtime import streams
 from common.runtime.broker import Broker
+from common.runtime.trust import LOOK_AGAIN_S
 from common.trust.rings import place
 from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack
@@ -120,6 +122,35 @@ async def test_a_disk_that_is_full_has_no_part_fetched_twice(edge, publisher, mi
     await bundles_to(edge, redis)
     assert edge.node.serving.bundle == 2
     assert len(fetched) == len(set(fetched)) == 2
+
+
+async def test_an_edge_that_has_passed_nothing_over_does_not_read_the_releases_again(
+    edge, publisher, micro_parts, redis, home, monkeypatch
+):
+    read, looks = Redis.xrevrange, []
+
+    async def xrevrange(redis, *args, **options):
+        looks.append(args)
+        return await read(redis, *args, **options)
+
+    monkeypatch.setattr(Redis, "xrevrange", xrevrange)
+    await edge.bundles.look_again()
+    looks.clear()
+    await edge.bundles.look_again()
+    assert not looks
+    withheld = await redis.hgetall(streams.METADATA)
+    await publisher.release(micro_parts | {"notes.bin": b"2"})
+    named = await redis.hgetall(streams.METADATA)
+    await redis.hset(streams.METADATA, mapping=withheld)
+    for _ in range(2):
+        looks.clear()
+        await edge.bundles.look_again()
+        assert looks
+    assert edge.node.serving.bundle == 1
+    await redis.hset(streams.METADATA, mapping=named)
+    edge.bundles._trust._seen_s = -LOOK_AGAIN_S
+    await edge.bundles.look_again()
+    assert edge.node.serving.bundle == 2
 
 
 async def test_a_part_that_is_on_its_way_is_waited_for_no_longer_than_the_edge_runs(
