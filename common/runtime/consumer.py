@@ -139,11 +139,11 @@ class _Given(Generic[M]):
         except Exception:  # noqa: BLE001 -- raised again, where it has its end
             return False
 
-    def delivery(self, stream: str, deliveries: int) -> Delivery:
+    def delivery(self, stream: str, deliveries: int, ahead_s: float = 0.0) -> Delivery:
         """Only with a body."""
         assert self.body is not None
         beside = self.entry.fields.get(TRACEPARENT, b"")
-        return Delivery(stream, self.entry.id, self.entry.at_ms, deliveries, self.body, beside)
+        return Delivery(stream, self.entry.id, self.entry.at_ms, deliveries, self.body, beside, ahead_s)
 
     def cause(self, consumer: Consumer[M]) -> Cause | None:
         """What it is called, once it was decoded and if the consumer can tell."""
@@ -173,7 +173,8 @@ class Intake(Generic[M]):
         self.consumer = consumer
         self._direct = direct
         self._redis = redis
-        self._clock = clock
+        self.clock: Final = clock
+        self.ahead_s = 0.0
         self._chance = chance
         self._room = asyncio.Semaphore(consumer.at_once)
         self._leases: set[_Lease] = set()
@@ -187,6 +188,13 @@ class Intake(Generic[M]):
         codes = ("never_finished", "handler_failed", "no_body")
         metrics.begin(metrics.DEAD_LETTERS, *((consumer.stream, code) for code in codes))
         self.tried: deque[str] = deque(maxlen=TRIED_MAX)  # entries that a handler had here and left pending
+
+    def compare(self, asked_s: float, broker_s: float) -> None:
+        """The broker's clock said `broker_s` to what was asked at `asked_s` by ours. Ages and deadlines are counted by
+        ours, from when the broker took an entry: one that goes wrong must not end the work that others would have done.
+        What the way may explain is taken for none of it.
+        """
+        self.ahead_s = min(max(asked_s - broker_s, 0.0), self.clock() - broker_s)
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
         """Deliveries of several entries; returns when there is room for more, and what is under suspicion has ended.
@@ -262,7 +270,7 @@ class Intake(Generic[M]):
             effects = None
             with suppress(Rejected):
                 if given.body is not None:
-                    delivery = given.delivery(consumer.stream, 1)
+                    delivery = given.delivery(consumer.stream, 1, self.ahead_s)
                     effects = consumer.turn_away(delivery, given.message(consumer), here + len(left))
             if effects is None:
                 left.append(given)
@@ -317,7 +325,7 @@ class Intake(Generic[M]):
         for given in read:
             (asked if given.is_message(consumer) else alone).append(given)
         try:
-            pairs = [(given.delivery(consumer.stream, 1), given.message(consumer)) for given in asked]
+            pairs = [(given.delivery(consumer.stream, 1, self.ahead_s), given.message(consumer)) for given in asked]
             answers = await consumer.handle_read(pairs) if pairs else []
             answered = list(zip(asked, answers, strict=True))
             handled = [(given, effects) for given, effects in answered if effects is not None]
@@ -394,7 +402,7 @@ class Intake(Generic[M]):
     async def _handle(self, holder: str, given: _Given[M], deliveries: int) -> Outcome:
         consumer = self.consumer
         message = given.message(consumer)
-        delivery = given.delivery(consumer.stream, deliveries)
+        delivery = given.delivery(consumer.stream, deliveries, self.ahead_s)
         with tracing.taken(consumer.stream, given.entry.id, partial(given.cause, consumer)):
             for _ in range(CONFLICT_TRIES):
                 wanted = await consumer.handle(delivery, message)
@@ -409,7 +417,7 @@ class Intake(Generic[M]):
         return "conflict"
 
     async def _wait(self, holder: str, entry: Entry, deliveries: int, error: Exception) -> Outcome:
-        age_s = self._clock() - entry.at_ms / 1000
+        age_s = self.clock() - self.ahead_s - entry.at_ms / 1000
         if age_s > self.consumer.give_up_after_s:
             code = error.code if isinstance(error, QigError) else "broker_refused"
             return await self._bury(entry, deliveries, code, f"not available for {age_s:.0f} s: {error}", "dead")
@@ -435,7 +443,7 @@ class Intake(Generic[M]):
             reason=reason[:REASON_MAX_CHARS],
             deliveries=deliveries,
             body=(msgpack.packb(dict(entry.fields)) if body is None else body)[:LETTER_MAX_BYTES],
-            at_s=self._clock(),
+            at_s=self.clock(),
         )
         token = (consumer.group, entry.id)
         done = await scripts.bury(self._redis, consumer.stream, pack(letter), entry=token)

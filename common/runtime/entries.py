@@ -39,7 +39,8 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One delivery of an entry to a handler: the `deliveries`-th, counted by the broker from 1. traceparent: as it came
-    beside the body; empty without.
+    beside the body; empty without. ahead_s: how far this process's clock is ahead of the broker's, for all that is
+    known; behind it below 0.
     """
 
     stream: str
@@ -48,6 +49,12 @@ class Delivery:
     deliveries: int
     body: bytes
     traceparent: bytes = b""
+    ahead_s: float = 0.0
+
+    @property
+    def at_s(self) -> float:
+        """When the broker took it, seconds since 1970, by this process's clock: what an age is counted from."""
+        return self.at_ms / 1000 + self.ahead_s
 
 
 def body_of(fields: Mapping[bytes, bytes]) -> bytes | None:

@@ -4,12 +4,16 @@ FastStream's group-less subscriber begins at "$" again until a first message cam
 pause (docs/upstream/groupless.py); this is a plain XREAD loop from the last entry handled. It reconnects for ever, and
 when the stream itself was lost (its newest id is before our position) it begins anew at the start.
 
+An answer of the broker must be whole within a timeout (connection.py), and an entry may be as large as a message: so a
+reader that is behind asks for one, and for more at once while they come quickly.
+
 A handler that raises Unavailable is given the same entry again. Rejected and Corrupt entries are logged, counted and
 passed. A bug is tried TRIES times and then passed, loudly: one broken broadcast must not keep a node from the next.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -27,6 +31,8 @@ from common.runtime.logs import bound
 log = logging.getLogger(__name__)
 
 FOLLOW_RECORDS: Final = 64
+QUICK_S: Final = 0.5  # chosen: twice as many take a second then; of the five that an answer has
+SLOW_S: Final = 1.5
 FOLLOW_BLOCK_MS: Final = 2_000  # as subscription.READ_BLOCK_MS
 STALE_AFTER_S: Final = 10.0
 TRIES: Final = 3
@@ -47,17 +53,33 @@ class Follower:
     handle: Callable[[Delivery], Awaitable[None]]
 
 
+class Pace:
+    """How many entries to ask for at once."""
+
+    def __init__(self) -> None:
+        self.entries = 1
+
+    def came(self, entries: int, took_s: float) -> None:
+        """So many came, after so long."""
+        if entries >= self.entries and took_s < QUICK_S:
+            self.entries = min(FOLLOW_RECORDS, 2 * self.entries)
+        elif took_s > SLOW_S:
+            self.entries = max(1, self.entries // 2)
+
+
 async def follow(redis: Redis, follower: Follower, health: Health) -> None:
     """Follow for ever."""
     name = f"follower {follower.stream}"
     health.expect(name, STALE_AFTER_S)
-    position = follower.after
+    position, pace = follower.after, Pace()
     block_ms: int | None = None  # the first look, and the first after an outage, waits for nothing: it says "here I am"
     while True:
         try:
             if position == ONLY_NEW:  # made definite once: "$" in every read would miss what came between two reads
                 position = await newest(redis, follower.stream)
-            answer = cast("Any", await redis.xread({follower.stream: position}, FOLLOW_RECORDS, block_ms))
+            asked_s = time.monotonic()
+            answer = cast("Any", await redis.xread({follower.stream: position}, pace.entries, block_ms))
+            pace.came(len(answer[0][1]) if answer else 0, time.monotonic() - asked_s)
             if not answer and _order(await newest(redis, follower.stream)) < _order(position):
                 log.warning("the stream %s was lost: reading it from its start", follower.stream)
                 position = FROM_START
@@ -68,7 +90,7 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
             health.report(name)
             block_ms = FOLLOW_BLOCK_MS
         except RedisError as error:
-            block_ms = None
+            block_ms, pace = None, Pace()
             health.report(name, trouble(error))
             log.warning("cannot read %s, %s", follower.stream, trouble(error))
             await asyncio.sleep(BACKOFF_MAX_S)

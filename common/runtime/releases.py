@@ -2,6 +2,8 @@
 nobody.
 """
 
+import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, cast
 
@@ -10,6 +12,7 @@ from redis.asyncio import Redis
 from common.errors import Corrupt, Rejected
 from common.runtime import streams
 from common.runtime.entries import body_of
+from common.runtime.follower import Pace
 from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.messages import Bundle
@@ -24,11 +27,19 @@ async def newest_messages(redis: Redis, releases: int) -> dict[bytes, str]:
     releases: the newest so many are among them, unless others have written there too; there may be more. Raises
     RedisError.
     """
-    rows = await redis.xrevrange(streams.BUNDLES, count=ENTRIES_MAX * releases)
     found: dict[bytes, str] = {}
-    for entry_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", rows):
-        if (message := body_of(fields)) is not None:
-            found.setdefault(message, entry_id.decode())
+    left, newest, pace = ENTRIES_MAX * releases, "+", Pace()
+    while left > 0:
+        asked_s = time.monotonic()
+        page = await redis.xrevrange(streams.BUNDLES, max=newest, count=min(left, pace.entries))
+        rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", page)
+        pace.came(len(rows), time.monotonic() - asked_s)
+        for entry_id, fields in rows:
+            if (message := body_of(fields)) is not None:
+                found.setdefault(message, entry_id.decode())
+        if not rows:
+            break
+        left, newest = left - len(rows), f"({rows[-1][0].decode()}"
     return found
 
 
@@ -40,8 +51,13 @@ async def newest_release(redis: Redis, trust: Trust, *, node: str | None = None)
     The highest, not the last: anybody may publish an old release again. Followers say what is wrong with the rest.
     Raises what `Trust.verify` raises while nobody can tell.
     """
+    return await newest_among(await newest_messages(redis, LOOK_BACK), trust, node=node)
+
+
+async def newest_among(messages: Iterable[bytes], trust: Trust, *, node: str | None = None) -> Bundle | None:
+    """Of messages that were read already, as `newest_release`."""
     found: list[Bundle] = []
-    for message in await newest_messages(redis, LOOK_BACK):
+    for message in messages:
         with suppress(Rejected, Corrupt):
             bundle = unpack(Bundle, message)
             await trust.verify(bundle.version, message)

@@ -7,7 +7,7 @@
     publish   add an entry unless its id was published before; tell: add one; teach: let clients publish
     look_after   make a group that reads a stream from its start, unless it is there; forget its consumers that are gone
               and hold nothing; what was delivered in the future, before the server's clock was set back, was delivered
-              now; and tell what waits: in one round trip, since every node asks that again and again
+              now; and tell what waits, and the time: in one round trip, since every node asks that again and again
     newest    the id of a stream's newest entry, and nothing of the entry
     forget    delete a key that nobody has used for a while
 
@@ -216,13 +216,14 @@ local held = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[3])
 for _, row in ipairs(held) do
   if row[3] == 0 then redis.call('XCLAIM', KEYS[1], ARGV[1], row[2], 0, row[1], 'JUSTID') end
 end
+local now = redis.call('TIME')
 local group
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local row = row_of(flat)
   if row['name'] == ARGV[1] then group = row end
 end
 return {{made['err'] and 0 or 1, redis.call('XLEN', KEYS[1]), group['pending'],
-  held[1] and held[1][3] or 0, redis.call('XLEN', KEYS[2]), redis.call('XLEN', KEYS[3])}}
+  held[1] and held[1][3] or 0, redis.call('XLEN', KEYS[2]), redis.call('XLEN', KEYS[3]), now[1] * 1000000 + now[2]}}
 """
 
 # KEYS: stream. XINFO alone would bring the first and the last entry along, whole bundles.
@@ -401,7 +402,7 @@ def _limits(stream: str) -> list[str]:
 
 
 class Waiting(NamedTuple):
-    """What a group has before it. made: the group was not there."""
+    """What a group has before it. made: the group was not there; at_s: seconds since 1970, by the broker's clock."""
 
     made: bool
     length: int
@@ -409,6 +410,7 @@ class Waiting(NamedTuple):
     oldest_idle_s: float
     dead: int
     outbox: int
+    at_s: float
 
 
 async def look_after(redis: Redis, stream: str, group: str, *, gone_s: float | None, most: int) -> Waiting:
@@ -418,10 +420,10 @@ async def look_after(redis: Redis, stream: str, group: str, *, gone_s: float | N
     entries.
     """
     keys = [stream, streams.dead(stream), streams.outbox(stream)]
-    made, length, pending, idle_ms, dead, outbox = await _run(
+    made, length, pending, idle_ms, dead, outbox, at_us = await _run(
         redis, _LOOK_AFTER, keys, [group, "" if gone_s is None else int(gone_s * 1000), most]
     )
-    return Waiting(bool(made), length, pending, idle_ms / 1000, dead, outbox)
+    return Waiting(bool(made), length, pending, idle_ms / 1000, dead, outbox, at_us / 1e6)
 
 
 async def forget(redis: Redis, key: str, *, idle_s: float) -> int:

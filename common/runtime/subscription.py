@@ -183,7 +183,9 @@ class Subscription(Generic[M]):
         stream, group = self.consumer.stream, self.consumer.group
         sweeps = time.monotonic() >= self._sweep_s
         gone_s = GONE_CONSUMER_S if sweeps else None
+        asked_s = self._intake.clock()
         waiting = await scripts.look_after(self._redis, stream, group, gone_s=gone_s, most=PENDING_MAX)
+        self._intake.compare(asked_s, waiting.at_s)
         if sweeps:
             self._sweep_s = time.monotonic() + _until_a_sweep_s()
         if waiting.made and self._seen:

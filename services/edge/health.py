@@ -86,9 +86,9 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """began_s: since 1970; sound: states whose Phi was no lower than PHI_COLLAPSE before the swap; low: by state, how
-    often in a row it was since; failed: names of queries; pace: of each pair, processor seconds a token over what they
-    were.
+    """began_s: by a clock that nobody sets; sound: states whose Phi was no lower than PHI_COLLAPSE before the swap;
+    low: by state, how often in a row it was since; failed: names of queries; pace: of each pair, processor seconds a
+    token over what they were.
     """
 
     began_s: float
@@ -127,7 +127,9 @@ def failed(window: Window, name: str) -> Window:
 
 
 def judge(window: Window, limits: Limits, *, now_s: float, unread: bool = False) -> Judgement:
-    """unread: fresh text waits to be read by both, so answers alone do not end the window."""
+    """now_s: by the clock of `began_s`; unread: fresh text waits to be read by both, so answers alone do not end the
+    window.
+    """
     reason = _failing(window) or _collapsed(window) or _reads_worse(window) or _slower(window)
     if reason:
         return Judgement("bad", reason)

@@ -49,7 +49,8 @@ def due_domains(
     asked_s: when the edge was last asked anything in this life; the record knows of lives before. crowded, awake_s:
     see `due`.
     """
-    last_s = max(asked_s, record.texts.last_at_s())
+    # The nearest to now, not the last: what was asked before a clock was set back lies in the future.
+    last_s = min((asked_s, record.texts.last_at_s()), key=lambda at_s: abs(now_s - at_s))
     away = {packet.domain for packet in record.packets("pending", "sent")}
 
     def sleeps(fresh: Fresh) -> bool:

@@ -155,7 +155,7 @@ class Live:
 
     def watched(self, now_s: float) -> bool:
         """Whether somebody did lately."""
-        return now_s - self._seen_s < WATCHED_S
+        return abs(now_s - self._seen_s) < WATCHED_S  # abs: a clock that was set
 
     def after(self, number: int) -> list[Event] | None:
         """The events after one, in order; None when some of them are no longer kept, or never were."""

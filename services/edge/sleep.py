@@ -86,20 +86,21 @@ def due(
 
     fresh: what waits, None for nothing; last_query_s: when the edge was last asked anything; crowded: whether queries
     wait for others: then even what is overdue is put off, PUT_OFF_MAX_S at most; awake_s: when this life of
-    the edge began: nothing is folded in its first idle time, so that a fleet comes back before it sleeps.
+    the edge began: nothing is folded in its first idle time, so that a fleet comes back before it sleeps. What lies in
+    the future is of a clock that was set back since: nobody knows how long ago it was.
     """
     if fresh is None or fresh.interactions == 0:
         return "nothing_fresh"
     if in_flight:
         return "in_flight"
-    if now_s - awake_s < rhythm.idle_s:
+    if abs(now_s - awake_s) < rhythm.idle_s:
         return "waking"
-    age_s = now_s - fresh.oldest_s
+    age_s = abs(now_s - fresh.oldest_s)
     if age_s >= rhythm.max_s:
         return "busy" if crowded and age_s < rhythm.max_s + PUT_OFF_MAX_S else "sleep"
     if fresh.size_bytes < rhythm.after_bytes:
         return "too_little"
-    return "busy" if crowded or now_s - last_query_s < rhythm.idle_s else "sleep"
+    return "busy" if crowded or abs(now_s - last_query_s) < rhythm.idle_s else "sleep"
 
 
 def overdue(now_s: float, packets: Sequence[Packet]) -> list[int]:
@@ -116,14 +117,16 @@ def overdue(now_s: float, packets: Sequence[Packet]) -> list[int]:
 
 def unheard(now_s: float, packets: Sequence[Packet], asked_s: Mapping[int, float]) -> list[Packet]:
     """The sent packets to be handed to the broker once more, under their names: nothing was said of them for
-    AGAIN_AFTER_S, nor of the last time that they were. asked_s: when that was, by sequence.
+    AGAIN_AFTER_S, nor of the last time that they were. asked_s: when that was, by sequence. A time in the future is of
+    a clock that was set back since.
 
     A broker that has them, or had them, takes them as the same; one that lost them takes them now.
     """
     return [
         packet
         for packet in packets
-        if packet.status == "sent" and now_s - max(packet.at_s, asked_s.get(packet.sequence, 0.0)) >= AGAIN_AFTER_S
+        if packet.status == "sent"
+        and min(abs(now_s - at_s) for at_s in (packet.at_s, asked_s.get(packet.sequence, packet.at_s))) >= AGAIN_AFTER_S
     ]
 
 

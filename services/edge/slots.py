@@ -10,7 +10,8 @@ A new bundle is written to the slot that does not hold the last good one, then `
 `standing`, in which the bundle is bad from then on, and then `current`. Each file is written beside its
 place, flushed to the disk and renamed, so that at any moment a name holds its old bytes or its new ones, whole. What is
 read is checked against its digest; a slot that fails is passed over for the other one. Parts that no slot names are
-deleted once a new slot stands. A `standing` that fails is begun anew: then all that serves has proved nothing.
+deleted once a new slot stands, or a bundle was refused. A `standing` that fails is begun anew: then all that serves has
+proved nothing.
 
 Knows nothing of signatures (who signed is checked before a bundle comes here), constellations or brokers.
 """
@@ -174,9 +175,12 @@ class Slots:
         """The publisher has heard what became of this bundle."""
         self._stand(self.standing.told(digest))
 
-    def collect(self) -> int:
-        """Delete the parts that no slot names and what an interrupted write left; returns how many files."""
-        named = {part.digest for slot in NAMES for part in self._named(slot)}
+    def collect(self, kept: Iterable[Part] = ()) -> int:
+        """Delete the parts that no slot names and what an interrupted write left; returns how many files.
+
+        kept: parts that stay all the same. Not while anything else is written here.
+        """
+        named = {part.digest for slot in NAMES for part in self._named(slot)} | {part.digest for part in kept}
         gone = 0
         with _disk(self.root):
             for path in self._files():

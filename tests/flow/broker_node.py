@@ -1,6 +1,7 @@
 """A process in small: one consumer with its supervision and its relay, to be started, stopped or killed."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -51,9 +52,18 @@ async def finished(redis: Redis, stream: str = streams.QUERIES) -> bool:
 class Node:
     """One process of the queries' group."""
 
-    def __init__(self, url: str, what: Consumer[bytes], name: str, *, direct: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        what: Consumer[bytes],
+        name: str,
+        *,
+        direct: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.health = Health()
         self._direct = direct
+        self._clock = clock
         self.name = name
         self._url = url
         self._what = what
@@ -67,7 +77,7 @@ class Node:
         self._faststream = faststream_broker(self._url, graceful_s=5.0)
         await self._faststream.connect()
         self._clients.push_async_callback(self._faststream.config.disconnect)
-        intake = Intake(redis, self._what, direct=self._direct)
+        intake = Intake(redis, self._what, direct=self._direct, clock=self._clock)
         self.subscription = Subscription(self._faststream, redis, intake, self.name, check_every_s=0.05)
         work = (self.subscription.watch(self.health), run_relay(redis, self._what.stream, self.health))
         self._tasks = [asyncio.create_task(part) for part in work]

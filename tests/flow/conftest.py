@@ -3,6 +3,7 @@ import itertools
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -25,8 +26,8 @@ async def start_node(redis: Redis, broker_url: str) -> AsyncIterator[Callable[[C
     nodes: list[Node] = []
     names = (f"node-{number}" for number in itertools.count())
 
-    async def begin(what: Consumer[bytes], url: str = broker_url, *, direct: bool = True) -> Node:
-        nodes.append(Node(url, what, next(names), direct=direct))
+    async def begin(what: Consumer[bytes], url: str = broker_url, **options: Any) -> Node:
+        nodes.append(Node(url, what, next(names), **options))
         await nodes[-1].start()
         return nodes[-1]
 

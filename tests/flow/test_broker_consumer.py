@@ -1,4 +1,5 @@
 import asyncio
+import time
 
 import pytest
 from broker_node import COUNTS, consumer, count, counted, finished, letters
@@ -119,6 +120,26 @@ async def test_what_stays_unavailable_beyond_the_limit_becomes_a_dead_letter(red
     await start_node(consumer(handle, give_up_after_s=0.05))
     await eventually(lambda: finished(redis))
     assert [letter.code for letter in await letters(redis)] == ["model_loading"]
+
+
+@pytest.mark.parametrize("ahead_s", [172_800.0, -172_800.0])
+async def test_a_process_whose_clock_is_wrong_counts_ages_from_when_the_broker_took_a_message(
+    redis, start_node, eventually, ahead_s
+):
+    handle, calls = raising(Unavailable("model_loading", "not yet"), then=2)
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    began_s = time.time() + ahead_s
+    await start_node(consumer(handle), clock=lambda: time.time() + ahead_s)
+    await eventually(lambda: finished(redis))
+    assert (await redis.hget(COUNTS, "q"), await letters(redis)) == (b"1", [])
+    assert all(began_s - 60.0 < delivery.at_s < began_s + 60.0 for delivery in calls)
+
+
+@pytest.mark.parametrize(("broker_s", "ahead_s"), [(6.5, 1.5), (8.0, 0.0), (9.0, 0.0), (10.0, 0.0), (11.5, -1.5)])
+async def test_a_clock_is_as_far_from_the_brokers_as_the_way_does_not_explain(redis, broker_s, ahead_s):
+    intake = Intake(redis, consumer(count), clock=lambda: 10.0)
+    intake.compare(8.0, broker_s)
+    assert intake.ahead_s == ahead_s
 
 
 async def test_what_fails_together_is_not_tried_again_together(redis):

@@ -288,11 +288,15 @@ async def test_who_looks_after_a_group_is_told_what_waits_before_it(redis):
         await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await redis.xadd(streams.dead(streams.QUERIES), {"__data__": b"letter"})
     first = await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=3600, most=10)
-    assert first == scripts.Waiting(made=True, length=3, pending=0, oldest_idle_s=0.0, dead=1, outbox=0)
+    assert first == scripts.Waiting(
+        made=True, length=3, pending=0, oldest_idle_s=0.0, dead=1, outbox=0, at_s=first.at_s
+    )
+    seconds, microseconds = await redis.time()
+    assert first.at_s <= seconds + microseconds / 1e6 < first.at_s + 60.0
     await redis.xreadgroup("edge", "holds", {streams.QUERIES: ">"}, count=2)
     await redis.xadd(streams.outbox(streams.QUERIES), {"__data__": b"sent"})
     entry = (await redis.xpending_range(streams.QUERIES, "edge", "-", "+", 1))[0]["message_id"]
     await redis.xclaim(streams.QUERIES, "edge", "holds", 0, [entry], idle=7_000)
     then = await scripts.look_after(redis, streams.QUERIES, "edge", gone_s=3600, most=10)
-    assert then == scripts.Waiting(False, 3, 2, then.oldest_idle_s, 1, 1)
+    assert then == scripts.Waiting(False, 3, 2, then.oldest_idle_s, 1, 1, then.at_s)
     assert 7.0 <= then.oldest_idle_s < 8.0

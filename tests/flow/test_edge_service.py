@@ -14,6 +14,7 @@ from edge_fleet import NODE, TEXT, Publisher, answers, messages, settings_of, ve
 from listing import list_releases
 
 from common.runtime import streams
+from common.runtime.broker import Broker
 from common.runtime.service import serve
 from common.runtime.settings import DEFAULT_API, ApiSettings
 from common.wire.codec import pack
@@ -88,6 +89,23 @@ async def test_a_bundle_waits_while_nobody_can_tell_whether_to_believe_it(
         assert await verdicts(redis) == [(1, "applied"), (2, "refused"), (3, "refused")]
         await list_releases(redis, tmp_path, publisher.released, now_s=time.time() + 9)  # after all that was seen
         await eventually(lambda: ends(verdicts(redis), (3, "applied")))  # a look amid the new list may find 2 first
+
+
+async def test_an_edge_stops_in_good_order_while_a_bundle_comes_by_a_thin_link(
+    tmp_path, broker, broker_url, micro_parts, monkeypatch
+):
+    on_its_way = asyncio.Event()
+
+    async def endless(*_):
+        on_its_way.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Broker, "get_blob", endless)
+    settings = settings_of(tmp_path, broker_url)
+    await Publisher(broker, tmp_path).release(micro_parts)
+    async with asyncio.timeout(20):
+        async with running(settings):
+            await on_its_way.wait()
 
 
 async def ends(found, last):

@@ -195,6 +195,7 @@ async def test_who_looks_at_the_page_is_seen():
     await anext(told)
     assert live.watched(50.0 + WATCHED_S - 0.1)
     assert not live.watched(50.0 + WATCHED_S)
+    assert not live.watched(50.0 - WATCHED_S)  # a clock that was set back
     await told.aclose()
 
 

@@ -79,6 +79,16 @@ def test_idle_counts_from_the_last_query_of_this_life_or_the_one_before(record, 
     assert due_domains(record, serving, RHYTHM, asked_s=asked_s, now_s=now_s) == due
 
 
+@pytest.mark.parametrize(("idle_s", "due"), [(-0.01, []), (0.01, ["heart"])])
+def test_idle_counts_from_the_last_query_though_another_came_by_a_clock_that_was_ahead(
+    record, serving, micro, idle_s, due
+):
+    read(record, micro, "heart", 5)
+    asked_s = 50.0
+    now_s = asked_s + RHYTHM.of("node-1", "heart").idle_s + idle_s
+    assert due_domains(record, serving, RHYTHM, asked_s=asked_s, now_s=now_s, awake_s=-100.0) == due
+
+
 @pytest.mark.parametrize("crowded", [True, False])
 @pytest.mark.parametrize(("awake_s", "now_s"), [(0.0, 200.0), (199.0, 200.0)])
 def test_load_and_waking_put_off_what_is_due(record, serving, micro, crowded, awake_s, now_s):

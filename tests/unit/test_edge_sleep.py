@@ -109,6 +109,17 @@ def test_after_an_outage_it_is_up_for_its_idle_time_first_however_late_it_is(awa
     assert found == expected
 
 
+MONTH_S = 30 * 86_400.0
+
+
+def test_a_clock_that_was_a_month_ahead_keeps_no_edge_awake_for_a_month():
+    """Set back to 200, after the edge had begun and was last asked."""
+    ahead = {"in_flight": False, "awake_s": 200.0 + MONTH_S}
+    assert due(200.0, fresh(oldest_s=199.0), 200.0 + MONTH_S, RHYTHM, **ahead) == "sleep"
+    assert due(200.0, fresh(size_bytes=1, oldest_s=199.0), 200.0 + MONTH_S, RHYTHM, **ahead) == "too_little"
+    assert due(200.0, fresh(size_bytes=1, oldest_s=150.0 + MONTH_S), 199.0, RHYTHM, **ahead) == "sleep"
+
+
 def test_a_thousand_nodes_do_not_sleep_at_once():
     """Of nodes that fall idle, or begin an interval, at one moment: at most 3 in 20 in any tenth of the spread."""
     rhythms = [RHYTHM.of(f"node-{number}", "heart") for number in range(1000)]
@@ -144,6 +155,13 @@ def test_a_packet_of_which_nothing_was_said_is_handed_over_again_and_then_again(
     assert [each.sequence for each in unheard(now_s, away, {})] == again
     assert [each.sequence for each in unheard(now_s + 7.0, away, {0: 57.0})] == again
     assert unheard(now_s, [replace(away[0], status="pending")], {}) == []
+
+
+@pytest.mark.parametrize(("late_s", "again"), [(-1.0, []), (0.0, [0]), (1.0, [0])])
+def test_a_packet_that_was_sent_by_a_clock_that_was_ahead_is_handed_over_again_all_the_same(micro, late_s, again):
+    away = [packet(folded(micro), at_s=50.0 + MONTH_S)]
+    assert [each.sequence for each in unheard(50.0, away, {})] == [0]
+    assert [each.sequence for each in unheard(50.0 + AGAIN_AFTER_S + late_s, away, {0: 50.0})] == again
 
 
 @pytest.mark.parametrize(("age_s", "lost"), [(LOST_AFTER_S - 1.0, []), (LOST_AFTER_S, [0]), (LOST_AFTER_S + 1.0, [0])])

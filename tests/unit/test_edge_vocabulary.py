@@ -17,9 +17,10 @@ from common.geometry.simplex import distance
 from common.kernels import memory_file
 from common.kernels.memory import Table, count, merge, subtract
 from common.kernels.recount import recount
+from services.edge import vocabulary
 from services.edge.answer import Interaction, Serving
 from services.edge.learning import fold_domain, follow_vocabulary, forget, judge, relearned, settle_bundle
-from services.edge.record import Record
+from services.edge.record import Record, texts
 
 TEXTS = st.lists(st.sampled_from([*SENTENCES.values(), "The sea was grey. ", "a@b.org é "]), min_size=1, max_size=4)
 
@@ -72,9 +73,26 @@ def test_counts_of_kept_text_are_bit_for_bit_those_of_the_text_encoded_anew(reco
     assert moved(record, old, new)
     assert same(record.residue("heart"), counted(micro_larger, *SAID))
     assert len(record.merges) == len(micro_larger.coordizer.merges)
-    assert [each.ids.tolist() for each in record.texts.counted()] == [
-        micro_larger.encoder.encode(text).tolist() for text in SAID
-    ]
+    assert ids_of(record) == [micro_larger.encoder.encode(text).tolist() for text in reversed(SAID)]
+
+
+def ids_of(record):
+    return [each.ids.tolist() for each in record.texts.counted()]
+
+
+@pytest.mark.parametrize(("more", "exact"), [(-1, 0), (0, 1), (1, 1)])
+def test_text_that_is_too_much_to_count_anew_is_counted_from_its_n_grams_the_newest_last(
+    record, old, new, micro, micro_larger, monkeypatch, more, exact
+):
+    monkeypatch.setattr(vocabulary, "EXACT_MAX_TOKENS", len(micro.encoder.encode(SAID[1])) + more)
+    monkeypatch.setattr(texts, "COUNTED_PAGE", 1)
+    read(record, old, SAID)
+    folded(record, old)
+    moved(record, old, new)
+    pairs = pairs_from(micro_larger.coordizer.merges, MICRO.vocab)
+    rest = recount(counted(micro, *SAID[: 2 - exact]), pairs, MICRO.vocab)
+    assert same(record.residue("heart"), merge([counted(micro_larger, *SAID[2 - exact :]), rest]))
+    assert ids_of(record) == [micro_larger.encoder.encode(text).tolist() for text in reversed(SAID)]
 
 
 def test_following_a_vocabulary_twice_is_following_it_once(record, old, new):

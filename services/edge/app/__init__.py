@@ -63,7 +63,7 @@ LOOK_AGAIN_S: Final = 60.0
 
 
 class Edge:
-    """One edge: its themes around the node that they share. now: seconds since 1970."""
+    """One edge: its themes around the node that they share. now, steady: as of Node."""
 
     def __init__(
         self,
@@ -75,9 +75,10 @@ class Edge:
         *,
         privacy: PrivacySettings = DEFAULT_PRIVACY,
         now: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises Unavailable("missing_key"), Rejected("bad_key", "bad_setting")."""
-        self.node = Node(settings, broker, record, privacy=privacy, now=now)
+        self.node = Node(settings, broker, record, privacy=privacy, now=now, steady=steady)
         self.health = Health(self.node)
         self.queries = Queries(self.node, self.health)
         self.bundles = Bundles(self.node, slots, trust, self.health)
@@ -188,6 +189,7 @@ async def build(
         ],
         app=with_page(http, edge.node.live),
         ready=edge.heart.ready,
+        stopping=edge.bundles.stopping,
         stop=stop,
     )
 

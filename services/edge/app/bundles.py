@@ -16,12 +16,13 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import causes, metrics, streams, tracing
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
-from common.runtime.releases import newest_release
+from common.runtime.follower import newest as newest_entry
+from common.runtime.releases import LOOK_BACK, newest_among, newest_messages, newest_release
 from common.runtime.trust import Trust
 from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
 from common.wire.fields import REASON_MAX_CHARS
-from common.wire.messages import Applied, Bundle, Verdict
+from common.wire.messages import Applied, Bundle, Part, Verdict
 from common.wire.packet import key_id
 from services.edge.answer import Serving
 from services.edge.app.health import Health
@@ -48,8 +49,13 @@ class Bundles:
         self._trust = trust
         self._health = health
         self.follow_from = FROM_START
-        self._taking = asyncio.Lock()
+        self._taking = asyncio.Lock()  # one bundle after the other, fetched and all
+        self._turning = asyncio.Lock()  # what serves and what is on trial: not held while a bundle is on its way here
+        self._ending = asyncio.Event()
+        self._held: tuple[str, bytes] | None = None  # a part, by digest, that came and is not on disk
         self._judged = ""  # digest of the bundle that was applied or refused last
+        self._judged_version = 0
+        self._looked = ""  # the newest entry of the stream when nothing in it was passed over
         self._untold: tuple[Proved | Left, ...] = ()  # good, or gone back from, and the publisher has not heard of it
         self._not_told_s = -math.inf  # when that was tried last and failed
 
@@ -87,6 +93,10 @@ class Bundles:
                 before = self._serving(good.bundle, await self._load(good))
         await self._health.begin(installed.bundle, before)
 
+    def stopping(self) -> None:
+        """What is being fetched is waited for no longer, however thin the link: what is here already stays here."""
+        self._ending.set()
+
     async def rest(self) -> None:
         """This process ends in good order: no bundle has ended it."""
         await asyncio.to_thread(self._slots.rest)
@@ -102,9 +112,18 @@ class Bundles:
                 await self._take(delivery, bundle)
 
     async def look_again(self) -> None:
-        """Takes what was passed over while the list that names it was withheld, and is named now."""
+        """Takes what was passed over while the list that names it was withheld, and is named now. Where nothing was,
+        the releases are not read until there is another: that would be most of what an idle edge's link carries.
+        """
+        redis = self._node.broker.redis
         try:
-            newest = await newest_release(self._node.broker.redis, self._trust, node=self._node.settings.node)
+            if (last := await newest_entry(redis, streams.BUNDLES)) == self._looked:
+                return
+            messages = await newest_messages(redis, LOOK_BACK)
+            if max(map(_version_of, messages), default=0) <= self._ended_with():
+                self._looked = last
+                return
+            newest = await newest_among(messages, self._trust, node=self._node.settings.node)
             async with self._taking:
                 version = self._node.serving.bundle if self._node.serving else 0
                 if (
@@ -117,6 +136,11 @@ class Bundles:
                         await self._settle(newest, None)
         except Unavailable as error:  # no reason not to be ready: what serves, serves
             log.warning("cannot look again at what was released: %s", error)
+
+    def _ended_with(self) -> int:
+        """The highest version that serves, was judged or was gone back from: what is older is no question any more."""
+        serving = self._node.serving.bundle if self._node.serving else 0
+        return max(serving, self._judged_version, *(left.version for left in self._slots.standing.left))
 
     async def _take(self, delivery: Delivery, bundle: Bundle) -> None:
         try:
@@ -149,7 +173,7 @@ class Bundles:
 
     async def watch(self) -> None:
         """Keeps the bundle on trial, or goes back to the last good one, by how it does; tells the publisher of it."""
-        async with self._taking:
+        async with self._turning:
             if (bundle := self._health.bundle) is not None:
                 seen = await self._health.look()
                 if seen.word == "bad":
@@ -192,12 +216,15 @@ class Bundles:
             at_s=self._node.now(),
         )
         known = self._health.before
-        self._health.end()
         try:
             good = await asyncio.to_thread(self._slots.go_back, left)
         except Unavailable as error:
+            if error.code != "no_last_good":  # a disk that is full now: it is as bad at the next look
+                raise
+            self._health.end()
             log.error("bundle %d is bad and serves on: %s: %s", bundle.version, reason, error)  # noqa: TRY400 -- told
             return
+        self._health.end()
         if known is None or known.digest != good.digest:
             known = self._serving(good.bundle, await self._load(good))
         await self._install(known)
@@ -207,15 +234,27 @@ class Bundles:
 
     async def _adopt(self, bundle: Bundle) -> Trial:
         trial = await self._tried(bundle)
-        self._judged = digest(bundle)
+        self._judged, self._judged_version = digest(bundle), bundle.version
+        if trial.verdict == "refused":  # its own parts stay: the next bundle may have most of them
+            async with self._turning:
+                with contextlib.suppress(Unavailable):  # a disk that deletes nothing now: after the next one, then
+                    await asyncio.to_thread(self._slots.collect, bundle.parts.values())
         return trial
 
     async def _tried(self, bundle: Bundle) -> Trial:
-        serving = self._node.serving
-        if serving is not None and serving.digest == digest(bundle):
-            return Trial("applied", "was installed before", None, None, serving.constellation)
+        if self._node.serving is not None and self._node.serving.digest == digest(bundle):
+            return Trial("applied", "was installed before", None, None, self._node.serving.constellation)
         try:
             parts = await self._fetch(bundle)
+        except (Rejected, Corrupt) as error:
+            return Trial("refused", str(error), None, None, None)
+        async with self._turning:
+            return await self._turn_to(bundle, parts)
+
+    async def _turn_to(self, bundle: Bundle, parts: dict[str, bytes]) -> Trial:
+        """Tries it against what serves now, and has it serve if it is fit to."""
+        serving = self._node.serving
+        try:
             probes = await asyncio.to_thread(self._node.record.texts.probes, PROBES_MAX)
             # What is taken back is not held against what took its place: that is what is bad.
             current = None if serving is None or takes_back(bundle) else serving.constellation
@@ -248,12 +287,28 @@ class Bundles:
             self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
 
     async def _fetch(self, bundle: Bundle) -> dict[str, bytes]:
-        """All parts; only those that are not on disk come from the broker."""
+        """All parts; only those that are not on disk come from the broker, and each once, whatever the disk says."""
         for part in bundle.parts.values():
             if not await asyncio.to_thread(self._slots.has, part):
-                data = await self._node.broker.get_blob(part.digest, part.size_bytes)
-                await asyncio.to_thread(self._slots.put, part, data)
+                if self._held is None or self._held[0] != part.digest:
+                    self._held = part.digest, await self._got(part)
+                await asyncio.to_thread(self._slots.put, part, self._held[1])
+                self._held = None
         return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
+
+    async def _got(self, part: Part) -> bytes:
+        """A part from the broker. Raises as `Broker.get_blob`, and Unavailable("stopping") once this edge ends."""
+        getting = asyncio.create_task(self._node.broker.get_blob(part.digest, part.size_bytes))
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({getting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                raise Unavailable("stopping", "this node stops: its next start fetches the rest of the bundle")
+            return getting.result()
+        finally:
+            getting.cancel()
+            ending.cancel()
+            await asyncio.gather(getting, ending, return_exceptions=True)
 
     async def _load(self, installed: Installed) -> Constellation:
         """Beside what serves. Raises as bundle_parts.load."""
@@ -324,6 +379,13 @@ class Bundles:
         )
         await self._node.broker.produce(streams.APPLIED, pack(told), f"{told.node}:{name}:{verdict}")
         metrics.BUNDLE_APPLIED.labels(verdict).inc()
+
+
+def _version_of(message: bytes) -> int:
+    """Of a release, or what says that it is one; 0 for what does not."""
+    with contextlib.suppress(Rejected):
+        return unpack(Bundle, message).version
+    return 0
 
 
 def _give_back() -> None:

@@ -56,7 +56,7 @@ class Health:
             if gauge.reading.phi is not None and gauge.reading.phi >= PHI_COLLAPSE
         )
         self.bundle, self.before, self.tried = bundle, before and replace(before, local=None), tried
-        self._window, self._gauges = Window(self._node.now(), sound), {}
+        self._window, self._gauges = Window(self._node.steady(), sound), {}
         self._row = await asyncio.to_thread(self._node.record.texts.last_row)
         metrics.BUNDLE_ON_TRIAL.set(1)
 
@@ -87,7 +87,7 @@ class Health:
         if self.before is not None and serving is not None:
             text, pace, self._row, unread = await asyncio.to_thread(self._pair, self.before, serving)
             self._window = replace(self._window, text=text, pace=pace)  # what was answered meanwhile is in it
-        return judge(self._window, self._limits, now_s=self._node.now(), unread=unread)
+        return judge(self._window, self._limits, now_s=self._node.steady(), unread=unread)
 
     def _pair(self, before: Serving, after: Serving) -> tuple[Paired, tuple[float, ...], int, bool]:
         """What both make of the texts that came, the row of the last one, and whether more may wait."""

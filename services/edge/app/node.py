@@ -17,7 +17,8 @@ from services.edge.record import Domain, Record
 
 
 class Node:
-    """One edge node while it runs. now: seconds since 1970.
+    """One edge node while it runs. now: seconds since 1970, by a clock that may be set; steady: by one that never is,
+    since any moment of this life.
 
     serving: what answers, one reference: a query uses the one it began with to its end.
     learning: held by whatever folds, settles, forgets, judges or prunes: all read residues and write them.
@@ -31,6 +32,7 @@ class Node:
         *,
         privacy: PrivacySettings,
         now: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises Unavailable("missing_key", "missing_secret"), Rejected("bad_key")."""
         self.settings = settings
@@ -38,6 +40,7 @@ class Node:
         self.broker = broker
         self.record = record
         self.now = now
+        self.steady = steady
         self.key: SigningKey = keys.load_private(settings.home, settings.node)
         self.secret: bytes | None = _secret(settings, privacy)
         self.learning = asyncio.Lock()

@@ -7,11 +7,12 @@ import pkgutil
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from common.constants import KAPPA_WINDOW_TOKENS, PHASES, ROLES, Role
-from common.errors import QigError, Rejected, Unavailable
+from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import causes, metrics, streams, tracing
 from common.runtime.causes import Cause
 from common.runtime.effects import Effect, Send, Then
@@ -52,6 +53,7 @@ class Queries:
         self._redact = redactor(node.privacy.redact, pkgutil.resolve_name)
         self._turns: dict[tuple[str, str], Turn] = {}  # asked by stream and not answered, by client and query
         self._cancelled: dict[tuple[str, str], None] = {}  # client and query, the oldest first
+        self._keeps = True  # else the disk did not take the last interaction
         self._measuring = threading.Lock()
         self.scheduler = Scheduler(
             self._begin,
@@ -74,7 +76,7 @@ class Queries:
         query = query if query.id else query.model_copy(update={"id": delivery.entry_id})
         assert query.id is not None
         again = delivery.deliveries > 1  # else, asked twice under one id, it is computed twice and kept once
-        known = await asyncio.to_thread(self._node.record.texts.answer_to, query.client, query.id) if again else None
+        known = await self._kept(query.client, query.id) if again else None
         left_s = self._left_s(delivery, query)
         try:
             if known is None and self._begun_too_late(left_s):
@@ -96,7 +98,7 @@ class Queries:
         return self._refused(query, self._too_late(query, sum(self.scheduler.load)))
 
     def _left_s(self, delivery: Delivery, query: Query) -> float | None:
-        return None if query.deadline_s is None else delivery.at_ms / 1000 + query.deadline_s - self._node.now()
+        return None if query.deadline_s is None else delivery.at_s + query.deadline_s - self._node.now()
 
     def _begun_too_late(self, left_s: float | None, ahead: int = 0) -> bool:
         return left_s is not None and left_s <= LATE_FACTOR * self.scheduler.expected_s(ahead)
@@ -124,7 +126,8 @@ class Queries:
         return self.scheduler.submit(query, query.id)
 
     async def finish(self, turn: Turn) -> bytes:
-        """The packed answer of a turn, with its interaction on disk; an earlier computation's, if there was one.
+        """The packed answer of a turn, with its interaction on disk where that takes it; an earlier computation's, if
+        there was one.
 
         Raises what making it raised: Rejected for a text that cannot be coordized, Unavailable for one that was left.
         """
@@ -209,15 +212,29 @@ class Queries:
         return pack(refusal(self._node.serving, query, node=self._node.settings.node, error=error))
 
     async def _keep(self, done: Answered) -> bytes:
-        """The packed answer, with its interaction on disk; an earlier computation's, if there was one."""
+        """The packed answer, with its interaction on disk; an earlier computation's, if there was one. A disk that is
+        full or damaged is no fault of the query's, and keeps no answer from its client: then nothing is kept of it.
+        """
         body, each = pack(done.answer), done.interaction
         if each is None:
             return body
         probe = is_probe(each.client, each.query_id, self._node.settings.probe_share)
         kept = body if await asyncio.to_thread(self._is_clean, done.answer.text) else b""
-        if await asyncio.to_thread(self._node.record.texts.add, each, kept, probe=probe):
+        try:
+            new = await asyncio.to_thread(self._node.record.texts.add, each, kept, probe=probe)
+        except (Unavailable, Corrupt) as error:
+            if self._keeps:
+                log.error("answers are given, and nothing is kept or learned: %s", error)  # noqa: TRY400 -- the disk's
+            self._keeps = False
             return body
-        return await asyncio.to_thread(self._node.record.texts.answer_to, each.client, each.query_id) or body
+        self._keeps = True
+        return body if new else await self._kept(each.client, each.query_id) or body
+
+    async def _kept(self, client: str, query_id: str) -> bytes | None:
+        """The answer that was given before, as far as the disk can tell: else it is computed again."""
+        with suppress(Unavailable, Corrupt):
+            return await asyncio.to_thread(self._node.record.texts.answer_to, client, query_id)
+        return None
 
     def _redacted(self, serving: Serving, done: Answered) -> Answered:
         """With what may be kept of the interaction. Nothing, when the operator's function fails."""

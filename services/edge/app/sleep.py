@@ -72,8 +72,8 @@ class Sleep:
                 if done is not None:
                     self._show_fold(domain or TERRITORY, done)
                     await self._node.relearn([domain])
-            if abs(self._node.now() - self._no_room_s) >= NO_ROOM_S:  # abs: a clock that was set
-                await self._send_all()
+        if abs(self._node.now() - self._no_room_s) >= NO_ROOM_S:  # abs: a clock that was set
+            await self._send_all()
 
     async def on_returned(self, delivery: Delivery) -> None:
         """The centre has dropped packets for good: what ours carried waits in the residues, and goes again."""
@@ -194,7 +194,11 @@ class Sleep:
         metrics.LOCAL_BITS_PER_BYTE.labels(domain).set(local)
 
     async def _send(self, packet: Packet) -> None:
-        """Sealed now, whenever it was folded: the centre's clock window is about the sending. The name stays."""
+        """Sealed now, whenever it was folded: the centre's clock window is about the sending. The name stays.
+
+        Whoever learns, forgets or goes back meanwhile does not wait for the broker, which may be long in taking it: for
+        them it has left.
+        """
         record, body = self._node.record, unpack(PacketBody, packet.body)
         raw = seal(
             body,
@@ -208,7 +212,9 @@ class Sleep:
         ref = PacketRef(key=key_id(self._node.key.verify_key), epoch=record.epoch, sequence=packet.sequence)
         # A trace of its own, that leads to no query: it is the centre's to see (docs/privacy.md).
         with tracing.work("send packet", causes.packet(ref).root):
-            await asyncio.to_thread(record.leaving, packet.sequence, raw)
+            async with self._node.learning:
+                if not await asyncio.to_thread(record.leaving, packet.sequence, raw):
+                    return  # withdrawn, or settled, since it was looked up
             await self._node.broker.produce(streams.PACKETS, raw, causes.packet_name(ref))
             await asyncio.to_thread(record.sent, packet.sequence, raw, at_s=self._node.now())
             log.info("packet %d sent: %d bytes, %d interactions", packet.sequence, len(raw), body.interactions)

@@ -35,6 +35,7 @@ from services.edge.record.reading import read_packets as read_packets
 from services.edge.record.reading import read_residues as read_residues
 from services.edge.record.record import ORDERS as ORDERS
 from services.edge.record.record import Record as Record
+from services.edge.record.rows import IDS as IDS
 from services.edge.record.rows import Asked as Asked
 from services.edge.record.rows import Counted as Counted
 from services.edge.record.rows import Domain as Domain

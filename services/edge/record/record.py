@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from common.kernels import memory_file
 from common.kernels.gate import BUCKETS
@@ -170,12 +171,15 @@ class Record:
         rows = self._file.all(f"SELECT * FROM packets WHERE status IN ({marks}) ORDER BY sequence", statuses)  # noqa: S608 -- question marks
         return [packet_of(row) for row in rows]
 
-    def leaving(self, sequence: int, raw: bytes) -> None:
-        """A packet is about to be handed to the broker, as these bytes: from here on it may have left."""
+    def leaving(self, sequence: int, raw: bytes) -> bool:
+        """A packet is about to be handed to the broker, as these bytes: from here on it may have left. False, and
+        nothing done, where it is not to be sent any more.
+        """
         with self._file.write() as db:
-            db.execute(
+            done = db.execute(
                 "UPDATE packets SET raw = ? WHERE sequence = ? AND status IN ('pending', 'sent')", (raw, sequence)
             )
+            return done.rowcount == 1
 
     def sent(self, sequence: int, raw: bytes, *, at_s: float) -> None:
         """A packet is in the broker, as these bytes."""
@@ -319,19 +323,19 @@ class Record:
         self,
         merges: Merges,
         *,
-        ids: Mapping[int, Ids],
+        ids: Mapping[int, npt.NDArray[np.uint16]],
         taken: Mapping[int, Memory],
         balances: Mapping[Domain, Balance],
         counts: Mapping[int, Memory],
     ) -> None:
         """All counts are in another vocabulary from now on, whole or not at all.
 
-        ids, taken: by row; balances: all of them; counts: of each packet, by sequence.
+        ids: of IDS; ids, taken: by row; balances: all of them; counts: of each packet, by sequence.
         """
         with self._file.write() as db:
             db.executemany(
                 "UPDATE interactions SET ids = ? WHERE id = ?",
-                [(found.astype(IDS).tobytes(), row) for row, found in ids.items()],
+                ((found.tobytes(), row) for row, found in ids.items()),
             )
             db.executemany(
                 "UPDATE interactions SET taken = ? WHERE id = ?",

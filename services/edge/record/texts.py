@@ -4,7 +4,8 @@ Steps that change counts with them are record.py's.
 """
 
 import sqlite3
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from services.edge.record.file import File
 from services.edge.record.rows import COLUMNS, IDS, Counted, Domain, Fresh, Kept, counted_of, ids_of, interaction_of
 
 FOLD_MAX_BYTES: Final = 1 << 20  # of text: a fold of about 15 s takes the oldest; the rest waits for the next sleep
+COUNTED_PAGE: Final = 64  # rows; of the longest texts 4 MB
 
 
 class Texts:
@@ -118,10 +120,16 @@ class Texts:
         rows = self._file.all("SELECT id, ids FROM interactions WHERE packet = ?", (sequence,))
         return {row: np.frombuffer(ids, IDS).astype(np.int32) for row, ids in rows}
 
-    def counted(self) -> list[Counted]:
-        """All texts that were counted, and whose ids are known."""
-        rows = self._file.all("SELECT id, domain, text, ids, taken FROM interactions WHERE folded = 1 AND ids NOT NULL")
-        return [counted_of(row) for row in rows]
+    def counted(self) -> Iterator[Counted]:
+        """All texts that were counted, and whose ids are known, the newest first; some of them in memory at a time."""
+        before = sys.maxsize
+        while rows := self._file.all(
+            "SELECT id, domain, text, ids, taken FROM interactions WHERE folded = 1 AND ids NOT NULL AND id < ?"
+            " ORDER BY id DESC LIMIT ?",
+            (before, COUNTED_PAGE),
+        ):
+            yield from map(counted_of, rows)
+            before = rows[-1][0]
 
     def move(self, moved: Mapping[int, Domain]) -> None:
         """Rows of fresh text that belong to another domain than was thought."""

@@ -99,7 +99,7 @@ class Candidates:
             before = domains if current is None else await self._blob(current.parts[DOMAINS])
             return *missing_memories(candidate, domains), *without_heir(before, domains)
         except Unavailable as error:
-            waited_s = time.time() - delivery.at_ms / 1000
+            waited_s = time.time() - delivery.at_s
             if error.code == "blob_missing" and waited_s > PARTS_WAIT_S:
                 raise Rejected("blob_missing", f"a part did not come for {waited_s:.0f} s: {error.message}") from None
             raise

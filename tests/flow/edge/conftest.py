@@ -50,7 +50,8 @@ async def life(home, broker, broker_url, clock):
             records[:] = [Record(state_dir(home, NODE) / "edge.db", now_s=clock[0])]
             slots = Slots(state_dir(home, NODE) / "bundles")
             trust = Trust(broker.redis, keys.load_root(home), state_dir(home, NODE) / "trust")
-            edge = Edge(settings, broker, records[0], slots, trust, privacy=privacy, now=lambda: clock[0])
+            clocks = {"now": lambda: clock[0], "steady": lambda: clock[0]}
+            edge = Edge(settings, broker, records[0], slots, trust, privacy=privacy, **clocks)
             edges[:] = [edge]
             await edge.start()
             return edge
@@ -75,7 +76,8 @@ async def each_life(home, broker, broker_url, redis, clock):
         records[node] = Record(state_dir(home, node) / "edge.db", now_s=clock[0])
         slots = Slots(state_dir(home, node) / "bundles")
         trust = Trust(broker.redis, keys.load_root(home), state_dir(home, node) / "trust")
-        edges.append(Edge(settings, broker, records[node], slots, trust, privacy=privacy, now=lambda: clock[0]))
+        clocks = {"now": lambda: clock[0], "steady": lambda: clock[0]}
+        edges.append(Edge(settings, broker, records[node], slots, trust, privacy=privacy, **clocks))
         await edges[-1].start()
         await bundles_to(edges[-1], redis)
         return edges[-1]

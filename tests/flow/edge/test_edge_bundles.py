@@ -1,15 +1,22 @@
+import asyncio
+
 import pytest
 from edge_death import Killed, killed
 from edge_fleet import NODE, bundles_to, delivery_of, other_key, verdicts
 from listing import list_releases
+from redis.asyncio import Redis
 
 from common.errors import Corrupt, Unavailable
 from common.runtime import streams
+from common.runtime.broker import Broker
+from common.runtime.trust import LOOK_AGAIN_S
 from common.trust.rings import place
 from common.wire.bundle import TAKES_BACK
 from common.wire.codec import pack
 from common.wire.inference import Query
 from services.edge.app import bundles, state_dir
+from services.edge.slots import Slots
+from services.edge.trial import Trial
 
 pytestmark = pytest.mark.anyio
 
@@ -70,10 +77,99 @@ async def test_a_bundle_that_does_not_load_is_refused(edge, publisher, micro_par
     assert (edge.node.serving.bundle, (await verdicts(redis))[-1]) == (1, (2, "refused"))
 
 
+async def test_of_bundles_that_are_refused_only_the_last_one_s_parts_stay_on_disk(
+    edge, publisher, micro_parts, redis, home, monkeypatch
+):
+    parts = state_dir(home, NODE) / "bundles" / "parts"
+    serving = len(list(parts.iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(bundles, "try_bundle", lambda *_: Trial("refused", "worse", 1.0, 2.0, None))
+        for number in range(4):
+            await publisher.release(micro_parts | {"notes.bin": b"%d" % number})
+            await bundles_to(edge, redis)
+            assert len(list(parts.iterdir())) == serving + 1
+    again = await publisher.release(micro_parts | {"notes.bin": b"3"})
+    await redis.delete(f"{streams.BLOB}{again.parts['notes.bin'].digest}:0")
+    await bundles_to(edge, redis)
+    assert edge.node.serving.bundle == 6
+
+
 async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro_parts, redis):
     await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
     with pytest.raises(Unavailable, match="blob_missing"):
         await bundles_to(edge, redis)
+
+
+async def test_a_disk_that_is_full_has_no_part_fetched_twice(edge, publisher, micro_parts, redis, monkeypatch):
+    fetched, get, full = [], Broker.get_blob, [True]
+
+    async def counted(broker, name, size_bytes):
+        fetched.append(name)
+        return await get(broker, name, size_bytes)
+
+    def put(slots, part, data, real=Slots.put):
+        if full[0]:
+            raise Unavailable("disk_full", "no space left")
+        return real(slots, part, data)
+
+    monkeypatch.setattr(Broker, "get_blob", counted)
+    monkeypatch.setattr(Slots, "put", put)
+    await publisher.release(micro_parts | {"notes.bin": b"new", "more.bin": b"newer"})
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="disk_full"):
+            await bundles_to(edge, redis)
+    full[0] = False
+    await bundles_to(edge, redis)
+    assert edge.node.serving.bundle == 2
+    assert len(fetched) == len(set(fetched)) == 2
+
+
+async def test_an_edge_that_has_passed_nothing_over_does_not_read_the_releases_again(
+    edge, publisher, micro_parts, redis, home, monkeypatch
+):
+    read, looks = Redis.xrevrange, []
+
+    async def xrevrange(redis, *args, **options):
+        looks.append(args)
+        return await read(redis, *args, **options)
+
+    monkeypatch.setattr(Redis, "xrevrange", xrevrange)
+    await edge.bundles.look_again()
+    looks.clear()
+    await edge.bundles.look_again()
+    assert not looks
+    withheld = await redis.hgetall(streams.METADATA)
+    await publisher.release(micro_parts | {"notes.bin": b"2"})
+    named = await redis.hgetall(streams.METADATA)
+    await redis.hset(streams.METADATA, mapping=withheld)
+    for _ in range(2):
+        looks.clear()
+        await edge.bundles.look_again()
+        assert looks
+    assert edge.node.serving.bundle == 1
+    await redis.hset(streams.METADATA, mapping=named)
+    edge.bundles._trust._seen_s = -LOOK_AGAIN_S
+    await edge.bundles.look_again()
+    assert edge.node.serving.bundle == 2
+
+
+async def test_a_part_that_is_on_its_way_is_waited_for_no_longer_than_the_edge_runs(
+    edge, publisher, micro_parts, redis, monkeypatch
+):
+    on_its_way = asyncio.Event()
+
+    async def endless(*_):
+        on_its_way.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Broker, "get_blob", endless)
+    await publisher.release(micro_parts | {"notes.bin": b"new"})
+    async with asyncio.timeout(10):
+        looking = asyncio.create_task(edge.bundles.look_again())
+        await on_its_way.wait()
+        edge.bundles.stopping()
+        await looking
+    assert edge.node.serving.bundle == 1
 
 
 async def test_a_bundle_that_takes_another_back_is_not_held_against_it(

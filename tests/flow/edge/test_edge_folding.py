@@ -48,6 +48,15 @@ async def test_enough_fresh_text_becomes_one_signed_packet(edge, redis, home):
     assert body.crystals
 
 
+async def test_an_edge_learns_on_after_its_clock_was_set_back(edge, redis, clock):
+    clock[0] += 30 * 86_400.0
+    edge.sleep._awake_s = clock[0]
+    await read(edge, 8)
+    clock[0] -= 30 * 86_400.0
+    await edge.sleep.round()
+    assert len(await packets(redis)) == 1
+
+
 async def test_a_packet_for_which_there_is_no_room_waits_in_the_edges_file_and_goes_later(
     edge, redis, broker, clock, monkeypatch
 ):

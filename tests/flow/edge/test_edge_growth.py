@@ -149,4 +149,4 @@ async def test_an_edge_that_was_killed_between_slot_and_record_counts_anew_when_
     assert again.node.serving.constellation.coordizer.vocab_size == micro_larger.coordizer.vocab_size
     wanted = count([micro_larger.encoder.encode(SHARED)] * 8, 3)
     assert memory_file.to_bytes(again.node.record.residue("heart")) == memory_file.to_bytes(wanted)
-    assert np.array_equal(again.node.record.texts.counted()[0].ids, micro_larger.encoder.encode(SHARED))
+    assert np.array_equal(next(again.node.record.texts.counted()).ids, micro_larger.encoder.encode(SHARED))

@@ -1,9 +1,13 @@
+import asyncio
+
 import pytest
 from edge_death import Killed, killed
 from edge_fleet import NODE, TEXT, packets, read
 
-from common.runtime import keys
+from common.runtime import keys, streams
+from common.runtime.broker import Broker
 from common.wire.packet import open_envelope, verify
+from services.edge.learning import forget
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +35,43 @@ async def test_a_packet_that_was_about_to_leave_when_the_edge_was_killed_counts_
     monkeypatch.undo()
     done = await (await life()).interactions.forget("anonymous", "q0")
     assert (done.withdrawn, [each.sequence for each in done.left]) == ((), [0])
+
+
+async def test_who_has_a_text_forgotten_does_not_wait_for_a_broker_that_takes_no_packet(edge, redis, monkeypatch):
+    produce, on_its_way, taken = Broker.produce, asyncio.Event(), asyncio.Event()
+
+    async def late(broker, stream, *what):
+        if stream == streams.PACKETS:
+            on_its_way.set()
+            await taken.wait()
+        return await produce(broker, stream, *what)
+
+    monkeypatch.setattr(Broker, "produce", late)
+    await read(edge, 8)
+    sending = asyncio.create_task(edge.sleep.round())
+    async with asyncio.timeout(10):
+        await on_its_way.wait()
+        done = await edge.interactions.forget("anonymous", "q0")
+    assert (done.withdrawn, [each.sequence for each in done.left]) == ((), [0])
+    taken.set()
+    await sending
+    assert (len(await packets(redis)), len(edge.node.record.packets("sent"))) == (1, 1)
+
+
+async def test_a_packet_that_is_withdrawn_before_its_turn_to_leave_does_not_leave(edge, redis, monkeypatch):
+    looked_up = edge.node.record.packets
+
+    def then_forgotten(*statuses):
+        found = looked_up(*statuses)
+        if statuses == ("pending",) and found:
+            forget(edge.node.record, "anonymous", "q0")
+        return found
+
+    await read(edge, 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.node.record, "packets", then_forgotten)
+        await edge.sleep.round()
+    assert (await packets(redis), looked_up("pending", "sent")) == ([], [])
 
 
 async def test_a_rejected_text_is_not_learned(edge, redis, home):

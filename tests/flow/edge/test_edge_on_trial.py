@@ -1,5 +1,6 @@
 """A bundle on trial on a running edge: kept, or gone back from, with what it had learned and what packets brought."""
 
+import asyncio
 import contextlib
 import time
 
@@ -71,6 +72,22 @@ async def test_a_bundle_that_serves_well_is_good_once_its_window_ends(edge, publ
     assert f"{TEXTS} answers in 60 s; reads" in told.reason
     assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "good")]
     assert metrics.REGISTRY.get_sample_value("qig_bundle_on_trial") == 0.0
+
+
+@pytest.mark.parametrize("set_s", [86_400.0, -86_400.0])
+async def test_a_clock_that_is_set_makes_a_window_neither_shorter_nor_longer(
+    edge, publisher, micro_parts, redis, clock, set_s
+):
+    steady_s = [0.0]
+    edge.node.steady = lambda: steady_s[0]
+    await publisher.release(micro_parts | {"notes.bin": b"two"})
+    await bundles_to(edge, redis)
+    clock[0] += set_s
+    await edge.bundles.watch()
+    assert edge.health.bundle.version == 2
+    steady_s[0] += edge.node.settings.health_s
+    await edge.bundles.watch()
+    assert edge.health.bundle is None
 
 
 async def test_fresh_text_is_read_once_the_oldest_first_and_so_much_at_a_look(edge):
@@ -180,6 +197,44 @@ async def test_a_bundle_that_takes_another_back_is_on_no_trial_after_a_kill_eith
     again = await life()
     assert (again.node.serving.bundle, again.health.bundle) == (3, None)
     assert again.bundles._slots.standing.good == again.node.serving.digest
+
+
+async def test_a_bad_bundle_is_gone_back_from_while_the_next_one_is_on_its_way(
+    on_trial, publisher, micro_parts, redis, monkeypatch
+):
+    get, on_its_way, here = Broker.get_blob, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args):
+        on_its_way.set()
+        await here.wait()
+        return await get(*args)
+
+    monkeypatch.setattr(Broker, "get_blob", slow)
+    await publisher.release(micro_parts | {"notes.bin": b"three"})
+    taking = asyncio.create_task(bundles_to(on_trial, redis))
+    async with asyncio.timeout(10):
+        await on_its_way.wait()
+        await read(on_trial, TEXTS)
+        await on_trial.bundles.watch()
+    assert on_trial.node.serving.bundle == 1
+    here.set()
+    await taking
+    assert (on_trial.node.serving.bundle, on_trial.health.before.bundle) == (3, 1)
+
+
+async def test_a_bad_bundle_is_gone_back_from_once_the_disk_has_room_again(on_trial, redis, monkeypatch):
+    await read(on_trial, TEXTS)
+
+    def full(*_):
+        raise Unavailable("disk_full", "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slots, "_stand", full)
+        with pytest.raises(Unavailable, match="disk_full"):
+            await on_trial.bundles.watch()
+    await on_trial.bundles.watch()
+    assert on_trial.node.serving.bundle == 1
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "reverted")]
 
 
 async def test_the_first_bundle_serves_on_where_there_is_nothing_to_go_back_to(edge, monkeypatch, redis, clock):

@@ -5,7 +5,7 @@ import pytest
 from edge_fleet import NODE, TEXT, answers, bundles_to, delivery_of
 
 from common.constants import PHASES, ROLES
-from common.errors import Rejected
+from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import metrics, streams
 from common.runtime.effects import follow
 from common.runtime.entries import Delivery, body_of
@@ -180,6 +180,24 @@ async def test_of_the_cancels_that_came_first_the_newest_are_remembered(edge, mo
     assert list(edge.queries._cancelled) == [("me", "q"), ("me", "new")]
 
 
+@pytest.mark.parametrize("error", [Unavailable("disk_full", "no space left"), Corrupt("not_a_record", "damaged")])
+async def test_a_disk_that_is_full_or_damaged_keeps_no_answer_from_its_client(edge, monkeypatch, caplog, error):
+    def refuse(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        for step in ("add", "answer_to"):
+            patch.setattr(edge.node.record.texts, step, refuse)
+        for deliveries in (1, 2):
+            query = Query(id=f"q{deliveries}", text=TEXT, max_tokens=2)
+            (sent,) = await edge.queries.on_query(Delivery(streams.QUERIES, "1-0", 1, deliveries, b""), query)
+            assert unpack(Answer, sent.message).completion_tokens == 2
+    assert sum("nothing is kept" in line for line in caplog.messages) == 1
+    assert edge.node.record.texts.fresh() == []
+    await edge.queries.on_query(delivery_of(), Query(id="later", text=TEXT, max_tokens=2))
+    assert [each.interactions for each in edge.node.record.texts.fresh()] == [1]
+
+
 @pytest.mark.parametrize(("age_s", "finish"), [(1.0, "read"), (2.0, "refused"), (3.0, "refused")])
 async def test_a_query_past_its_deadline_is_refused_with_the_time_to_ask_again(edge, clock, age_s, finish):
     at_ms = int(clock[0] * 1000)
@@ -211,6 +229,18 @@ async def test_a_query_without_three_times_the_expected_time_is_turned_away(edge
         made = unpack(Answer, sent.message)
         assert (sent.stream, sent.id, made.query_id) == (streams.answers("me"), f"{at_ms}-0", f"{at_ms}-0")
         assert (made.finish, made.problem.code, made.problem.retry_after_s >= 1) == ("refused", "deadline", True)
+
+
+@pytest.mark.parametrize("ahead_s", [3600.0, -3600.0])
+async def test_an_edge_whose_clock_is_wrong_holds_queries_to_their_deadlines(edge, clock, ahead_s):
+    at_ms = int(clock[0] * 1000)
+    query = Query(id="q", text=TEXT, max_tokens=0, deadline_s=2.0)
+    delivery = Delivery(streams.QUERIES, f"{at_ms}-0", at_ms, 1, b"", ahead_s=ahead_s)
+    for age_s, refused in ((1.0, False), (3.0, True)):
+        clock[0] = at_ms / 1000 + ahead_s + age_s
+        assert (edge.queries.turn_away(delivery, query, 0) is not None) == refused
+        (sent, *_) = await edge.queries.on_query(delivery, query.model_copy(update={"id": f"q{age_s}"}))
+        assert (unpack(Answer, sent.message).finish == "refused") == refused
 
 
 async def test_a_query_without_a_deadline_is_never_turned_away(edge, monkeypatch):
