@@ -69,6 +69,31 @@ async def test_a_service_that_is_held_stays_down_until_it_is_restarted(alone, ev
         assert member.child.starts == 2
 
 
+async def test_a_service_whose_process_cannot_be_made_for_a_while_is_tried_again(
+    alone, tmp_path, monkeypatch, eventually
+):
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    script = str(Path(__file__).with_name("cli_service.py"))
+    monkeypatch.setattr(fleet, "service_command", lambda mode: [str(python), script, mode])
+    async with alone:
+        member = await alone.start("serve", "edge-1")
+        await alone.wait_ready("edge-1")
+        python.unlink()  # as while a new version is installed
+        await alone.kill("edge-1")
+        why = f"cannot be started ([Errno 2] No such file or directory: '{python}'); starts again in "
+        await eventually(lambda: why in member.child.reason)
+        python.symlink_to(sys.executable)
+        await alone.wait_ready("edge-1")
+
+
+async def test_a_log_that_cannot_be_written_is_one_clear_error(alone, tmp_path):
+    async with alone:
+        (tmp_path / "logs").touch()
+        with pytest.raises(Unavailable, match=f"home_unwritable: cannot write to {tmp_path}: File exists"):
+            await alone.start("serve", "edge-1")
+
+
 async def test_a_restart_of_a_running_service_is_a_new_process(alone):
     async with alone:
         member = await alone.start("serve", "edge-1")
