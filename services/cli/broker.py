@@ -19,9 +19,9 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-from common.errors import Rejected, Unavailable
+from common.errors import Rejected, Unavailable, said
 from common.runtime import access, embedded
-from common.runtime.connection import connect, greet
+from common.runtime.connection import AWAY, connect, greet
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import BROKER_URL_FILE, redacted, user_of, variable
 from services.cli import home as places
@@ -65,7 +65,8 @@ def own_url(home: Path) -> str | None:
 async def client(url: str) -> AsyncIterator[Redis]:
     """A client for one command: it gives up soon instead of waiting for an outage to end.
 
-    Raises Rejected: "bad_setting", and "broker_refused" for what the user in `url` may not do.
+    Raises Rejected: "bad_setting", and "broker_refused" for what the user in `url` may not do;
+    Unavailable("broker_away") for an outage that the command does not wait out itself.
     """
     try:
         redis = connect(url, retries=0)
@@ -79,6 +80,9 @@ async def client(url: str) -> AsyncIterator[Redis]:
                 f"{redacted(url)} does not allow it: {error}; the operator's address does (docs/broker.md, Rights)"
             )
             raise Rejected("broker_refused", message) from None
+        except AWAY as error:
+            message = f"the broker at {redacted(url)} went away: {said(error)}; try again once it is back"
+            raise Unavailable("broker_away", message) from None
 
 
 async def check_there(redis: Redis, url: str) -> None:

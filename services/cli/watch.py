@@ -15,7 +15,6 @@ from rich.live import Live
 from rich.table import Table
 
 from common.constants import PHI_MIN_TRANSITIONS
-from common.errors import Unavailable
 from common.runtime import streams
 from common.runtime.overview import StreamRow, depths, lately
 from common.runtime.settings import redacted
@@ -50,7 +49,7 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
         await check_there(redis, url)
         if json or once:
             while True:
-                seen = await _look_or_say(redis, url)
+                seen = await look(redis, time.time())
                 if json:
                     sys.stdout.write(as_json(seen) + "\n")
                     sys.stdout.flush()
@@ -68,15 +67,6 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
                 except RedisError as error:  # a broker that restarts is something to watch, not a reason to end
                     live.update(f"the broker at {plain(redacted(url))} is away: {plain(str(error))}", refresh=True)
                 await asyncio.sleep(every_s)
-
-
-async def _look_or_say(redis: Redis, url: str) -> Seen:
-    try:
-        return await look(redis, time.time())
-    except NoPermissionError:  # `client` says whose address to take
-        raise
-    except RedisError as error:
-        raise Unavailable("broker_away", f"the broker at {redacted(url)} went away: {error}; try again") from None
 
 
 async def look(redis: Redis, now_s: float) -> Seen:
