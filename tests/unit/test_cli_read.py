@@ -70,6 +70,25 @@ def test_a_text_on_standard_input_is_read(tmp_path, monkeypatch):
         given([read.Path("-")], tmp_path)
 
 
+@pytest.mark.parametrize("words", ["-", "na\udcefve"])  # piped, or typed in a terminal of Latin-1
+def test_a_question_that_is_no_utf_8_is_refused_with_what_converts_it(tmp_path, monkeypatch, words):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"na\xefve"), encoding="utf-8"))
+    with pytest.raises(Rejected, match=r"no_text: (standard input|the text) is no UTF-8 text \(byte 2\); .*iconv"):
+        ask.run({"text": words}, timeout_s=1.0, home=tmp_path, json=False)
+
+
+def test_words_are_taken_as_they_were_typed_whatever_the_locale():
+    assert ask.given("Φ".encode().decode("ascii", "surrogateescape")) == "Φ"
+
+
+def test_a_closed_standard_input_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(Rejected, match="no_text: standard input is closed"):
+        ask.run({"text": "-"}, timeout_s=1.0, home=tmp_path, json=False)
+    with pytest.raises(Rejected, match="no_text: standard input is closed"):
+        given([read.Path("-")], tmp_path)
+
+
 def test_a_question_that_is_too_long_is_sent_to_qig_read(tmp_path):
     with pytest.raises(Rejected, match=r"at most 16,384 characters, this one 16,385: .*read FILE --home"):
         ask.run({"text": "a" * (QUERY_MAX_CHARS + 1)}, timeout_s=1.0, home=tmp_path, json=False)
