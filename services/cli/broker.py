@@ -23,7 +23,7 @@ from common.errors import Rejected, Unavailable, said
 from common.runtime import access, embedded
 from common.runtime.connection import AWAY, connect, greet
 from common.runtime.rights import OPERATOR
-from common.runtime.settings import BROKER_URL_FILE, redacted, user_of, variable
+from common.runtime.settings import given_broker, redacted, user_of
 from services.cli import home as places
 from services.cli.child import ended
 
@@ -31,20 +31,12 @@ WATCH_EVERY_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
 
 
-def given_url(environ: Mapping[str, str] | None = None) -> str | None:
-    """The broker named in the environment, by QIG_BROKER_URL_FILE or QIG_BROKER_URL. Raises Rejected("bad_setting")."""
-    found = os.environ if environ is None else environ
-    if path := found.get(BROKER_URL_FILE):
-        try:
-            return Path(path).read_text(encoding="utf-8").strip() or None
-        except OSError as error:
-            raise Rejected("bad_setting", f"{BROKER_URL_FILE}={path}: {error.strerror}") from None
-    return found.get(variable("broker_url")) or None
-
-
 def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
-    """The broker to talk to: the environment's, else the one `qig up` started on this home. Raises Unavailable."""
-    url = given_url(environ) or own_url(home)
+    """The broker to talk to: the environment's, else the one `qig up` started on this home.
+
+    Raises Unavailable("no_broker"), Rejected("bad_setting").
+    """
+    url = given_broker(environ) or own_url(home)
     if url is None:
         near = places.running_near(home)
         there = "" if near is None else f"; a constellation runs on {near}: add --home {shlex.quote(str(near))}"

@@ -18,10 +18,10 @@ from rich.table import Table
 
 from common.errors import Unavailable
 from common.runtime import keys, settings, streams
-from common.runtime.settings import redacted, user_of, variable
+from common.runtime.settings import given_broker, redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
-from services.cli.broker import check_there, client, given_url
+from services.cli.broker import check_there, client
 from services.cli.child import die_with_parent
 from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet
 from services.cli.show import command, console, plain
@@ -68,12 +68,12 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
         out.print(
             f"home    {plain(str(home))}: what a killed `qig up` left there is still ending, wait ...", soft_wrap=True
         )
-    if given_url() is None and not places.broker_dir(home).is_dir():  # nothing was ever released here
+    if given_broker() is None and not places.broker_dir(home).is_dir():  # nothing was ever released here
         _first_ready_made(home)
     stopping = asyncio.Event()
     with _signals(stopping):
         broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
-        fleet = Fleet(home, broker_url=given_url(), broker_port=broker_port)
+        fleet = Fleet(home, broker_url=given_broker(), broker_port=broker_port)
         async with _entered(fleet, stopping) as is_up:
             if not is_up:
                 out.print("stopped; nothing was started")
@@ -119,8 +119,9 @@ async def _entered(fleet: Fleet, stopping: asyncio.Event) -> AsyncIterator[bool]
 
 def _check_settings() -> None:
     """What a service would refuse to start with is refused here. Raises Rejected."""
+    broker = given_broker() or "redis://127.0.0.1"  # where none is named each service is told ours
     for model in settings.MODELS:
-        settings.load(model, {variable("broker_url"): "redis://127.0.0.1"} | dict(os.environ))
+        settings.load(model, {**os.environ, variable("broker_url"): broker})
 
 
 def _check_ports(members: dict[str, tuple[str, int]]) -> None:
