@@ -47,7 +47,11 @@ def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
 
 
 def own_url(home: Path) -> str | None:
-    """The broker that `qig up` started on this home, with the operator's password where it has users."""
+    """The broker that `qig up` started on this home, with the operator's password where it has users; None where none
+    runs: what a machine that lost its power has left says only where one was, and another home's may be there now.
+    """
+    if not (places.is_locked(home) or embedded.is_running(places.broker_dir(home))):
+        return None
     url = places.read_broker(home)
     user = None if url is None else user_of(url)
     return url if url is None or user is None else access.login(home, user, url)
