@@ -21,6 +21,7 @@ from common.runtime import keys, settings, streams
 from common.runtime.settings import given_broker, redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
+from services.cli.app.command import NO_ROOM
 from services.cli.broker import check_there, client
 from services.cli.child import die_with_parent
 from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet
@@ -194,18 +195,29 @@ async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
                 if member.state == "refused":
                     reason = member.child.reason
                     raise Unavailable("refused", f"{node} does not start: {reason} (log: {member.child.log})")
-            if live is not None:
-                live.update(_table(rows), refresh=True)
-            else:
-                _say(rows, said, out)
-            _say_gone_back(rows, bundles, out)
-            if fleet.broker and fleet.broker.starts > lives:
-                lives = fleet.broker.starts
-                out.print(f"broker  {fleet.broker.ended}; started again, pid {fleet.broker.pid}")
-            if not greeted and all(row.reason is None for row in rows):
-                greeted = True
-                out.print(plain(_greeting(fleet, time.monotonic() - began_s)), soft_wrap=True)
+            with _while_there_is_room():
+                if live is not None:
+                    live.update(_table(rows), refresh=True)
+                else:
+                    _say(rows, said, out)
+                _say_gone_back(rows, bundles, out)
+                if fleet.broker and fleet.broker.starts > lives:
+                    lives = fleet.broker.starts
+                    out.print(f"broker  {fleet.broker.ended}; started again, pid {fleet.broker.pid}")
+                if not greeted and all(row.reason is None for row in rows):
+                    greeted = True
+                    out.print(plain(_greeting(fleet, time.monotonic() - began_s)), soft_wrap=True)
             await _pause(stopping, LOOK_EVERY_S)
+
+
+@contextmanager
+def _while_there_is_room() -> Iterator[None]:
+    """Lines may go to a file, and its disk be full for a while: no reason to end a fleet, which waits that out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
 
 
 async def _look(fleet: Fleet, node: str) -> Row:

@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import io
 import json
 import os
 import socket
@@ -8,12 +10,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from processes import is_alive
+from rich.console import Console
 
 from common.errors import Rejected, Unavailable
 from common.runtime import access, keys, streams
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import user_of
-from services.cli import child, fleet, home, probe, watch
+from services.cli import child, fleet, home, probe, up, watch
 from services.cli.broker import check_there, client, find_url
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +95,30 @@ async def test_a_log_that_cannot_be_written_is_one_clear_error(alone, tmp_path):
         (tmp_path / "logs").touch()
         with pytest.raises(Unavailable, match=f"home_unwritable: cannot write to {tmp_path}: File exists"):
             await alone.start("serve", "edge-1")
+
+
+async def test_a_fleet_goes_on_while_the_disk_is_full_that_its_lines_go_to(alone, eventually):
+    disk, stopping = Disk(), asyncio.Event()
+    async with alone:
+        await alone.start("serve", "edge-1")
+        shown = asyncio.create_task(up._show(alone, Console(file=disk), stopping))
+        await eventually(lambda: disk.refused > 1)
+        disk.is_full = False
+        await alone.kill("edge-1", hold=True)
+        await eventually(lambda: "edge-1  ended by SIGKILL" in disk.getvalue())
+        stopping.set()
+        await shown
+
+
+class Disk(io.StringIO):
+    is_full = True
+    refused = 0
+
+    def write(self, text):
+        if self.is_full:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
 
 
 async def test_a_restart_of_a_running_service_is_a_new_process(alone):

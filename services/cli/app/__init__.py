@@ -8,7 +8,6 @@ take seconds, `qig --help` takes a fifth of one. Each has a function `run` whose
 """
 
 import codecs
-import errno
 import io
 import json
 import os
@@ -325,7 +324,7 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 def _told(error: Exception) -> Exception:
     """A disk that is full is no bug, wherever it is met: the output may be a file on it."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in command.NO_ROOM:
         where = error.filename or "the output, or a file"
         return Unavailable("disk_full", f"cannot write {where}: {error.strerror}; make room there, and run it again")
     return error
