@@ -36,7 +36,7 @@ _NO_BUNDLE: Final = "waits for the first bundle"
 _SILENT: Final = re.compile(r": not seen for (\d+) s$")
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,18 +330,20 @@ def _no_live() -> Iterator[None]:
 
 @contextmanager
 def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM, or a closed terminal) stops in good order, the second at once."""
+    """The first Ctrl-C (or SIGTERM, or a closed terminal, but below nohup) stops in good order, the second at once."""
     loop = asyncio.get_running_loop()
+    is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = _STOPS if is_kept else (*_STOPS, signal.SIGHUP)
 
     def stop() -> None:
         stopping.set()
-        for number in _SIGNALS:
+        for number in numbers:
             loop.remove_signal_handler(number)
 
-    for number in _SIGNALS:
+    for number in numbers:
         loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in _SIGNALS:
+        for number in numbers:
             loop.remove_signal_handler(number)
