@@ -63,14 +63,22 @@ def run(files: Sequence[Path], *, store: bool, timeout_s: float, home: Path, jso
                 )
             )
     except KeyboardInterrupt:
-        sys.stderr.write(f"cancelled: {read} of {len(texts)} texts were read; what an edge has read is learned\n")
+        sys.stderr.write(f"cancelled: {_so_far(read, len(texts), store=store)}\n")
         return EXIT_INTERRUPTED
+    except (Rejected, Unavailable) as error:
+        if not read:
+            raise
+        raise type(error)(error.code, f"{error.message}; {_so_far(read, len(texts), store=store)}") from error
     found = reading(answers)
     if json:
         sys.stdout.write(codec.dumps(asdict(found)) + "\n")
     else:
         console().print(plain("\n".join(_lines(found, store, home))), soft_wrap=True)
     return 0
+
+
+def _so_far(read: int, texts: int, *, store: bool) -> str:
+    return f"{read} of {texts} texts were read" + ("; what an edge has read is learned" if store else "")
 
 
 def pieces(text: str, size: int = PIECE_CHARS) -> Iterator[str]:

@@ -111,6 +111,22 @@ def test_who_gave_a_text_that_is_not_to_be_learned_is_told_nothing_of_it(tmp_pat
     assert len(list(read._lines(read.reading([answer(1.0, 120_000, "edge-1", 3)]), False, tmp_path))) == 1
 
 
+@pytest.mark.parametrize(("read_before", "told"), [(0, "nobody"), (2, "nobody; 2 of 5 texts were read; what an edge")])
+def test_what_fails_half_way_says_how_much_was_read(tmp_path, monkeypatch, read_before, told):
+    async def fails(_url, _texts, *, tell, **_):
+        for number in range(read_before):
+            tell(number + 1)
+        raise Unavailable("no_answer", "nobody")
+
+    monkeypatch.setattr(read, "find_url", str)
+    monkeypatch.setattr(read, "_read", fails)
+    (tmp_path / "long").write_text("word " * read.PIECE_CHARS)
+    with pytest.raises(Unavailable) as failed:
+        given([tmp_path / "long"], tmp_path)
+    assert failed.value.message.startswith(told)
+    assert ("texts were read" in failed.value.message) == bool(read_before)
+
+
 def test_who_cancels_is_told_how_many_of_the_texts_were_read(tmp_path, monkeypatch, capsys):
     async def cancelled_after_the_first(_url, _texts, *, tell, **_):
         tell(1)
@@ -120,4 +136,6 @@ def test_who_cancels_is_told_how_many_of_the_texts_were_read(tmp_path, monkeypat
     monkeypatch.setattr(read, "_read", cancelled_after_the_first)
     (tmp_path / "long").write_text("word " * read.PIECE_CHARS)  # five pieces
     assert given([tmp_path / "long"], tmp_path) == EXIT_INTERRUPTED
-    assert "cancelled: 1 of 5 texts were read" in capsys.readouterr().err
+    assert "cancelled: 1 of 5 texts were read; what an edge has read is learned" in capsys.readouterr().err
+    read.run([tmp_path / "long"], store=False, timeout_s=1.0, home=tmp_path, json=False)
+    assert "cancelled: 1 of 5 texts were read\n" in capsys.readouterr().err
