@@ -24,6 +24,7 @@ from services.cli import genesis, probe
 from services.cli import home as places
 from services.cli.broker import check_there, client, own_url
 from services.cli.fleet import HOST
+from services.cli.show import command
 from services.cli.up import plan
 
 PYTHON_MIN: Final = (3, 11)
@@ -171,8 +172,9 @@ def ports(home: Path, port: int) -> Check:
         try:
             probe.check_port(HOST, number, "")
         except QigError:
-            value, last = f"{number} is taken, {node} would need it", max(wanted.values())
-            return Check("ports", ok=False, value=value, fix=f"stop what uses it, or: qig up --port {last + 1}")
+            value, others = f"{number} is taken, {node} would need it", max(wanted.values()) + 1
+            fix = f"stop what uses it, or: {command(f'up --port {others}', home)}"
+            return Check("ports", ok=False, value=value, fix=fix)
     return Check("ports", ok=True, value=f"{min(wanted.values())} to {max(wanted.values())} are free")
 
 

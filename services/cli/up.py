@@ -79,7 +79,7 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
             if not is_up:
                 out.print("stopped; nothing was started")
                 return 0
-            _check_ports(members)
+            _check_ports(members, home)
             made = keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
             keys.make_secret(home)
             how = "made now, with new keys" if keys.root_path(home) in made else "as it was left"
@@ -91,7 +91,7 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
                 await fleet.start(service, node, port=port, **extra)
             await _show(fleet, out, stopping)
             out.print("stopping: every process finishes what is in flight ...")
-    out.print("stopped; the state is kept, and `qig up` goes on from it")
+    out.print(plain(f"stopped; the state is kept, and {command('up', home)} goes on from it"), soft_wrap=True)
     return 0
 
 
@@ -125,13 +125,11 @@ def _check_settings() -> None:
         settings.load(model, {**os.environ, variable("broker_url"): broker})
 
 
-def _check_ports(members: dict[str, tuple[str, int]]) -> None:
-    last = max(port for _, port in members.values())
+def _check_ports(members: dict[str, tuple[str, int]], home: Path) -> None:
+    others = command(f"up --port {max(port for _, port in members.values()) + 1}", home)
     for node, (_, port) in members.items():
         if port:
-            probe.check_port(
-                HOST, port, f"{node} needs it: stop what uses it, or choose others: qig up --port {last + 1}"
-            )
+            probe.check_port(HOST, port, f"{node} needs it: stop what uses it, or choose others: {others}")
 
 
 async def _first_constellation(fleet: Fleet, home: Path, stopping: asyncio.Event) -> Path:

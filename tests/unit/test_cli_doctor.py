@@ -70,7 +70,7 @@ def test_a_taken_port_is_named_with_ports_that_may_be_free(tmp_path):
         port = taken.getsockname()[1]
         check = examine.ports(tmp_path, port)
     assert (check.ok, check.value) == (False, f"{port} is taken, edge-1 would need it")
-    assert check.fix.endswith(f"qig up --port {port + 5}")
+    assert check.fix.endswith(f" up --port {port + 5} --home {tmp_path}")  # of this home, not of another
 
 
 def test_a_broker_that_is_named_and_does_not_answer_fails_without_its_password(tmp_path):
