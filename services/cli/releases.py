@@ -13,8 +13,7 @@ from typing import Final, Literal
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from common.runtime import streams
-from common.runtime.overview import lately
+from common.runtime.overview import heard
 from common.trust.rings import EVERYBODY
 from common.wire import bundle as bundles
 from common.wire.messages import Bundle, Figure, Heartbeat
@@ -68,7 +67,7 @@ async def _look(url: str, home: Path) -> list[Row]:
         await check_there(redis, url)
         known = await released(redis, home)
         taken_back = set(await refused(redis))
-        beats, _ = await lately(redis, streams.HEART, Heartbeat)
+        beats = await heard(redis)
     return rows(known, taken_back, beats, time.time())
 
 

@@ -15,8 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.constants import PHI_MIN_TRANSITIONS
-from common.runtime import streams
-from common.runtime.overview import StreamRow, depths, lately
+from common.runtime.overview import StreamRow, depths, heard
 from common.runtime.settings import redacted
 from common.wire.messages import Heartbeat
 from services.cli.broker import check_there, client, find_url
@@ -71,7 +70,7 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
 
 async def look(redis: Redis, now_s: float) -> Seen:
     """Read the heartbeats and the streams."""
-    beats, _ = await lately(redis, streams.HEART, Heartbeat)
+    beats = await heard(redis)
     newest = {(beat.service, beat.node): beat for beat in beats}
     return Seen(now_s, tuple(newest[name] for name in sorted(newest)), await depths(redis))
 
