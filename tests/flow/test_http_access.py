@@ -153,11 +153,13 @@ async def test_a_key_that_asks_too_often_is_told_when_to_ask_again(keyed, redis,
     assert int(third.headers["retry-after-ms"]) <= 60_000
 
 
-async def test_requests_are_answered_uncounted_while_the_broker_is_away(tmp_path):
+async def test_requests_are_answered_uncounted_while_the_broker_is_away(tmp_path, monkeypatch):
     running = embedded.start(tmp_path)
     rates = Rates(running.url, per_minute=1)
-    assert (await rates.hit("kiosk", time.time())).allowed
-    assert not (await rates.hit("kiosk", time.time())).allowed
+    with monkeypatch.context() as patient:
+        patient.setattr("common.runtime.rates.LOOK_TIMEOUT_S", 10.0)  # a busy machine counts late, and must count here
+        assert (await rates.hit("kiosk", time.time())).allowed
+        assert not (await rates.hit("kiosk", time.time())).allowed
     running.stop()
     began_s = time.monotonic()
     assert await rates.hit("kiosk", time.time()) is None

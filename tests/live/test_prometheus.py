@@ -143,7 +143,8 @@ async def asked(micro_parts, tmp_path_factory):
                 await lively.read(desk, 3)  # whichever edge takes them
                 return await found.has_data("qig_spread_rad")
 
-            await until(both_brought_text_of_a_domain, "one batch with text of both edges", DEADLINE_S)
+            # No faster than it scrapes: on a busy machine a flood of text keeps it from that.
+            await until(both_brought_text_of_a_domain, "one batch with text of both edges", DEADLINE_S, look_s=1.0)
             await lively.newest_on_both_edges(first.version)
             found.home = lively.home
             yield found
