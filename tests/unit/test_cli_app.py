@@ -162,6 +162,12 @@ def test_a_full_disk_is_no_bug(end, capsys, file, where):
     assert capsys.readouterr().err == said
 
 
+def test_a_folder_of_another_user_is_no_bug(end, capsys):
+    assert end(PermissionError(errno.EACCES, "Permission denied", "/root/.qig"), "nodes") == 3
+    said = "error: cannot use /root/.qig: Permission denied; run it as whom it belongs to, or name another (--home)"
+    assert capsys.readouterr().err == f"{said} (not_permitted)\n"
+
+
 @pytest.mark.parametrize(
     ("encoding", "shown"),
     [

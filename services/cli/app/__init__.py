@@ -323,10 +323,15 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 def _told(error: Exception) -> Exception:
-    """A disk that is full is no bug, wherever it is met: the output may be a file on it."""
+    """A disk that is full is no bug, wherever it is met: the output may be a file on it. So is a folder that is not for
+    this user.
+    """
     if isinstance(error, OSError) and error.errno in command.NO_ROOM:
         where = error.filename or "the output, or a file"
         return Unavailable("disk_full", f"cannot write {where}: {error.strerror}; make room there, and run it again")
+    if isinstance(error, PermissionError) and error.filename:
+        what = f"cannot use {error.filename}: {error.strerror}"
+        return Unavailable("not_permitted", f"{what}; run it as whom it belongs to, or name another (--home)")
     return error
 
 
