@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 
 from common.errors import Rejected, Unavailable, said
 from common.runtime import access, embedded
-from common.runtime.connection import AWAY, connect, greet
+from common.runtime.connection import connect, greet, passes
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import given_broker, redacted, user_of
 from services.cli import home as places
@@ -62,7 +62,7 @@ async def client(url: str) -> AsyncIterator[Redis]:
     """A client for one command: it gives up soon instead of waiting for an outage to end.
 
     Raises Rejected: "bad_setting", and "broker_refused" for what the user in `url` may not do;
-    Unavailable("broker_away") for an outage that the command does not wait out itself.
+    Unavailable("broker_away", "broker_full") for what the command does not wait out itself.
     """
     try:
         redis = connect(url, retries=0)
@@ -76,7 +76,12 @@ async def client(url: str) -> AsyncIterator[Redis]:
                 f"{redacted(url)} does not allow it: {error}; the operator's address does (docs/broker.md, Rights)"
             )
             raise Rejected("broker_refused", message) from None
-        except AWAY as error:
+        except OutOfMemoryError:
+            message = f"the broker at {redacted(url)} has no memory left: try again once old work is done, or raise"
+            raise Unavailable("broker_full", f"{message} its maxmemory (docs/broker.md)") from None
+        except RedisError as error:
+            if not passes(error):
+                raise
             message = f"the broker at {redacted(url)} went away: {said(error)}; try again once it is back"
             raise Unavailable("broker_away", message) from None
 

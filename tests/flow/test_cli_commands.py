@@ -329,6 +329,19 @@ async def test_letters_for_which_there_is_no_room_stay_until_there_is(redis, bro
     assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0, {})
 
 
+async def test_letters_that_a_full_broker_does_not_take_back_stay(tmp_path):
+    running = embedded.start(tmp_path)
+    try:
+        async with client(running.url) as redis:
+            await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})
+            await redis.config_set("maxmemory", 1)
+            with pytest.raises(Unavailable, match=f"broker_full: the broker at {running.url} has no memory left"):
+                await dead._replay(streams.QUERIES, None, running.url)
+            assert await redis.xlen(streams.dead(streams.QUERIES)) == 1
+    finally:
+        running.stop()
+
+
 async def test_a_letter_that_is_not_there_is_said(redis, broker_url):
     with pytest.raises(Unavailable, match="no dead letter 1-1 of qig:queries"):
         await dead._replay(streams.QUERIES, "1-1", broker_url)
