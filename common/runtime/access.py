@@ -100,7 +100,7 @@ def login(home: Path, user: str, url: str) -> str:
 
 def users(home: Path) -> embedded.Users | None:
     """What an embedded broker of this home is started with; None where it has no users. Raises Unavailable."""
-    if not acl_path(home).exists():
+    if not _is_there(acl_path(home)):
         return None
     password = _password(home, rights.OPERATOR)
     if password is None:
@@ -119,7 +119,7 @@ def named(url: str, user: str) -> str:
 
 def _known(home: Path) -> UserList:
     path = acl_path(home)
-    return rights.user_list(_read(path)) if path.exists() else UserList({})
+    return rights.user_list(_read(path)) if _is_there(path) else UserList({})
 
 
 def _known_of(home: Path, user: str) -> UserList:
@@ -132,12 +132,12 @@ def _known_of(home: Path, user: str) -> UserList:
 
 def _password(home: Path, user: str) -> str | None:
     path = url_path(home, user)
-    return urlsplit(_read(path)).password if path.exists() else None
+    return urlsplit(_read(path)).password if _is_there(path) else None
 
 
 def _address(home: Path) -> SplitResult:
     path = url_path(home, rights.OPERATOR)
-    return urlsplit(_read(path) if path.exists() else DEFAULT_ADDRESS)
+    return urlsplit(_read(path) if _is_there(path) else DEFAULT_ADDRESS)
 
 
 def _checked(address: str) -> SplitResult:
@@ -158,17 +158,31 @@ def _hash(password: str) -> str:
 
 def _save(home: Path, users: UserList) -> list[Path]:
     path = acl_path(home)
-    if path.exists() and _read(path) == users.text.strip():
+    if _is_there(path) and _read(path) == users.text.strip():
         return []
     _write(path, users.text)
     return [path]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:  # a folder of another user, say
+        raise _unreadable(path, error) from None
+    return True
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise Unavailable("missing_key", f"cannot read {path}: {error.strerror}; give it back to this user") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> Unavailable:
+    return Unavailable("missing_key", f"cannot read {path}: {error.strerror}; give it back to this user")
 
 
 def _write(path: Path, text: str) -> None:

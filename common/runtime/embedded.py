@@ -130,6 +130,21 @@ def end(data_dir: Path) -> bool:
         os.close(lock)
 
 
+def is_running(data_dir: Path) -> bool:
+    """Whether a server runs on `data_dir` now, somebody's or nobody's any more."""
+    try:
+        lock = os.open(data_dir / _LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def _prepare(data_dir: Path) -> int:
     """A directory that can be written, has room, and is ours: the open, locked lock file."""
     try:

@@ -15,9 +15,11 @@ from common.runtime import streams
 from common.runtime.entries import body_of
 from common.wire.codec import unpack
 from common.wire.fields import Message
+from common.wire.messages import Heartbeat
 
 M = TypeVar("M", bound=Message)
 READ_MAX: Final = 1_000
+BEATING: Final = READ_MAX // 12  # of as many a minute of heartbeats is among the newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,16 @@ async def lately(
         except Rejected:
             continue
     return told, after
+
+
+async def heard(redis: Redis) -> Sequence[Heartbeat]:
+    """Heartbeats, oldest first: the newest READ_MAX; all that are kept where those are of more than BEATING services,
+    which would leave out who fell silent a moment ago, and of a thousand who did not. Raises RedisError.
+    """
+    beats, _ = await lately(redis, streams.HEART, Heartbeat, most=READ_MAX)
+    if len({(beat.service, beat.node) for beat in beats}) <= BEATING:
+        return beats
+    return (await lately(redis, streams.HEART, Heartbeat, most=streams.retention(streams.HEART).entries))[0]
 
 
 async def _depth(redis: Redis, stream: str) -> StreamRow:

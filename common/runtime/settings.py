@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from common.errors import Rejected
+from common.errors import Rejected, said
 from common.runtime import address
 
 PREFIX: Final = "QIG_"
@@ -261,8 +261,19 @@ def load(model: type[S], environ: Mapping[str, str] | None = None) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         name = variable(str(first["loc"][0]))
-        message = f"{name}={given.get(name, '')!r}: {first['msg'].lower()} (docs/settings.md)"
+        message = f"{name}={given.get(name, '')!r}: {first['msg'][:1].lower()}{first['msg'][1:]} (docs/settings.md)"
         raise Rejected("bad_setting", message) from None
+
+
+def given_broker(environ: Mapping[str, str] | None = None) -> str | None:
+    """The broker's address, by QIG_BROKER_URL_FILE or QIG_BROKER_URL; None where neither is set to anything.
+
+    Raises Rejected("bad_setting") for a file that holds none.
+    """
+    found = os.environ if environ is None else environ
+    if path := found.get(BROKER_URL_FILE):
+        return _read_secret(Path(path))
+    return found.get(variable("broker_url")) or None
 
 
 def traces_to(environ: Mapping[str, str] | None = None) -> str | None:
@@ -306,10 +317,10 @@ def markdown() -> str:
 
 def _railway_markdown() -> str:
     first, older = RAILWAY
-    said = "".join(f"| `{variable(field)}` | what `{name}` says |\n" for name, field in RAILWAY_SAYS.items())
+    rows = "".join(f"| `{variable(field)}` | what `{name}` says |\n" for name, field in RAILWAY_SAYS.items())
     return (
         f"\n## On Railway\n\nWhere `{first}` or `{older}` is set, these settings are what the platform says, whatever"
-        f" they are given.\n\n| variable | there |\n|---|---|\n{said}"
+        f" they are given.\n\n| variable | there |\n|---|---|\n{rows}"
         f"| `{variable('http_host')}` | `{EVERY_ADDRESS}`, every address of either IP |\n"
     )
 
@@ -320,8 +331,8 @@ def _railway(environ: Mapping[str, str]) -> dict[str, str]:
     """
     if not any(environ.get(name) for name in RAILWAY):
         return {}
-    said = {variable(field): environ[name] for name, field in RAILWAY_SAYS.items() if environ.get(name)}
-    return said | {variable("http_host"): EVERY_ADDRESS}
+    its = {variable(field): environ[name] for name, field in RAILWAY_SAYS.items() if environ.get(name)}
+    return its | {variable("http_host"): EVERY_ADDRESS}
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:
@@ -335,10 +346,8 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
 
 def _broker_url(given: Mapping[str, str]) -> str:
     """Raises Rejected("no_broker", "bad_setting")."""
-    url = given.get(variable("broker_url"), "")
-    if BROKER_URL_FILE in given:
-        url = _read_secret(Path(given[BROKER_URL_FILE]))
-    if not url:
+    url = given_broker(given)
+    if url is None:
         message = (
             "QIG_BROKER_URL is not set: `qig up` starts an embedded broker, or name yours (redis://127.0.0.1:6379)"
         )
@@ -352,6 +361,11 @@ def _broker_url(given: Mapping[str, str]) -> str:
 
 def _read_secret(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        if secret := path.read_text(encoding="utf-8").strip():
+            return secret
+        why = "it is empty"
     except OSError as error:
-        raise Rejected("bad_setting", f"{BROKER_URL_FILE}={path}: {error.strerror}") from None
+        why = error.strerror or said(error)
+    except UnicodeDecodeError:
+        why = "it is no UTF-8 text"
+    raise Rejected("bad_setting", f"{BROKER_URL_FILE}={path}: {why}; it holds the broker's address, in one line")

@@ -59,8 +59,26 @@ def run(fields: Mapping[str, object], *, timeout_s: float, home: Path, json: boo
 
 
 def given(text: str) -> str:
-    """The argument, or standard input for `-`."""
-    return sys.stdin.read() if text == "-" else text
+    """The argument, or standard input for `-`. Raises Rejected("no_text") for what is no UTF-8."""
+    if text == "-":
+        return decoded(standard_input(), "standard input")
+    return decoded(text.encode("utf-8", "surrogateescape"), "the text")  # as it was typed, whatever the locale
+
+
+def standard_input() -> bytes:
+    """All of it. Raises Rejected("no_text") where it is closed."""
+    if sys.stdin is None:
+        raise Rejected("no_text", "standard input is closed: give a text or a file, or a pipe for -")
+    return sys.stdin.buffer.read()
+
+
+def decoded(data: bytes, source: str) -> str:
+    """Text of `source`. Raises Rejected("no_text") with what converts it."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        how = "if it is text, convert it first: `iconv -f latin1 -t utf8`"
+        raise Rejected("no_text", f"{source} is no UTF-8 text (byte {error.start}); {how}") from None
 
 
 async def _ask(url: str, wishes: Mapping[str, Any], live: Console | None) -> Answer:

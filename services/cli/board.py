@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from redis.exceptions import RedisError
 from textual.app import App, ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, Header, Static
 
@@ -27,7 +27,11 @@ class Board(App[None]):
     #news.shown { display: block; }
     VerticalScroll { scrollbar-size-vertical: 1; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "Quit"), ("space", "pause", "Pause")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", show=False),  # as every other command; Textual would only name its own key
+        ("space", "pause", "Pause"),
+    ]
     ENABLE_COMMAND_PALETTE = False
 
     def __init__(self, look: Callable[[], Awaitable[Glance]], every_s: float) -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 
-from common.errors import Rejected, Unavailable
+from common.errors import Rejected, Unavailable, said
 from common.runtime import access, embedded
-from common.runtime.connection import connect, greet
+from common.runtime.connection import connect, greet, passes
 from common.runtime.rights import OPERATOR
-from common.runtime.settings import BROKER_URL_FILE, redacted, user_of, variable
+from common.runtime.settings import given_broker, redacted, user_of
 from services.cli import home as places
 from services.cli.child import ended
 
@@ -31,20 +31,12 @@ WATCH_EVERY_S: Final = 0.2
 BACKOFF_MAX_S: Final = 30.0
 
 
-def given_url(environ: Mapping[str, str] | None = None) -> str | None:
-    """The broker named in the environment, by QIG_BROKER_URL_FILE or QIG_BROKER_URL. Raises Rejected("bad_setting")."""
-    found = os.environ if environ is None else environ
-    if path := found.get(BROKER_URL_FILE):
-        try:
-            return Path(path).read_text(encoding="utf-8").strip() or None
-        except OSError as error:
-            raise Rejected("bad_setting", f"{BROKER_URL_FILE}={path}: {error.strerror}") from None
-    return found.get(variable("broker_url")) or None
-
-
 def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
-    """The broker to talk to: the environment's, else the one `qig up` started on this home. Raises Unavailable."""
-    url = given_url(environ) or own_url(home)
+    """The broker to talk to: the environment's, else the one `qig up` started on this home.
+
+    Raises Unavailable("no_broker"), Rejected("bad_setting").
+    """
+    url = given_broker(environ) or own_url(home)
     if url is None:
         near = places.running_near(home)
         there = "" if near is None else f"; a constellation runs on {near}: add --home {shlex.quote(str(near))}"
@@ -55,7 +47,11 @@ def find_url(home: Path, environ: Mapping[str, str] | None = None) -> str:
 
 
 def own_url(home: Path) -> str | None:
-    """The broker that `qig up` started on this home, with the operator's password where it has users."""
+    """The broker that `qig up` started on this home, with the operator's password where it has users; None where none
+    runs: what a machine that lost its power has left says only where one was, and another home's may be there now.
+    """
+    if not (places.is_locked(home) or embedded.is_running(places.broker_dir(home))):
+        return None
     url = places.read_broker(home)
     user = None if url is None else user_of(url)
     return url if url is None or user is None else access.login(home, user, url)
@@ -65,7 +61,8 @@ def own_url(home: Path) -> str | None:
 async def client(url: str) -> AsyncIterator[Redis]:
     """A client for one command: it gives up soon instead of waiting for an outage to end.
 
-    Raises Rejected: "bad_setting", and "broker_refused" for what the user in `url` may not do.
+    Raises Rejected: "bad_setting", and "broker_refused" for what the user in `url` may not do;
+    Unavailable("broker_away", "broker_full") for what the command does not wait out itself.
     """
     try:
         redis = connect(url, retries=0)
@@ -79,6 +76,14 @@ async def client(url: str) -> AsyncIterator[Redis]:
                 f"{redacted(url)} does not allow it: {error}; the operator's address does (docs/broker.md, Rights)"
             )
             raise Rejected("broker_refused", message) from None
+        except OutOfMemoryError:
+            message = f"the broker at {redacted(url)} has no memory left: try again once old work is done, or raise"
+            raise Unavailable("broker_full", f"{message} its maxmemory (docs/broker.md)") from None
+        except RedisError as error:
+            if not passes(error):
+                raise
+            message = f"the broker at {redacted(url)} went away: {said(error)}; try again once it is back"
+            raise Unavailable("broker_away", message) from None
 
 
 async def check_there(redis: Redis, url: str) -> None:

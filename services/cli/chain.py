@@ -35,11 +35,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A packet that an edge of this home keeps. ref: None while it was not sealed; queries: ids of those in it."""
+    """A packet that an edge of this home keeps. ref: None while it was not sealed; at_s: when it was sealed last, else
+    made; queries: ids of those in it.
+    """
 
     node: str
     packet: Sealed
     ref: PacketRef | None
+    at_s: float
     queries: tuple[str, ...]
 
 
@@ -80,7 +83,7 @@ def of_packet(made: Made | None, ref: PacketRef | None, centre: Centre) -> list[
     queries = () if made is None else made.queries
     if queries:
         said += f"; {len(queries)} queries are in it"
-    at_s = None if made is None else made.packet.at_s
+    at_s = None if made is None else made.at_s
     first = Step("packet", name, at_s, said, trace_id, queries[:CAUSES_MAX])
     return [first, *(step for each in names for step in of_candidate(each, centre))]
 

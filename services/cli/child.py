@@ -4,6 +4,7 @@
                          ├─ ended with 2 or 70 before it was ever ready ─▶ refused: somebody must change something
                          └─ stop ─▶ SIGTERM ─(30 s)─▶ SIGKILL ─▶ stopped
 
+Where no process can be made, for want of memory perhaps, that is the end of a life too, and it is tried again.
 It is in a session of its own: Ctrl-C reaches the command line alone, which stops everything in order. On Linux the
 kernel ends it (SIGTERM) when its parent dies without a word.
 """
@@ -18,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
-from common.errors import Unavailable
+from common.errors import Unavailable, said
 
 State = Literal["starting", "running", "waiting", "refused", "stopped"]
 
@@ -75,7 +76,7 @@ class Child:
         try:
             while not self._stopping:
                 began_s = clock()
-                code = await self._live()
+                code, why = await self._live()
                 if self._stopping:
                     break
                 if code in FINAL_CODES and not self.ready_in:
@@ -83,8 +84,8 @@ class Child:
                     pause_s = BACKOFF_FIRST_S
                     continue
                 pause_s = BACKOFF_FIRST_S if clock() - began_s > STEADY_S else pause_s
-                why = f"{ended(code)}; starts again in {pause_s:g} s"
-                hurried = await self._rest("waiting", why, None if self._held else pause_s)
+                after = f"{why}; starts again in {pause_s:g} s"
+                hurried = await self._rest("waiting", after, None if self._held else pause_s)
                 pause_s = BACKOFF_FIRST_S if hurried else min(2 * pause_s, BACKOFF_MAX_S)
         finally:
             await self._end()
@@ -125,23 +126,33 @@ class Child:
             return "it wrote nothing"
         return lines[-1].strip() if lines else "it wrote nothing"
 
-    async def _live(self) -> int:
-        handle = self._open_log()
+    async def _live(self) -> tuple[int | None, str]:
+        """One life: its code, and how it ended; no code where no process could be made."""
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, env=self._env, stdin=asyncio.subprocess.DEVNULL, stdout=handle, stderr=handle,
-                start_new_session=True, preexec_fn=die_with_parent(os.getpid()), pass_fds=self._inherited,
-            )  # fmt: skip
-        finally:
-            os.close(handle)
+            process = self._process = await self._begin()
+        except (OSError, Unavailable) as error:
+            self.starts += 1
+            await self._tell()
+            return None, f"cannot be started ({said(error)})"
         self.starts += 1
         self.state, self.reason = "running", ""
         await self._tell()
         if self._stopping:  # asked while the process was being made
             await self._end()
-        code = await self._process.wait()
+        code = await process.wait()
         await self._tell()
-        return code
+        return code, ended(code)
+
+    async def _begin(self) -> asyncio.subprocess.Process:
+        """Raises OSError, and what `open_log` raises."""
+        handle = self._open_log()
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command, env=self._env, stdin=asyncio.subprocess.DEVNULL, stdout=handle, stderr=handle,
+                start_new_session=True, preexec_fn=die_with_parent(os.getpid()), pass_fds=self._inherited,
+            )  # fmt: skip
+        finally:
+            os.close(handle)
 
     async def _rest(self, state: State, reason: str, pause_s: float | None) -> bool:
         """Wait until woken (True) or for `pause_s` (False); None: until woken."""

@@ -161,7 +161,8 @@ def _carried(outbox: str, body: bytes) -> list[str | bytes]:
 def _table(letters: list[tuple[str, DeadLetter | Unreadable]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("letter", "stream", "code", "tries", "bytes", "when", "reason"):
-        table.add_column(column, no_wrap=column == "letter", overflow="fold")
+        whole = column == "letter"
+        table.add_column(column, no_wrap=whole, overflow="ellipsis" if whole else "fold")
     for name, letter in letters:
         if isinstance(letter, Unreadable):
             table.add_row(name, letter.stream, letter.code, "", "", "", plain(letter.reason))

@@ -19,11 +19,12 @@ from redis.exceptions import RedisError
 
 from common.errors import QigError
 from common.runtime import embedded, keys, settings
-from common.runtime.settings import redacted
+from common.runtime.settings import given_broker, redacted, variable
 from services.cli import genesis, probe
 from services.cli import home as places
-from services.cli.broker import check_there, client, given_url, own_url
+from services.cli.broker import check_there, client, own_url
 from services.cli.fleet import HOST
+from services.cli.show import command
 from services.cli.up import plan
 
 PYTHON_MIN: Final = (3, 11)
@@ -152,12 +153,12 @@ def constellation(home: Path) -> Check:
 
 def readable_settings(environ: Mapping[str, str]) -> Check:
     """Whether every service would start with these settings."""
-    found = {"QIG_BROKER_URL": "redis://127.0.0.1", **environ}
-    for model in settings.MODELS:
-        try:
+    try:
+        found = {**environ, variable("broker_url"): given_broker(environ) or "redis://127.0.0.1"}
+        for model in settings.MODELS:
             settings.load(model, found)
-        except QigError as error:
-            return Check("settings", ok=False, value=error.message, fix="correct it, or unset it")
+    except QigError as error:
+        return Check("settings", ok=False, value=error.message, fix="correct it, or unset it")
     given = sum(name.startswith(settings.PREFIX) for name in environ)
     return Check("settings", ok=True, value=f"{given} from the environment, the others as they come")
 
@@ -171,8 +172,9 @@ def ports(home: Path, port: int) -> Check:
         try:
             probe.check_port(HOST, number, "")
         except QigError:
-            value, last = f"{number} is taken, {node} would need it", max(wanted.values())
-            return Check("ports", ok=False, value=value, fix=f"stop what uses it, or: qig up --port {last + 1}")
+            value, others = f"{number} is taken, {node} would need it", max(wanted.values()) + 1
+            fix = f"stop what uses it, or: {command(f'up --port {others}', home)}"
+            return Check("ports", ok=False, value=value, fix=fix)
     return Check("ports", ok=True, value=f"{min(wanted.values())} to {max(wanted.values())} are free")
 
 
@@ -196,7 +198,7 @@ def embedded_broker() -> Check:
 def broker(home: Path, environ: Mapping[str, str]) -> Check:
     """The broker that commands would talk to."""
     try:
-        url = given_url(environ)
+        url = given_broker(environ)
         if url is None and not places.is_locked(home):
             return Check("broker", ok=True, value="none named and none running: `qig up` starts one")
         url = url or own_url(home)

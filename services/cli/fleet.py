@@ -135,6 +135,7 @@ class Fleet:
         port = port or probe.free_port(HOST)
         probe.check_port(HOST, port, "stop what uses it, or choose others with --port")
         own = places.furnish(self.home, service, node)
+        os.close(places.open_log(self.home, node))  # what nobody can write is said now, to whoever starts it
         env = self._environment(service, own, node, port) | {
             variable(name): str(value) for name, value in settings.items()
         }

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from common.errors import Unavailable
 from common.runtime import keys
+from services.cli.show import command
 
 LOG_MAX_BYTES: Final = 16 * 1024 * 1024  # chosen: a log longer than this is set aside at the next start
 PROMETHEUS: Final = "prometheus.json"
@@ -64,7 +65,8 @@ def lock(home: Path) -> Iterator[None]:
     with _opened(home, _LOCK) as handle:
         if not _take(handle):
             pid = _named(handle) or "not known"
-            message = f"a constellation already runs on {home} (pid {pid}): `qig stop` ends it, or use another --home"
+            message = f"a constellation already runs on {home} (pid {pid})"
+            message += f": `{command('stop', home)}` ends it, or use another --home"
             raise Unavailable("already_running", message)
         _name(handle)
         try:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from common.errors import QigError
 from common.runtime import keys, streams
-from common.runtime.overview import lately
+from common.runtime.overview import heard, lately
 from common.wire.codec import parse
 from common.wire.messages import Applied, DeadLetter, Heartbeat
 from common.wire.packet import open_envelope
@@ -74,7 +74,7 @@ async def _look(url: str, home: Path) -> list[Row]:
     enrolled = {key.hex(): name for key, (name, _) in keys.load_enrolled(home).items()}
     async with client(url) as redis:
         await check_there(redis, url)
-        beats, _ = await lately(redis, streams.HEART, Heartbeat)
+        beats = await heard(redis)
         told, _ = await lately(redis, streams.APPLIED, Applied)
         letters, _ = await lately(redis, streams.dead(streams.PACKETS), DeadLetter)
         return rows(enrolled, await _standings(redis), beats, told, letters)

@@ -171,7 +171,10 @@ def _of_file(path: Path, home: Path, genesis: Path) -> Seen:
         raise Unavailable(
             "no_file", f"{path}: {error.strerror}; name a packet's sequence, or a file with one"
         ) from None
-    envelope = open_envelope(raw)
+    try:
+        envelope = open_envelope(raw)
+    except Rejected as error:
+        raise Rejected(error.code, f"{path} holds no whole packet: {error.message}") from error
     node, key = _signer(envelope, home)
     body = verify(envelope, key)
     ngrams = _read(envelope, body, home, genesis)

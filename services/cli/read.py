@@ -14,7 +14,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime.settings import AggregatorSettings, EdgeSettings
 from common.wire.inference import Answer
 from services.cli.app import EXIT_INTERRUPTED
-from services.cli.ask import explained
+from services.cli.ask import decoded, explained, standard_input
 from services.cli.broker import find_url
 from services.cli.show import command, console, plain, progress
 
@@ -63,14 +63,22 @@ def run(files: Sequence[Path], *, store: bool, timeout_s: float, home: Path, jso
                 )
             )
     except KeyboardInterrupt:
-        sys.stderr.write(f"cancelled: {read} of {len(texts)} texts were read; what an edge has read is learned\n")
+        sys.stderr.write(f"cancelled: {_so_far(read, len(texts), store=store)}\n")
         return EXIT_INTERRUPTED
+    except (Rejected, Unavailable) as error:
+        if not read:
+            raise
+        raise type(error)(error.code, f"{error.message}; {_so_far(read, len(texts), store=store)}") from error
     found = reading(answers)
     if json:
         sys.stdout.write(codec.dumps(asdict(found)) + "\n")
     else:
         console().print(plain("\n".join(_lines(found, store, home))), soft_wrap=True)
     return 0
+
+
+def _so_far(read: int, texts: int, *, store: bool) -> str:
+    return f"{read} of {texts} texts were read" + ("; what an edge has read is learned" if store else "")
 
 
 def pieces(text: str, size: int = PIECE_CHARS) -> Iterator[str]:
@@ -93,16 +101,14 @@ def _cut(head: str) -> int:
 
 
 def _text(file: Path) -> str:
+    source = "standard input" if str(file) == "-" else str(file)
     try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        text = data.decode("utf-8")
+        data = standard_input() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise Unavailable("no_file", f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        how = f"if it is text, convert it first: `iconv -f latin1 -t utf8 {file}`"
-        raise Rejected("no_text", f"{file} is no UTF-8 text (byte {error.start}); {how}") from None
+        raise Unavailable("no_file", f"cannot read {source}: {error.strerror}") from None
+    text = decoded(data, source)
     if "\0" in text:
-        raise Rejected("no_text", f"{file} is binary, no text: byte {data.index(0)} is NUL; give a text file")
+        raise Rejected("no_text", f"{source} is binary, no text: byte {data.index(0)} is NUL; give a text file")
     return text
 
 

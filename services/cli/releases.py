@@ -13,8 +13,7 @@ from typing import Final, Literal
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from common.runtime import streams
-from common.runtime.overview import lately
+from common.runtime.overview import heard
 from common.trust.rings import EVERYBODY
 from common.wire import bundle as bundles
 from common.wire.messages import Bundle, Figure, Heartbeat
@@ -68,7 +67,7 @@ async def _look(url: str, home: Path) -> list[Row]:
         await check_there(redis, url)
         known = await released(redis, home)
         taken_back = set(await refused(redis))
-        beats, _ = await lately(redis, streams.HEART, Heartbeat)
+        beats = await heard(redis)
     return rows(known, taken_back, beats, time.time())
 
 
@@ -117,7 +116,8 @@ def table(found: Sequence[Row], now_s: float) -> Table:
     """The rows, for people; in a terminal of 80 a state may fold, no figure."""
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name, justify in COLUMNS:
-        shown.add_column(name, justify=justify, no_wrap=name != "state", overflow="fold")
+        whole = name != "state"
+        shown.add_column(name, justify=justify, no_wrap=whole, overflow="ellipsis" if whole else "fold")
     for row in found:
         measured = row.brings_back is None and row.before is not None and row.after is not None
         shown.add_row(

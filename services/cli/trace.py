@@ -34,7 +34,7 @@ from services.cli.forget import edge_files
 from services.cli.show import console, plain
 from services.cli.why import refused, released
 from services.edge.http.asking import choice_ids
-from services.edge.record import read_asked, read_counted, read_packets
+from services.edge.record import Packet, read_asked, read_counted, read_packets
 from services.publisher.fleet import Fleet, fold
 
 ACCEPTED: Final = streams.side_key(streams.PACKETS, "accepted")  # the aggregator's
@@ -117,15 +117,15 @@ def _packets(home: Path) -> list[Made]:
 
 
 def _packets_of(file: Path) -> list[Made]:
-    return [
-        Made(
-            file.parent.name,
-            packet,
-            None if packet.raw is None else open_envelope(packet.raw).ref,
-            tuple(read_counted(file, packet.sequence)),
-        )
-        for packet in read_packets(file)[1]
-    ]
+    return [_made_of(file, packet) for packet in read_packets(file)[1]]
+
+
+def _made_of(file: Path, packet: Packet) -> Made:
+    queries = tuple(read_counted(file, packet.sequence))
+    if packet.raw is None:
+        return Made(file.parent.name, packet, None, packet.at_s, queries)
+    envelope = open_envelope(packet.raw)
+    return Made(file.parent.name, packet, envelope.ref, envelope.at_s, queries)
 
 
 def _files(home: Path) -> list[Path]:
@@ -189,7 +189,8 @@ async def _ended(redis: Redis) -> dict[PacketRef, str]:
 def _table(steps: list[Step]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("", "id", "when", "what", "trace"):
-        table.add_column(column, no_wrap=column in {"", "when", "trace"}, overflow="fold")
+        whole = column in {"", "when", "trace"}
+        table.add_column(column, no_wrap=whole, overflow="ellipsis" if whole else "fold")
     for step in steps:
         short = step.id[:SHOWN] if step.kind in {"batch", "candidate"} else step.id
         table.add_row(step.kind, plain(short), _when(step.at_s), plain(step.said), step.trace_id)

@@ -18,10 +18,11 @@ from rich.table import Table
 
 from common.errors import Unavailable
 from common.runtime import keys, settings, streams
-from common.runtime.settings import redacted, user_of, variable
+from common.runtime.settings import given_broker, redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
-from services.cli.broker import check_there, client, given_url
+from services.cli.app.command import NO_ROOM
+from services.cli.broker import check_there, client
 from services.cli.child import die_with_parent
 from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet
 from services.cli.show import command, console, plain
@@ -35,7 +36,7 @@ _NO_BUNDLE: Final = "waits for the first bundle"
 _SILENT: Final = re.compile(r": not seen for (\d+) s$")
 _CENTRE: Final = ("aggregator", "trainer", "publisher")
 _XADD: Final = """XADD qig:queries '*' __data__ '{"text":"The sea was calm","client":"me"}'"""
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +69,17 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
         out.print(
             f"home    {plain(str(home))}: what a killed `qig up` left there is still ending, wait ...", soft_wrap=True
         )
-    if given_url() is None and not places.broker_dir(home).is_dir():  # nothing was ever released here
+    if given_broker() is None and not places.broker_dir(home).is_dir():  # nothing was ever released here
         _first_ready_made(home)
     stopping = asyncio.Event()
     with _signals(stopping):
         broker_port = BROKER_PORT if any(port for _, port in members.values()) else 0
-        fleet = Fleet(home, broker_url=given_url(), broker_port=broker_port)
+        fleet = Fleet(home, broker_url=given_broker(), broker_port=broker_port)
         async with _entered(fleet, stopping) as is_up:
             if not is_up:
                 out.print("stopped; nothing was started")
                 return 0
-            _check_ports(members)
+            _check_ports(members, home)
             made = keys.init(home, [node for node, (service, _) in members.items() if service == "edge"])
             keys.make_secret(home)
             how = "made now, with new keys" if keys.root_path(home) in made else "as it was left"
@@ -90,7 +91,7 @@ async def _run(members: dict[str, tuple[str, int]], home: Path) -> int:
                 await fleet.start(service, node, port=port, **extra)
             await _show(fleet, out, stopping)
             out.print("stopping: every process finishes what is in flight ...")
-    out.print("stopped; the state is kept, and `qig up` goes on from it")
+    out.print(plain(f"stopped; the state is kept, and {command('up', home)} goes on from it"), soft_wrap=True)
     return 0
 
 
@@ -119,17 +120,16 @@ async def _entered(fleet: Fleet, stopping: asyncio.Event) -> AsyncIterator[bool]
 
 def _check_settings() -> None:
     """What a service would refuse to start with is refused here. Raises Rejected."""
+    broker = given_broker() or "redis://127.0.0.1"  # where none is named each service is told ours
     for model in settings.MODELS:
-        settings.load(model, {variable("broker_url"): "redis://127.0.0.1"} | dict(os.environ))
+        settings.load(model, {**os.environ, variable("broker_url"): broker})
 
 
-def _check_ports(members: dict[str, tuple[str, int]]) -> None:
-    last = max(port for _, port in members.values())
+def _check_ports(members: dict[str, tuple[str, int]], home: Path) -> None:
+    others = command(f"up --port {max(port for _, port in members.values()) + 1}", home)
     for node, (_, port) in members.items():
         if port:
-            probe.check_port(
-                HOST, port, f"{node} needs it: stop what uses it, or choose others: qig up --port {last + 1}"
-            )
+            probe.check_port(HOST, port, f"{node} needs it: stop what uses it, or choose others: {others}")
 
 
 async def _first_constellation(fleet: Fleet, home: Path, stopping: asyncio.Event) -> Path:
@@ -193,18 +193,29 @@ async def _show(fleet: Fleet, out: Console, stopping: asyncio.Event) -> None:
                 if member.state == "refused":
                     reason = member.child.reason
                     raise Unavailable("refused", f"{node} does not start: {reason} (log: {member.child.log})")
-            if live is not None:
-                live.update(_table(rows), refresh=True)
-            else:
-                _say(rows, said, out)
-            _say_gone_back(rows, bundles, out)
-            if fleet.broker and fleet.broker.starts > lives:
-                lives = fleet.broker.starts
-                out.print(f"broker  {fleet.broker.ended}; started again, pid {fleet.broker.pid}")
-            if not greeted and all(row.reason is None for row in rows):
-                greeted = True
-                out.print(plain(_greeting(fleet, time.monotonic() - began_s)), soft_wrap=True)
+            with _while_there_is_room():
+                if live is not None:
+                    live.update(_table(rows), refresh=True)
+                else:
+                    _say(rows, said, out)
+                _say_gone_back(rows, bundles, out)
+                if fleet.broker and fleet.broker.starts > lives:
+                    lives = fleet.broker.starts
+                    out.print(f"broker  {fleet.broker.ended}; started again, pid {fleet.broker.pid}")
+                if not greeted and all(row.reason is None for row in rows):
+                    greeted = True
+                    out.print(plain(_greeting(fleet, time.monotonic() - began_s)), soft_wrap=True)
             await _pause(stopping, LOOK_EVERY_S)
+
+
+@contextmanager
+def _while_there_is_room() -> Iterator[None]:
+    """Lines may go to a file, and its disk be full for a while: no reason to end a fleet, which waits that out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
 
 
 async def _look(fleet: Fleet, node: str) -> Row:
@@ -317,18 +328,20 @@ def _no_live() -> Iterator[None]:
 
 @contextmanager
 def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM, or a closed terminal) stops in good order, the second at once."""
+    """The first Ctrl-C (or SIGTERM, or a closed terminal, but below nohup) stops in good order, the second at once."""
     loop = asyncio.get_running_loop()
+    is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = _STOPS if is_kept else (*_STOPS, signal.SIGHUP)
 
     def stop() -> None:
         stopping.set()
-        for number in _SIGNALS:
+        for number in numbers:
             loop.remove_signal_handler(number)
 
-    for number in _SIGNALS:
+    for number in numbers:
         loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in _SIGNALS:
+        for number in numbers:
             loop.remove_signal_handler(number)

@@ -15,9 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.constants import PHI_MIN_TRANSITIONS
-from common.errors import Unavailable
-from common.runtime import streams
-from common.runtime.overview import StreamRow, depths, lately
+from common.runtime.overview import StreamRow, depths, heard
 from common.runtime.settings import redacted
 from common.wire.messages import Heartbeat
 from services.cli.broker import check_there, client, find_url
@@ -50,7 +48,7 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
         await check_there(redis, url)
         if json or once:
             while True:
-                seen = await _look_or_say(redis, url)
+                seen = await look(redis, time.time())
                 if json:
                     sys.stdout.write(as_json(seen) + "\n")
                     sys.stdout.flush()
@@ -70,18 +68,9 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
                 await asyncio.sleep(every_s)
 
 
-async def _look_or_say(redis: Redis, url: str) -> Seen:
-    try:
-        return await look(redis, time.time())
-    except NoPermissionError:  # `client` says whose address to take
-        raise
-    except RedisError as error:
-        raise Unavailable("broker_away", f"the broker at {redacted(url)} went away: {error}; try again") from None
-
-
 async def look(redis: Redis, now_s: float) -> Seen:
     """Read the heartbeats and the streams."""
-    beats, _ = await lately(redis, streams.HEART, Heartbeat)
+    beats = await heard(redis)
     newest = {(beat.service, beat.node): beat for beat in beats}
     return Seen(now_s, tuple(newest[name] for name in sorted(newest)), await depths(redis))
 

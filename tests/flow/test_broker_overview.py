@@ -1,6 +1,6 @@
 import pytest
 
-from common.runtime import streams
+from common.runtime import overview, streams
 from common.runtime.overview import depths, lately
 from common.wire.codec import pack
 from common.wire.messages import Heartbeat
@@ -38,6 +38,16 @@ async def test_what_is_none_of_ours_is_passed_and_not_read_again(redis):
     assert (seen, after is None) == ([], False)
     await beat(redis, 1)
     assert (await look(redis, after=after))[0] == ["edge-1"]
+
+
+@pytest.mark.parametrize(("services", "beats"), [(2, 5), (3, 7)])
+async def test_of_many_services_all_heartbeats_are_read_that_are_kept(redis, monkeypatch, services, beats):
+    monkeypatch.setattr(overview, "BEATING", 2)
+    monkeypatch.setattr(overview, "READ_MAX", 5)
+    await beat(redis, 0)
+    for number in range(6):
+        await beat(redis, number % services)
+    assert len(await overview.heard(redis)) == beats
 
 
 async def test_every_work_stream_has_a_row_before_anything_was_published(redis):

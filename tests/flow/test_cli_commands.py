@@ -15,7 +15,7 @@ from rich.console import Console
 
 from common.client import Reply
 from common.errors import Rejected, Unavailable
-from common.runtime import follower, relay, streams
+from common.runtime import embedded, follower, relay, streams
 from common.runtime.broker import Broker
 from common.runtime.effects import ID_MAX_BYTES, Send
 from common.wire.codec import pack, unpack
@@ -23,6 +23,7 @@ from common.wire.fields import MESSAGE_MAX_BYTES
 from common.wire.inference import Answer, Cancel, Query, RouteStep
 from common.wire.messages import DeadLetter, Heartbeat
 from services.cli import ask, dead, read, route, watch
+from services.cli.broker import check_there, client
 from services.trainer import folder
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +153,26 @@ async def test_a_question_that_waits_behind_others_says_how_many(redis, broker_u
 async def test_a_question_to_no_broker_says_what_to_do():
     with pytest.raises(Unavailable, match=r"broker_away: no broker answers at redis://127\.0\.0\.1:1 .*`qig up`"):
         await ask._ask("redis://127.0.0.1:1", HASTY, None)
+
+
+async def test_a_broker_that_went_away_while_a_question_waited_is_said():
+    nobody = Unavailable("no_answer", "no answer within 60 s")
+    message = r"broker_away: the broker at redis://127\.0\.0\.1:1 went away: .* try again once it is back"
+    with pytest.raises(Unavailable, match=message):
+        await ask.explained(nobody, "redis://127.0.0.1:1")
+
+
+async def test_a_broker_that_goes_away_under_a_command_is_one_clear_error(tmp_path):
+    running = embedded.start(tmp_path)
+
+    async def look():
+        async with client(running.url) as redis:
+            await check_there(redis, running.url)
+            running.stop()
+            await watch.look(redis, time.time())
+
+    with pytest.raises(Unavailable, match=f"broker_away: the broker at {running.url} went away: "):
+        await look()
 
 
 async def test_a_long_text_is_read_in_pieces_and_each_is_asked_for_no_answer(redis, broker_url, start_node):
@@ -306,6 +327,19 @@ async def test_letters_for_which_there_is_no_room_stay_until_there_is(redis, bro
     assert await redis.xlen(streams.dead(streams.PACKETS)) == 1
     await redis.delete(streams.PACKETS)
     assert await dead._replay(streams.PACKETS, None, broker_url) == (1, 0, {})
+
+
+async def test_letters_that_a_full_broker_does_not_take_back_stay(tmp_path):
+    running = embedded.start(tmp_path)
+    try:
+        async with client(running.url) as redis:
+            await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})
+            await redis.config_set("maxmemory", 1)
+            with pytest.raises(Unavailable, match=f"broker_full: the broker at {running.url} has no memory left"):
+                await dead._replay(streams.QUERIES, None, running.url)
+            assert await redis.xlen(streams.dead(streams.QUERIES)) == 1
+    finally:
+        running.stop()
 
 
 async def test_a_letter_that_is_not_there_is_said(redis, broker_url):

@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import io
 import json
 import os
 import socket
@@ -8,12 +10,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from processes import is_alive
+from rich.console import Console
 
 from common.errors import Rejected, Unavailable
 from common.runtime import access, keys, streams
 from common.runtime.rights import OPERATOR
 from common.runtime.settings import user_of
-from services.cli import child, fleet, home, probe, watch
+from services.cli import child, fleet, home, probe, up, watch
 from services.cli.broker import check_there, client, find_url
 
 pytestmark = pytest.mark.anyio
@@ -67,6 +70,55 @@ async def test_a_service_that_is_held_stays_down_until_it_is_restarted(alone, ev
         await alone.restart("edge-1")
         await alone.wait_ready("edge-1")
         assert member.child.starts == 2
+
+
+async def test_a_service_whose_process_cannot_be_made_for_a_while_is_tried_again(
+    alone, tmp_path, monkeypatch, eventually
+):
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    script = str(Path(__file__).with_name("cli_service.py"))
+    monkeypatch.setattr(fleet, "service_command", lambda mode: [str(python), script, mode])
+    async with alone:
+        member = await alone.start("serve", "edge-1")
+        await alone.wait_ready("edge-1")
+        python.unlink()  # as while a new version is installed
+        await alone.kill("edge-1")
+        why = f"cannot be started ([Errno 2] No such file or directory: '{python}'); starts again in "
+        await eventually(lambda: why in member.child.reason)
+        python.symlink_to(sys.executable)
+        await alone.wait_ready("edge-1")
+
+
+async def test_a_log_that_cannot_be_written_is_one_clear_error(alone, tmp_path):
+    async with alone:
+        (tmp_path / "logs").touch()
+        with pytest.raises(Unavailable, match=f"home_unwritable: cannot write to {tmp_path}: File exists"):
+            await alone.start("serve", "edge-1")
+
+
+async def test_a_fleet_goes_on_while_the_disk_is_full_that_its_lines_go_to(alone, eventually):
+    disk, stopping = Disk(), asyncio.Event()
+    async with alone:
+        await alone.start("serve", "edge-1")
+        shown = asyncio.create_task(up._show(alone, Console(file=disk), stopping))
+        await eventually(lambda: disk.refused > 1)
+        disk.is_full = False
+        await alone.kill("edge-1", hold=True)
+        await eventually(lambda: "edge-1  ended by SIGKILL" in disk.getvalue())
+        stopping.set()
+        await shown
+
+
+class Disk(io.StringIO):
+    is_full = True
+    refused = 0
+
+    def write(self, text):
+        if self.is_full:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
 
 
 async def test_a_restart_of_a_running_service_is_a_new_process(alone):

@@ -21,8 +21,8 @@ async def beat(centre, node, bundle, at_s=None):
     await centre.broker.redis.xadd(streams.HEART, {streams.DATA_FIELD: pack(told)})
 
 
-def text_of(found):
-    out = Console(width=100)
+def text_of(found, width=100):
+    out = Console(width=width)
     with out.capture() as shown:
         out.print(releases.table(found, found[0].at_s + 119))
     return [" ".join(line.split()) for line in shown.get().splitlines()]
@@ -52,6 +52,9 @@ async def test_each_release_says_where_it_serves_what_it_changed_and_whether_it_
         "bits_per_byte heart 3.000 2.000 taken back, on 1 edge",
         "bits_per_byte heart 3.000 2.000 on 1 edge",
     ]
+    cut = [word for word in " ".join(text_of(found, width=50)).split() if word.startswith(("3.", "2."))]
+    assert cut
+    assert all(word.endswith("…") for word in cut), "a figure that is cut without a word is a wrong one"
 
 
 async def test_a_release_that_brings_an_older_one_back_says_which_and_one_with_a_ring_how_far_it_is_open(centre):

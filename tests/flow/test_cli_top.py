@@ -135,7 +135,8 @@ async def test_the_board_shows_all_four_parts_a_broker_that_goes_away_and_its_re
         await eventually(lambda: not news.display)
 
 
-async def test_space_holds_the_board_and_q_ends_it(redis):
+@pytest.mark.parametrize("key", ["q", "ctrl+c"])
+async def test_space_holds_the_board_and_q_ends_it(redis, key):
     looks = []
 
     async def look():
@@ -150,8 +151,8 @@ async def test_space_holds_the_board_and_q_ends_it(redis):
         await pilot.press("space")
         await board.look()
         assert (board.sub_title, len(looks)) == ("", 2)
-        await pilot.press("q")
-    assert board.return_code == 0
+        await pilot.press(key)
+        assert board.return_code == 0
 
 
 def test_without_textual_it_says_what_to_install(monkeypatch, tmp_path):

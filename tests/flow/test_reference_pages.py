@@ -48,3 +48,7 @@ async def test_the_routes_are_all_shown(opened):
     described = json.loads((DOCS / "openapi.json").read_text(encoding="utf-8"))
     for path in described["paths"]:
         await expect(page.get_by_text(path, exact=True).first).to_be_attached()
+    for schema in ("CompletionRequest", "ChatRequest", "EmbeddingRequest", "Completion", "ErrorBody"):
+        for field in described["components"]["schemas"][schema]["properties"]:
+            await expect(page.get_by_text(field).first).to_be_attached()
+    await expect(page.get_by_text("recursive")).to_have_count(0)

@@ -137,6 +137,7 @@ def test_a_second_constellation_on_one_home_is_refused_and_stop_ends_the_first_i
         said = stop(home)
         assert first.wait(START_S) == 0
     assert line.startswith(f"error: a constellation already runs on {home} (pid {first.pid}): ")
+    assert f" stop --home {home}` ends it" in line  # without it another one would end
     assert line.endswith("(already_running)")
     assert f"pid {first.pid} on {home} stops" in said
     assert "stopped; the state is kept" in said
@@ -165,7 +166,8 @@ def test_up_names_the_port_that_is_taken_and_what_to_do(home):
     with taken_port() as port:
         line = refused(up(home, "--port", str(port)))
     assert line.startswith(f"error: port {port} on 127.0.0.1 cannot be used (Address already in use): edge-1 needs it")
-    assert "qig up --port" in line
+    assert " up --port " in line
+    assert f" --home {home}" in line  # without it another constellation would begin
 
 
 @pytest.mark.parametrize("service", ["edge", "aggregator"])

@@ -1,4 +1,7 @@
+import errno
 import inspect
+import io
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -150,6 +153,38 @@ def test_an_error_of_ours_is_one_line_with_its_code_and_an_exit_code_of_its_kind
 def test_a_bug_is_one_line_without_a_traceback(end, capsys):
     assert end(ZeroDivisionError("by\nnought"), "watch") == 4
     assert capsys.readouterr().err.startswith("error: ZeroDivisionError: by (bug): run it again as `qig --debug ...`")
+
+
+@pytest.mark.parametrize(("file", "where"), [(None, "the output, or a file"), ("/disk/f", "/disk/f")])
+def test_a_full_disk_is_no_bug(end, capsys, file, where):
+    assert end(OSError(errno.ENOSPC, "No space left on device", file), "nodes") == 3
+    said = f"error: cannot write {where}: No space left on device; make room there, and run it again (disk_full)\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_folder_of_another_user_is_no_bug(end, capsys):
+    assert end(PermissionError(errno.EACCES, "Permission denied", "/root/.qig"), "nodes") == 3
+    said = "error: cannot use /root/.qig: Permission denied; run it as whom it belongs to, or name another (--home)"
+    assert capsys.readouterr().err == f"{said} (not_permitted)\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("utf-8", r"Φ é 😀 \udcff"),
+        ("latin-1", r"\u03a6 é \ud83d\ude00 \udcff"),
+        ("ascii", r"\u03a6 \u00e9 \ud83d\ude00 \udcff"),
+    ],
+)
+def test_what_an_output_s_encoding_lacks_is_escaped_so_that_json_stays_the_same(monkeypatch, encoding, shown):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    cli.speak()
+    out.write('"Φ é 😀 \udcff"')
+    out.flush()
+    written = out.buffer.getvalue().decode(encoding)
+    assert written == f'"{shown}"'
+    assert json.loads(written) == "Φ é 😀 \udcff"
 
 
 def test_debug_shows_the_traceback(end):

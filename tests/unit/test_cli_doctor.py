@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from common.runtime import embedded, keys
-from services.cli import doctor, examine
+from services.cli import doctor, examine, up
 
 
 def test_a_package_that_is_not_at_its_pin_is_named_with_what_was_found():
@@ -59,12 +59,18 @@ def test_a_setting_that_would_stop_a_service_fails_here(environ):
     assert "QIG_STEPS" in check.value
 
 
+def test_a_broker_that_is_set_to_nothing_is_none_that_is_named(monkeypatch):
+    assert examine.readable_settings({"QIG_BROKER_URL": "", "QIG_BROKER_URL_FILE": ""}).ok
+    monkeypatch.setenv("QIG_BROKER_URL", "")
+    up._check_settings()  # raises nothing: each service is told the embedded one
+
+
 def test_a_taken_port_is_named_with_ports_that_may_be_free(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         check = examine.ports(tmp_path, port)
     assert (check.ok, check.value) == (False, f"{port} is taken, edge-1 would need it")
-    assert check.fix.endswith(f"qig up --port {port + 5}")
+    assert check.fix.endswith(f" up --port {port + 5} --home {tmp_path}")  # of this home, not of another
 
 
 def test_a_broker_that_is_named_and_does_not_answer_fails_without_its_password(tmp_path):

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from common.errors import Rejected, Unavailable
-from common.runtime import keys
+from common.runtime import embedded, keys
 from services.cli import broker, home, keyring, probe, show, train, up
 
 
@@ -48,8 +48,24 @@ def test_a_constellation_on_a_home_nearby_is_named(tmp_path):
 
 def test_the_broker_of_the_environment_comes_before_that_of_the_home(tmp_path):
     home.write_broker(tmp_path, "redis://127.0.0.1:1", 17)
-    assert broker.find_url(tmp_path, {}) == "redis://127.0.0.1:1"
-    assert broker.find_url(tmp_path, {"QIG_BROKER_URL": "redis://127.0.0.1:2"}) == "redis://127.0.0.1:2"
+    with home.lock(tmp_path):
+        assert broker.find_url(tmp_path, {}) == "redis://127.0.0.1:1"
+        assert broker.find_url(tmp_path, {"QIG_BROKER_URL": "redis://127.0.0.1:2"}) == "redis://127.0.0.1:2"
+
+
+def test_an_address_that_a_machine_without_power_has_left_is_nobody_s(tmp_path):
+    home.write_broker(tmp_path, "redis://127.0.0.1:1", 17)  # where another home's broker may listen now
+    with pytest.raises(Unavailable, match=rf"no_broker: .* {tmp_path} has none"):
+        broker.find_url(tmp_path, {})
+
+
+def test_a_broker_that_a_killed_fleet_has_left_is_found(tmp_path):
+    running = embedded.start(home.broker_dir(tmp_path))
+    try:
+        home.write_broker(tmp_path, running.url, running.pid)
+        assert broker.find_url(tmp_path, {}) == running.url
+    finally:
+        running.stop()
 
 
 def test_a_broker_url_by_file_comes_first(tmp_path):

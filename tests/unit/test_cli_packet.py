@@ -254,6 +254,13 @@ def test_a_forged_file_is_corrupt_and_a_missing_one_is_said(sleep, show, tmp_pat
         show(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("data", [b"", b"no packet"])
+def test_a_file_that_is_no_packet_is_named(show, tmp_path, data):
+    (tmp_path / "packet").write_bytes(data)
+    with pytest.raises(Rejected, match=f"{tmp_path}/packet holds no whole packet: Envelope"):
+        show(tmp_path / "packet")
+
+
 def test_a_token_that_no_coordizer_here_knows_is_shown_by_its_number(show, tmp_path):
     keys.edges_dir(tmp_path).mkdir(parents=True)
     (keys.edges_dir(tmp_path) / "kiosk.pub").write_text(bytes(packet_vectors.KEY.verify_key).hex())

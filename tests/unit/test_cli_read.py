@@ -70,6 +70,25 @@ def test_a_text_on_standard_input_is_read(tmp_path, monkeypatch):
         given([read.Path("-")], tmp_path)
 
 
+@pytest.mark.parametrize("words", ["-", "na\udcefve"])  # piped, or typed in a terminal of Latin-1
+def test_a_question_that_is_no_utf_8_is_refused_with_what_converts_it(tmp_path, monkeypatch, words):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"na\xefve"), encoding="utf-8"))
+    with pytest.raises(Rejected, match=r"no_text: (standard input|the text) is no UTF-8 text \(byte 2\); .*iconv"):
+        ask.run({"text": words}, timeout_s=1.0, home=tmp_path, json=False)
+
+
+def test_words_are_taken_as_they_were_typed_whatever_the_locale():
+    assert ask.given("Φ".encode().decode("ascii", "surrogateescape")) == "Φ"
+
+
+def test_a_closed_standard_input_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(Rejected, match="no_text: standard input is closed"):
+        ask.run({"text": "-"}, timeout_s=1.0, home=tmp_path, json=False)
+    with pytest.raises(Rejected, match="no_text: standard input is closed"):
+        given([read.Path("-")], tmp_path)
+
+
 def test_a_question_that_is_too_long_is_sent_to_qig_read(tmp_path):
     with pytest.raises(Rejected, match=r"at most 16,384 characters, this one 16,385: .*read FILE --home"):
         ask.run({"text": "a" * (QUERY_MAX_CHARS + 1)}, timeout_s=1.0, home=tmp_path, json=False)
@@ -92,6 +111,22 @@ def test_who_gave_a_text_that_is_not_to_be_learned_is_told_nothing_of_it(tmp_pat
     assert len(list(read._lines(read.reading([answer(1.0, 120_000, "edge-1", 3)]), False, tmp_path))) == 1
 
 
+@pytest.mark.parametrize(("read_before", "told"), [(0, "nobody"), (2, "nobody; 2 of 5 texts were read; what an edge")])
+def test_what_fails_half_way_says_how_much_was_read(tmp_path, monkeypatch, read_before, told):
+    async def fails(_url, _texts, *, tell, **_):
+        for number in range(read_before):
+            tell(number + 1)
+        raise Unavailable("no_answer", "nobody")
+
+    monkeypatch.setattr(read, "find_url", str)
+    monkeypatch.setattr(read, "_read", fails)
+    (tmp_path / "long").write_text("word " * read.PIECE_CHARS)
+    with pytest.raises(Unavailable) as failed:
+        given([tmp_path / "long"], tmp_path)
+    assert failed.value.message.startswith(told)
+    assert ("texts were read" in failed.value.message) == bool(read_before)
+
+
 def test_who_cancels_is_told_how_many_of_the_texts_were_read(tmp_path, monkeypatch, capsys):
     async def cancelled_after_the_first(_url, _texts, *, tell, **_):
         tell(1)
@@ -101,4 +136,6 @@ def test_who_cancels_is_told_how_many_of_the_texts_were_read(tmp_path, monkeypat
     monkeypatch.setattr(read, "_read", cancelled_after_the_first)
     (tmp_path / "long").write_text("word " * read.PIECE_CHARS)  # five pieces
     assert given([tmp_path / "long"], tmp_path) == EXIT_INTERRUPTED
-    assert "cancelled: 1 of 5 texts were read" in capsys.readouterr().err
+    assert "cancelled: 1 of 5 texts were read; what an edge has read is learned" in capsys.readouterr().err
+    read.run([tmp_path / "long"], store=False, timeout_s=1.0, home=tmp_path, json=False)
+    assert "cancelled: 1 of 5 texts were read\n" in capsys.readouterr().err

@@ -1,4 +1,7 @@
+import asyncio
 import io
+import os
+import signal
 
 import pytest
 from rich.console import Console
@@ -77,3 +80,20 @@ AWAY = "follower qig:bundles: the broker is away: TimeoutError"
 )
 def test_a_service_that_starts_is_said_to_start_and_an_edge_to_compile_its_first_bundle(reason, starting, shown):
     assert up._short(reason, "edge", starting=starting) == shown
+
+
+@pytest.mark.parametrize(("inherited", "stops"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_closed_terminal_stops_a_constellation_unless_nohup_started_it(inherited, stops):
+    async def closed():
+        stopping = asyncio.Event()
+        with up._signals(stopping):
+            os.kill(os.getpid(), signal.SIGHUP)
+            if stops:
+                await stopping.wait()
+            return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+    before = signal.signal(signal.SIGHUP, inherited)
+    try:
+        assert asyncio.run(closed()) == stops
+    finally:
+        signal.signal(signal.SIGHUP, before)

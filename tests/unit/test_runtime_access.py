@@ -1,6 +1,7 @@
 import hashlib
 import re
 import stat
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -186,3 +187,18 @@ def test_a_list_of_before_with_a_point_in_a_name_says_what_to_do_with_it(tmp_pat
             change(tmp_path)
     path.write_text(now)
     assert access.make(tmp_path) == []
+
+
+def test_users_in_a_folder_of_somebody_else_are_said_to_be_unreadable(tmp_path, monkeypatch):
+    access.make(tmp_path)
+    found = Path.stat
+
+    def refused(path, **given):
+        if access.folder(tmp_path) in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return found(path, **given)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    for asked in (access.make, access.users):
+        with pytest.raises(Unavailable, match=f"missing_key: cannot read {tmp_path}.*: Permission denied; give it"):
+            asked(tmp_path)

@@ -2,7 +2,7 @@ import pytest
 
 from common.errors import Rejected
 from common.runtime import settings
-from common.runtime.settings import SERVICES, AggregatorSettings, EdgeSettings, load
+from common.runtime.settings import SERVICES, AggregatorSettings, EdgeSettings, given_broker, load
 
 URL = {"QIG_BROKER_URL": "redis://127.0.0.1:1"}
 
@@ -64,6 +64,24 @@ def test_the_address_may_come_from_a_file(tmp_path):
     assert load(EdgeSettings, {"QIG_BROKER_URL_FILE": str(file)}).broker_url == "redis://:secret@x:1"
     with pytest.raises(Rejected, match="QIG_BROKER_URL_FILE"):
         load(EdgeSettings, {"QIG_BROKER_URL_FILE": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(("held", "why"), [(b"\n", "it is empty"), (b"\xff", "it is no UTF-8 text")])
+def test_a_file_that_holds_no_address_is_refused(tmp_path, held, why):
+    file = tmp_path / "url"
+    file.write_bytes(held)
+    with pytest.raises(Rejected, match=f"bad_setting: QIG_BROKER_URL_FILE={file}: {why}"):
+        given_broker({"QIG_BROKER_URL_FILE": str(file), "QIG_BROKER_URL": "redis://x:1"})
+
+
+def test_a_variable_that_is_set_to_nothing_names_no_broker():
+    assert given_broker({"QIG_BROKER_URL_FILE": "", "QIG_BROKER_URL": ""}) is None
+    assert load(EdgeSettings, {"QIG_BROKER_URL_FILE": "", "QIG_BROKER_URL": "redis://x:1"}).broker_url == "redis://x:1"
+
+
+def test_a_pattern_is_shown_as_it_is():
+    with pytest.raises(Rejected, match=r"QIG_NODE='a b': string should match pattern '\^\[A-Za-z0-9\]"):
+        load(EdgeSettings, URL | {"QIG_NODE": "a b"})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ A command's module is imported when the command runs, and never for help: numpy,
 take seconds, `qig --help` takes a fifth of one. Each has a function `run` whose parameters are the command's.
 """
 
+import codecs
+import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Annotated, Final, Literal
 import typer
 
 from common.constants import Role
-from common.errors import Corrupt, QigError, Rejected
+from common.errors import Corrupt, QigError, Rejected, Unavailable
 from services.cli.app import command, keys, text, traffic
 from services.cli.app.command import DEFAULT_HOME, Data, Genesis, Home, Json, Node
 
@@ -25,6 +28,7 @@ EXIT_UNAVAILABLE: Final = 3  # something is not there: a broker, a port, a file,
 EXIT_BUG: Final = 4
 EXIT_CORRUPT: Final = 70
 EXIT_INTERRUPTED: Final = 130
+_ESCAPED: Final = "qig-escaped"
 EXIT_CODES: Final[dict[int, str]] = {
     0: "done",
     EXIT_FAILED: "a check or a gate failed; the output says which",
@@ -291,13 +295,44 @@ def forget(
 def main() -> None:
     """The entry of the console script: an error of ours is one line on standard error, and an exit code."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: a second BLAS thread on a busy machine costs 30 times
+    speak()
     try:
         app()
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        sys.stderr.write(f"error: {_line(error)}\n")
-        sys.exit(exit_code(error))
+        told = _told(error)
+        sys.stderr.write(f"error: {_line(told)}\n")
+        sys.exit(exit_code(told))
+
+
+def speak() -> None:
+    """Have what an output's encoding lacks, as Latin-1 does Φ, escaped as JSON does: the same for a program, and
+    readable for a person.
+    """
+    codecs.register_error(_ESCAPED, _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ESCAPED)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+def _told(error: Exception) -> Exception:
+    """A disk that is full is no bug, wherever it is met: the output may be a file on it. So is a folder that is not for
+    this user.
+    """
+    if isinstance(error, OSError) and error.errno in command.NO_ROOM:
+        where = error.filename or "the output, or a file"
+        return Unavailable("disk_full", f"cannot write {where}: {error.strerror}; make room there, and run it again")
+    if isinstance(error, PermissionError) and error.filename:
+        what = f"cannot use {error.filename}: {error.strerror}"
+        return Unavailable("not_permitted", f"{what}; run it as whom it belongs to, or name another (--home)")
+    return error
 
 
 def exit_code(error: Exception) -> int:

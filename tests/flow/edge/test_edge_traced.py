@@ -28,6 +28,16 @@ async def test_a_query_leads_to_its_packet_and_the_packet_back_to_its_queries(ed
     assert TEXT.strip() not in repr((query, packet))
 
 
+async def test_a_packet_stands_where_it_left_and_not_where_a_bundle_was_heard_of(edge, redis, home):
+    await read(edge, 9)
+    await edge.sleep.round()
+    (sent,) = await packets(redis)
+    left_s = open_envelope(sent).at_s
+    edge.node.record.settle([0], {}, {}, cursor=None, at_s=left_s + 3600)
+    (step,) = trace.found(f"{NODE}:0", home, Centre())
+    assert step.at_s == left_s
+
+
 async def test_a_query_that_is_not_counted_says_why(edge, life, home, redis):
     await read(edge, 1)
     await edge.interactions.judge("anonymous", "q0", "rejected")
