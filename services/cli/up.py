@@ -126,7 +126,8 @@ def _check_settings() -> None:
 
 
 def _check_ports(members: dict[str, tuple[str, int]], home: Path) -> None:
-    others = command(f"up --port {max(port for _, port in members.values()) + 1}", home)
+    edges = sum(service == "edge" for service, _ in members.values())
+    others = command(f"up --edges {edges} --port {max(port for _, port in members.values()) + 1}", home)
     for node, (_, port) in members.items():
         if port:
             probe.check_port(HOST, port, f"{node} needs it: stop what uses it, or choose others: {others}")
