@@ -17,6 +17,7 @@ from common.coordizer import build, trace
 from common.coordizer import export as exports
 from common.coordizer.artifacts import Coordizer, digest, prefix
 from common.errors import Unavailable
+from services.cli import genesis as directory
 from services.cli.show import bar, console, number, plain, progress
 from services.cli.train import check_writable
 from services.trainer import coordizers
@@ -87,7 +88,7 @@ class Checkpoint:
 
 def export(*, folder: Path, out: Path, vocab_size: int | None) -> int:
     """The same ids for other people's loaders."""
-    made = coordizers.read(folder)
+    made = directory.coordizer(folder)
     made = made if vocab_size is None else prefix(made, vocab_size)
     files = {
         "tokenizer.json": exports.tokenizer_json(made),
@@ -106,7 +107,7 @@ def export(*, folder: Path, out: Path, vocab_size: int | None) -> int:
 
 def show(*, folder: Path, json: bool) -> int:
     """What is in an artifact; reading it checks it."""
-    made = coordizers.read(folder)
+    made = directory.coordizer(folder)
     if json:
         sys.stdout.write(json_text.dumps(_figures(made)) + "\n")
         return 0

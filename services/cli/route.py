@@ -21,7 +21,6 @@ from services.cli import genesis as directory
 from services.cli.ask import given
 from services.cli.gates import faculty_mass
 from services.cli.show import bar, console
-from services.trainer import coordizers
 from services.trainer.corpora import selection
 
 
@@ -33,7 +32,7 @@ def run(*, text: str, genesis: Path | None, home: Path, json: bool, coordizer: P
         basin = constellation.basin(ids)
         found = constellation.route(basin)
     else:
-        made = coordizers.read(coordizer)
+        made = directory.coordizer(coordizer)
         ids = _some(Encoder(made).encode(given(text)))
         basin = text_basin(ids, bearings(made.basins))
         found = Router(role_homes(made, data), margin_min_rad=MARGIN_MIN_RAD).route(basin)

@@ -21,10 +21,11 @@ from common.runtime.settings import TrainerSettings
 from common.wire.codec import unpack
 from common.wire.fields import MESSAGE_MAX_BYTES
 from common.wire.messages import Batch
+from services.cli import genesis as directory
 from services.cli.batch import FILE, PARENT
 from services.cli.home import unwritable
 from services.cli.show import console, plain, progress
-from services.trainer import coordizers, folder, text
+from services.trainer import folder, text
 
 if TYPE_CHECKING:
     from services.trainer.consolidate import Consolidated
@@ -37,7 +38,7 @@ def run(*, size: str, seed: int, out: Path, data: Path, coordizer: Path | None, 
     if size not in SIZES:
         raise Rejected("bad_size", f"no size {size[:80]!r}: choose from {', '.join(SIZES)}")
     corpora = text.load(data).corpora
-    given = None if coordizer is None else coordizers.read(coordizer)
+    given = None if coordizer is None else directory.coordizer(coordizer)
     check_torch()
     check_writable(out)
     from services.trainer import curves  # noqa: PLC0415 -- torch, which may be missing: the line above says so

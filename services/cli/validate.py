@@ -21,7 +21,7 @@ from services.cli import gates
 from services.cli import genesis as directory
 from services.cli.gates import Check
 from services.cli.show import console, number, plain, progress
-from services.trainer import coordizers, text
+from services.trainer import text
 from services.trainer.evaluate import Examiner, by_reader, instruments
 from services.trainer.steering import conversations, prompts
 from services.trainer.whole import whole
@@ -42,7 +42,7 @@ def run(*, genesis: Path | None, home: Path, data: Path, json: bool) -> int:
     with progress(stages) as tell:
         tell("load", 0.0)
         constellation = directory.load(genesis or directory.default(home))
-        shipped = coordizers.read(SHIPPED)
+        shipped = directory.coordizer(SHIPPED)
         held_out = text.load(data).held_out
         tell("load", 1.0)
         checks = measure(shipped, constellation, held_out, tell)

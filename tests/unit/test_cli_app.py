@@ -255,9 +255,13 @@ def test_no_home_and_no_key_is_made_in_a_wrong_folder(tmp_path, monkeypatch):
 def test_a_constellation_that_is_missed_in_a_wrong_folder_is_named_with_where_one_is(tmp_path, monkeypatch):
     with pytest.raises(Unavailable, match=r"or name another with --genesis$"):
         genesis.parts_of(tmp_path / "genesis")
+    with pytest.raises(Unavailable, match=r"no coordizer at .* makes one$"):
+        genesis.coordizer(tmp_path / "coordizer")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Unavailable, match=f"; one is shipped: run qig in its repository: cd {genesis.REPOSITORY}$"):
         genesis.parts_of(tmp_path / "genesis")
+    with pytest.raises(Unavailable, match=f"; one is shipped: run qig in its repository: cd {genesis.REPOSITORY}$"):
+        genesis.coordizer(tmp_path / "coordizer")
 
 
 def test_no_demo_begins_in_a_wrong_folder(tmp_path, monkeypatch):
