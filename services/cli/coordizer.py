@@ -18,7 +18,7 @@ from common.coordizer import export as exports
 from common.coordizer.artifacts import Coordizer, digest, prefix
 from common.errors import Unavailable
 from services.cli import genesis as directory
-from services.cli.show import bar, console, number, plain, progress
+from services.cli.show import Listing, bar, console, number, plain, progress
 from services.cli.train import check_writable
 from services.trainer import coordizers
 from services.trainer.corpora import selection
@@ -130,7 +130,7 @@ def _looks(made: Coordizer) -> tuple[trace.Look, ...]:
 
 
 def _table(looks: Sequence[trace.Look]) -> Table:
-    shown = Table(box=None, pad_edge=False)
+    shown = Listing()
     for column in ("ids", "phi", "", "phi by midpoints"):
         shown.add_column(column, justify="left" if not column else "right")
     for look in looks:

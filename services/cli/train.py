@@ -12,8 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.table import Table
-
 from common.constellation.paths import DOMAINS
 from common.errors import Rejected, Unavailable
 from common.kernels.spec import SIZES
@@ -24,7 +22,7 @@ from common.wire.messages import Batch
 from services.cli import genesis as directory
 from services.cli.batch import FILE, PARENT
 from services.cli.home import unwritable
-from services.cli.show import console, plain, progress
+from services.cli.show import Listing, console, plain, progress
 from services.trainer import folder, text
 
 if TYPE_CHECKING:
@@ -127,7 +125,7 @@ def _tell(made: "Consolidated", parent: Mapping[str, bytes], out: Path, *, json:
         told = {"out": str(out), "changed": changed, "guards": list(made.guards)}
         sys.stdout.write(json_text.dumps(told) + "\n")
         return
-    table = Table("figure", "domain", "before", "after", "unit", "change, 95 %", box=None, pad_edge=False)
+    table = Listing("figure", "domain", "before", "after", "unit", "change, 95 %")
     for figure in made.figures:
         before = "" if figure.before is None else f"{figure.before:.4f}"
         sure = "" if figure.low is None else f"{figure.low:+.4f} to {figure.high:+.4f}"

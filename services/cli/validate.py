@@ -20,7 +20,7 @@ from common.coordizer.artifacts import Coordizer
 from services.cli import gates
 from services.cli import genesis as directory
 from services.cli.gates import Check
-from services.cli.show import console, number, plain, progress
+from services.cli.show import Listing, console, number, plain, progress
 from services.trainer import text
 from services.trainer.evaluate import Examiner, by_reader, instruments
 from services.trainer.steering import conversations, prompts
@@ -93,7 +93,7 @@ def measure(
 
 def table(checks: Sequence[Check]) -> Table:
     """The checks for a person."""
-    shown = Table(box=None, pad_edge=False)
+    shown = Listing()
     for column in ("", "gate", "check", "value", "threshold", "control"):
         shown.add_column(column, justify="right" if column == "value" else "left")
     for check in checks:
