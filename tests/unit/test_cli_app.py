@@ -204,6 +204,14 @@ def test_an_output_that_nobody_reads_to_its_end_is_no_check_that_failed(tmp_path
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_as_if_nobody_wanted_to_read_it(tmp_path, closed):
+    line = f"exec {sys.executable} -m services.cli.app keys secret --home {tmp_path} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "private" / "fleet.secret").is_file()
+
+
 @pytest.mark.parametrize("interrupted", ["typer", "services.cli.app.traffic", "services.cli.keyring"])
 def test_ctrl_c_while_a_module_is_imported_shows_no_traceback(interrupted):
     code = f"""

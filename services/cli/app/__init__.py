@@ -331,8 +331,11 @@ def _run() -> None:
 
 def speak() -> None:
     """Have what an output's encoding lacks, as Latin-1 does Φ, escaped as JSON does: the same for a program, and
-    readable for a person.
+    readable for a person. One that is closed (`>&-`) is as if it went to /dev/null.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- until the process ends
     codecs.register_error(_ESCAPED, _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
