@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import numba
+from common.compilation import kept
 
 
 def compiled(function: Any) -> Any:
     """Compiled once and kept on disk; strict floating point, so that results do not depend on the machine's vectors."""
-    return numba.njit(cache=True, nogil=True)(function)
+    return kept(function, nogil=True)

@@ -1,12 +1,12 @@
 """How this room compiles: once, kept on disk; and what vector code needs: exp, log, and numbers of half precision.
 
 `compiled` keeps floating point strict: what it computes is the same on every machine. `compiled_fast` lets sums be
-reordered and fused; NaN and infinity keep their meaning. numba notices a change only in the file of the function that
-is called from Python: after changing a function here, delete __pycache__.
+reordered and fused; NaN and infinity keep their meaning.
 """
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import numba
@@ -16,6 +16,8 @@ from llvmlite import binding, ir
 from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
+from common.compilation import kept
+
 F = TypeVar("F", bound=Callable[..., object])
 
 FAST: Final = frozenset({"contract", "reassoc", "nsz"})
@@ -23,17 +25,17 @@ FAST: Final = frozenset({"contract", "reassoc", "nsz"})
 
 def compiled(function: Any) -> Any:
     """Compiled once and kept on disk; strict floating point, so that results do not depend on the machine's vectors."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return kept(function, nogil=True, error_model="numpy")
 
 
 def brief(function: Any) -> Any:
     """`compiled`, for what takes microseconds: it keeps the interpreter's lock, which would take longer to get back."""
-    return numba.njit(cache=True, error_model="numpy")(function)
+    return kept(function, error_model="numpy")
 
 
 def compiled_fast(function: Any) -> Any:
     """Compiled once and kept on disk; sums in any order, as BLAS would."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=set(FAST))(function)
+    return kept(function, nogil=True, error_model="numpy", fastmath=set(FAST))
 
 
 def both(function: F) -> F:
@@ -71,7 +73,7 @@ def at32(where: int, size: int) -> Any:
     return _array(_pointer(where), (size,), np.uint32)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=set(FAST | {"nnan"}))  # type: ignore[untyped-decorator]
+@partial(kept, nogil=True, fastmath=set(FAST | {"nnan"}))
 def peak(x: Any) -> Any:
     """The largest of x (N,), N >= 1. Undefined where there is a NaN: that licence is what makes it vector code."""
     found = x[0]
