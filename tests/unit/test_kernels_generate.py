@@ -81,6 +81,14 @@ def test_of_the_nucleus_alone_is_drawn_and_the_likeliest_is_always_in_it(top_p, 
     assert {sample(log_p, 1.0, rng, top_p) for _ in range(2000)} == tokens
 
 
+@pytest.mark.parametrize("temperature", [0, 5e-324, 2.3e-308, 1e-39, 3e-39, 1e-30, 1e-9])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_however_cold_it_is_the_likeliest_token_is_drawn(temperature, top_p):
+    log_p = np.log([0.2, 0.5, 0.3]).astype(np.float32)
+    drawn = {sample(log_p, temperature, np.random.default_rng(seed), top_p) for seed in range(8)}
+    assert drawn == {1}
+
+
 def test_a_whole_nucleus_draws_as_no_nucleus_does(micro):
     assert [s.token for s in said(micro, 5, top_p=1.0)] == [s.token for s in said(micro, 5)]
     assert [s.token for s in said(micro, 5, top_p=0.05)] != [s.token for s in said(micro, 5)]
