@@ -127,6 +127,7 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         (await chat(http, tools=[{"type": "function"}]), 400, "unsupported_parameter", "tools"),
         (await chat(http, messages=[{"role": "king"}]), 400, "invalid_value", "messages[0].role"),
         (await http.post("/v1/completions", content=b"{", headers=JSON), 400, None, None),
+        (await http.post("/v1/completions", content=b'{"prompt": "\xff"}', headers=JSON), 400, None, None),
         (await http.get("/v1/completions"), 405, "method_not_supported", None),
         (await http.get("/v1/nowhere"), 404, "unknown_url", None),
         (await http.post("/v1/completions", content=b" " * (2 << 20)), 413, "request_too_large", None),
@@ -136,7 +137,8 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         assert (answer.status_code, error["code"], error["param"]) == (status, code, param), error
         assert error["type"] == "invalid_request_error"
         assert answer.headers["x-request-id"]
-    assert wrong[9][0].headers["allow"] == "POST"
+    assert wrong[10][0].headers["allow"] == "POST"
+    assert all("could not parse the JSON body" in answer.json()["error"]["message"] for answer, *_ in wrong[8:10])
 
 
 @pytest.mark.parametrize("header", [{}, {"content-type": "application/x-www-form-urlencoded"}])

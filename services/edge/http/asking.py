@@ -49,7 +49,11 @@ Text = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": QUER
 
 
 class Received(BaseModel):
-    """A body, or a part of one, as a client sent it: types are strict, fields we do not know are kept and not read."""
+    """A body, or a part of one, as a client sent it: types are strict, fields we do not know are kept and not read.
+
+    Long lists are looked at up to the first item that does not fit (`fail_fast`): each complaint takes a kilobyte, and
+    a body may have 350,000 of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 

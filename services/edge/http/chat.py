@@ -6,7 +6,7 @@ assistant has spoken is answered and not learned from: a kernel that learns what
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -33,13 +33,13 @@ class ChatMessage(Received):
     """One message."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
 
 
 class ChatRequest(Asking):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MESSAGES_MAX)
+    messages: list[ChatMessage] = Field(fail_fast=True, min_length=1, max_length=MESSAGES_MAX)
     max_completion_tokens: int | None = Field(
         None, ge=1, le=MAX_NEW_TOKENS, description="Until it ends by itself, and 1,024 at most, when absent"
     )

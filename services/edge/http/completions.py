@@ -17,12 +17,12 @@ from services.edge.http.shape import Chunk, Head
 
 DEFAULT_TOKENS: Final = 16  # OpenAI's
 
-Tokens = Annotated[list[int], Field(min_length=1, max_length=QUERY_MAX_CHARS)]
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1, max_length=QUERY_MAX_CHARS)]
 Prompt = (
     Text
-    | Annotated[list[Text], Field(min_length=1, max_length=CHOICES_MAX)]
+    | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=CHOICES_MAX)]
     | Tokens
-    | Annotated[list[Tokens], Field(min_length=1, max_length=CHOICES_MAX)]
+    | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=CHOICES_MAX)]
 )
 
 

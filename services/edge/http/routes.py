@@ -29,7 +29,7 @@ from services.edge.http.completions import (
     prompt_texts,
 )
 from services.edge.http.embeddings import Embedder, EmbeddingList, EmbeddingRequest, embeddings
-from services.edge.http.errors import ErrorBody, Refusal, invalid_fields, not_allowed, not_found, refusal_of
+from services.edge.http.errors import ErrorBody, Refusal, invalid_fields, no_json, not_allowed, not_found, refusal_of
 from services.edge.http.guard import Access, Guard
 from services.edge.http.interactions import (
     Deleted,
@@ -230,4 +230,6 @@ def _refusal(request: Request, error: Exception) -> Refusal:
         return not_found(request.method, request.url.path)
     if error.status_code == 405:
         return not_allowed(request.method, request.url.path)
+    if error.status_code == 400:  # the framework could not read the body, and says no more
+        return no_json()
     return Refusal(error.status_code, None, str(error.detail))
