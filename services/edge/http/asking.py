@@ -73,7 +73,9 @@ class Asking(Received):
     )
     n: int | None = Field(None, ge=1, le=CHOICES_MAX)
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    seed: int | None = Field(None, description="The same seed, prompt and bundle give the same text")
+    seed: int | None = Field(
+        None, description="The same seed, prompt and bundle give the same text, until the edge learns"
+    )
     temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE, description="0.8 when absent")
     top_p: float | None = Field(None, ge=0, le=1)
     stream: bool | None = None
