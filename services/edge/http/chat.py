@@ -161,9 +161,10 @@ class ChatShape:
             found["constellation"] = evidence(answers[0])
         return found
 
-    def begin(self, index: int) -> Chunk | None:
+    def begin(self) -> Sequence[Chunk]:
         """Who speaks."""
-        return self._chunk([self._choice(index, Delta(role="assistant", content="", refusal=None))])
+        who = Delta(role="assistant", content="", refusal=None)
+        return [self._chunk([self._choice(index, who)]) for index in range(self._each)]
 
     def piece(self, index: int, text: str) -> Chunk:
         """More text of a choice."""
