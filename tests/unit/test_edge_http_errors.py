@@ -21,6 +21,7 @@ def refused(model, **fields):
         (Rejected("lone_surrogate", "half"), 400, "lone_surrogate", "invalid_request_error"),
         (Unavailable("overloaded", "full", retry_after_s=0.3), 429, "overloaded", "server_error"),
         (Unavailable("no_bundle", "none"), 503, "no_bundle", "server_error"),
+        (Rejected("bad_reading", "secret"), 500, "bad_reading", "server_error"),
         (Corrupt("part_digest", "secret"), 500, "part_digest", "server_error"),
         (RuntimeError("secret"), 500, "internal_error", "server_error"),
     ],

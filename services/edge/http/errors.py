@@ -12,6 +12,7 @@ from typing import Any, Final
 from typing_extensions import TypedDict
 
 from common.errors import QigError, Rejected, Unavailable
+from common.geometry.phases import DIVERGED
 
 INVALID: Final = "invalid_request_error"
 SERVER: Final = "server_error"
@@ -91,7 +92,7 @@ def refusal_of(error: Exception) -> Refusal:
     """What a client is told of an error. Of a bug, or of damage here, nothing but that it is ours."""
     if isinstance(error, Refusal):
         return error
-    if isinstance(error, Rejected):
+    if isinstance(error, Rejected) and error.code != DIVERGED:
         return Refusal(400, error.code, error.message)
     if isinstance(error, Unavailable):
         busy = error.code == _BUSY

@@ -191,9 +191,10 @@ async def events(first: Told | None, news: AsyncGenerator[Told | None], shape: S
                 yield _event(last)
             yield DONE
         except Exception as error:
-            if not isinstance(error, QigError):
+            refusal = refusal_of(error)
+            if refusal.status == 500:
                 log.exception("an answer failed in the midst of its stream")
-            yield _event(refusal_of(error).body)
+            yield _event(refusal.body)
 
 
 def _event(data: Chunk) -> bytes:
