@@ -193,6 +193,14 @@ def test_what_is_said_in_stretches_is_what_is_said_by_token(micro, shares, how):
     agree(voices, prompt, max_tokens=120, stop=frozenset((EOS,)), **how)
 
 
+@pytest.mark.parametrize("repeats", [4, 9, 20])
+def test_after_a_prompt_longer_than_the_window_the_same_is_said(micro, repeats):
+    voices = [Voice(micro.kernel(role), micro.homes[role], 0.5) for role in ("percept", "heart")]
+    prompt = micro.encoder.encode("the whale of the sea " * repeats)
+    assert len(prompt) > micro.states["percept"].spec.context
+    agree(voices, prompt, max_tokens=40, temperature=0.8, stop=frozenset())
+
+
 def test_a_state_that_forgets_in_a_renewal_says_the_same_in_stretches_too(obsessed):
     voice, prompt = obsessed
     found = agree([voice], prompt, max_tokens=100, temperature=0, stop=frozenset())
