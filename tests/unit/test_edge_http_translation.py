@@ -233,6 +233,8 @@ def test_the_newer_name_of_max_tokens_goes_first():
     [
         ({"role": "tool", "content": "7"}, "unsupported_parameter", "messages[0]"),
         ({"role": "assistant", "tool_calls": [{}]}, "unsupported_parameter", "messages[0]"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "unsupported_parameter", "messages[0]"),
+        ({"role": "assistant", "audio": {"id": "a"}}, "unsupported_parameter", "messages[0].audio"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "unsupported_content", "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "missing_required_parameter", "messages[0].content[0].text"),
         ({"role": "user", "content": ""}, "empty_text", "messages"),

@@ -20,6 +20,7 @@ from services.edge.http.shape import Chunk, Head
 
 MESSAGES_MAX: Final = 2048
 BETWEEN: Final = "\n\n"
+_CALLS: Final = ("tool_calls", "function_call")
 
 
 class ContentPart(Received):
@@ -121,8 +122,10 @@ def chat_queries(asked: ChatRequest, *, name: str, client: str) -> list[Query]:
 def _content(place: int, message: ChatMessage) -> str:
     """The text of one message. Raises Refusal for what is no text."""
     where = f"messages[{place}]"
-    if message.role in ("tool", "function") or (message.model_extra or {}).get("tool_calls"):
+    if message.role in ("tool", "function") or any(map((message.model_extra or {}).get, _CALLS)):
         raise unsupported(where, "There are no tools.")
+    if (message.model_extra or {}).get("audio"):
+        raise unsupported(f"{where}.audio", "This model reads text alone.")
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
     return "".join(_part(part, f"{where}.content[{number}]") for number, part in enumerate(message.content))
