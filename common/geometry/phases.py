@@ -9,9 +9,12 @@ Knows nothing of what a phase leads to: FRACTURE is no failure, it starts a rene
 """
 
 import math
+from typing import Final
 
 from common.constants import PHASE_BOUNDS, PHASE_HYSTERESIS, PHASES, PHI_WINDOW, Phase
 from common.errors import Rejected
+
+DIVERGED: Final = "bad_reading"  # of a Rejected: the kernel's fault, not the text's
 
 
 def phase_of(kappa: float, phi: float | None, previous: Phase | None) -> Phase:
@@ -22,7 +25,7 @@ def phase_of(kappa: float, phi: float | None, previous: Phase | None) -> Phase:
     of its own. Raises Rejected("bad_reading") for NaN or a negative kappa: an unread state is never healthy.
     """
     if not kappa >= 0 or (phi is not None and math.isnan(phi)):
-        raise Rejected("bad_reading", f"kappa {kappa}, phi {phi}: pass numbers, or None for a phi that is not known")
+        raise Rejected(DIVERGED, f"kappa {kappa}, phi {phi}: pass numbers, or None for a phi that is not known")
     if phi is not None and phi > PHI_WINDOW[1]:
         return "FRACTURE"
     if previous is None:

@@ -18,6 +18,7 @@ from common.kernels.spec import ORDERS
 
 LEAST: Final = np.float32(1e-30)  # a probability's logarithm is taken of this at least
 BLOCK: Final = 64  # tokens added up at a time where one is drawn: its block is found first
+COLDEST: Final = 1e-30  # a temperature below is 0: long before, all but the likeliest have no mass; 1e-39 is no divisor
 
 
 @compiled_fast
@@ -82,12 +83,13 @@ def steered(p: Any, roots: Any, held: Any, gain: float, reach: float, out: Any) 
 
 @compiled_fast
 def pick(log_p: Any, temperature: float, top_p: float, uniform: float) -> Any:
-    """`draw` from log p (V,) float32, or from its nucleus; the likeliest token (lowest id on ties) at temperature 0.
+    """`draw` from log p (V,) float32, or from its nucleus; the likeliest token (lowest id on ties) at temperature 0,
+    as at any below COLDEST.
 
     top_p: in (0, 1]; below 1 only the likeliest tokens whose mass reaches it are drawn from (nucleus sampling, Holtzman
     et al. 2020), at least one.
     """
-    if temperature <= 0:
+    if temperature < COLDEST:
         token = 0
         for i in range(len(log_p)):
             token = i if log_p[i] > log_p[token] else token

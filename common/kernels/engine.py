@@ -94,6 +94,13 @@ class State:
             basins.append(b)
         return np.concatenate(hidden), np.concatenate(basins)
 
+    def tail(self, ids: Ids, last: int) -> Ids:
+        """The end of a text that leaves an empty cache as `extend` by all of it does, and has the same basins of the
+        last so many tokens: what comes before is forgotten by then.
+        """
+        half = self.spec.context // 2
+        return ids[max(0, (len(ids) - last) // half - 1) * half :]
+
     def step(self, cache: Cache, ids: Ids, slots: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         """Reads one token on in each of B texts: ids (B,) into slots (B,), all different, whatever their lengths.
 

@@ -153,8 +153,9 @@ def sample(log_p: npt.NDArray[np.floating], temperature: float, rng: np.random.G
 
 
 def _listen(state: State, prompt: Ids) -> Listening:
+    """The state with a prompt in it, and the basins of its last KAPPA_WINDOW_TOKENS at least."""
     cache = state.start()
-    hidden, basins = state.extend(cache, prompt)
+    hidden, basins = state.extend(cache, state.tail(prompt, KAPPA_WINDOW_TOKENS))
     return Listening(cache, basins, state.speak(hidden[-1], basins[-1]))
 
 

@@ -59,7 +59,7 @@ def begin(state: Any, data: Any, encoding: Any) -> None:
 def _narrow(state: Any, data: Any, low: Any, size: Any) -> None:
     """To `size` > 0 from `low` on."""
     state[LOW] += low
-    state[CODE] -= low
+    state[CODE] = min(state[CODE] - low, size)  # where it lies beyond, no further than that: it may not wrap around
     if state[LOW] >= WHOLE:
         state[LOW] -= WHOLE
         at = state[AT] - 1

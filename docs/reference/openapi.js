@@ -882,7 +882,7 @@ const described = {
        }
       ],
       "title": "Seed",
-      "description": "The same seed, prompt and bundle give the same text"
+      "description": "The same seed, prompt and bundle give the same text, until the edge learns"
      },
      "temperature": {
       "anyOf": [
@@ -1166,7 +1166,7 @@ const described = {
        }
       ],
       "title": "Seed",
-      "description": "The same seed, prompt and bundle give the same text"
+      "description": "The same seed, prompt and bundle give the same text, until the edge learns"
      },
      "temperature": {
       "anyOf": [

@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import json
+import math
 import threading
 import time
 
@@ -11,6 +12,7 @@ from http_edge import COMPILED_S, edge_with_client, ready
 
 from common.constants import ROLES
 from common.errors import Rejected
+from common.geometry.phases import phase_of
 from common.runtime import metrics
 from services.edge.http import routes
 from services.edge.http.embeddings import Embedder
@@ -127,6 +129,7 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         (await chat(http, tools=[{"type": "function"}]), 400, "unsupported_parameter", "tools"),
         (await chat(http, messages=[{"role": "king"}]), 400, "invalid_value", "messages[0].role"),
         (await http.post("/v1/completions", content=b"{", headers=JSON), 400, None, None),
+        (await http.post("/v1/completions", content=b'{"prompt": "\xff"}', headers=JSON), 400, None, None),
         (await http.get("/v1/completions"), 405, "method_not_supported", None),
         (await http.get("/v1/nowhere"), 404, "unknown_url", None),
         (await http.post("/v1/completions", content=b" " * (2 << 20)), 413, "request_too_large", None),
@@ -136,7 +139,8 @@ async def test_what_is_wrong_is_told_as_openai_does(http):
         assert (answer.status_code, error["code"], error["param"]) == (status, code, param), error
         assert error["type"] == "invalid_request_error"
         assert answer.headers["x-request-id"]
-    assert wrong[9][0].headers["allow"] == "POST"
+    assert wrong[10][0].headers["allow"] == "POST"
+    assert all("could not parse the JSON body" in answer.json()["error"]["message"] for answer, *_ in wrong[8:10])
 
 
 @pytest.mark.parametrize("header", [{}, {"content-type": "application/x-www-form-urlencoded"}])
@@ -200,6 +204,17 @@ async def test_an_edge_that_is_full_says_when_to_ask_again(http, monkeypatch):
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
     assert int(answer.headers["retry-after"]) >= 1
     assert int(answer.headers["retry-after-ms"]) >= 1
+
+
+async def test_a_kernel_that_has_diverged_is_our_fault_and_is_logged(http, monkeypatch, caplog):
+    async def diverged(*_):
+        phase_of(math.nan, None, None)
+
+    monkeypatch.setattr(routes, "answers", diverged)
+    answer = await complete(http)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bad_reading")
+    assert "kappa" not in answer.text
+    assert f"request {answer.headers['x-request-id']} failed: bad_reading: kappa nan" in caplog.text
 
 
 async def test_embeddings_hold_up_no_answer_and_those_that_would_wait_too_many_are_refused(

@@ -69,6 +69,17 @@ async def test_openais_python_client_chats_whole_and_streamed(client):
     assert "".join(delta.content or "" for delta in deltas) == whole.choices[0].message.content
 
 
+async def test_openais_python_client_puts_the_choices_of_a_stream_together(client):
+    asked = {"model": "constellation", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 5, "seed": 1}
+    whole = await client.chat.completions.create(**asked, n=4)
+    async with client.chat.completions.stream(**asked, n=4) as stream:
+        async for _ in stream:
+            pass
+        found = stream.current_completion_snapshot
+    said = [(choice.index, choice.message.content) for choice in found.choices]
+    assert said == [(choice.index, choice.message.content) for choice in whole.choices]
+
+
 async def test_openais_python_client_gets_basins_and_models(client):
     found = await client.embeddings.create(model="constellation", input=[PROMPT, "sea"])  # it asks for base64
     assert [len(each.embedding) for each in found.data] == [64, 64]

@@ -4,6 +4,7 @@ from pydantic import ValidationError
 from common.errors import Corrupt, Rejected, Unavailable
 from services.edge.http.chat import ChatRequest
 from services.edge.http.completions import CompletionRequest
+from services.edge.http.embeddings import EmbeddingRequest
 from services.edge.http.errors import invalid_fields, not_allowed, not_found, refusal_of
 
 
@@ -20,6 +21,7 @@ def refused(model, **fields):
         (Rejected("lone_surrogate", "half"), 400, "lone_surrogate", "invalid_request_error"),
         (Unavailable("overloaded", "full", retry_after_s=0.3), 429, "overloaded", "server_error"),
         (Unavailable("no_bundle", "none"), 503, "no_bundle", "server_error"),
+        (Rejected("bad_reading", "secret"), 500, "bad_reading", "server_error"),
         (Corrupt("part_digest", "secret"), 500, "part_digest", "server_error"),
         (RuntimeError("secret"), 500, "internal_error", "server_error"),
     ],
@@ -50,6 +52,14 @@ def test_a_busy_edge_says_when_to_ask_again_in_seconds_and_milliseconds():
         ({"prompt": "x", "stream_options": 1}, "invalid_type", "stream_options", "expected an object"),
         ({"prompt": None}, "invalid_type", "prompt", "but got null instead"),
         ({"prompt": "x", "temperature": float("nan")}, "invalid_value", "temperature", "finite"),
+        ({"prompt": ["x", None]}, "invalid_type", "prompt[1]", "expected a string, but got null"),
+        ({"prompt": [1, 2, "x"]}, "invalid_type", "prompt[2]", "expected an integer, but got a string"),
+        ({"prompt": [[1], [2, 0.5]]}, "invalid_type", "prompt[1][1]", "expected an integer, but got a decimal"),
+        ({"prompt": [[1], []]}, "array_below_min_length", "prompt[1]", "minimum length 1"),
+        ({"prompt": ["x"] * 17}, "array_above_max_length", "prompt", "maximum length 16"),
+        ({"prompt": [1] * 16_385}, "array_above_max_length", "prompt", "maximum length 16384"),
+        ({"prompt": "x", "stop": ["", "y"]}, "string_below_min_length", "stop[0]", "minimum length 1"),
+        ({"prompt": "x", "stop": ["y", 5]}, "invalid_type", "stop[1]", "expected a string, but got an integer"),
     ],
 )
 def test_a_field_that_does_not_fit_is_named_as_openai_names_it(fields, code, param, words):
@@ -64,6 +74,41 @@ def test_a_place_inside_a_body_is_named_as_a_path():
     assert "Supported values are: 'system', 'developer', 'user'" in refusal.message
     refusal = refused(ChatRequest, messages=[{"role": "user", "content": [{"type": "text", "text": 7}]}])
     assert refusal.param.startswith("messages[0].content")
+
+
+@pytest.mark.parametrize(
+    ("content", "param", "words"),
+    [
+        (
+            [{"type": "text", "text": "x"}, {"type": "text", "text": 5}],
+            "[1].text",
+            "expected a string, but got an integer",
+        ),
+        ([{"text": "x"}], "[0].type", "Missing required parameter"),
+        (["x"], "[0]", "expected an object, but got a string"),
+        (5, "", "expected a string, but got an integer"),
+    ],
+)
+def test_what_is_wrong_inside_a_content_is_named_by_its_place(content, param, words):
+    refusal = refused(ChatRequest, messages=[{"role": "user", "content": content}])
+    assert refusal.param == f"messages[0].content{param}"
+    assert words in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "value"),
+    [
+        (CompletionRequest, "prompt", [{}] * 10_000),
+        (CompletionRequest, "prompt", [[{}] * 1_000] * 16),
+        (EmbeddingRequest, "input", [[{}] * 100] * 1_000),
+        (ChatRequest, "messages", [{}] * 2_000),
+        (ChatRequest, "messages", [{"role": "user", "content": [{}] * 10_000}]),
+    ],
+)
+def test_however_much_of_a_body_is_wrong_few_complaints_are_made_of_it(model, field, value):
+    with pytest.raises(ValidationError) as error:
+        model.model_validate({"model": "constellation", field: value})
+    assert error.value.error_count() <= 4
 
 
 def test_what_is_shown_of_a_wrong_value_is_short():

@@ -12,6 +12,7 @@ from common.errors import Rejected, Unavailable
 from common.wire.codec import pack
 from common.wire.inference import Answer, Query
 from services.edge.answer import Answered
+from services.edge.http.chat import ChatRequest, ChatShape
 from services.edge.http.completions import CompletionRequest, CompletionShape
 from services.edge.http.shape import Head
 from services.edge.http.stream import DONE, PING, EventStream, Gone, answers, events, told, unless_gone
@@ -144,6 +145,21 @@ async def test_silence_is_told_and_kept_alive_with_a_comment(edge, allowed):
     assert [await anext(lines), await anext(lines)] == [PING, PING]
     allowed.release()
     assert data([line async for line in lines])[0]["choices"][0]["text"] == "1 "
+
+
+async def test_choices_begin_in_their_order_whichever_speaks_first(edge, allowed):
+    news = told(edge, [ask("a", max_tokens=0), ask("b", max_tokens=0)])
+    told_first = sorted([await anext(news), await anext(news)], key=lambda one: -one.index)
+
+    async def swapped():
+        yield told_first[1]
+
+    asked = ChatRequest.model_validate({"model": "constellation", "n": 2, "messages": [{"role": "user"}]})
+    lines = events(told_first[0], swapped(), ChatShape(Head("chatcmpl-1", 0, "constellation", 1), asked))
+    choices = [chunk["choices"][0] for chunk in data([line async for line in lines])]
+    assert [(each["index"], each["delta"].get("role")) for each in choices[:2]] == [(0, "assistant"), (1, "assistant")]
+    assert [each["index"] for each in choices[2:]] == [1, 0]
+    await news.aclose()
 
 
 async def test_an_error_before_the_first_text_is_the_requests_own(edge):

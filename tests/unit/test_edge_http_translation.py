@@ -233,6 +233,8 @@ def test_the_newer_name_of_max_tokens_goes_first():
     [
         ({"role": "tool", "content": "7"}, "unsupported_parameter", "messages[0]"),
         ({"role": "assistant", "tool_calls": [{}]}, "unsupported_parameter", "messages[0]"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "unsupported_parameter", "messages[0]"),
+        ({"role": "assistant", "audio": {"id": "a"}}, "unsupported_parameter", "messages[0].audio"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "unsupported_content", "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "missing_required_parameter", "messages[0].content[0].text"),
         ({"role": "user", "content": ""}, "empty_text", "messages"),
@@ -263,7 +265,7 @@ def test_the_chunks_of_a_completion_have_exactly_these_fields():
     shape = CompletionShape(HEAD, completion(stream_options={"include_usage": True}), ["x"])
     choice = {"text": "the", "index": 0, "logprobs": None, "finish_reason": None}
     about = ABOUT | {"object": "text_completion"}
-    assert shape.begin(0) is None
+    assert shape.begin() == []
     assert shape.piece(0, "the") == about | {"system_fingerprint": "bundle-3", "choices": [choice], "usage": None}
     assert shape.end(0, answer(finish="stop")) == about | {
         "system_fingerprint": "bundle-4", "choices": [choice | {"text": "", "finish_reason": "stop"}], "usage": None,
@@ -276,7 +278,8 @@ def test_an_echo_gives_the_prompt_back_before_its_continuation():
     shape = CompletionShape(HEAD, completion(echo=True, n=2), ["Of ", "By "])
     texts = [choice["text"] for choice in shape.whole([answer()] * 4)["choices"]]
     assert texts == ["Of the sea", "Of the sea", "By the sea", "By the sea"]
-    assert shape.begin(3)["choices"][0]["text"] == "By "
+    begun = [chunk["choices"][0] for chunk in shape.begin()]
+    assert [(choice["index"], choice["text"]) for choice in begun] == [(0, "Of "), (1, "Of "), (2, "By "), (3, "By ")]
 
 
 def test_each_of_several_choices_has_its_evidence_and_a_prompt_is_counted_once():
@@ -313,10 +316,11 @@ def test_the_chunks_of_a_chat_have_exactly_these_fields():
     about = ABOUT | {"object": "chat.completion.chunk", "system_fingerprint": "bundle-3"}
     choice = {"index": 0, "delta": {"content": "the"}, "logprobs": None, "finish_reason": None}
     role = {"role": "assistant", "content": "", "refusal": None}
-    assert shape.begin(0) == about | {"choices": [choice | {"delta": role}]}
+    (begun,) = shape.begin()
+    assert begun == about | {"choices": [choice | {"delta": role}]}
     assert shape.piece(0, "the") == about | {"choices": [choice]}
     end = shape.end(0, answer())
     assert end["choices"] == [choice | {"delta": {}, "finish_reason": "length"}]
     assert end["constellation"] == EVIDENCE
     assert shape.usage([answer()]) is None
-    assert all(ChatCompletionChunk.model_validate(each, strict=True) for each in (shape.begin(0), end))
+    assert all(ChatCompletionChunk.model_validate(each, strict=True) for each in (begun, end))

@@ -57,6 +57,22 @@ def test_a_token_at_a_time_equals_the_whole_window_at_once(state, ids):
     assert np.allclose(np.concatenate([b for _, b in single]), basins[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [1, 8, 16, 17, 20, 23, 24, 25, 31, 32, 33, 47, 48, 49, 60])
+@pytest.mark.parametrize("last", [1, 7, 8, 9, 20])
+def test_the_tail_of_a_text_leaves_a_state_as_the_whole_text_does(state, ids, length, last):
+    whole, end = state.start(), state.start()
+    _, expected = state.extend(whole, ids[:length])
+    tail = state.tail(ids[:length], last)
+    _, found = state.extend(end, tail)
+    assert len(tail) <= last + 3 * SPEC.context // 2
+    assert np.array_equal(found[-last:], expected[-last:])
+    read = whole.lengths[0]
+    assert read == end.lengths[0]
+    assert np.array_equal(end.ids[0, :read], whole.ids[0, :read])
+    assert np.array_equal(end.keys[..., :read], whole.keys[..., :read])
+    assert np.array_equal(end.values[..., :read], whole.values[..., :read])
+
+
 def test_no_token_sees_the_future(state, ids):
     changed = ids[:16].copy()
     changed[9:] = (changed[9:] + 1) % SPEC.vocab

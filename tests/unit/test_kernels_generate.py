@@ -81,6 +81,14 @@ def test_of_the_nucleus_alone_is_drawn_and_the_likeliest_is_always_in_it(top_p, 
     assert {sample(log_p, 1.0, rng, top_p) for _ in range(2000)} == tokens
 
 
+@pytest.mark.parametrize("temperature", [0, 5e-324, 2.3e-308, 1e-39, 3e-39, 1e-30, 1e-9])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_however_cold_it_is_the_likeliest_token_is_drawn(temperature, top_p):
+    log_p = np.log([0.2, 0.5, 0.3]).astype(np.float32)
+    drawn = {sample(log_p, temperature, np.random.default_rng(seed), top_p) for seed in range(8)}
+    assert drawn == {1}
+
+
 def test_a_whole_nucleus_draws_as_no_nucleus_does(micro):
     assert [s.token for s in said(micro, 5, top_p=1.0)] == [s.token for s in said(micro, 5)]
     assert [s.token for s in said(micro, 5, top_p=0.05)] != [s.token for s in said(micro, 5)]
@@ -183,6 +191,14 @@ def test_what_is_said_in_stretches_is_what_is_said_by_token(micro, shares, how):
     prompt = micro.encoder.encode("the whale of the sea")
     assert len(agree(voices, prompt, max_tokens=120, stop=frozenset(), **how)) == 120 > 3 * kernel.state.spec.context
     agree(voices, prompt, max_tokens=120, stop=frozenset((EOS,)), **how)
+
+
+@pytest.mark.parametrize("repeats", [4, 9, 20])
+def test_after_a_prompt_longer_than_the_window_the_same_is_said(micro, repeats):
+    voices = [Voice(micro.kernel(role), micro.homes[role], 0.5) for role in ("percept", "heart")]
+    prompt = micro.encoder.encode("the whale of the sea " * repeats)
+    assert len(prompt) > micro.states["percept"].spec.context
+    agree(voices, prompt, max_tokens=40, temperature=0.8, stop=frozenset())
 
 
 def test_a_state_that_forgets_in_a_renewal_says_the_same_in_stretches_too(obsessed):

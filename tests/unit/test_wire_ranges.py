@@ -66,6 +66,16 @@ def test_what_was_written_is_read(steps):
     assert walk(data.copy(), steps, 0) == (steps, len(data))
 
 
+@pytest.mark.parametrize("bits", range(100))
+def test_a_code_beyond_the_range_says_nothing_however_it_goes_on(bits):
+    data = np.frombuffer(bytearray.fromhex("ffffffffffffffffffff7f"), np.uint8)
+    state = np.zeros(STATE, np.int64)
+    begin(state, data, 0)
+    for _ in range(bits):
+        number(state, data, np.full((2, 2), (CHANCES >> 1, 0), np.uint16), Block(0, 1, 1), 0, 1, 0)
+    assert end(state, data) == -1
+
+
 @settings(max_examples=80, deadline=None)
 @given(steps=some_steps(), more=st.binary(min_size=1, max_size=6), cut=st.integers(1, 3))
 def test_no_other_bytes_say_the_same(steps, more, cut):

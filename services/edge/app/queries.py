@@ -13,6 +13,7 @@ from typing import Final
 
 from common.constants import KAPPA_WINDOW_TOKENS, PHASES, ROLES, Role
 from common.errors import Corrupt, QigError, Rejected, Unavailable
+from common.geometry.phases import DIVERGED
 from common.runtime import causes, metrics, streams, tracing
 from common.runtime.causes import Cause
 from common.runtime.effects import Effect, Send, Then
@@ -39,7 +40,6 @@ CANCELLED: Final = "cancelled"
 LATE_FACTOR: Final = 3.0  # chosen: of the expected time. Under load what is begun with less often ends too late
 CANCELS_KEPT: Final = 1_000  # as many as the stream keeps
 RETRY_MIN_S: Final = 1.0
-DIVERGED: Final = "bad_reading"  # of a Rejected: the kernel's fault, not the text's
 PROOF: Final = Query(id="proof", client="proof", text="Are you there?", max_tokens=1, store=False)
 
 

@@ -49,7 +49,11 @@ Text = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": QUER
 
 
 class Received(BaseModel):
-    """A body, or a part of one, as a client sent it: types are strict, fields we do not know are kept and not read."""
+    """A body, or a part of one, as a client sent it: types are strict, fields we do not know are kept and not read.
+
+    Long lists are looked at up to the first item that does not fit (`fail_fast`): each complaint takes a kilobyte, and
+    a body may have 350,000 of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
@@ -69,7 +73,9 @@ class Asking(Received):
     )
     n: int | None = Field(None, ge=1, le=CHOICES_MAX)
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    seed: int | None = Field(None, description="The same seed, prompt and bundle give the same text")
+    seed: int | None = Field(
+        None, description="The same seed, prompt and bundle give the same text, until the edge learns"
+    )
     temperature: float | None = Field(None, ge=0, le=MAX_TEMPERATURE, description="0.8 when absent")
     top_p: float | None = Field(None, ge=0, le=1)
     stream: bool | None = None

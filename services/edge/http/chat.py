@@ -6,7 +6,7 @@ assistant has spoken is answered and not learned from: a kernel that learns what
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -20,6 +20,7 @@ from services.edge.http.shape import Chunk, Head
 
 MESSAGES_MAX: Final = 2048
 BETWEEN: Final = "\n\n"
+_CALLS: Final = ("tool_calls", "function_call")
 
 
 class ContentPart(Received):
@@ -33,13 +34,13 @@ class ChatMessage(Received):
     """One message."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
 
 
 class ChatRequest(Asking):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MESSAGES_MAX)
+    messages: list[ChatMessage] = Field(fail_fast=True, min_length=1, max_length=MESSAGES_MAX)
     max_completion_tokens: int | None = Field(
         None, ge=1, le=MAX_NEW_TOKENS, description="Until it ends by itself, and 1,024 at most, when absent"
     )
@@ -121,8 +122,10 @@ def chat_queries(asked: ChatRequest, *, name: str, client: str) -> list[Query]:
 def _content(place: int, message: ChatMessage) -> str:
     """The text of one message. Raises Refusal for what is no text."""
     where = f"messages[{place}]"
-    if message.role in ("tool", "function") or (message.model_extra or {}).get("tool_calls"):
+    if message.role in ("tool", "function") or any(map((message.model_extra or {}).get, _CALLS)):
         raise unsupported(where, "There are no tools.")
+    if (message.model_extra or {}).get("audio"):
+        raise unsupported(f"{where}.audio", "This model reads text alone.")
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
     return "".join(_part(part, f"{where}.content[{number}]") for number, part in enumerate(message.content))
@@ -161,9 +164,10 @@ class ChatShape:
             found["constellation"] = evidence(answers[0])
         return found
 
-    def begin(self, index: int) -> Chunk | None:
+    def begin(self) -> Sequence[Chunk]:
         """Who speaks."""
-        return self._chunk([self._choice(index, Delta(role="assistant", content="", refusal=None))])
+        who = Delta(role="assistant", content="", refusal=None)
+        return [self._chunk([self._choice(index, who)]) for index in range(self._each)]
 
     def piece(self, index: int, text: str) -> Chunk:
         """More text of a choice."""

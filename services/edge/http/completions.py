@@ -17,12 +17,12 @@ from services.edge.http.shape import Chunk, Head
 
 DEFAULT_TOKENS: Final = 16  # OpenAI's
 
-Tokens = Annotated[list[int], Field(min_length=1, max_length=QUERY_MAX_CHARS)]
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1, max_length=QUERY_MAX_CHARS)]
 Prompt = (
     Text
-    | Annotated[list[Text], Field(min_length=1, max_length=CHOICES_MAX)]
+    | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=CHOICES_MAX)]
     | Tokens
-    | Annotated[list[Tokens], Field(min_length=1, max_length=CHOICES_MAX)]
+    | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=CHOICES_MAX)]
 )
 
 
@@ -98,9 +98,10 @@ class CompletionShape:
         choices = [self._choice(index, self._before(index) + a.text, a) for index, a in enumerate(answers)]
         return self._object(choices, answers[0]) | {"usage": usage_of(answers, self._each)}
 
-    def begin(self, index: int) -> Chunk | None:
-        """The prompt, if it is to be given back."""
-        return self.piece(index, self._before(index)) if self._echo else None
+    def begin(self) -> Sequence[Chunk]:
+        """The prompts, if they are to be given back."""
+        echoes = self._each * len(self._echo or ())
+        return [self.piece(index, self._before(index)) for index in range(echoes)]
 
     def piece(self, index: int, text: str) -> Chunk:
         """More text of a choice."""

@@ -26,12 +26,12 @@ T = TypeVar("T")
 INPUTS_MAX: Final = 2048  # OpenAI's
 WAITING_MAX: Final = 16  # chosen: each has a body of 1 MiB at most
 
-Tokens = Annotated[list[int], Field(min_length=1, max_length=QUERY_MAX_CHARS)]
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1, max_length=QUERY_MAX_CHARS)]
 Input = (
     Text
-    | Annotated[list[Text], Field(min_length=1, max_length=INPUTS_MAX)]
+    | Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=INPUTS_MAX)]
     | Tokens
-    | Annotated[list[Tokens], Field(min_length=1, max_length=INPUTS_MAX)]
+    | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=INPUTS_MAX)]
 )
 
 

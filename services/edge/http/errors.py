@@ -12,6 +12,7 @@ from typing import Any, Final
 from typing_extensions import TypedDict
 
 from common.errors import QigError, Rejected, Unavailable
+from common.geometry.phases import DIVERGED
 
 INVALID: Final = "invalid_request_error"
 SERVER: Final = "server_error"
@@ -91,7 +92,7 @@ def refusal_of(error: Exception) -> Refusal:
     """What a client is told of an error. Of a bug, or of damage here, nothing but that it is ours."""
     if isinstance(error, Refusal):
         return error
-    if isinstance(error, Rejected):
+    if isinstance(error, Rejected) and error.code != DIVERGED:
         return Refusal(400, error.code, error.message)
     if isinstance(error, Unavailable):
         busy = error.code == _BUSY
@@ -120,6 +121,12 @@ def no_model(model: str, known: Sequence[str]) -> Refusal:
     return Refusal(404, "model_not_found", message, param="model")
 
 
+def no_json() -> Refusal:
+    """A body that is no JSON object, or no UTF-8."""
+    hint = "(HINT: send a JSON object in UTF-8, with the header content-type: application/json.)"
+    return Refusal(400, None, f"We could not parse the JSON body of your request. {hint}")
+
+
 def unsupported(param: str, why: str = "") -> Refusal:
     """A parameter that asks for what these kernels do not do."""
     message = f"Unsupported parameter: '{param}' is not supported with this model."
@@ -140,8 +147,7 @@ def invalid_fields(errors: Sequence[dict[str, Any]]) -> Refusal:  # noqa: PLR091
         hint = "The header content-type: application/json is missing; without it the body is not read."
         return Refusal(400, None, hint)
     if kind == "json_invalid" or not param:
-        hint = "(HINT: send a JSON object, with the header content-type: application/json.)"
-        return Refusal(400, None, f"We could not parse the JSON body of your request. {hint}")
+        return no_json()
     if kind == "missing":
         return Refusal(400, "missing_required_parameter", f"Missing required parameter: '{param}'.", param=param)
     if kind == "literal_error":
@@ -163,10 +169,19 @@ def invalid_fields(errors: Sequence[dict[str, Any]]) -> Refusal:  # noqa: PLR091
 
 
 def _telling(errors: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first error; of the forms one field may have, the one that fits but for a limit."""
-    param = _param(errors[0]["loc"])
-    limits = (each for each in errors if each["type"] in _LENGTHS | _LIMITS and _param(each["loc"]) == param)
-    return next(limits, errors[0])
+    """The first error; of the forms one field may have, the one that fits but for a limit, else that which fits
+    farthest.
+    """
+    field = _param(errors[0]["loc"])
+    inside = (f"{field}[", f"{field}.")
+    forms = [each for each in errors if (at := _param(each["loc"])) == field or (field and at.startswith(inside))]
+    limits = [each for each in forms if each["type"] in _LENGTHS | _LIMITS]
+    return next((each for each in limits if _param(each["loc"]) == field), max((*limits, *forms), key=_reached))
+
+
+def _reached(error: dict[str, Any]) -> list[int]:
+    """How far into lists an error lies."""
+    return [step for step in error["loc"] if isinstance(step, int)]
 
 
 def _param(location: Sequence[int | str]) -> str:

@@ -75,7 +75,7 @@ def usage_of(answers: Sequence[Answer], choices: int) -> Usage:
 
 
 def fingerprint(bundle: int) -> str:
-    """What OpenAI calls the system: the same fingerprint, seed and prompt give the same text."""
+    """What OpenAI calls the system: the same fingerprint, seed and prompt give the same text until the edge learns."""
     return f"bundle-{bundle}"
 
 

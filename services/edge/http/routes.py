@@ -4,6 +4,7 @@ Guard ─ FastAPI ─ a route ─▶ translation (pure) ─▶ queries ─▶ th
 """
 
 import json
+import logging
 import secrets
 import time
 from typing import Annotated, Any, Final
@@ -29,7 +30,7 @@ from services.edge.http.completions import (
     prompt_texts,
 )
 from services.edge.http.embeddings import Embedder, EmbeddingList, EmbeddingRequest, embeddings
-from services.edge.http.errors import ErrorBody, Refusal, invalid_fields, not_allowed, not_found, refusal_of
+from services.edge.http.errors import ErrorBody, Refusal, invalid_fields, no_json, not_allowed, not_found, refusal_of
 from services.edge.http.guard import Access, Guard
 from services.edge.http.interactions import (
     Deleted,
@@ -44,6 +45,8 @@ from services.edge.http.interactions import (
 from services.edge.http.models import Model, ModelList, model_list, model_of
 from services.edge.http.shape import Head, Shape
 from services.edge.http.stream import Answering, EventStream, Gone, answers, events, told, unless_gone
+
+log = logging.getLogger(__name__)
 
 CLIENT_GONE: Final = 499  # nobody hears it; in metrics it is no failure of ours
 KERNEL_HEADER: Final = "x-constellation-kernel"
@@ -216,6 +219,8 @@ async def _gone(_: Request, __: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     refusal = request.state.refusal = _refusal(request, error)
+    if refusal.status == 500 and isinstance(error, QigError):  # a bug goes on to the guard, which logs it
+        log.error("request %s failed: %s", request.state.request_id, error)
     framework = dict(error.headers or {}) if isinstance(error, HTTPException) else {}  # 405 says what is allowed
     return JSONResponse(refusal.body, refusal.status, headers=refusal.headers | framework)
 
@@ -230,4 +235,6 @@ def _refusal(request: Request, error: Exception) -> Refusal:
         return not_found(request.method, request.url.path)
     if error.status_code == 405:
         return not_allowed(request.method, request.url.path)
+    if error.status_code == 400:  # the framework could not read the body, and says no more
+        return no_json()
     return Refusal(error.status_code, None, str(error.detail))

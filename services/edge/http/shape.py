@@ -30,8 +30,8 @@ class Shape(Protocol):
     def whole(self, answers: Sequence[Answer]) -> Chunk:
         """All answers in one object."""
 
-    def begin(self, index: int) -> Chunk | None:
-        """What a choice begins with."""
+    def begin(self) -> Sequence[Chunk]:
+        """What the choices begin with, in their order: clients count them as they first hear of them."""
 
     def piece(self, index: int, text: str) -> Chunk:
         """More text of a choice."""

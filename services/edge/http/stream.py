@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -173,36 +173,28 @@ async def _gone(receive: Receive) -> None:
 async def events(first: Told | None, news: AsyncGenerator[Told | None], shape: Shape) -> AsyncGenerator[bytes]:
     """Server-sent events of one request's news, whose first was taken already."""
     ended: dict[int, Answer] = {}
-    begun: set[int] = set()
     async with contextlib.aclosing(news):
         try:
+            for chunk in shape.begin():
+                yield _event(chunk)
             one: Told | _End | None = first
             while not isinstance(one, _End):
-                for chunk in _chunks(one, shape, begun) if one else ():
-                    yield _event(chunk)
                 if one is None:
                     yield PING
                 elif isinstance(one.news, Answer):
                     ended[one.index] = one.news
+                    yield _event(shape.end(one.index, one.news))
+                else:
+                    yield _event(shape.piece(one.index, one.news.text))
                 one = await anext(news, _END)
             if (last := shape.usage([ended[index] for index in sorted(ended)])) is not None:
                 yield _event(last)
             yield DONE
         except Exception as error:
-            if not isinstance(error, QigError):
+            refusal = refusal_of(error)
+            if refusal.status == 500:
                 log.exception("an answer failed in the midst of its stream")
-            yield _event(refusal_of(error).body)
-
-
-def _chunks(one: Told, shape: Shape, begun: set[int]) -> Iterator[Chunk]:
-    if one.index not in begun:
-        begun.add(one.index)
-        if (first := shape.begin(one.index)) is not None:
-            yield first
-    if isinstance(one.news, Answer):
-        yield shape.end(one.index, one.news)
-    else:
-        yield shape.piece(one.index, one.news.text)
+            yield _event(refusal.body)
 
 
 def _event(data: Chunk) -> bytes:
