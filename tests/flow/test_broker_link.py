@@ -12,14 +12,16 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from broker_hosts import hosts
 from broker_many import Server
+from broker_node import Node
 from centre import Centre
 from edge_fleet import NODE, TEXT, Publisher
 from micro import SENTENCES
 
 from common.client.client import Client
-from common.runtime import connection, keys, store
+from common.runtime import connection, keys, store, streams, subscription
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
+from common.runtime.consumer import Consumer
 from services.aggregator.app.hashes import LEDGER
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
@@ -155,3 +157,28 @@ async def test_a_blob_comes_over_a_link_on_which_a_chunk_takes_longer_than_a_tim
             return await store.get(far, digest, len(data))
 
     assert await standing[1].call(lambda: asyncio.run(fetch())) == data
+
+
+async def test_a_backlog_comes_over_a_link_on_which_it_takes_longer_than_a_timeout(
+    redis, standing, link, monkeypatch, eventually
+):
+    bodies = [random.Random(number).randbytes(1_200) for number in range(128)]
+    for body in bodies:
+        await redis.xadd(streams.BATCHES, {"__data__": body})
+    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(subscription, "READ_BLOCK_MS", 500)
+    link.bytes_per_s = 48_000
+    taken = []
+
+    async def handle(delivery, body):
+        taken.append((body, delivery.deliveries))
+        return []
+
+    async def consume():
+        node = Node(redis.url, Consumer(streams.BATCHES, "trainer", bytes, handle, max_records=len(bodies)), "far")
+        await node.start()
+        await eventually(lambda: len(taken) >= len(bodies), 20)
+        await node.stop()
+
+    await standing[1].call(lambda: asyncio.run(consume()))
+    assert taken == [(body, 1) for body in bodies]

@@ -10,7 +10,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import scripts, streams
 from common.runtime.effects import EFFECTS_MAX, Absent, Equals, Exists, HashAdd, HashDelete, HashSet, Send, Then
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("seasoned")]
 TAKEN = streams.side_key(streams.QUERIES, "taken")
 
 
