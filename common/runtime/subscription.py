@@ -114,6 +114,14 @@ class Subscription(Generic[M]):
         ) as error:  # or no group: what was read is claimed
             log.warning("what was read of %s is not handed back, %s", self.consumer.stream, trouble(error))
 
+    async def abandon(self) -> None:
+        """As if killed: nothing that has begun is finished, nothing is handed back. After a stop there is nothing."""
+        reading = [task for half in self._holders.values() for task in half.tasks]
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        await self._intake.abandon()
+
     async def _hand_back(self) -> None:
         tried = set(self._intake.tried)
         for holder in self._holders:
