@@ -61,6 +61,7 @@ async def redis(standing, tmp_path_factory, micro_parts, eventually):
             )  # what is in the ledger stays there
             async with patient, edge_on(far, folder, url):
                 await eventually(lambda: ready(far), STARTED_S)
+                await eventually(lambda: has_learned(redis, far), STARTED_S)  # what it folds by is compiled, too
                 redis.url = url
                 yield redis
     finally:
@@ -101,10 +102,15 @@ async def ready(host):
     return False
 
 
-async def complete(host):
+async def has_learned(redis, host):
+    await complete(host, SENTENCES["heart"])
+    return await in_ledger(redis, 0)
+
+
+async def complete(host, prompt=SENTENCES["vocab"]):
     """Seconds that a completion took there."""
     began = time.monotonic()
-    wish = {"model": "constellation", "prompt": SENTENCES["vocab"], "max_tokens": 4}
+    wish = {"model": "constellation", "prompt": prompt, "max_tokens": 4}
     status, said = await host.call(lambda: request("POST", "/v1/completions", wish))
     assert status == 200, said
     return time.monotonic() - began

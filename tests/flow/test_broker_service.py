@@ -39,9 +39,12 @@ async def test_a_service_shows_health_readiness_and_metrics(redis, broker_url, r
     await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await eventually(lambda: redis.hexists(COUNTS, "q"))
     assert json.loads((await fetch(url + "/healthz"))[1]) == {"service": "edge", "node": "kiosk"}
-    shown = (await fetch(url + "/metrics"))[1]
-    assert 'qig_handled_total{outcome="done",stream="qig:queries"}' in shown
-    assert "qig_ready 1.0\n" in shown
+
+    async def shows(line):
+        return line in (await fetch(url + "/metrics"))[1]
+
+    assert await shows('qig_handled_total{outcome="done",stream="qig:queries"}')
+    await eventually(lambda: shows("qig_ready 1.0\n"))
     assert (await fetch(url + "/nowhere"))[0] == 404
 
 
