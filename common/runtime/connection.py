@@ -1,7 +1,7 @@
 """Connections to the broker: how they meet an outage, a silent peer, a failover, a wrong password and a cancellation.
 
-Two kinds of patience: a command of ours ends in bounded time (its caller decides what then), and a consumer's read
-retries for ever (there is nothing else it could do).
+Two kinds of patience: a command of ours that nobody answers ends in bounded time (its caller decides what then), and a
+consumer's read retries for ever (there is nothing else it could do).
 
 A server, the master that sentinels name and a cluster are one kind of client: address.py says which it is,
 cluster.py what redis-py's client of a cluster needs besides.

@@ -24,7 +24,7 @@ from common.runtime.connection import connect
 from common.runtime.consumer import Consumer
 from services.aggregator.app.hashes import LEDGER
 
-pytestmark = [pytest.mark.live, pytest.mark.anyio]
+pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(300)]  # the first edge compiles its kernels
 PORT = 8000
 STARTED_S = 60.0  # the first edge on a machine compiles its kernels
 CUT_S = 7.0  # longer than a silence is borne, and the end of it in the longest pause of the kernel's own tries
