@@ -1,7 +1,7 @@
 """Connections to the broker: how they meet an outage, a silent peer, a failover, a wrong password and a cancellation.
 
-Two kinds of patience: a command of ours ends in bounded time (its caller decides what then), and a consumer's read
-retries for ever (there is nothing else it could do).
+Two kinds of patience: a command of ours that nobody answers ends in bounded time (its caller decides what then), and a
+consumer's read retries for ever (there is nothing else it could do).
 
 A server, the master that sentinels name and a cluster are one kind of client: address.py says which it is,
 cluster.py what redis-py's client of a cluster needs besides.
@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import stamina
 from faststream.redis import RedisBroker
 from faststream.redis.configs.state import ConnectionState
+from redis._parsers import _AsyncHiredisParser
 from redis.asyncio import Redis
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -57,7 +58,7 @@ BACKOFF_GROWTH: Final = 1.3  # chosen: the broker is looked for again before it 
 BACKOFF_MAX_S: Final = 1.0
 BACKOFF_LEAST: Final = 0.75  # of a pause; the rest is drawn
 RETRIES: Final = 16  # a command rides out about 7 s of outage; then its caller decides
-SOCKET_TIMEOUT_S: Final = 5.0  # above every blocking read of ours: silence for this long is a dead peer
+SOCKET_TIMEOUT_S: Final = 5.0  # above every blocking read of ours: without a byte for this long it is a dead peer
 CONNECT_TIMEOUT_S: Final = 2.0  # the kernel's tries grow rarer (1, 3, 7 s): after a cut a new one connects sooner
 AWAY: Final = (ConnectionError, TimeoutError, ClusterError)  # the last: nobody serves the slot, or each says another
 WAIT_MAX_S: Final = 5.0  # between two looks for a broker that is not there yet
@@ -76,6 +77,21 @@ _TCP: Final = {
 _TCP_OPTIONS: Final = {getattr(socket, name): value for name, value in _TCP.items() if hasattr(socket, name)}
 
 
+class _Parser(_AsyncHiredisParser):
+    """Each piece of an answer is waited for anew: redis-py's timeout is of the whole, and an answer that a thin link
+    carries for longer would be given up, asked for again, and given up again.
+    """
+
+    def on_connect(self, connection: Any) -> None:
+        super().on_connect(connection)  # type: ignore[no-untyped-call]
+        self._connection = connection
+
+    async def read_from_socket(self) -> Any:
+        found = await super().read_from_socket()  # type: ignore[no-untyped-call]
+        self._connection.update_current_socket_timeout(-1)  # the connection's own
+        return found
+
+
 class _Ours(AbstractConnection):
     """A connection that can be cancelled, and does not tell the server what library it is of.
 
@@ -91,7 +107,7 @@ class _Ours(AbstractConnection):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options | {"driver_info": None})
+        super().__init__(**options | {"driver_info": None, "parser_class": _Parser})
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:  # noqa: FBT001, FBT002 -- redis-py's signature
         if not self.is_connected:

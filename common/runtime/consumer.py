@@ -66,16 +66,16 @@ class Consumer(Generic[M]):
     """One stream read by one group: what to do with each message, and how patiently.
 
     decode: bytes to a message; raises Rejected. handle: the message's effects; raises by the error tree (errors.py).
-    max_records: entries read at once. claim_after_s: an entry idle this long is taken from whoever held it; also the
-    longest pause between two tries. max_deliveries: tries of a message whose handler fails with a bug or kills the
-    process. give_up_after_s: the age at which an unavailable dependency becomes a dead letter (chosen: a day).
-    at_once: handlers that may run at the same time in one process. turn_away: looks at each new message before it waits
-    for its turn, given how many are handled or wait here before it; what it returns finishes the message, many in one
-    script: to refuse must cost less than to serve. handle_read: handles the new messages of one read together, as one
-    handler; gives for each its effects, or None. They are applied in one script, in order, each message's whole or not
-    at all. A message whose answer is None, or whose conditions do not hold, is handled alone; so is each when it
-    raises, and each that was delivered before: only `handle` says how a message fails. cause: a message by its
-    name, for logs and traces.
+    max_records: entries read at once, if they come quickly. claim_after_s: an entry idle this long is taken from
+    whoever held it; also the longest pause between two tries. max_deliveries: tries of a message whose handler fails
+    with a bug or kills the process. give_up_after_s: the age at which an unavailable dependency becomes a dead letter
+    (chosen: a day). at_once: handlers that may run at the same time in one process. turn_away: looks at each new
+    message before it waits for its turn, given how many are handled or wait here before it; what it returns finishes
+    the message, many in one script: to refuse must cost less than to serve. handle_read: handles the new messages of
+    one read together, as one handler; gives for each its effects, or None. They are applied in one script, in order,
+    each message's whole or not at all. A message whose answer is None, or whose conditions do not hold, is handled
+    alone; so is each when it raises, and each that was delivered before: only `handle` says how a message fails. cause:
+    a message by its name, for logs and traces.
     """
 
     stream: str

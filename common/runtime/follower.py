@@ -4,9 +4,6 @@ FastStream's group-less subscriber begins at "$" again until a first message cam
 pause (docs/upstream/groupless.py); this is a plain XREAD loop from the last entry handled. It reconnects for ever, and
 when the stream itself was lost (its newest id is before our position) it begins anew at the start.
 
-An answer of the broker must be whole within a timeout (connection.py), and an entry may be as large as a message: so a
-reader that is behind asks for one, and for more at once while they come quickly.
-
 A handler that raises Unavailable is given the same entry again. Rejected and Corrupt entries are logged, counted and
 passed. A bug is tried TRIES times and then passed, loudly: one broken broadcast must not keep a node from the next.
 """
@@ -27,12 +24,11 @@ from common.runtime.connection import AWAY, BACKOFF_FIRST_S, BACKOFF_MAX_S, trou
 from common.runtime.entries import Delivery, Entry, body_of
 from common.runtime.health import Health
 from common.runtime.logs import bound
+from common.runtime.pace import Pace
 
 log = logging.getLogger(__name__)
 
 FOLLOW_RECORDS: Final = 64
-QUICK_S: Final = 0.5  # chosen: twice as many take a second then; of the five that an answer has
-SLOW_S: Final = 1.5
 FOLLOW_BLOCK_MS: Final = 2_000  # as subscription.READ_BLOCK_MS
 STALE_AFTER_S: Final = 10.0
 TRIES: Final = 3
@@ -53,25 +49,11 @@ class Follower:
     handle: Callable[[Delivery], Awaitable[None]]
 
 
-class Pace:
-    """How many entries to ask for at once."""
-
-    def __init__(self) -> None:
-        self.entries = 1
-
-    def came(self, entries: int, took_s: float) -> None:
-        """So many came, after so long."""
-        if entries >= self.entries and took_s < QUICK_S:
-            self.entries = min(FOLLOW_RECORDS, 2 * self.entries)
-        elif took_s > SLOW_S:
-            self.entries = max(1, self.entries // 2)
-
-
 async def follow(redis: Redis, follower: Follower, health: Health) -> None:
     """Follow for ever."""
     name = f"follower {follower.stream}"
     health.expect(name, STALE_AFTER_S)
-    position, pace = follower.after, Pace()
+    position, pace = follower.after, Pace(FOLLOW_RECORDS)
     block_ms: int | None = None  # the first look, and the first after an outage, waits for nothing: it says "here I am"
     while True:
         try:
@@ -90,7 +72,7 @@ async def follow(redis: Redis, follower: Follower, health: Health) -> None:
             health.report(name)
             block_ms = FOLLOW_BLOCK_MS
         except RedisError as error:
-            block_ms, pace = None, Pace()
+            block_ms, pace = None, Pace(FOLLOW_RECORDS)
             health.report(name, trouble(error))
             log.warning("cannot read %s, %s", follower.stream, trouble(error))
             await asyncio.sleep(BACKOFF_MAX_S)

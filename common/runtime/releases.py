@@ -2,7 +2,6 @@
 nobody.
 """
 
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, cast
@@ -12,7 +11,6 @@ from redis.asyncio import Redis
 from common.errors import Corrupt, Rejected
 from common.runtime import streams
 from common.runtime.entries import body_of
-from common.runtime.follower import Pace
 from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.messages import Bundle
@@ -28,18 +26,10 @@ async def newest_messages(redis: Redis, releases: int) -> dict[bytes, str]:
     RedisError.
     """
     found: dict[bytes, str] = {}
-    left, newest, pace = ENTRIES_MAX * releases, "+", Pace()
-    while left > 0:
-        asked_s = time.monotonic()
-        page = await redis.xrevrange(streams.BUNDLES, max=newest, count=min(left, pace.entries))
-        rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", page)
-        pace.came(len(rows), time.monotonic() - asked_s)
-        for entry_id, fields in rows:
-            if (message := body_of(fields)) is not None:
-                found.setdefault(message, entry_id.decode())
-        if not rows:
-            break
-        left, newest = left - len(rows), f"({rows[-1][0].decode()}"
+    rows = await redis.xrevrange(streams.BUNDLES, count=ENTRIES_MAX * releases)
+    for entry_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", rows):
+        if (message := body_of(fields)) is not None:
+            found.setdefault(message, entry_id.decode())
     return found
 
 

@@ -29,7 +29,7 @@ from redis.exceptions import RedisError
 from common.errors import Corrupt, QigError, Unavailable
 from common.runtime import http, lanes, logs, metrics, scripts, settings, tracing
 from common.runtime.broker import Broker
-from common.runtime.connection import BACKOFF_MAX_S, connect, faststream_broker, wait_until_there
+from common.runtime.connection import AWAY, BACKOFF_MAX_S, connect, faststream_broker, trouble, wait_until_there
 from common.runtime.consumer import Consumer, Intake
 from common.runtime.follower import Follower, follow
 from common.runtime.health import Health
@@ -113,8 +113,8 @@ async def serve(
 ) -> None:
     """Run a service until SIGTERM or SIGINT (or `stop`), then end it in good order.
 
-    build: called once the broker answers. on_start: told the base URL as soon as HTTP listens. Raises the QigErrors of
-    a failed start: "port_taken", "broker_refused", and what `build` raises.
+    build: called once the broker answers, and again when that goes away meanwhile. on_start: told the base URL as soon
+    as HTTP listens. Raises the QigErrors of a failed start: "port_taken", "broker_refused", and what `build` raises.
     """
     listener = http.bind(loaded.http_host, loaded.http_port)
     url = http.base_url(loaded.http_host, listener.getsockname()[1])
@@ -177,24 +177,47 @@ class _Process:
         self._broker_there = True
         async with connect(self._loaded.broker_url) as redis, AsyncExitStack() as last:
             last.push_async_callback(lanes.end, redis)
-            wiring = await self._build(Broker(redis))
+            if (built := await self._begin(redis)) is None:
+                return
+            wiring, direct = built
             app.rest = wiring.app
-            await self._run(redis, wiring, app)
+            await self._run(redis, wiring, app, direct=direct)
             if wiring.stop:
                 await wiring.stop()
 
-    async def _run(self, redis: Redis, wiring: Wiring, app: http.Application) -> None:
+    async def _begin(self, redis: Redis) -> tuple[Wiring, bool] | None:
+        """The parts, and whether what their handlers send is published directly; None when it is stopped before. The
+        broker has answered once: it may be away again.
+        """
+        while not self.stopping.is_set():
+            try:
+                direct = not await scripts.has_slots(redis)
+                return await self._build(Broker(redis)), direct
+            except AWAY as error:
+                log.warning("cannot start yet, %s; trying again", trouble(error))
+                await self._unless_stopped(asyncio.sleep(BACKOFF_MAX_S))
+        return None
+
+    async def _run(self, redis: Redis, wiring: Wiring, app: http.Application, *, direct: bool) -> None:
         # Of this life: a restart is another consumer.
         name = f"{self._loaded.node}.{self._loaded.replica or os.getpid()}.{secrets.token_hex(4)}"
-        faststream = faststream_broker(self._loaded.broker_url)
-        await faststream.connect()
-        direct = not await scripts.has_slots(redis)
-        reading = [
-            Subscription(
-                faststream, redis, Intake(redis, consumer, direct=direct), name, check_every_s=self._check_every_s
-            )
-            for consumer in wiring.consumers
-        ]
+        async with AsyncExitStack() as last:
+            faststream = faststream_broker(self._loaded.broker_url)
+            await faststream.connect()
+            last.push_async_callback(faststream.stop)
+            reading = [
+                Subscription(
+                    faststream, redis, Intake(redis, consumer, direct=direct), name, check_every_s=self._check_every_s
+                )
+                for consumer in wiring.consumers
+            ]
+            for each in reading:
+                last.push_async_callback(each.abandon)
+            await self._run_parts(redis, wiring, app, reading)
+
+    async def _run_parts(
+        self, redis: Redis, wiring: Wiring, app: http.Application, reading: Sequence[Subscription[Any]]
+    ) -> None:
         boxes = dict.fromkeys([*(consumer.stream for consumer in wiring.consumers), *wiring.relays])
         async with asyncio.TaskGroup() as group:
             ticks = [group.create_task(self._tick(tick), name=f"tick {tick.name}") for tick in wiring.ticks]
@@ -214,7 +237,6 @@ class _Process:
             for task in endless:
                 task.cancel()
         await self._last_round(redis, boxes)
-        await faststream.stop()
 
     async def _finish(self, reading: Sequence[Subscription[Any]], ticks: Sequence["asyncio.Task[None]"]) -> None:
         await asyncio.gather(*(half.stop() for half in reading))

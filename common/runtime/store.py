@@ -19,7 +19,6 @@ from common.runtime import scripts
 from common.runtime.streams import BLOB
 
 CHUNK_BYTES: Final = 256 * 1024
-PIECE_BYTES: Final = 16 * 1024  # of one answer, whole within the timeout of connection.py: 3.3 KB/s are enough
 BLOB_MAX_BYTES: Final = 1 << 30  # chosen: four kernels of size base with their memories
 SCAN_KEYS: Final = 1_000  # looked at in one go
 
@@ -54,7 +53,9 @@ async def get(redis: Redis, digest: str, size_bytes: int) -> bytes:
         raise Rejected("blob_too_large", f"a blob of {size_bytes} bytes is announced; the limit is {BLOB_MAX_BYTES}")
     parts: list[bytes] = []
     for index in range(_chunks(size_bytes)):
-        chunk = await _chunk(redis, chunk_key(digest, index), min(CHUNK_BYTES, size_bytes - index * CHUNK_BYTES))
+        promised = min(CHUNK_BYTES, size_bytes - index * CHUNK_BYTES)
+        # What is longer than promised shows by one byte too many.
+        chunk = cast("bytes", await redis.getrange(chunk_key(digest, index), 0, promised))
         if size_bytes and not chunk:
             message = f"chunk {index} of blob {digest[:12]} is not in the broker: its sender must publish it again"
             raise Unavailable("blob_missing", message)
@@ -78,14 +79,6 @@ async def forget(redis: Redis, needed: Collection[str], idle_s: float) -> int:
         if cast("bytes", key).decode().removeprefix(BLOB).partition(":")[0] not in needed:
             gone += await scripts.forget(redis, key.decode(), idle_s=idle_s)
     return gone
-
-
-async def _chunk(redis: Redis, key: str, size_bytes: int) -> bytes:
-    """In pieces that follow on each other without a pause. What is longer than promised shows by one byte too many."""
-    pieces = redis.pipeline(transaction=False)
-    for start in range(0, size_bytes + 1, PIECE_BYTES):
-        pieces.getrange(key, start, min(start + PIECE_BYTES, size_bytes + 1) - 1)
-    return b"".join(await pieces.execute())
 
 
 def _chunks(size_bytes: int) -> int:

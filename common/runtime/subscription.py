@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar, cast
 
 from faststream import AckPolicy
@@ -26,6 +27,7 @@ from common.runtime.connection import trouble
 from common.runtime.consumer import Intake
 from common.runtime.entries import Entry
 from common.runtime.health import Health
+from common.runtime.pace import Pace
 
 M = TypeVar("M")
 log = logging.getLogger(__name__)
@@ -112,6 +114,14 @@ class Subscription(Generic[M]):
         ) as error:  # or no group: what was read is claimed
             log.warning("what was read of %s is not handed back, %s", self.consumer.stream, trouble(error))
 
+    async def abandon(self) -> None:
+        """As if killed: nothing that has begun is finished, nothing is handed back. After a stop there is nothing."""
+        reading = [task for half in self._holders.values() for task in half.tasks]
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        await self._intake.abandon()
+
     async def _hand_back(self) -> None:
         tried = set(self._intake.tried)
         for holder in self._holders:
@@ -143,7 +153,6 @@ class Subscription(Generic[M]):
             consumer.stream,
             group=consumer.group,
             consumer=holder,
-            max_records=consumer.max_records,  # its default reads the whole backlog into one process
             batch=True,  # one task of FastStream's a read, not one an entry: the intake makes its own
             min_idle_time=claim_ms,
             polling_interval=poll_ms,
@@ -155,6 +164,8 @@ class Subscription(Generic[M]):
             ack_policy=AckPolicy.MANUAL,  # the commit acknowledges; an XACK of its own would come without the effects
             no_reply=True,
         )
+        # The size of a read is chosen once and for all, at its default the whole backlog; a claimer takes one.
+        half._xreadgroup = _paced(half._xreadgroup, consumer.max_records)  # type: ignore[method-assign,assignment]  # noqa: SLF001 -- no other door
 
         async def take(entries: list[Entry]) -> None:
             await self._intake.take_all(holder, entries, new=claim_ms is None)
@@ -199,6 +210,19 @@ class Subscription(Generic[M]):
         metrics.OLDEST_IDLE.labels(stream).set(waiting.oldest_idle_s)
         metrics.DEAD.labels(stream).set(waiting.dead)
         metrics.OUTBOX.labels(stream).set(waiting.outbox)
+
+
+def _paced(read: Callable[..., Awaitable[Any]], most: int) -> Callable[..., Awaitable[Any]]:
+    """Reads as many entries at once as come quickly."""
+    pace = Pace(most)
+
+    async def paced(**how: Any) -> Any:
+        asked_s = time.monotonic()
+        answer = await read(**how | {"count": pace.entries})
+        pace.came(sum(len(entries) for _, entries in answer), time.monotonic() - asked_s)
+        return answer
+
+    return paced
 
 
 def _until_a_sweep_s() -> float:

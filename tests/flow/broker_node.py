@@ -91,13 +91,11 @@ class Node:
 
     async def kill(self) -> None:
         """End without a word to the broker: nothing is finished, nothing is handed back."""
-        reading = [task for half in self.subscription._holders.values() for task in half.tasks]
-        doomed = [*self._tasks, *reading]
-        self._tasks = []
+        doomed, self._tasks = self._tasks, []
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
         await lanes.end(self._redis)
-        await self.subscription._intake.abandon()
+        await self.subscription.abandon()
         await lanes.end(self._redis)  # of what was asked on the way out
         await self._clients.aclose()

@@ -13,7 +13,7 @@ from http_edge import standing
 from playwright.async_api import async_playwright
 from redis.asyncio import Redis
 
-from common.runtime import keys
+from common.runtime import keys, pace
 from common.runtime.broker import Broker
 from common.runtime.consumer import Consumer
 from common.runtime.service import serve
@@ -34,6 +34,12 @@ async def start_node(redis: Redis, broker_url: str) -> AsyncIterator[Callable[[C
     yield begin
     for node in nodes:
         await node.stop()
+
+
+@pytest.fixture
+def seasoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers that begin as those that have found their link quick."""
+    monkeypatch.setattr(pace, "FIRST", 128)
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ async def test_a_backlog_stays_in_the_broker_while_a_handler_is_busy(redis, brok
     assert len(begun) == 60
 
 
+@pytest.mark.usefixtures("seasoned")
 async def test_an_entry_that_is_lost_while_it_waits_is_not_handled(redis, broker, start_node, eventually):
     begun, go = [], asyncio.Event()
 

@@ -12,17 +12,19 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from broker_hosts import hosts
 from broker_many import Server
+from broker_node import Node
 from centre import Centre
 from edge_fleet import NODE, TEXT, Publisher
 from micro import SENTENCES
 
 from common.client.client import Client
-from common.runtime import connection, keys, store
+from common.runtime import connection, keys, store, streams, subscription
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
+from common.runtime.consumer import Consumer
 from services.aggregator.app.hashes import LEDGER
 
-pytestmark = [pytest.mark.live, pytest.mark.anyio]
+pytestmark = [pytest.mark.live, pytest.mark.anyio, pytest.mark.timeout(300)]  # the first edge compiles its kernels
 PORT = 8000
 STARTED_S = 60.0  # the first edge on a machine compiles its kernels
 CUT_S = 7.0  # longer than a silence is borne, and the end of it in the longest pause of the kernel's own tries
@@ -59,6 +61,7 @@ async def redis(standing, tmp_path_factory, micro_parts, eventually):
             )  # what is in the ledger stays there
             async with patient, edge_on(far, folder, url):
                 await eventually(lambda: ready(far), STARTED_S)
+                await eventually(lambda: has_learned(redis, far), STARTED_S)  # what it folds by is compiled, too
                 redis.url = url
                 yield redis
     finally:
@@ -99,10 +102,15 @@ async def ready(host):
     return False
 
 
-async def complete(host):
+async def has_learned(redis, host):
+    await complete(host, SENTENCES["heart"])
+    return await in_ledger(redis, 0)
+
+
+async def complete(host, prompt=SENTENCES["vocab"]):
     """Seconds that a completion took there."""
     began = time.monotonic()
-    wish = {"model": "constellation", "prompt": SENTENCES["vocab"], "max_tokens": 4}
+    wish = {"model": "constellation", "prompt": prompt, "max_tokens": 4}
     status, said = await host.call(lambda: request("POST", "/v1/completions", wish))
     assert status == 200, said
     return time.monotonic() - began
@@ -155,3 +163,28 @@ async def test_a_blob_comes_over_a_link_on_which_a_chunk_takes_longer_than_a_tim
             return await store.get(far, digest, len(data))
 
     assert await standing[1].call(lambda: asyncio.run(fetch())) == data
+
+
+async def test_a_backlog_comes_over_a_link_on_which_it_takes_longer_than_a_timeout(
+    redis, standing, link, monkeypatch, eventually
+):
+    bodies = [random.Random(number).randbytes(1_200) for number in range(128)]
+    for body in bodies:
+        await redis.xadd(streams.BATCHES, {"__data__": body})
+    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(subscription, "READ_BLOCK_MS", 500)
+    link.bytes_per_s = 48_000
+    taken = []
+
+    async def handle(delivery, body):
+        taken.append((body, delivery.deliveries))
+        return []
+
+    async def consume():
+        node = Node(redis.url, Consumer(streams.BATCHES, "trainer", bytes, handle, max_records=len(bodies)), "far")
+        await node.start()
+        await eventually(lambda: len(taken) >= len(bodies), 20)
+        await node.stop()
+
+    await standing[1].call(lambda: asyncio.run(consume()))
+    assert taken == [(body, 1) for body in bodies]

@@ -10,7 +10,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import scripts, streams
 from common.runtime.effects import EFFECTS_MAX, Absent, Equals, Exists, HashAdd, HashDelete, HashSet, Send, Then
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("seasoned")]
 TAKEN = streams.side_key(streams.QUERIES, "taken")
 
 
@@ -171,7 +171,7 @@ async def test_what_was_delivered_before_is_handled_alone(redis, start_node, eve
     node = await start_node(consumer(count, handle_read=handle_read))
     await eventually(lambda: finished(redis))
     assert (reads, await redis.hgetall(COUNTS)) == ([], {b"q0": b"1", b"q1": b"1"})
-    assert not node.health.reasons()
+    await eventually(lambda: not node.health.reasons())
 
 
 async def test_a_lease_keeps_a_long_read_from_being_given_away(redis, start_node, eventually):

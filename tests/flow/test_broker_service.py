@@ -11,10 +11,11 @@ from contextlib import suppress
 import pytest
 from broker_node import COUNTS, consumer, count, finished
 from broker_service import fetch, ready, settings
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from common.errors import QigError, Rejected, Unavailable
-from common.runtime import embedded, http, streams
+from common.runtime import embedded, http, scripts, streams
 from common.runtime.connection import connect
 from common.runtime.effects import Send
 from common.runtime.service import Tick, Wiring, serve
@@ -38,9 +39,12 @@ async def test_a_service_shows_health_readiness_and_metrics(redis, broker_url, r
     await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await eventually(lambda: redis.hexists(COUNTS, "q"))
     assert json.loads((await fetch(url + "/healthz"))[1]) == {"service": "edge", "node": "kiosk"}
-    shown = (await fetch(url + "/metrics"))[1]
-    assert 'qig_handled_total{outcome="done",stream="qig:queries"}' in shown
-    assert "qig_ready 1.0\n" in shown
+
+    async def shows(line):
+        return line in (await fetch(url + "/metrics"))[1]
+
+    assert await shows('qig_handled_total{outcome="done",stream="qig:queries"}')
+    await eventually(lambda: shows("qig_ready 1.0\n"))
     assert (await fetch(url + "/nowhere"))[0] == 404
 
 
@@ -298,3 +302,50 @@ async def test_paths_of_a_service_that_waits_for_its_broker_are_away(running):
     url, _ = await running(settings("redis://127.0.0.1:1"), Wiring())
     status, body = await fetch(url + "/v1/models")
     assert (status, json.loads(body)["error"]["code"]) == (503, "away")
+
+
+async def test_a_broker_that_goes_away_again_while_a_service_begins_is_waited_for(
+    redis, broker_url, running, eventually, monkeypatch
+):
+    asked, has_slots = [], scripts.has_slots
+
+    async def away_once(redis):
+        asked.append(redis)
+        if len(asked) == 1:
+            raise RedisConnectionError("connection refused")
+        return await has_slots(redis)
+
+    monkeypatch.setattr(scripts, "has_slots", away_once)
+    url, end = await running(settings(broker_url), Wiring(consumers=[consumer(count)]))
+    await eventually(lambda: ready(url))
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    await eventually(lambda: finished(redis))
+    await end()
+
+
+async def test_a_service_that_fails_leaves_no_task_and_no_connection(redis, broker_url, eventually):
+    begun, stop, others = asyncio.Event(), asyncio.Event(), asyncio.all_tasks()
+    before = len(await redis.client_list())
+
+    async def handle(delivery, body):
+        begun.set()
+        await asyncio.Event().wait()
+
+    def fail():
+        raise ZeroDivisionError
+
+    async def build(_broker):
+        return Wiring(consumers=[consumer(handle)], stopping=fail)
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    life = asyncio.create_task(serve(settings(broker_url), service="edge", build=build, check_every_s=0.05, stop=stop))
+    await asyncio.wait_for(begun.wait(), 10)
+    stop.set()
+    with pytest.raises(ExceptionGroup):
+        await life
+    assert asyncio.all_tasks() - others <= {life}
+
+    async def alone():
+        return len(await redis.client_list()) <= before
+
+    await eventually(alone)

@@ -9,7 +9,7 @@ from common.errors import Rejected, Unavailable
 from common.runtime import scripts, streams
 from common.runtime.effects import Send
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("seasoned")]
 
 
 def turned_away(delivery, body, ahead):

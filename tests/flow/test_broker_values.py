@@ -7,15 +7,15 @@ import signal
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ClusterDownError, NoPermissionError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import embedded, follower, relay, scripts, store, streams
+from common.runtime import embedded, pace, relay, scripts, store, streams
 from common.runtime.broker import Broker
 from common.runtime.connection import connect
 from common.runtime.effects import Absent, Equals, Exists, HashAdd, HashDelete, HashSet, Send
-from common.runtime.follower import FROM_START, ONLY_NEW, Follower, Pace, follow, newest
+from common.runtime.follower import FROM_START, ONLY_NEW, Follower, follow, newest
 from common.runtime.health import Health
+from common.runtime.pace import Pace
 from common.runtime.releases import newest_messages
 
 pytestmark = pytest.mark.anyio
@@ -232,42 +232,11 @@ async def test_a_follower_of_what_is_new_misses_nothing_from_then_on(redis, foll
     assert not health.reasons()
 
 
-def over_a_thin_link(monkeypatch, most_bytes):
-    """An answer that is larger does not come within its timeout."""
-    read, read_back = Redis.xread, Redis.xrevrange
-
-    def whole(rows):
-        if sum(len(body) for _, fields in rows for body in fields.values()) > most_bytes:
-            raise RedisTimeoutError("Timeout reading from the broker")
-
-    async def xread(redis, *args):
-        answer = await read(redis, *args)
-        whole(answer[0][1] if answer else [])
-        return answer
-
-    async def xrevrange(redis, *args, **options):
-        rows = await read_back(redis, *args, **options)
-        whole(rows)
-        return rows
-
-    monkeypatch.setattr(Redis, "xread", xread)
-    monkeypatch.setattr(Redis, "xrevrange", xrevrange)
-    monkeypatch.setattr(follower, "QUICK_S", 0.0)  # so much takes its time
-
-
-async def test_who_is_far_behind_a_thin_link_reads_one_after_the_other(redis, following, eventually, monkeypatch):
-    large = [b"%d" % number + bytes(1000) for number in range(70)]
-    for body in large:
-        await redis.xadd(streams.BUNDLES, {"__data__": body})
-    over_a_thin_link(monkeypatch, 1500)
-    seen, handle = collecting()
-    await following(handle)
-    await eventually(lambda: seen == large)
-    assert list(await newest_messages(redis, 8)) == large[: -2 * 8 - 1 : -1]
-
-
-async def test_who_is_far_behind_a_wide_link_reads_many_at_once(redis, following, eventually, monkeypatch):
-    monkeypatch.setattr(follower, "QUICK_S", 60.0)
+@pytest.mark.parametrize(("quick_s", "sizes"), [(0.0, [1] * 7), (60.0, [1, 2, 4, 8, 16, 32, 64])])
+async def test_who_is_far_behind_reads_as_many_at_once_as_come_quickly(
+    redis, following, eventually, monkeypatch, quick_s, sizes
+):
+    monkeypatch.setattr(pace, "QUICK_S", quick_s)
     asked, read = [], Redis.xread
 
     async def xread(redis, streams, count, block):
@@ -280,15 +249,26 @@ async def test_who_is_far_behind_a_wide_link_reads_many_at_once(redis, following
     seen, handle = collecting()
     await following(handle)
     await eventually(lambda: len(seen) == 70)
-    assert asked[:7] == [1, 2, 4, 8, 16, 32, 64]
+    assert seen == [b"%d" % number for number in range(70)]
+    assert asked[:7] == sizes
 
 
-@pytest.mark.parametrize(("entries", "took_s", "then"), [(8, 0.4, 16), (7, 0.4, 8), (8, 0.5, 8), (8, 1.6, 4)])
-def test_more_are_asked_for_at_once_while_they_come_quickly(entries, took_s, then):
-    pace = Pace()
-    pace.entries = 8
-    pace.came(entries, took_s)
-    assert pace.entries == then
+async def test_of_the_bundles_the_newest_are_read_and_no_more(redis):
+    for number in range(20):
+        await redis.xadd(streams.BUNDLES, {"__data__": b"%d" % number})
+    assert list(await newest_messages(redis, 8)) == [b"%d" % number for number in range(19, 3, -1)]
+
+
+@pytest.mark.parametrize(
+    ("most", "entries", "took_s", "then"),
+    [(64, 8, 0.4, 16), (12, 8, 0.4, 12), (64, 7, 0.4, 8), (64, 8, 0.5, 8), (64, 8, 1.6, 4)],
+)
+def test_more_are_asked_for_at_once_while_they_come_quickly(most, entries, took_s, then):
+    own = Pace(most)
+    assert own.entries == 1
+    own.entries = 8
+    own.came(entries, took_s)
+    assert own.entries == then
 
 
 @pytest.mark.parametrize(

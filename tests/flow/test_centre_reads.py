@@ -9,7 +9,7 @@ from common.runtime import streams
 from services.aggregator.app.hashes import ACCEPTED, HELD, LEDGER, SEQUENCE, STANDING
 from services.aggregator.app.packets import Packets
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("seasoned")]
 
 
 @pytest.fixture
