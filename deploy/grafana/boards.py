@@ -42,7 +42,7 @@ def fleet() -> bytes:
                 "Edges ready",
                 "Edges that answer queries now: a token was made within seconds.",
                 "none",
-                'sum(qig_ready{job="edge"})',
+                'sum(qig_ready{job="edge"}) or vector(0)',
                 steps=good_above_0,
             ),
             number(
@@ -70,7 +70,7 @@ def fleet() -> bytes:
                 "Answers a second",
                 "Queries answered by all edges; what was refused, or broken off at its deadline, is not counted.",
                 "reqps",
-                'sum(outcome:qig_queries:rate5m{outcome!~"refused|late"})',
+                'sum(outcome:qig_queries:rate5m{outcome!~"refused|late"}) or vector(0)',
             ),
             number(
                 "Bundle",

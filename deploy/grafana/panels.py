@@ -90,7 +90,9 @@ def lines(
 
 
 def number(title: str, text: str, unit: str, expression: str, *, steps: Steps = ((None, "text"),)) -> stat.Panel:
-    """One number now, coloured by where it lies, over its line."""
+    """One number now, coloured by where it lies, over its line. Grafana shows the last that there was: what may end
+    needs `or vector(0)`.
+    """
     panel = _panel(stat.Panel(), title, text, unit, [(expression, title)])
     panel = panel.reduce_options(looks.ReduceDataOptions().calcs(["lastNotNull"])).thresholds(_thresholds(steps))
     return panel.color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.AREA)

@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.table import Table
-
 from common.runtime import api_keys
 from common.runtime.api_keys import ApiKey
 from services.cli import home as places
-from services.cli.show import console, plain
+from services.cli.show import Listing, console, plain
 
 
 def add(name: str, file: Path | None, home: Path) -> int:
@@ -37,7 +35,7 @@ def show(file: Path | None, home: Path, *, json: bool) -> int:
         for key in keys:
             sys.stdout.write(json_text.dumps({"name": key.name, "added_at_s": key.added_at_s}) + "\n")
         return 0
-    table = Table(box=None, pad_edge=False)
+    table = Listing()
     for column in ("name", "added"):
         table.add_column(column)
     for key in keys:

@@ -60,9 +60,7 @@ def run(fields: Mapping[str, object], *, timeout_s: float, home: Path, json: boo
 
 def given(text: str) -> str:
     """The argument, or standard input for `-`. Raises Rejected("no_text") for what is no UTF-8."""
-    if text == "-":
-        return decoded(standard_input(), "standard input")
-    return decoded(text.encode("utf-8", "surrogateescape"), "the text")  # as it was typed, whatever the locale
+    return decoded(standard_input(), "standard input") if text == "-" else text
 
 
 def standard_input() -> bytes:

@@ -26,7 +26,7 @@ from common.wire.codec import unpack
 from common.wire.messages import Batch, DeadLetter
 from services.cli.broker import check_there, client, find_url
 from services.cli.dead import letters_of
-from services.cli.show import console, plain
+from services.cli.show import Listing, console, plain
 from services.trainer import folder
 
 FILE: Final = "batch.msgpack"
@@ -124,7 +124,7 @@ def _chosen(found: Sequence[Found], wanted: str | None) -> Found:
 
 
 def _table(found: Sequence[Found]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Listing()
     for column in ("batch", "", "for bundle", "packets", "bytes", "domains, tokens"):
         table.add_column(column, overflow="fold")
     for one in found:

@@ -17,7 +17,8 @@ from common.coordizer import build, trace
 from common.coordizer import export as exports
 from common.coordizer.artifacts import Coordizer, digest, prefix
 from common.errors import Unavailable
-from services.cli.show import bar, console, number, plain, progress
+from services.cli import genesis as directory
+from services.cli.show import Listing, bar, console, number, plain, progress
 from services.cli.train import check_writable
 from services.trainer import coordizers
 from services.trainer.corpora import selection
@@ -87,7 +88,7 @@ class Checkpoint:
 
 def export(*, folder: Path, out: Path, vocab_size: int | None) -> int:
     """The same ids for other people's loaders."""
-    made = coordizers.read(folder)
+    made = directory.coordizer(folder)
     made = made if vocab_size is None else prefix(made, vocab_size)
     files = {
         "tokenizer.json": exports.tokenizer_json(made),
@@ -106,7 +107,7 @@ def export(*, folder: Path, out: Path, vocab_size: int | None) -> int:
 
 def show(*, folder: Path, json: bool) -> int:
     """What is in an artifact; reading it checks it."""
-    made = coordizers.read(folder)
+    made = directory.coordizer(folder)
     if json:
         sys.stdout.write(json_text.dumps(_figures(made)) + "\n")
         return 0
@@ -129,7 +130,7 @@ def _looks(made: Coordizer) -> tuple[trace.Look, ...]:
 
 
 def _table(looks: Sequence[trace.Look]) -> Table:
-    shown = Table(box=None, pad_edge=False)
+    shown = Listing()
     for column in ("ids", "phi", "", "phi by midpoints"):
         shown.add_column(column, justify="left" if not column else "right")
     for look in looks:

@@ -21,7 +21,7 @@ from common.runtime.lanes import lane
 from common.wire.codec import parse, unpack
 from common.wire.messages import DeadLetter
 from services.cli.broker import check_there, client, find_url
-from services.cli.show import console, plain
+from services.cli.show import Listing, console, plain
 
 NO_BODY: Final = "no_body"  # consumer.py's and relay.py's: an entry without a message; its letter holds the fields
 _ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
@@ -159,7 +159,7 @@ def _carried(outbox: str, body: bytes) -> list[str | bytes]:
 
 
 def _table(letters: list[tuple[str, DeadLetter | Unreadable]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Listing()
     for column in ("letter", "stream", "code", "tries", "bytes", "when", "reason"):
         whole = column == "letter"
         table.add_column(column, no_wrap=whole, overflow="ellipsis" if whole else "fold")

@@ -20,7 +20,6 @@ from typing import Final
 
 from redis.asyncio import Redis
 from rich.console import Console
-from rich.table import Table
 
 from common.client import Client
 from common.constants import PACKET_MAX_BYTES, ROLES
@@ -36,7 +35,7 @@ from services.cli.broker import clear_left, client
 from services.cli.desk import Desk, SeenPacket, Watcher
 from services.cli.fleet import Fleet
 from services.cli.genesis import DATA, why_no_text
-from services.cli.show import command, console, doing, plain
+from services.cli.show import Listing, command, console, doing, plain
 from services.cli.up import first_genesis
 from services.trainer import text
 from services.trainer.corpora.document import documents
@@ -308,7 +307,7 @@ async def _examine(examiner: Examiner, redis: Redis, bundle: Bundle) -> dict[str
 
 
 def _show_result(out: Console, before: Mapping[str, Score], after: Mapping[str, Score]) -> None:
-    table = Table("held-out text", "before, bit/B", "after, bit/B", "change", box=None, pad_edge=False)
+    table = Listing("held-out text", "before, bit/B", "after, bit/B", "change")
     for domain, score in after.items():
         old, new = before[domain].bits_per_byte, score.bits_per_byte
         name = f"{domain} (unseen, never sent)" if domain not in ROLES else domain

@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from rich.table import Table
-
 from common.runtime import settings
 from common.runtime.settings import BROKER_URL_FILE, CommonSettings, redacted, variable
 from services.cli import examine
 from services.cli.examine import Check
-from services.cli.show import console, plain, progress
+from services.cli.show import Listing, console, plain, progress
 
 EXIT_FAILED: Final = 1
 
@@ -73,13 +71,13 @@ def _setting(service: str, name: str, default: str, environ: Mapping[str, str]) 
 def _show(checks: list[Check], found: list[Setting]) -> None:
     """The settings first: they are many, and what a reader came for is to stand last."""
     out = console()
-    listed = Table(box=None, pad_edge=False)
+    listed = Listing()
     for column in ("service", "setting", "value", "from"):
         listed.add_column(column)
     for setting in found:
         listed.add_row(setting.service, setting.variable, plain(setting.value), plain(setting.origin))
     out.print(listed, "")
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Listing(show_header=False)
     for check in checks:
         table.add_row("[green]✓[/]" if check.ok else "[red]✗[/]", check.check, plain(check.value))
         if not check.ok:

@@ -1,4 +1,4 @@
-"""A constellation from a directory, for the commands that start from one or measure one."""
+"""A constellation or a coordizer from a directory, for the commands that start from one or measure one."""
 
 import shlex
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Final
 from common.constants import ROLES
 from common.constellation import parts
 from common.constellation.constellation import Constellation
+from common.coordizer.artifacts import Coordizer
 from common.errors import Unavailable
 from services.cli.home import genesis_dir
-from services.trainer import folder
+from services.trainer import coordizers, folder
 
 DATA: Final = Path("data")  # where qig runs, the repository: what is shipped, whatever text a command is given
 
@@ -45,7 +46,20 @@ def parts_of(directory: Path) -> dict[str, bytes]:
     found = folder.read(directory)
     if found is None:
         message = f"no constellation at {directory}: `qig train` makes one, or name another with --genesis"
-        if not folder.shipped(DATA).is_dir():
-            message += f"; one is shipped: {_go_there()}"
-        raise Unavailable("no_genesis", message)
+        raise Unavailable("no_genesis", message + _or_the_shipped())
     return found
+
+
+def coordizer(directory: Path) -> Coordizer:
+    """Raises Unavailable("no_coordizer"), and as `coordizers.read`."""
+    try:
+        return coordizers.read(directory)
+    except Unavailable as error:
+        if error.code != "no_coordizer":
+            raise
+        raise Unavailable(error.code, error.message + _or_the_shipped()) from None
+
+
+def _or_the_shipped() -> str:
+    """What is missing in a wrong folder need not be made."""
+    return "" if folder.shipped(DATA).is_dir() else f"; one is shipped: {_go_there()}"

@@ -14,7 +14,7 @@ from common.runtime import streams
 from common.runtime.follower import FROM_START
 from common.runtime.overview import depths, heard, lately
 from common.wire.messages import Applied, Heartbeat
-from services.cli.show import plain
+from services.cli.show import Listing, plain
 from services.cli.watch import GAP, UNKNOWN, Seen, cell
 
 KEPT_S: Final = 900.0
@@ -65,7 +65,7 @@ def kernels_table(glance: Glance) -> Table:
     """Each domain that an edge spoke in: phase, the newest Φ and κ that are known, their curves over the last KEPT_S
     seconds, all edges.
     """
-    table = Table(box=None, pad_edge=False, padding=GAP)
+    table = Listing(padding=GAP)
     phi_shown, kappa_shown = (f"{low:g} to {high:g}, 15 min" for low, high in (PHI_SHOWN, KAPPA_SHOWN))
     for column in ("domain", "phase", "Φ", phi_shown, "κ", kappa_shown):
         named = column == "domain"
@@ -95,7 +95,7 @@ def _newest(points: Sequence[tuple[float, float | None]]) -> float | None:
 
 def bundles_table(glance: Glance) -> Table:
     """What edges said of the bundles they tried, newest first, with bits per byte of their own text."""
-    table = Table(box=None, pad_edge=False, padding=GAP)
+    table = Listing(padding=GAP)
     for column in ("bundle", "edge", "verdict", "bit/B before", "after", "ago", "why"):
         said = column in {"edge", "why"}
         justify: JustifyMethod = "left" if said or column == "verdict" else "right"

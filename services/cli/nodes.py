@@ -21,7 +21,7 @@ from common.wire.codec import parse
 from common.wire.messages import Applied, DeadLetter, Heartbeat
 from common.wire.packet import open_envelope
 from services.cli.broker import check_there, client, find_url
-from services.cli.show import ago, console, plain
+from services.cli.show import Listing, ago, console, plain
 
 STANDING: Final = streams.side_key(streams.PACKETS, "standing")  # the aggregator's
 UNKNOWN: Final = "–"
@@ -144,7 +144,7 @@ COLUMNS: Final[tuple[tuple[str, JustifyMethod], ...]] = (
 
 def table(found: Sequence[Row], now_s: float) -> Table:
     """The rows, for people."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = Listing(padding=(0, 1, 0, 0))
     for name, justify in COLUMNS:
         shown.add_column(name, justify=justify, overflow="fold")
     for row in found:

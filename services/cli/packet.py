@@ -35,7 +35,7 @@ from common.wire.proposals import Proposal
 from services.cli import genesis as genesis_parts
 from services.cli.forget import edge_files
 from services.cli.mentioned import Mentioned, readable
-from services.cli.show import console, number, plain, verbatim
+from services.cli.show import Listing, console, number, plain, verbatim
 from services.edge.record import Packet, read_packets
 from services.edge.slots import Slots
 
@@ -278,7 +278,7 @@ def _told(seen: Seen) -> dict[str, Any]:
 
 
 def _list_table(rows: list[Seen]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Listing()
     for column in (
         "edge",
         "packet",
@@ -333,7 +333,7 @@ def _print(seen: Seen, listed: list[dict[str, Any]], read: list[dict[str, Any]],
 
 
 def _ngram_table(listed: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Listing()
     for column in ("text", "tokens", "count", "of"):
         table.add_column(column, justify="left" if column in _LEFT else "right")
     for each in listed:

@@ -18,7 +18,7 @@ from common.trust.rings import EVERYBODY
 from common.wire import bundle as bundles
 from common.wire.messages import Bundle, Figure, Heartbeat
 from services.cli.broker import check_there, client, find_url
-from services.cli.show import ago, command, console, plain
+from services.cli.show import Listing, ago, command, console, plain
 from services.cli.watch import SILENT_S
 from services.cli.why import refused, released
 
@@ -114,7 +114,7 @@ COLUMNS: Final[tuple[tuple[str, JustifyMethod], ...]] = (
 
 def table(found: Sequence[Row], now_s: float) -> Table:
     """The rows, for people; in a terminal of 80 a state may fold, no figure."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = Listing(padding=(0, 1, 0, 0))
     for name, justify in COLUMNS:
         whole = name != "state"
         shown.add_column(name, justify=justify, no_wrap=whole, overflow="ellipsis" if whole else "fold")

@@ -20,8 +20,7 @@ from common.geometry.simplex import Floats
 from services.cli import genesis as directory
 from services.cli.ask import given
 from services.cli.gates import faculty_mass
-from services.cli.show import bar, console
-from services.trainer import coordizers
+from services.cli.show import Listing, bar, console
 from services.trainer.corpora import selection
 
 
@@ -33,7 +32,7 @@ def run(*, text: str, genesis: Path | None, home: Path, json: bool, coordizer: P
         basin = constellation.basin(ids)
         found = constellation.route(basin)
     else:
-        made = coordizers.read(coordizer)
+        made = directory.coordizer(coordizer)
         ids = _some(Encoder(made).encode(given(text)))
         basin = text_basin(ids, bearings(made.basins))
         found = Router(role_homes(made, data), margin_min_rad=MARGIN_MIN_RAD).route(basin)
@@ -72,7 +71,7 @@ def as_json(found: Route, masses: dict[str, float], tokens: int) -> str:
 
 
 def _routes(found: Route) -> Table:
-    shown = Table(box=None, pad_edge=False)
+    shown = Listing()
     for column in ("domain", "distance", "weight", ""):
         shown.add_column(column, justify="left" if column in ("domain", "") else "right")
     for step in found.steps:
@@ -89,7 +88,7 @@ def _verdict(found: Route, tokens: int) -> str:
 
 
 def _masses(masses: dict[str, float]) -> Table:
-    shown = Table(box=None, pad_edge=False)
+    shown = Listing()
     for column in ("faculty", "share", ""):
         shown.add_column(column, justify="right" if column == "share" else "left")
     for name, mass in masses.items():

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from services.cli.app.command import DEFAULT_HOME
@@ -18,12 +20,56 @@ from services.cli.app.command import DEFAULT_HOME
 MISSING: Final = "not known"
 P_SHOWN_MIN: Final = 0.001  # how far below it lies says nothing: the estimate of Φ is not that exact
 PIPED_WIDTH: Final = 200  # where there is no terminal to fit in, tables keep their columns
+FOLDED_MIN: Final = 10  # narrower a column that folds cannot be read
 
 
 def console(*, stderr: bool = False) -> Console:
     """Standard output, or standard error where the former is for a program."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPED_WIDTH)
+
+
+class Listing(Table):
+    """Rows under the names of their columns; where they do not fit, each is a paragraph of names and values.
+
+    rich would leave columns out there, or the end of every figure.
+    """
+
+    def __init__(
+        self, *names: str, padding: tuple[int, int, int, int] = (0, 1, 0, 1), show_header: bool = True
+    ) -> None:
+        super().__init__(
+            *names, box=None, pad_edge=False, padding=padding, show_header=show_header, caption_justify="left"
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """As a table, else as a list; a first column without a name is what a paragraph begins with."""
+        if self._needed(console, options) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        listed = Table.grid(padding=(0, 1))
+        listed.add_column(no_wrap=True)
+        listed.add_column(overflow="fold")
+        names = [str(column.header).strip() for column in self.columns]
+        for row in zip(*(column.cells for column in self.columns), strict=True):
+            cells = [console.render_str(cell) if isinstance(cell, str) else cell for cell in row]
+            mark = "-" if names[0] or not cells[0] else cells[0]
+            named = [*zip(names, cells, strict=True)][not names[0] :]
+            told = [Text.assemble((name, "dim"), " " if name else "", cell) for name, cell in named if cell]
+            listed.add_row(mark, Text(" · ").join(told))
+        yield listed
+        if self.caption:
+            yield console.render_str(str(self.caption), style="table.caption")
+
+    def _needed(self, console: Console, options: ConsoleOptions) -> int:
+        room, (_, right, _, left) = options.update_width(PIPED_WIDTH), self.padding
+        needed = (right + left) * (len(self.columns) - 1)
+        for column in self.columns:
+            shown = [*column.cells, column.header if self.show_header else ""]
+            found = [Measurement.get(console, room, each) for each in shown]
+            whole, word = max(each.maximum for each in found), max(each.minimum for each in found)
+            needed += whole if column.no_wrap else min(word, FOLDED_MIN)
+        return needed
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from services.cli.batch import batches
 from services.cli.broker import check_there, client, find_url
 from services.cli.chain import Centre, Made, Step
 from services.cli.forget import edge_files
-from services.cli.show import console, plain
+from services.cli.show import Listing, console, plain
 from services.cli.why import refused, released
 from services.edge.http.asking import choice_ids
 from services.edge.record import Packet, read_asked, read_counted, read_packets
@@ -187,7 +187,7 @@ async def _ended(redis: Redis) -> dict[PacketRef, str]:
 
 
 def _table(steps: list[Step]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Listing()
     for column in ("", "id", "when", "what", "trace"):
         whole = column in {"", "when", "trace"}
         table.add_column(column, no_wrap=whole, overflow="ellipsis" if whole else "fold")

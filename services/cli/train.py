@@ -12,8 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.table import Table
-
 from common.constellation.paths import DOMAINS
 from common.errors import Rejected, Unavailable
 from common.kernels.spec import SIZES
@@ -21,10 +19,11 @@ from common.runtime.settings import TrainerSettings
 from common.wire.codec import unpack
 from common.wire.fields import MESSAGE_MAX_BYTES
 from common.wire.messages import Batch
+from services.cli import genesis as directory
 from services.cli.batch import FILE, PARENT
 from services.cli.home import unwritable
-from services.cli.show import console, plain, progress
-from services.trainer import coordizers, folder, text
+from services.cli.show import Listing, console, plain, progress
+from services.trainer import folder, text
 
 if TYPE_CHECKING:
     from services.trainer.consolidate import Consolidated
@@ -37,7 +36,7 @@ def run(*, size: str, seed: int, out: Path, data: Path, coordizer: Path | None, 
     if size not in SIZES:
         raise Rejected("bad_size", f"no size {size[:80]!r}: choose from {', '.join(SIZES)}")
     corpora = text.load(data).corpora
-    given = None if coordizer is None else coordizers.read(coordizer)
+    given = None if coordizer is None else directory.coordizer(coordizer)
     check_torch()
     check_writable(out)
     from services.trainer import curves  # noqa: PLC0415 -- torch, which may be missing: the line above says so
@@ -126,7 +125,7 @@ def _tell(made: "Consolidated", parent: Mapping[str, bytes], out: Path, *, json:
         told = {"out": str(out), "changed": changed, "guards": list(made.guards)}
         sys.stdout.write(json_text.dumps(told) + "\n")
         return
-    table = Table("figure", "domain", "before", "after", "unit", "change, 95 %", box=None, pad_edge=False)
+    table = Listing("figure", "domain", "before", "after", "unit", "change, 95 %")
     for figure in made.figures:
         before = "" if figure.before is None else f"{figure.before:.4f}"
         sure = "" if figure.low is None else f"{figure.low:+.4f} to {figure.high:+.4f}"

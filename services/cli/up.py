@@ -25,7 +25,7 @@ from services.cli.app.command import NO_ROOM
 from services.cli.broker import check_there, client
 from services.cli.child import die_with_parent
 from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet
-from services.cli.show import command, console, plain
+from services.cli.show import Listing, command, console, plain
 
 LOOK_EVERY_S: Final = 0.5
 SMALLEST: Final = "tiny"
@@ -126,7 +126,8 @@ def _check_settings() -> None:
 
 
 def _check_ports(members: dict[str, tuple[str, int]], home: Path) -> None:
-    others = command(f"up --port {max(port for _, port in members.values()) + 1}", home)
+    edges = sum(service == "edge" for service, _ in members.values())
+    others = command(f"up --edges {edges} --port {max(port for _, port in members.values()) + 1}", home)
     for node, (_, port) in members.items():
         if port:
             probe.check_port(HOST, port, f"{node} needs it: stop what uses it, or choose others: {others}")
@@ -249,7 +250,7 @@ def _is_quiet(part: str, *, starting: bool) -> bool:
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Listing()
     for name in ("", "process", "state", "bundle", "pid", "address"):
         table.add_column(name, overflow="ellipsis", no_wrap=name != "state")
     for row in rows:

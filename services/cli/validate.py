@@ -20,8 +20,8 @@ from common.coordizer.artifacts import Coordizer
 from services.cli import gates
 from services.cli import genesis as directory
 from services.cli.gates import Check
-from services.cli.show import console, number, plain, progress
-from services.trainer import coordizers, text
+from services.cli.show import Listing, console, number, plain, progress
+from services.trainer import text
 from services.trainer.evaluate import Examiner, by_reader, instruments
 from services.trainer.steering import conversations, prompts
 from services.trainer.whole import whole
@@ -42,7 +42,7 @@ def run(*, genesis: Path | None, home: Path, data: Path, json: bool) -> int:
     with progress(stages) as tell:
         tell("load", 0.0)
         constellation = directory.load(genesis or directory.default(home))
-        shipped = coordizers.read(SHIPPED)
+        shipped = directory.coordizer(SHIPPED)
         held_out = text.load(data).held_out
         tell("load", 1.0)
         checks = measure(shipped, constellation, held_out, tell)
@@ -93,7 +93,7 @@ def measure(
 
 def table(checks: Sequence[Check]) -> Table:
     """The checks for a person."""
-    shown = Table(box=None, pad_edge=False)
+    shown = Listing()
     for column in ("", "gate", "check", "value", "threshold", "control"):
         shown.add_column(column, justify="right" if column == "value" else "left")
     for check in checks:

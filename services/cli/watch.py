@@ -21,7 +21,7 @@ from common.runtime.overview import StreamRow, depths, heard
 from common.runtime.settings import redacted
 from common.wire.messages import Heartbeat
 from services.cli.broker import check_there, client, find_url
-from services.cli.show import console, plain
+from services.cli.show import Listing, console, plain
 
 SILENT_S: Final = 30.0  # a beat this old is of a service that stopped, or hangs
 UNKNOWN: Final = "–"  # one column wide where "not known" takes nine
@@ -107,7 +107,7 @@ def cell(value: float | None, form: str = ".2f") -> str:
 
 def services_table(seen: Seen) -> Table:
     """Services by their newest beat; those of an edge with a row a domain. Long names fold before a figure is cut."""
-    table = Table(box=None, pad_edge=False, padding=GAP, caption_justify="left")
+    table = Listing(padding=GAP)
     for column in ("", "service", "node", "bundle", "ago", "fresh", "domain", "Φ", "κ", "phase"):
         named = column in {"node", "domain"}
         justify: JustifyMethod = "right" if column in {"bundle", "ago", "fresh", "Φ", "κ"} else "left"
@@ -134,7 +134,7 @@ def services_table(seen: Seen) -> Table:
 
 def streams_table(seen: Seen) -> Table:
     """Work streams by what waits in them."""
-    table = Table(box=None, pad_edge=False, padding=GAP)
+    table = Listing(padding=GAP)
     for column in ("stream", "waiting", "lag", "pending", "oldest idle", "outbox", "dead", "consumers"):
         table.add_column(column, justify="left" if column == "stream" else "right", no_wrap=True)
     for row in seen.streams:

@@ -23,7 +23,7 @@ from common.runtime.trust import Trust
 from common.wire.codec import unpack
 from common.wire.messages import Applied, Bundle, Candidate, DeadLetter, Evidence, Verdict
 from services.cli.broker import check_there, client, find_url
-from services.cli.show import command, console, plain
+from services.cli.show import Listing, command, console, plain
 from services.publisher import refusals
 from services.publisher.fleet import Fleet, fold
 from services.publisher.metadata import LISTED
@@ -188,7 +188,7 @@ def shown(story: Story) -> Iterator[RenderableType]:
 
 
 def _table(figures: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Listing(padding=(0, 2, 0, 0))
     for column in ("  figure", "domain", "before", "after", "change", "95 % of the change", "unit"):
         left = column in {"  figure", "domain", "unit"}
         overflow: OverflowMethod = "fold" if left else "ellipsis"

@@ -330,3 +330,12 @@ async def test_a_job_may_wait_a_day_before_its_limit_and_no_longer_than_runpod_a
 async def test_a_key_that_cannot_be_read_stops_the_start(connect, tmp_path):
     with pytest.raises(Rejected, match="bad_setting: QIG_RUNPOD_KEY="):
         connect(runpod_key=tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"rpa_one\nrpa_two", b"rpa one", b"\xff", "schlüssel".encode()])
+async def test_a_file_without_a_key_stops_the_start_and_is_not_shown(connect, tmp_path, text):
+    """In a request it would read as a RunPod that does not answer, with the key in the log."""
+    (tmp_path / "key").write_bytes(text)
+    with pytest.raises(Rejected, match=r"bad_setting: QIG_RUNPOD_KEY=.* holds no key") as raised:
+        connect(runpod_key=tmp_path / "key")
+    assert "rpa" not in str(raised.value)

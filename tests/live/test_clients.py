@@ -14,7 +14,7 @@ import pytest
 from live_fleet import EDGES, live, until
 
 from common.client import Client
-from common.runtime import streams
+from common.runtime import rights, streams
 from common.runtime.entries import body_of
 from common.runtime.follower import kept
 from common.wire.codec import pack, unpack_reply
@@ -185,6 +185,21 @@ async def test_node_is_given_an_answer(node, lively):
     told = await node("ask", "node-ask", text=TEXT, max_tokens=8, store=False)
     (sent,) = await replies(lively, "node-ask")
     assert told["answer"] == json.loads(sent.model_dump_json())
+
+
+async def test_node_asks_with_the_rights_of_a_client_s_user_and_no_others(installed, lively):
+    """As at the broker of compose.yaml: it may not read the dead letters, in which others' queries lie."""
+    given = re.findall(r"\(.*?\)|\S+", rights.client("kiosk").rule)
+    await lively.redis.execute_command("ACL", "SETUSER", "kiosk", "reset", "on", ">word", *given)
+    try:
+        url = lively.fleet.broker_url.replace("//", "//kiosk:word@")
+        query = json.dumps({"text": TEXT, "max_tokens": 8, "store": False})
+        told = json.loads(await ran("node", SCENES.name, "ask", url, "kiosk.node", query, cwd=installed))
+        assert told["answer"]["client"] == "kiosk.node"
+        said = await ran("node", "client.mjs", TEXT, cwd=installed, env={**os.environ, "QIG_BROKER_URL": url})
+        assert re.search(r"\n(vocab|strategy|percept|heart) · Φ ", said)
+    finally:
+        await lively.redis.execute_command("ACL", "DELUSER", "kiosk")
 
 
 async def test_node_is_given_pieces_and_then_the_whole(node, lively):

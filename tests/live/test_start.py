@@ -164,9 +164,9 @@ def wait_for(condition):
 
 def test_up_names_the_port_that_is_taken_and_what_to_do(home):
     with taken_port() as port:
-        line = refused(up(home, "--port", str(port)))
+        line = refused(up(home, "--edges", "3", "--port", str(port)))
     assert line.startswith(f"error: port {port} on 127.0.0.1 cannot be used (Address already in use): edge-1 needs it")
-    assert " up --port " in line
+    assert f" up --edges 3 --port {port + 6} " in line  # as many as were asked for
     assert f" --home {home}" in line  # without it another constellation would begin
 
 

@@ -2,18 +2,20 @@ import errno
 import inspect
 import io
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from common.constants import PHASE_BOUNDS, PHI_WINDOW
 from common.errors import Corrupt, Rejected, Unavailable
+from services.cli import api_keys, demo, genesis, reference, up
 from services.cli import app as cli
-from services.cli import demo, genesis, reference, up
 
 HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack", "tuf")
 COMMANDS = {
@@ -187,9 +189,102 @@ def test_what_an_output_s_encoding_lacks_is_escaped_so_that_json_stays_the_same(
     assert json.loads(written) == "Φ é 😀 \udcff"
 
 
+@pytest.mark.parametrize("line", [["--help"], ["keys", "api", "list"], ["keys", "api", "list", "--json"]])
+def test_an_output_that_nobody_reads_to_its_end_is_no_check_that_failed(tmp_path, line):
+    file = tmp_path / "trust" / "api-keys.json"
+    api_keys.add("kiosk", file, tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        environ = {**os.environ, "QIG_API_KEYS": str(file), "PYTHONUNBUFFERED": ""}
+        command = [sys.executable, "-m", "services.cli.app", *line]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, text=True, env=environ)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_as_if_nobody_wanted_to_read_it(tmp_path, closed):
+    line = f"exec {sys.executable} -m services.cli.app keys secret --home {tmp_path} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "private" / "fleet.secret").is_file()
+
+
+@pytest.mark.parametrize("interrupted", ["typer", "services.cli.app.traffic", "services.cli.keyring"])
+def test_ctrl_c_while_a_module_is_imported_shows_no_traceback(interrupted):
+    code = f"""
+import sys
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "{interrupted}":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, CtrlC())
+sys.argv = ["qig", "keys", "init"]
+from services.cli.app import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_before_a_command_is_chosen_shows_no_traceback(end):
+    assert end(KeyboardInterrupt(), "watch") == 130
+
+
 def test_debug_shows_the_traceback(end):
     with pytest.raises(ZeroDivisionError):
         end(ZeroDivisionError(), "--debug", "watch")
+
+
+@pytest.fixture
+def received(monkeypatch):
+    """What the work of a command is given, once it was looked at."""
+    calls = []
+
+    def run(**given):
+        calls.append(given)
+        return 0
+
+    monkeypatch.setattr(cli.command, "import_module", lambda _: SimpleNamespace(run=run, train=run, listing=run))
+    return calls
+
+
+@pytest.mark.parametrize(
+    "line", [["ask", "WORD"], ["forget", "WORD"], ["trace", "WORD"], ["packet", "list", "--node", "WORD"]]
+)
+def test_words_are_taken_as_they_were_typed_whatever_the_locale_and_refused_when_they_are_no_utf_8(received, line):
+    ascii_locale = "Φ".encode().decode("ascii", "surrogateescape")
+    assert CliRunner().invoke(cli.app, [ascii_locale if word == "WORD" else word for word in line]).exit_code == 0
+    assert "Φ" in str(received)
+    latin = CliRunner().invoke(cli.app, ["na\udcefve" if word == "WORD" else word for word in line])
+    assert str(latin.exception).startswith(r"no_text: 'na\udcefve' is no UTF-8 text (byte 2): ")
+    assert len(received) == 1
+
+
+def test_a_path_may_be_no_utf_8(received):
+    assert CliRunner().invoke(cli.app, ["nodes", "--home", "na\udcefve"]).exit_code == 0
+    assert received[0]["home"] == Path("na\udcefve")
+
+
+NUMBERS = [
+    ["ask", "x", "--temperature"],
+    ["ask", "x", "--timeout"],
+    ["read", "x", "--timeout"],
+    ["watch", "--every"],
+    ["top", "--every"],
+    ["coordizer", "train", "--lam"],
+]
+
+
+@pytest.mark.parametrize("line", NUMBERS, ids=" ".join)
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_what_is_no_number_to_go_by_is_refused_in_every_command(received, line, number):
+    found = CliRunner().invoke(cli.app, [*line, number])
+    assert found.exit_code == 2 or str(found.exception).startswith(f"bad_number: {number} ")
+    assert received == []
+    assert CliRunner().invoke(cli.app, [*line, "0.5"]).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -255,9 +350,13 @@ def test_no_home_and_no_key_is_made_in_a_wrong_folder(tmp_path, monkeypatch):
 def test_a_constellation_that_is_missed_in_a_wrong_folder_is_named_with_where_one_is(tmp_path, monkeypatch):
     with pytest.raises(Unavailable, match=r"or name another with --genesis$"):
         genesis.parts_of(tmp_path / "genesis")
+    with pytest.raises(Unavailable, match=r"no coordizer at .* makes one$"):
+        genesis.coordizer(tmp_path / "coordizer")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Unavailable, match=f"; one is shipped: run qig in its repository: cd {genesis.REPOSITORY}$"):
         genesis.parts_of(tmp_path / "genesis")
+    with pytest.raises(Unavailable, match=f"; one is shipped: run qig in its repository: cd {genesis.REPOSITORY}$"):
+        genesis.coordizer(tmp_path / "coordizer")
 
 
 def test_no_demo_begins_in_a_wrong_folder(tmp_path, monkeypatch):

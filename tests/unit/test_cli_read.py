@@ -70,15 +70,10 @@ def test_a_text_on_standard_input_is_read(tmp_path, monkeypatch):
         given([read.Path("-")], tmp_path)
 
 
-@pytest.mark.parametrize("words", ["-", "na\udcefve"])  # piped, or typed in a terminal of Latin-1
-def test_a_question_that_is_no_utf_8_is_refused_with_what_converts_it(tmp_path, monkeypatch, words):
+def test_a_question_that_is_no_utf_8_is_refused_with_what_converts_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"na\xefve"), encoding="utf-8"))
-    with pytest.raises(Rejected, match=r"no_text: (standard input|the text) is no UTF-8 text \(byte 2\); .*iconv"):
-        ask.run({"text": words}, timeout_s=1.0, home=tmp_path, json=False)
-
-
-def test_words_are_taken_as_they_were_typed_whatever_the_locale():
-    assert ask.given("Φ".encode().decode("ascii", "surrogateescape")) == "Φ"
+    with pytest.raises(Rejected, match=r"no_text: standard input is no UTF-8 text \(byte 2\); .*iconv"):
+        ask.run({"text": "-"}, timeout_s=1.0, home=tmp_path, json=False)
 
 
 def test_a_closed_standard_input_is_said(tmp_path, monkeypatch):

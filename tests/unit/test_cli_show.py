@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from services.cli import show
 
@@ -43,6 +44,42 @@ def test_what_takes_a_while_is_said_when_it_begins(terminal, said):
     with show.doing(out, "it works"):
         out.print("done")
     assert said in out.file.getvalue()
+
+
+@pytest.fixture
+def listing():
+    """With all that tables have: a mark, a name that folds, figures that do not, what has none, a caption."""
+    table = show.Listing()
+    for name in ("", "node", "ago", "fresh", "why"):
+        table.add_column(name, no_wrap=name in {"ago", "fresh"}, overflow="fold")
+    table.add_row("[red]✗[/]", "kiosk-harbour-17", "12 s", "123456 B", Text("a disk that is [full]"))
+    table.add_row("", "edge-2", "", "1 B", "")
+    table.caption = "✗ silent"
+    return table
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 50, 60, 80])
+def test_a_table_says_all_that_it_holds_however_narrow_the_terminal(listing, width):
+    out = Console(file=io.StringIO(), width=width)
+    out.print(listing)
+    lines = out.file.getvalue().splitlines()
+    words = " ".join(lines).split()
+    assert max(map(len, lines)) <= width
+    for said in ("✗", "node", "ago", "fresh", "why", "12", "123456", "edge-2", "disk", "[full]", "silent"):
+        assert said in words
+    assert "…" not in "".join(lines)
+
+
+def test_where_a_row_does_not_fit_it_is_a_paragraph_of_names_and_what_they_have(listing):
+    out = Console(file=io.StringIO(), width=34)
+    out.print(listing)
+    assert [line.rstrip() for line in out.file.getvalue().splitlines()] == [
+        "✗ node kiosk-harbour-17 · ago 12 s",
+        "  · fresh 123456 B · why a disk",
+        "  that is [full]",
+        "- node edge-2 · fresh 1 B",
+        "✗ silent",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,16 @@ def test_the_bands_are_those_of_the_code() -> None:
     assert thresholds("constellation", "Drift") == (DRIFT_LIMIT_RAD,)
 
 
+NUMBERS = [panel for board in BOARDS.values() for panel in panels(board) if panel["type"] == "stat"]
+
+
+@pytest.mark.parametrize("panel", NUMBERS, ids=lambda panel: panel["title"])
+def test_a_number_does_not_stand_still_when_what_it_counts_is_gone(panel: dict[str, Any]) -> None:
+    """Grafana shows the last value of the range: of edges that are all gone, how many were ready an hour ago."""
+    (target,) = panel["targets"]
+    assert target["expr"].endswith(" or vector(0)") or panel["title"] == "Bundle"  # what was released last, it stays
+
+
 def test_every_service_is_scraped_under_its_own_name_and_on_its_port_and_each_replica_as_a_target_of_its_own() -> None:
     jobs = {job["job_name"]: job for job in SCRAPE["scrape_configs"]}
     assert set(jobs) == set(settings.SERVICES) <= set(COMPOSE["services"])

@@ -3,6 +3,7 @@
 //     npm ci && node client.mjs "Where does the river go?"
 
 import { randomUUID } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { decode, encode } from "@msgpack/msgpack";
 import { Redis } from "ioredis";
@@ -25,16 +26,32 @@ export class Client {
   #readers = [];
   #closed = false;
 
-  /** name: letters, digits and . _ -; what comes back is found under it, so no two programs share one. */
+  /**
+   * name: letters, digits and . _ -; what comes back is found under it, so no two programs share one. With a user of
+   * its own at the broker it is that user's, or USER.anything; INFO, which ioredis would ask first, is not for it.
+   */
   static async connect(url, name) {
     const client = new Client();
     client.name = name;
     client.redis = new Redis(url, { maxRetriesPerRequest: null }); // commands wait for an outage to end
     for (const stream of [`qig:answers:${name}`, DEAD]) {
-      const [last] = await client.redis.xrevrange(stream, "+", "-", "COUNT", 1);
-      client.#follow(stream, last ? last[0] : "0-0");
+      const newest = await client.#newest(stream);
+      if (newest) client.#follow(stream, newest);
     }
     return client;
+  }
+
+  // The id of the newest entry; null where a client's user may not look, since others' queries lie there.
+  async #newest(stream) {
+    try {
+      const about = await this.redis.xinfo("STREAM", stream);
+      return about[about.indexOf("last-generated-id") + 1];
+    } catch (error) {
+      if (error.message.includes("no such key")) return "0-0";
+      if (stream === DEAD && error.message.startsWith("NOPERM")) return null;
+      this.close();
+      throw error;
+    }
   }
 
   /** The answer to a query, `{text, max_tokens, ...}`: the fields of docs/wire/schemas/query.json. */
@@ -91,7 +108,9 @@ export class Client {
     const reader = this.redis.duplicate();
     this.#readers.push(reader);
     while (!this.#closed) {
-      const found = await reader.xreadBuffer("COUNT", 64, "BLOCK", 1000, "STREAMS", stream, position).catch(() => null);
+      const found = await reader
+        .xreadBuffer("COUNT", 64, "BLOCK", 1000, "STREAMS", stream, position)
+        .catch(() => this.#closed || setTimeout(1000, null)); // what is refused now is not asked again at once
       for (const [entry, fields] of found?.[0]?.[1] ?? []) {
         position = entry.toString();
         try {
@@ -115,7 +134,7 @@ export class Client {
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   const url = process.env.QIG_BROKER_URL ?? "redis://127.0.0.1:6379";
-  const client = await Client.connect(url, `node-${randomUUID()}`);
+  const client = await Client.connect(url, `${new URL(url).username || "node"}.${randomUUID()}`);
   const said = client.stream({ text: process.argv[2] ?? "Where does the river go?", max_tokens: 64 });
   let next = await said.next();
   for (; !next.done; next = await said.next()) process.stdout.write(next.value.index ? next.value.text : `\n${next.value.text}`);

@@ -15,12 +15,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import typer
+try:
+    import typer
 
-from common.constants import Role
-from common.errors import Corrupt, QigError, Rejected, Unavailable
-from services.cli.app import command, keys, text, traffic
-from services.cli.app.command import DEFAULT_HOME, Data, Genesis, Home, Json, Node
+    from common.constants import Role
+    from common.errors import Corrupt, QigError, Rejected, Unavailable
+    from services.cli.app import command, keys, text, traffic
+    from services.cli.app.command import DEFAULT_HOME, Data, Genesis, Home, Json, Node
+except KeyboardInterrupt:  # Ctrl-C before there is a `main` to say so: no traceback through whoever is imported
+    sys.exit(130)
 
 EXIT_FAILED: Final = 1  # a check or a gate failed: the command did its work, and the news is bad
 EXIT_USAGE: Final = 2  # an argument, a setting or some data is wrong
@@ -28,6 +31,7 @@ EXIT_UNAVAILABLE: Final = 3  # something is not there: a broker, a port, a file,
 EXIT_BUG: Final = 4
 EXIT_CORRUPT: Final = 70
 EXIT_INTERRUPTED: Final = 130
+EXIT_UNREAD: Final = 141  # 128 + SIGPIPE: what a shell says of a program that ends by it, as most do
 _ESCAPED: Final = "qig-escaped"
 EXIT_CODES: Final[dict[int, str]] = {
     0: "done",
@@ -37,6 +41,7 @@ EXIT_CODES: Final[dict[int, str]] = {
     EXIT_BUG: "a bug: `qig --debug ...` shows the traceback",
     EXIT_CORRUPT: "bytes are not what their digest or signature promised",
     EXIT_INTERRUPTED: "interrupted (Ctrl-C; a demo by `qig stop` too)",
+    EXIT_UNREAD: "whoever read the output went away before its end (`| head`)",
 }
 
 app = typer.Typer(
@@ -134,7 +139,7 @@ def read(
 @app.command()
 def watch(
     once: Annotated[bool, typer.Option("--once", help="Show it once and end; so without a terminal.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks.")] = 1.0,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
@@ -144,7 +149,7 @@ def watch(
 
 @app.command()
 def top(
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between two looks.")] = 1.0,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """The fleet at a glance: kernels over time, services, streams, bundles. Needs the extra `top`.
@@ -297,7 +302,25 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: a second BLAS thread on a busy machine costs 30 times
     speak()
     try:
-        app()
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except (BrokenPipeError, SystemExit) as end:
+        if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
+            raise
+        # rich and typer end with 1 by it, which says of ours that a check failed; and what is left to write is dropped
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_UNREAD)
+
+
+def _run() -> None:
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what cannot be written is an error of this command, not of Python's end
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if "--debug" in sys.argv:
             raise
@@ -308,8 +331,11 @@ def main() -> None:
 
 def speak() -> None:
     """Have what an output's encoding lacks, as Latin-1 does Φ, escaped as JSON does: the same for a program, and
-    readable for a person.
+    readable for a person. One that is closed (`>&-`) is as if it went to /dev/null.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- until the process ends
     codecs.register_error(_ESCAPED, _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

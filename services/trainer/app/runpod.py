@@ -17,6 +17,7 @@ submitted and not noted, for a kill came between, is submitted again: the worker
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, cast
@@ -239,12 +240,14 @@ def _read(answer: dict[str, Any]) -> Reply | None:
 def _authorization(settings: RunPodSettings) -> dict[str, str]:
     if settings.runpod_key is None:
         return {}
+    where = f"{variable('runpod_key')}={settings.runpod_key}"
     try:
-        key = settings.runpod_key.read_text(encoding="utf-8").strip()
+        key = settings.runpod_key.read_bytes().strip()
     except OSError as error:
-        message = f"{variable('runpod_key')}={settings.runpod_key}: {error.strerror}"
-        raise Rejected("bad_setting", message) from None
-    return {"authorization": f"Bearer {key}"}
+        raise Rejected("bad_setting", f"{where}: {error.strerror}") from None
+    if not re.fullmatch(rb"[!-~]+", key):  # no header takes it, and a request would say that RunPod does not answer
+        raise Rejected("bad_setting", f"{where} holds no key: it is one word, as RunPod shows it")
+    return {"authorization": f"Bearer {key.decode()}"}
 
 
 def _shown(said: object) -> str:
