@@ -69,8 +69,7 @@ async def lately(
 async def heard(redis: Redis, after: str | None = None) -> tuple[Sequence[Heartbeat], str | None]:
     """Heartbeats, oldest first, and the position for the next call: all after a position; without one the newest
     READ_MAX, or all that are kept where those are of more than BEATING services: they would leave out who fell silent
-    a moment ago, and of a thousand who did not. No answer of the broker has more than READ_MAX: it must be whole in
-    time. Raises RedisError.
+    a moment ago, and of a thousand who did not. Asked for in answers of READ_MAX. Raises RedisError.
     """
     found = list[Heartbeat]()
     if after is None:

@@ -154,7 +154,7 @@ async def test_an_edge_that_was_away_reads_the_newest_releases_once_for_all_that
     read, looks = Redis.xrevrange, []
 
     async def xrevrange(redis, *args, **options):
-        looks.append(options["max"])
+        looks.append(options.get("max", "+"))
         return await read(redis, *args, **options)
 
     for number in range(4):
