@@ -250,8 +250,8 @@ class Bundles:
     async def _turn_to(self, bundle: Bundle, parts: dict[str, bytes]) -> Trial:
         """Tries it against what serves now, and has it serve if it is fit to."""
         serving = self._node.serving
+        probes = await asyncio.to_thread(self._node.record.texts.probes, PROBES_MAX)  # a damaged disk: no fault of it
         try:
-            probes = await asyncio.to_thread(self._node.record.texts.probes, PROBES_MAX)
             # What is taken back is not held against what took its place: that is what is bad.
             current = None if serving is None or takes_back(bundle) else serving.constellation
             trial = await asyncio.to_thread(try_bundle, current, parts, probes)

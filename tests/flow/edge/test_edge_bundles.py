@@ -94,6 +94,20 @@ async def test_of_bundles_that_are_refused_only_the_last_one_s_parts_stay_on_dis
     assert edge.node.serving.bundle == 6
 
 
+async def test_a_bundle_is_not_refused_for_a_disk_that_is_damaged(edge, publisher, micro_parts, redis, monkeypatch):
+    def damaged(*_):
+        raise Corrupt("not_a_record", "damaged")
+
+    await publisher.release(micro_parts | {"notes.bin": b"new"})
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.node.record.texts, "probes", damaged)
+        with pytest.raises(Corrupt, match="not_a_record"):
+            await bundles_to(edge, redis)
+    assert await verdicts(redis) == [(1, "applied")]
+    await edge.bundles.look_again()
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied")]
+
+
 async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro_parts, redis):
     await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
     with pytest.raises(Unavailable, match="blob_missing"):
