@@ -172,7 +172,7 @@ class Bundles:
         async with self._turning:
             if (bundle := self._health.bundle) is not None:
                 seen = await self._health.look()
-                if seen.word == "bad":
+                if seen.word == "bad" or self._has_left(bundle):  # the latter: so far on disk alone
                     await self._go_back(bundle, seen.reason)
                 elif seen.word == "good":
                     await self._keep(bundle, seen.reason)
@@ -220,12 +220,13 @@ class Bundles:
             self._health.end()
             log.error("bundle %d is bad and serves on: %s: %s", bundle.version, reason, error)  # noqa: TRY400 -- told
             return
-        self._health.end()
         if known is None or known.digest != good.digest:
             known = self._serving(good.bundle, await self._load(good))
         await self._install(known)
+        self._health.end()
+        left = next((each for each in self._slots.standing.left if each.digest == left.digest), left)  # as said first
         self._untold = (*self._untold, left)
-        log.error("bundle %d is bad, bundle %d serves again: %s", bundle.version, good.bundle.version, reason)
+        log.error("bundle %d is bad, bundle %d serves again: %s", bundle.version, good.bundle.version, left.reason)
         await asyncio.to_thread(_give_back)
 
     async def _adopt(self, bundle: Bundle) -> Trial:
