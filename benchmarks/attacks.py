@@ -245,7 +245,7 @@ def besieged(field, where, rule):
     fleet.close()
 
 
-def unbounded(brought):
+def unbounded(brought, _number):
     return [one.crystals for one in brought]
 
 

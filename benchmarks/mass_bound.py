@@ -67,8 +67,8 @@ def twice(table):
 
 
 def turns(packets, size, given, *, remember):
-    """What each cut says: its own and the pool's n-grams that met their quorum. remember: as the memory of a domain
-    does once a bundle has brought them, whole; a fleet lies between the two.
+    """What each cut says, and its number: its own and the pool's n-grams that met their quorum. remember: as the
+    memory of a domain does once a bundle has brought them, whole; a fleet lies between the two.
     """
     draw, dealt = np.random.default_rng(given.seed), itertools.cycle(packets)
     order = [node for _ in range(given.rounds) for node in draw.permutation(given.nodes)]
@@ -87,21 +87,21 @@ def turns(packets, size, given, *, remember):
                 for place, keys in enumerate(known)
             )
         if said:
-            yield said
+            yield said, cut
 
 
 def bounds(cuts):
-    total = sum(counts(one.crystals for one in said) for said in cuts)
+    total = sum(counts(one.crystals for one in said) for said, _ in cuts)
 
     def share(bound):
-        return round(sum(counts(bound(said)) for said in cuts) / total, 3)
+        return round(sum(counts(bound(said, cut)) for said, cut in cuts) / total, 3)
 
     shipped, by_gram = robust.DENSITY_MEDIANS, {}
     for medians in MEDIANS:
         robust.DENSITY_MEDIANS = medians
         by_gram[medians] = share(robust.bounded)
     robust.DENSITY_MEDIANS = shipped
-    every = share(lambda said: robust.bounded([one._replace(cut=0) for one in said]))
+    every = share(lambda said, cut: robust.bounded([one._replace(cut=cut) for one in said], cut))
     return {"value": share(robust.bounded), "unit": "of the counts", "all": every, "by_gram": by_gram}
 
 

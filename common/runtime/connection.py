@@ -144,17 +144,26 @@ class _MasteredTls(_Mastered, SentinelManagedSSLConnection):
 
 
 class _Sentinels(Sentinel):
-    """Asked by one at a time: whoever finds the master moves the sentinel that told it to the front of a list that
-    others are walking, and two at once lose another for good, with its open connection.
+    """Asked once for all who want to know at a time: whoever finds the master moves the sentinel that told it to the
+    front of a list that others are walking, and two at once lose another for good, with its open connection. One after
+    the other they would wait for each sentinel that is away as often as they are many.
     """
 
     def __init__(self) -> None:
         super().__init__([])  # type: ignore[no-untyped-call]
-        self._asking = asyncio.Lock()
+        self._asking: asyncio.Task[Any] | None = None
 
     async def discover_master(self, service_name: str) -> Any:
-        async with self._asking:
-            return await super().discover_master(service_name)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(super().discover_master(service_name))
+            self._asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # of one that all left
+        return await asyncio.shield(self._asking)
+
+    async def aclose(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        await super().aclose()
 
 
 class _MasterPool(SentinelConnectionPool):

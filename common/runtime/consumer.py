@@ -167,14 +167,18 @@ class Intake(Generic[M]):
         *,
         direct: bool = False,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """direct: what handlers send is published with their commit, not through the outbox (`scripts.commit`)."""
+        """direct: what handlers send is published with their commit, not through the outbox (`scripts.commit`). clock:
+        seconds since 1970, and may be set; steady: is never set.
+        """
         self.consumer = consumer
         self._direct = direct
         self._redis = redis
         self.clock: Final = clock
-        self.ahead_s = 0.0
+        self._steady = steady
+        self._compared = 0.0, clock() - steady()
         self._chance = chance
         self._room = asyncio.Semaphore(consumer.at_once)
         self._leases: set[_Lease] = set()
@@ -194,7 +198,14 @@ class Intake(Generic[M]):
         ours, from when the broker took an entry: one that goes wrong must not end the work that others would have done.
         What the way may explain is taken for none of it.
         """
-        self.ahead_s = min(max(asked_s - broker_s, 0.0), self.clock() - broker_s)
+        ahead_s = min(max(asked_s - broker_s, 0.0), self.clock() - broker_s)
+        self._compared = ahead_s, self.clock() - self._steady()
+
+    @property
+    def ahead_s(self) -> float:
+        """How far our clock is ahead of the broker's now, behind it below 0, also where it was set a moment ago."""
+        ahead_s, between_s = self._compared
+        return ahead_s + (self.clock() - self._steady() - between_s)
 
     async def take_all(self, holder: str, entries: Sequence[Entry], *, new: bool) -> None:
         """Deliveries of several entries; returns when there is room for more, and what is under suspicion has ended.

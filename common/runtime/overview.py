@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from common.errors import Rejected
 from common.runtime import streams
 from common.runtime.entries import body_of
+from common.runtime.follower import FROM_START
 from common.wire.codec import unpack
 from common.wire.fields import Message
 from common.wire.messages import Heartbeat
@@ -65,14 +66,22 @@ async def lately(
     return told, after
 
 
-async def heard(redis: Redis) -> Sequence[Heartbeat]:
-    """Heartbeats, oldest first: the newest READ_MAX; all that are kept where those are of more than BEATING services,
-    which would leave out who fell silent a moment ago, and of a thousand who did not. Raises RedisError.
+async def heard(redis: Redis, after: str | None = None) -> tuple[Sequence[Heartbeat], str | None]:
+    """Heartbeats, oldest first, and the position for the next call: all after a position; without one the newest
+    READ_MAX, or all that are kept where those are of more than BEATING services: they would leave out who fell silent
+    a moment ago, and of a thousand who did not. Asked for in answers of READ_MAX. Raises RedisError.
     """
-    beats, _ = await lately(redis, streams.HEART, Heartbeat, most=READ_MAX)
-    if len({(beat.service, beat.node) for beat in beats}) <= BEATING:
-        return beats
-    return (await lately(redis, streams.HEART, Heartbeat, most=streams.retention(streams.HEART).entries))[0]
+    found = list[Heartbeat]()
+    if after is None:
+        beats, position = await lately(redis, streams.HEART, Heartbeat, most=READ_MAX)
+        if len({(beat.service, beat.node) for beat in beats}) <= BEATING:
+            return beats, position
+        after = FROM_START
+    while True:
+        beats, position = await lately(redis, streams.HEART, Heartbeat, after=after, most=READ_MAX)
+        if position == after:
+            return found, after
+        found, after = [*found, *beats], position
 
 
 async def _depth(redis: Redis, stream: str) -> StreamRow:

@@ -15,10 +15,11 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Awaitable, Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
+from nacl.signing import VerifyKey
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from tuf.api.exceptions import (
@@ -36,7 +37,7 @@ from common.errors import Corrupt, Unavailable
 from common.runtime import streams
 from common.trust import rings, roles
 from common.trust.roles import BUNDLES, target_path, version_of
-from common.wire.bundle import verify
+from common.wire.bundle import is_signed
 from common.wire.messages import Bundle
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,17 @@ BOUNDS: Final = UpdaterConfig(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look found: the releases that are listed, by their paths; who is the publisher, or was and was never
+    robbed, by key id; the timestamp that both hang on.
+    """
+
+    listed: dict[str, TargetFile]
+    signers: dict[str, VerifyKey]
+    timestamp: bytes
+
+
 class Trust:
     """The releases that HOME's trust root leads to."""
 
@@ -65,8 +77,7 @@ class Trust:
         """root: HOME/trust/root.json. folder: where the state is kept; None: nowhere that outlives this object."""
         self._redis, self._root = redis, root
         self._folder = folder
-        self._listed: dict[str, TargetFile] = {}
-        self._seen, self._seen_s = b"", -LOOK_AGAIN_S  # the timestamp that the list hangs on, and when it was verified
+        self._seen, self._seen_s = _Look({}, {}, b""), -LOOK_AGAIN_S  # the last look, and when it was verified
         self._lock = asyncio.Lock()
 
     async def verify(self, version: int, message: bytes) -> None:
@@ -84,7 +95,7 @@ class Trust:
         async with self._lock:
             found = await self._found(version, message)
             if not _is_open(found, node) and await self._is_new():
-                self._listed = await self._look(target_path(version))
+                await self._look(target_path(version))
                 found = await self._found(version, message)
             return _is_open(found, node)
 
@@ -93,7 +104,7 @@ class Trust:
         never robbed. It is to serve nobody any more; what its packets brought was counted all the same.
         """
         async with self._lock:
-            return bundle.version < self._oldest and await asyncio.to_thread(self._is_signed, bundle)
+            return bundle.version < self._oldest and is_signed(bundle, self._seen.signers)
 
     @property
     def listed(self) -> dict[int, str]:
@@ -108,7 +119,7 @@ class Trust:
     async def _found(self, version: int, message: bytes) -> TargetFile:
         path = target_path(version)
         if not self._is_listed(path, message) and version >= self._oldest and await self._is_new():
-            self._listed = await self._look(path)
+            await self._look(path)
         found = self._listed.get(path)
         if found is None:
             why = f"the publisher's list, from {self._oldest} on, does not name it: it is too old, or forged"
@@ -125,10 +136,14 @@ class Trust:
             seen = await self._fetcher().read(TIMESTAMP)
         except (RedisError, DownloadError):
             return True  # a look says what is wrong
-        return seen != self._seen or now_s - self._seen_s >= LOOK_AGAIN_S
+        return seen != self._seen.timestamp or now_s - self._seen_s >= LOOK_AGAIN_S
 
     def _fetcher(self) -> "_Fetcher":
         return _Fetcher(self._redis, asyncio.get_running_loop())
+
+    @property
+    def _listed(self) -> dict[str, TargetFile]:
+        return self._seen.listed
 
     @property
     def _oldest(self) -> int:
@@ -138,11 +153,11 @@ class Trust:
         found = self._listed.get(path)
         return found is not None and _matches(found, message)
 
-    async def _look(self, path: str) -> dict[str, TargetFile]:
+    async def _look(self, path: str) -> None:
         looking = asyncio.create_task(asyncio.to_thread(self._update, self._fetcher(), path))
         looking.add_done_callback(lambda done: done.cancelled() or done.exception())  # of one left, it is nobody's
         try:
-            listed, self._seen = await asyncio.shield(looking)
+            self._seen = await asyncio.shield(looking)
         except asyncio.CancelledError:
             await asyncio.wait([looking])  # its thread reads on, and would open a connection that nobody closes
             raise
@@ -166,9 +181,8 @@ class Trust:
                 "unwritable", f"{self._folder}: {error.strerror}: make it writable for this user"
             ) from error
         self._seen_s = asyncio.get_running_loop().time()
-        return listed
 
-    def _update(self, fetcher: "_Fetcher", path: str) -> tuple[dict[str, TargetFile], bytes]:
+    def _update(self, fetcher: "_Fetcher", path: str) -> _Look:
         """In a thread: the Updater waits for its fetcher, and the loop goes on."""
         folder = self._own_folder()
         updater = Updater(str(folder), "", fetcher=fetcher, config=BOUNDS, bootstrap=self._root)
@@ -177,20 +191,10 @@ class Trust:
         timestamp = (folder / TIMESTAMP).read_bytes()
         if timestamp != fetcher.timestamp:  # of one version: the Updater keeps its own, and would not find what is new
             raise RepositoryError("the timestamp is another one than was seen under its version")
-        return _checked(roles.parsed((folder / LIST).read_bytes(), Targets).targets), timestamp
-
-    def _is_signed(self, bundle: Bundle) -> bool:
-        folder = self._own_folder()
-        root = roles.parsed((folder / ROOT).read_bytes(), Root)
-        keys = roles.former_keys(roles.parsed((folder / TARGETS).read_bytes(), Targets))
-        own = roles.named_keys(root)[roles.PUBLISHER]
-        signer = (keys | {own.keyid: own.verify_key()}).get(bundle.key.hex())
-        if signer is None:
-            return False
-        with suppress(Corrupt):
-            verify(bundle, signer)
-            return True
-        return False
+        own = roles.named_keys(roles.parsed((folder / ROOT).read_bytes(), Root))[roles.PUBLISHER]
+        former = roles.former_keys(roles.parsed((folder / TARGETS).read_bytes(), Targets))
+        listed = _checked(roles.parsed((folder / LIST).read_bytes(), Targets).targets)
+        return _Look(listed, former | {own.keyid: own.verify_key()}, timestamp)
 
     def _own_folder(self) -> Path:
         if self._folder is None:

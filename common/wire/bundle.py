@@ -10,6 +10,7 @@ signed; parts are named by the sha256 and size of their bytes, so that signing t
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from nacl.exceptions import BadSignatureError
@@ -56,6 +57,17 @@ def verify(bundle: Bundle, verify_key: VerifyKey) -> None:
             "bad_signature",
             f"bundle {bundle.version} was not signed by key {bundle.key.hex()}: keep the last good bundle",
         ) from None
+
+
+def is_signed(bundle: Bundle, signers: Mapping[str, VerifyKey]) -> bool:
+    """Whether one of these keys, by its id in hex, signed every field of the bundle."""
+    signer = signers.get(bundle.key.hex())
+    try:
+        if signer is not None:
+            verify(bundle, signer)
+    except Corrupt:
+        return False
+    return signer is not None
 
 
 def digest(bundle: Bundle) -> str:

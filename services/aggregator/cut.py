@@ -177,7 +177,7 @@ def cut(
     heard = [one for one in read if one in silent or one.ref in taken]
     return Cut(
         batch=batch,
-        note=None if mute else _note(batch, updates, current),
+        note=None if mute else _note(batch, updates, fleet.cuts, current),
         claim=_claim(batch, updates, fleet.cuts),
         pool=kept(left, current, places=settled.places, nodes=who, cuts=fleet.cuts),
         taken=taken,
@@ -288,10 +288,10 @@ def _spreads(updates: Sequence[Merged], nodes: Nodes) -> dict[str, float]:
     return found
 
 
-def _note(batch: Batch | None, updates: Sequence[Merged], current: Base) -> Note | None:
+def _note(batch: Batch | None, updates: Sequence[Merged], number: int, current: Base) -> Note | None:
     if batch is None:
         return None
-    return Note(batch.id, current.vocab_size, {update.update.name: update.brought for update in updates})
+    return Note(batch.id, number, current.vocab_size, {update.update.name: update.brought for update in updates})
 
 
 def _claim(batch: Batch | None, updates: Sequence[Merged], number: int) -> Claim | None:

@@ -116,7 +116,7 @@ def merged(
     while size:
         taken = sorted(packets[:size], key=lambda packet: packet.ref)
         said, waits = _parted(place, [*pool, *(light[packet.ref] for packet in taken)], current, quorum.edges)
-        found = combined(said)
+        found = combined(said, quorum.number)
         fits = found.entries <= MAX_DOMAIN_ENTRIES
         blob = encoded(found, current.vocab_size) if fits else None
         if blob is not None and len(blob) <= room_bytes:
@@ -144,9 +144,12 @@ def _parted(place: Place, brought: Sequence[Brought], current: Base, edges: int)
     return said, waits
 
 
-def combined(brought: Sequence[Brought]) -> Crystals:
-    """What several nodes brought of a domain as one, no node more than it may be (robust.py), each count at a level."""
-    return levelled(crystals.merge(robust.bounded(brought)))
+def combined(brought: Sequence[Brought], number: int) -> Crystals:
+    """What several nodes brought of a domain as one, no node more than it may be (robust.py), each count at a level.
+
+    number: of the cut.
+    """
+    return levelled(crystals.merge(robust.bounded(brought, number)))
 
 
 def encoded(found: Crystals, vocab_size: int) -> bytes | None:

@@ -39,12 +39,11 @@ def mass(found: Crystals) -> int:
     return max(int(order.totals.sum(dtype=np.uint64)) for order in found.orders)
 
 
-def bounded(brought: Sequence[Brought]) -> list[Crystals]:
-    """The crystals of each, scaled down as its node's mass asks. Who speaks now is in the newest cut."""
+def bounded(brought: Sequence[Brought], number: int) -> list[Crystals]:
+    """The crystals of each, scaled down as its node's mass asks. number: of the cut: who is in it speaks now."""
     nodes, weights = [one.node for one in brought], [mass(one.crystals) for one in brought]
     of_node = _sums(weights, nodes)
-    newest = max((one.cut for one in brought), default=0)
-    now = {one.node for one in brought if one.cut == newest}
+    now = {one.node for one in brought if one.cut == number}
     if len(now) >= NODES_LEAST:
         most = _medians(of_node, now)
     elif len(of_node) >= NODES_LEAST:

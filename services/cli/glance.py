@@ -11,7 +11,8 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from common.runtime import streams
-from common.runtime.overview import depths, lately
+from common.runtime.follower import FROM_START
+from common.runtime.overview import depths, heard, lately
 from common.wire.messages import Applied, Heartbeat
 from services.cli.show import Listing, plain
 from services.cli.watch import GAP, UNKNOWN, Seen, cell
@@ -41,13 +42,13 @@ class Reader:
         self._redis = redis
         self._beats: deque[Heartbeat] = deque(maxlen=BEATS_MAX)
         self._verdicts: deque[Applied] = deque(maxlen=VERDICTS_MAX)
-        self._heart: str | None = None  # positions in the broadcasts
+        self._heart: str | None = FROM_START  # positions in the broadcasts
         self._applied: str | None = None
 
     async def look(self) -> Glance:
         """Raises RedisError."""
         now_s = time.time()
-        beats, self._heart = await lately(self._redis, streams.HEART, Heartbeat, after=self._heart, most=BEATS_MAX)
+        beats, self._heart = await heard(self._redis, self._heart)
         self._beats.extend(beats)
         while self._beats and self._beats[0].at_s < now_s - KEPT_S:
             self._beats.popleft()

@@ -74,7 +74,7 @@ async def _look(url: str, home: Path) -> list[Row]:
     enrolled = {key.hex(): name for key, (name, _) in keys.load_enrolled(home).items()}
     async with client(url) as redis:
         await check_there(redis, url)
-        beats = await heard(redis)
+        beats, _ = await heard(redis)
         told, _ = await lately(redis, streams.APPLIED, Applied)
         letters, _ = await lately(redis, streams.dead(streams.PACKETS), DeadLetter)
         return rows(enrolled, await _standings(redis), beats, told, letters)

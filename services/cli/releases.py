@@ -67,7 +67,7 @@ async def _look(url: str, home: Path) -> list[Row]:
         await check_there(redis, url)
         known = await released(redis, home)
         taken_back = set(await refused(redis))
-        beats = await heard(redis)
+        beats, _ = await heard(redis)
     return rows(known, taken_back, beats, time.time())
 
 

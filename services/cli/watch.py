@@ -4,6 +4,7 @@ import asyncio
 import json as json_text
 import sys
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.constants import PHI_MIN_TRANSITIONS
+from common.runtime import streams
 from common.runtime.overview import StreamRow, depths, heard
 from common.runtime.settings import redacted
 from common.wire.messages import Heartbeat
@@ -46,9 +48,10 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
     once = once or not (json or out.is_terminal)
     async with client(url) as redis:
         await check_there(redis, url)
+        watcher = Watcher(redis)
         if json or once:
             while True:
-                seen = await look(redis, time.time())
+                seen = await watcher.look(time.time())
                 if json:
                     sys.stdout.write(as_json(seen) + "\n")
                     sys.stdout.flush()
@@ -60,7 +63,7 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
         with Live(console=out, auto_refresh=False, screen=False) as live:
             while True:
                 try:
-                    live.update(view(await look(redis, time.time())), refresh=True)
+                    live.update(view(await watcher.look(time.time())), refresh=True)
                 except NoPermissionError:
                     raise
                 except RedisError as error:  # a broker that restarts is something to watch, not a reason to end
@@ -68,11 +71,22 @@ async def _watch(url: str, every_s: float, *, once: bool, json: bool) -> None:
                 await asyncio.sleep(every_s)
 
 
-async def look(redis: Redis, now_s: float) -> Seen:
-    """Read the heartbeats and the streams."""
-    beats = await heard(redis)
-    newest = {(beat.service, beat.node): beat for beat in beats}
-    return Seen(now_s, tuple(newest[name] for name in sorted(newest)), await depths(redis))
+class Watcher:
+    """Reads the heartbeats and the streams again and again; of the heartbeats what came since: of a hundred services
+    those that are kept are megabytes.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._beats: deque[Heartbeat] = deque(maxlen=streams.retention(streams.HEART).entries)
+        self._heart: str | None = None  # the position in them
+
+    async def look(self, now_s: float) -> Seen:
+        """Raises RedisError."""
+        beats, self._heart = await heard(self._redis, self._heart)
+        self._beats.extend(beats)
+        newest = {(beat.service, beat.node): beat for beat in self._beats}
+        return Seen(now_s, tuple(newest[name] for name in sorted(newest)), await depths(self._redis))
 
 
 def as_json(seen: Seen) -> str:

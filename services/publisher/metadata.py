@@ -23,7 +23,7 @@ from common.trust import roles
 from common.trust.rings import EVERYBODY, RING
 from common.trust.roles import BUNDLES, Offline, target_path, version_of
 from common.trust.signing import PrivateKey, PublicKey
-from common.wire.bundle import digest, verify
+from common.wire.bundle import digest, is_signed
 from common.wire.codec import unpack
 from common.wire.messages import Bundle
 
@@ -45,7 +45,7 @@ def believed(messages: Iterable[bytes], own: VerifyKey, targets: Targets) -> dic
     found: dict[int, bytes] = {}
     others: dict[str, tuple[Bundle, bytes]] = {}
     for bundle, message in _bundles(messages):
-        if _is_signed(bundle, signers):
+        if is_signed(bundle, signers):
             found.setdefault(bundle.version, message)
         else:
             others[digest(bundle)] = (bundle, message)
@@ -61,23 +61,13 @@ def claimed(messages: Iterable[bytes], offline: Offline) -> set[int]:
     """The versions among `messages` that any key signed which ever was the publisher's, stolen or not."""
     keys = [roles.named_keys(roles.parsed(root, Root))[roles.PUBLISHER] for root in offline.roots]
     signers = {key.keyid: key.verify_key() for key in keys}
-    return {bundle.version for bundle, _ in _bundles(messages) if _is_signed(bundle, signers)}
+    return {bundle.version for bundle, _ in _bundles(messages) if is_signed(bundle, signers)}
 
 
 def _bundles(messages: Iterable[bytes]) -> Iterator[tuple[Bundle, bytes]]:
     for message in messages:
         with suppress(Rejected):
             yield unpack(Bundle, message), message
-
-
-def _is_signed(bundle: Bundle, signers: Mapping[str, VerifyKey]) -> bool:
-    signer = signers.get(bundle.key.hex())
-    try:
-        if signer is not None:
-            verify(bundle, signer)
-    except Corrupt:
-        return False
-    return signer is not None
 
 
 def newest(releases: Mapping[int, bytes]) -> dict[int, bytes]:

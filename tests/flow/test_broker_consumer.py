@@ -137,9 +137,20 @@ async def test_a_process_whose_clock_is_wrong_counts_ages_from_when_the_broker_t
 
 @pytest.mark.parametrize(("broker_s", "ahead_s"), [(6.5, 1.5), (8.0, 0.0), (9.0, 0.0), (10.0, 0.0), (11.5, -1.5)])
 async def test_a_clock_is_as_far_from_the_brokers_as_the_way_does_not_explain(redis, broker_s, ahead_s):
-    intake = Intake(redis, consumer(count), clock=lambda: 10.0)
+    intake = Intake(redis, consumer(count), clock=lambda: 10.0, steady=lambda: 3.0)
     intake.compare(8.0, broker_s)
     assert intake.ahead_s == ahead_s
+
+
+@pytest.mark.parametrize("behind_s", [172_800.0, -172_800.0])
+async def test_a_clock_that_is_set_right_makes_no_message_older_or_younger(redis, behind_s):
+    """The next look at the broker's may be two seconds away: what is refused or buried till then is gone."""
+    now_s, taken_s = [1e9], 1e9 + behind_s
+    intake = Intake(redis, consumer(count), clock=lambda: now_s[0])
+    intake.compare(now_s[0], taken_s)
+    for set_s in (behind_s, -2 * behind_s):
+        now_s[0] += set_s
+        assert now_s[0] - intake.ahead_s - taken_s == pytest.approx(0.0, abs=60.0)
 
 
 async def test_what_fails_together_is_not_tried_again_together(redis):

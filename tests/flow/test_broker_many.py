@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 from broker_many import cluster, watched
@@ -231,6 +232,25 @@ async def test_no_sentinel_is_lost_of_many_who_ask_while_the_first_is_away(stand
         known = {id(sentinel) for sentinel in client.connection_pool.sentinel_manager.sentinels}
     standing.whole()
     assert len(known) == len(standing.sentinels)
+
+
+async def test_who_asks_while_no_sentinel_answers_waits_as_long_as_one_would_alone(monkeypatch):
+    monkeypatch.setattr("common.runtime.connection.SOCKET_TIMEOUT_S", 0.2)
+    asked, over = [], asyncio.Event()
+
+    async def silent(_, writer):
+        asked.append(writer)
+        await over.wait()
+        writer.close()
+
+    async with AsyncExitStack() as servers:
+        each = [await servers.enter_async_context(await asyncio.start_server(silent, "127.0.0.1", 0)) for _ in "abc"]
+        hosts = ",".join(f"127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in each)
+        async with connect(f"redis+sentinel://{hosts}/fleet", retries=0) as client:
+            found = await asyncio.gather(*(client.ping() for _ in range(8)), return_exceptions=True)
+        over.set()
+    assert all(isinstance(error, ConnectionError) for error in found)
+    assert len(asked) == len(each)
 
 
 @pytest.mark.parametrize("standing", ["sentinels"], indirect=True)

@@ -1,4 +1,5 @@
 import pytest
+from redis.asyncio import Redis
 
 from common.runtime import overview, streams
 from common.runtime.overview import depths, lately
@@ -47,7 +48,20 @@ async def test_of_many_services_all_heartbeats_are_read_that_are_kept(redis, mon
     await beat(redis, 0)
     for number in range(6):
         await beat(redis, number % services)
-    assert len(await overview.heard(redis)) == beats
+    longest, on, back = [], Redis.xrange, Redis.xrevrange
+
+    async def whole(rows):
+        longest.append(len(found := await rows))
+        return found
+
+    monkeypatch.setattr(Redis, "xrange", lambda *args: whole(on(*args)))
+    monkeypatch.setattr(Redis, "xrevrange", lambda *args, **options: whole(back(*args, **options)))
+    found, position = await overview.heard(redis)
+    assert (len(found), max(longest)) == (beats, 5)
+    await beat(redis, 9)
+    found, position = await overview.heard(redis, position)
+    assert [each.node for each in found] == ["edge-9"]
+    assert await overview.heard(redis, position) == ([], position)
 
 
 async def test_every_work_stream_has_a_row_before_anything_was_published(redis):

@@ -138,7 +138,7 @@ async def test_watch_marks_and_explains_who_was_not_heard_of(redis):
         beat = Heartbeat(node=node, service="edge", at_s=at_s, bundle=1, ready=True)
         await redis.xadd(streams.HEART, {"__data__": pack(beat)})
     with OUT.capture() as shown:
-        OUT.print(watch.view(await watch.look(redis, 100.0)))
+        OUT.print(watch.view(await watch.Watcher(redis).look(100.0)))
     assert (shown.get().count("●"), shown.get().count("✗")) == (1, 2)
     assert "✗ not heard of for 30 s" in shown.get()
 
@@ -169,7 +169,7 @@ async def test_a_broker_that_goes_away_under_a_command_is_one_clear_error(tmp_pa
         async with client(running.url) as redis:
             await check_there(redis, running.url)
             running.stop()
-            await watch.look(redis, time.time())
+            await watch.Watcher(redis).look(time.time())
 
     with pytest.raises(Unavailable, match=f"broker_away: the broker at {running.url} went away: "):
         await look()
@@ -368,7 +368,7 @@ async def test_watch_counts_what_waits_what_is_held_and_what_is_dead(redis):
         await redis.xadd(streams.QUERIES, {"__data__": b"%d" % number})
     await redis.xreadgroup("edge", "e", {streams.QUERIES: ">"}, count=1)
     await redis.xadd(streams.dead(streams.QUERIES), {"__data__": letter()})
-    row = (await watch.look(redis, 100.0)).streams[0]
+    row = (await watch.Watcher(redis).look(100.0)).streams[0]
     assert (row.stream, row.length, row.lag, row.pending, row.dead, row.consumers) == ("qig:queries", 3, 2, 1, 1, 1)
     assert row.oldest_idle_s >= 0.0
 
@@ -378,7 +378,7 @@ async def test_of_a_stream_of_which_nobody_holds_anything_its_consumers_are_coun
     for number in range(3):
         await redis.xgroup_createconsumer(streams.QUERIES, "edge", f"edge-{number}")
     await redis.config_resetstat()
-    row = (await watch.look(redis, 100.0)).streams[0]
+    row = (await watch.Watcher(redis).look(100.0)).streams[0]
     assert (row.consumers, row.pending, row.oldest_idle_s) == (3, 0, 0.0)
     assert "cmdstat_xinfo|consumers" not in await redis.info("commandstats")
 
@@ -388,7 +388,7 @@ async def test_watch_shows_the_newest_beat_of_each_service_and_passes_what_is_no
         beat = Heartbeat(node=node, service="edge", at_s=99.0, bundle=bundle, ready=True, phi={"heart": None})
         await redis.xadd(streams.HEART, {"__data__": pack(beat)})
     await redis.xadd(streams.HEART, {"__data__": b"garbage"})
-    seen = await watch.look(redis, 100.0)
+    seen = await watch.Watcher(redis).look(100.0)
     assert [(beat.node, beat.bundle) for beat in seen.services] == [("edge-1", 2), ("edge-2", 1)]
     assert len(json.loads(watch.as_json(seen))["streams"]) == 4
     with OUT.capture() as shown:

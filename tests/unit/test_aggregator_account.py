@@ -13,16 +13,18 @@ from common.kernels.memory import Memory, Table
 from common.wire.crystals import decode, encode
 from common.wire.fields import CRYSTALS_MAX_BYTES, MAX_CORRECTIONS
 from common.wire.messages import Correction
+from common.wire.ngrams import crystals, entry
 from common.wire.packet import key_id
-from services.aggregator import account
+from services.aggregator import account, shares
 from services.aggregator.account import ROOM_BYTES, Note, fits, outdated, without
 from services.aggregator.cut import Fleet, Limits, cut
 from services.aggregator.merge import combined
-from services.aggregator.quorum import parted
+from services.aggregator.quorum import Brought, parted
 
 LIMITS = Limits(packets=8, age_s=60.0, mass_cap=100_000)
 IDS = [key_id(key.verify_key) for key in KEYS]
 BATCH = "ab" * 32
+NUMBER = 3
 
 
 def memory_of(blob):
@@ -49,12 +51,12 @@ def alike(one, other):
 
 
 def cut_of(*raws, nodes=NODES):
-    return cut(ledger(*raws), bases=BASES, pending={}, limits=LIMITS, fleet=Fleet(nodes, {}, 3))
+    return cut(ledger(*raws), bases=BASES, pending={}, limits=LIMITS, fleet=Fleet(nodes, {}, NUMBER))
 
 
 def said_of(brought):
     """What a batch says of a domain."""
-    return encode(combined(brought), VOCAB)
+    return encode(combined(brought, NUMBER), VOCAB)
 
 
 def counting(brought, edges):
@@ -72,7 +74,7 @@ def test_a_memory_without_a_node_is_the_one_that_it_never_reached(batches, genes
     held = memory.merge([before, *(memory_of(said_of(brought)) for brought in batches if brought)])
     wanted = memory.merge([before, *(memory_of(said_of(brought)) for brought in kept if brought)])
     for brought in batches:
-        corrections, left = without(Note(BATCH, VOCAB, {"heart": brought}), "a")
+        corrections, left = without(Note(BATCH, NUMBER, VOCAB, {"heart": brought}), "a")
         held = corrected(held, corrections)
         assert all(one.node != "a" for each in left.shares.values() for one in each)
     assert alike(held, wanted)
@@ -81,7 +83,7 @@ def test_a_memory_without_a_node_is_the_one_that_it_never_reached(batches, genes
 @settings(max_examples=40, deadline=None)
 @given(st.lists(packets(), min_size=1, max_size=6))
 def test_a_second_node_is_taken_out_of_what_is_left(brought):
-    note = Note(BATCH, VOCAB, {"heart": brought})
+    note = Note(BATCH, NUMBER, VOCAB, {"heart": brought})
     held = memory_of(said_of(brought))
     for node in "ab":
         corrections, note = without(note, node)
@@ -93,8 +95,9 @@ def test_a_second_node_is_taken_out_of_what_is_left(brought):
 def test_a_cut_notes_what_its_batch_is_made_of():
     found = cut_of(*[packet(key=n, crystals=ngrams(((7,), 9 + n, 3, 4))) for n in range(3)])
     back = Note.unpack(found.note.packed)
-    assert (back.batch, back.vocab, [one.node for one in back.shares["percept"]]) == (
+    assert (back.batch, back.number, back.vocab, [one.node for one in back.shares["percept"]]) == (
         found.batch.id,
+        NUMBER,
         VOCAB,
         [NODES[key] for key in sorted(IDS[:3])],
     )
@@ -106,6 +109,24 @@ def test_a_batch_without_a_node_says_what_one_says_that_the_node_was_not_in():
     (correction,), _ = without(cut_of(*raws).note, NODES[IDS[2]])
     assert correction.was == cut_of(*raws).batch.domains[0].crystals
     assert correction.now == cut_of(*raws[:2], raws[3]).batch.domains[0].crystals
+
+
+def test_a_node_that_alone_spoke_beside_what_others_had_waiting_takes_none_of_theirs_along():
+    """They are few n-grams of each of many: nobody is held against how many another had."""
+
+    def words(many, count):
+        return crystals([entry((), 9 + n, count=count, total=many * count) for n in range(many)])
+
+    waited = [Brought(f"w{n}", 0, words(1 if n < 6 else 60, 2)) for n in range(10)]
+    note = Note(BATCH, NUMBER, VOCAB, {"percept": [*waited, Brought("liar", NUMBER, words(1, 50))]})
+    (correction,), left = without(Note.unpack(note.packed), "liar")
+    assert memory_of(correction.now).tokens == pytest.approx(6 * 2 + 4 * 60 * 2, rel=0.05)  # counts go to levels
+    assert left.packed == Note(BATCH, NUMBER, VOCAB, {"percept": waited}).packed
+
+
+def test_a_note_from_before_notes_had_numbers_is_of_its_newest_shares():
+    note = cut_of(packet(key=0), packet(key=1)).note
+    assert Note.unpack(bytes.fromhex(note.batch) + shares.to_bytes(note.vocab, note.shares)).packed == note.packed
 
 
 def test_a_node_of_several_keys_is_taken_out_with_all_of_them():
@@ -154,7 +175,7 @@ def test_corrections_go_into_a_message_while_they_fit():
     assert [fits([small] * n) for n in (MAX_CORRECTIONS, MAX_CORRECTIONS + 1)] == [True, False]
 
 
-@pytest.mark.parametrize("data", [b"", bytes(32), bytes(33)])
+@pytest.mark.parametrize("data", [b"", bytes(32), bytes(36), bytes(37)])
 def test_a_note_that_no_aggregator_wrote_is_corrupt(data):
     with pytest.raises(Corrupt, match="shares"):
         Note.unpack(data)

@@ -43,7 +43,7 @@ def test_the_packets_of_one_node_are_bounded_together():
 
 
 def test_what_is_bounded_says_the_same_with_less_weight():
-    found = bounded([Brought(node, 3, heavy(total)) for node, total in (("a", 100), ("b", 100), ("c", 10_000))])
+    found = bounded([Brought(node, 3, heavy(total)) for node, total in (("a", 100), ("b", 100), ("c", 10_000))], 3)
     assert [mass(one) for one in found] == [100, 100, 200]
     assert found[-1].orders[0].counts.tolist() == [100]
 
@@ -53,27 +53,32 @@ def text(ngrams, count):
     return crystals.crystals([entry((), token, count=count, total=ngrams * count) for token in range(ngrams)])
 
 
-def lent(nodes):
-    """What the pool lends of so many nodes: of each one n-gram that waited, twice seen."""
-    return [Brought(f"waited-{number}", 0, text(1, 2)) for number in range(nodes)]
+def lent(nodes, ngrams=1):
+    """What the pool lends of so many nodes: of each as many n-grams that waited, twice seen."""
+    return [Brought(f"{ngrams}-waited-{number}", 32, text(ngrams, 2)) for number in range(nodes)]
 
 
 @pytest.mark.parametrize("now", [1, 2, 3, 8])
 @pytest.mark.parametrize("waited", [0, 2, 30])
 def test_what_few_n_grams_of_many_nodes_had_waited_costs_nobody_who_speaks_now(now, waited):
     told = [*lent(waited), *(Brought(f"now-{number}", 40, text(300, 4)) for number in range(now))]
-    assert mass(combined(told)) == pytest.approx(2 * waited + 300 * 4 * now, rel=0.02)  # counts go to levels
+    assert mass(combined(told, 40)) == pytest.approx(2 * waited + 300 * 4 * now, rel=0.02)  # counts go to levels
+
+
+def test_who_had_few_n_grams_waiting_bounds_nobody_who_had_many_where_nobody_speaks_now():
+    told = [*lent(6), *lent(4, ngrams=60)]
+    assert sum(mass(one) for one in bounded(told, 40)) == 6 * 2 + 4 * 60 * 2
 
 
 @pytest.mark.parametrize("weight", [DENSITY_MEDIANS * 2 - 1, DENSITY_MEDIANS * 2, 10**6])
 def test_who_speaks_alone_beside_what_waited_counts_each_n_gram_as_four_medians_of_the_others(weight):
     told = [*lent(9), Brought("now", 40, text(5, weight))]
-    assert [mass(one) for one in bounded(told)] == [2] * 9 + [5 * min(weight, DENSITY_MEDIANS * 2)]
+    assert [mass(one) for one in bounded(told, 40)] == [2] * 9 + [5 * min(weight, DENSITY_MEDIANS * 2)]
 
 
 def test_what_waited_is_bounded_by_what_nodes_bring_now():
     told = [Brought("waited", 0, heavy(10_000)), *(Brought(node, 40, heavy(100)) for node in "abc")]
-    assert [mass(one) for one in bounded(told)] == [200, 100, 100, 100]
+    assert [mass(one) for one in bounded(told, 40)] == [200, 100, 100, 100]
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=5, max_size=12), st.lists(st.integers(0, 2**40), max_size=2))

@@ -8,7 +8,8 @@ import ctypes
 import gc
 import logging
 import math
-from typing import Final
+from collections.abc import Collection, Coroutine
+from typing import Any, Final, TypeVar
 
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
@@ -17,12 +18,12 @@ from common.runtime import causes, metrics, streams, tracing
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
 from common.runtime.follower import newest as newest_entry
-from common.runtime.releases import LOOK_BACK, newest_among, newest_messages, newest_release
+from common.runtime.releases import LOOK_BACK, newest_among, newest_messages
 from common.runtime.trust import Trust
 from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
 from common.wire.fields import REASON_MAX_CHARS
-from common.wire.messages import Applied, Bundle, Part, Verdict
+from common.wire.messages import Applied, Bundle, Verdict
 from common.wire.packet import key_id
 from services.edge.answer import Serving
 from services.edge.app.health import Health
@@ -36,6 +37,7 @@ from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 log = logging.getLogger(__name__)
 
 Figures = tuple[float | None, float | None]
+T = TypeVar("T")
 TELL_AGAIN_S: Final = 5.0  # chosen: after a broker that was not there; the bundle is looked at meanwhile
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
 
@@ -54,8 +56,7 @@ class Bundles:
         self._ending = asyncio.Event()
         self._held: tuple[str, bytes] | None = None  # a part, by digest, that came and is not on disk
         self._judged = ""  # digest of the bundle that was applied or refused last
-        self._judged_version = 0
-        self._looked = ""  # the newest entry of the stream when nothing in it was passed over
+        self._read: tuple[str, Collection[bytes]] = "", ()  # the stream's newest entry, and what was released up to it
         self._untold: tuple[Proved | Left, ...] = ()  # good, or gone back from, and the publisher has not heard of it
         self._not_told_s = -math.inf  # when that was tried last and failed
 
@@ -112,18 +113,9 @@ class Bundles:
                 await self._take(delivery, bundle)
 
     async def look_again(self) -> None:
-        """Takes what was passed over while the list that names it was withheld, and is named now. Where nothing was,
-        the releases are not read until there is another: that would be most of what an idle edge's link carries.
-        """
-        redis = self._node.broker.redis
+        """Takes what was passed over while the list that names it was withheld, and is named now."""
         try:
-            if (last := await newest_entry(redis, streams.BUNDLES)) == self._looked:
-                return
-            messages = await newest_messages(redis, LOOK_BACK)
-            if max(map(_version_of, messages), default=0) <= self._ended_with():
-                self._looked = last
-                return
-            newest = await newest_among(messages, self._trust, node=self._node.settings.node)
+            newest = await self._newest()
             async with self._taking:
                 version = self._node.serving.bundle if self._node.serving else 0
                 if (
@@ -137,10 +129,14 @@ class Bundles:
         except Unavailable as error:  # no reason not to be ready: what serves, serves
             log.warning("cannot look again at what was released: %s", error)
 
-    def _ended_with(self) -> int:
-        """The highest version that serves, was judged or was gone back from: what is older is no question any more."""
-        serving = self._node.serving.bundle if self._node.serving else 0
-        return max(serving, self._judged_version, *(left.version for left in self._slots.standing.left))
+    async def _newest(self) -> Bundle | None:
+        """As `newest_release`. What was released is read again only where there is another: read for each release of a
+        backlog, or each minute, it would be most of what a thin link carries.
+        """
+        redis = self._node.broker.redis
+        if (last := await newest_entry(redis, streams.BUNDLES)) != self._read[0]:
+            self._read = last, await self._unless_ending(newest_messages(redis, LOOK_BACK))
+        return await newest_among(self._read[1], self._trust, node=self._node.settings.node)
 
     async def _take(self, delivery: Delivery, bundle: Bundle) -> None:
         try:
@@ -164,7 +160,7 @@ class Bundles:
         """Whether something newer serves already, or waits in the stream, is believed, and is for this edge."""
         if self._node.serving is not None and bundle.version < self._node.serving.bundle:
             return True
-        newest = await newest_release(self._node.broker.redis, self._trust, node=self._node.settings.node)
+        newest = await self._newest()
         return newest is not None and newest.version > bundle.version and not self._has_left(newest)
 
     def _has_left(self, bundle: Bundle) -> bool:
@@ -176,7 +172,7 @@ class Bundles:
         async with self._turning:
             if (bundle := self._health.bundle) is not None:
                 seen = await self._health.look()
-                if seen.word == "bad":
+                if seen.word == "bad" or self._has_left(bundle):  # the latter: so far on disk alone
                     await self._go_back(bundle, seen.reason)
                 elif seen.word == "good":
                     await self._keep(bundle, seen.reason)
@@ -224,17 +220,18 @@ class Bundles:
             self._health.end()
             log.error("bundle %d is bad and serves on: %s: %s", bundle.version, reason, error)  # noqa: TRY400 -- told
             return
-        self._health.end()
         if known is None or known.digest != good.digest:
             known = self._serving(good.bundle, await self._load(good))
         await self._install(known)
+        self._health.end()
+        left = next((each for each in self._slots.standing.left if each.digest == left.digest), left)  # as said first
         self._untold = (*self._untold, left)
-        log.error("bundle %d is bad, bundle %d serves again: %s", bundle.version, good.bundle.version, reason)
+        log.error("bundle %d is bad, bundle %d serves again: %s", bundle.version, good.bundle.version, left.reason)
         await asyncio.to_thread(_give_back)
 
     async def _adopt(self, bundle: Bundle) -> Trial:
         trial = await self._tried(bundle)
-        self._judged, self._judged_version = digest(bundle), bundle.version
+        self._judged = digest(bundle)
         if trial.verdict == "refused":  # its own parts stay: the next bundle may have most of them
             async with self._turning:
                 with contextlib.suppress(Unavailable):  # a disk that deletes nothing now: after the next one, then
@@ -254,8 +251,8 @@ class Bundles:
     async def _turn_to(self, bundle: Bundle, parts: dict[str, bytes]) -> Trial:
         """Tries it against what serves now, and has it serve if it is fit to."""
         serving = self._node.serving
+        probes = await asyncio.to_thread(self._node.record.texts.probes, PROBES_MAX)  # a damaged disk: no fault of it
         try:
-            probes = await asyncio.to_thread(self._node.record.texts.probes, PROBES_MAX)
             # What is taken back is not held against what took its place: that is what is bad.
             current = None if serving is None or takes_back(bundle) else serving.constellation
             trial = await asyncio.to_thread(try_bundle, current, parts, probes)
@@ -291,19 +288,22 @@ class Bundles:
         for part in bundle.parts.values():
             if not await asyncio.to_thread(self._slots.has, part):
                 if self._held is None or self._held[0] != part.digest:
-                    self._held = part.digest, await self._got(part)
+                    got = await self._unless_ending(self._node.broker.get_blob(part.digest, part.size_bytes))
+                    self._held = part.digest, got
                 await asyncio.to_thread(self._slots.put, part, self._held[1])
                 self._held = None
         return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
 
-    async def _got(self, part: Part) -> bytes:
-        """A part from the broker. Raises as `Broker.get_blob`, and Unavailable("stopping") once this edge ends."""
-        getting = asyncio.create_task(self._node.broker.get_blob(part.digest, part.size_bytes))
+    async def _unless_ending(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the broker is asked for, and may be long on its way. Raises what that does, and Unavailable("stopping")
+        once this edge ends.
+        """
+        getting = asyncio.create_task(work)
         ending = asyncio.create_task(self._ending.wait())
         try:
             await asyncio.wait({getting, ending}, return_when=asyncio.FIRST_COMPLETED)
             if not getting.done():
-                raise Unavailable("stopping", "this node stops: its next start fetches the rest of the bundle")
+                raise Unavailable("stopping", "this node stops: its next start fetches the rest")
             return getting.result()
         finally:
             getting.cancel()
@@ -379,13 +379,6 @@ class Bundles:
         )
         await self._node.broker.produce(streams.APPLIED, pack(told), f"{told.node}:{name}:{verdict}")
         metrics.BUNDLE_APPLIED.labels(verdict).inc()
-
-
-def _version_of(message: bytes) -> int:
-    """Of a release, or what says that it is one; 0 for what does not."""
-    with contextlib.suppress(Rejected):
-        return unpack(Bundle, message).version
-    return 0
 
 
 def _give_back() -> None:

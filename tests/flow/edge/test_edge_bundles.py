@@ -94,6 +94,20 @@ async def test_of_bundles_that_are_refused_only_the_last_one_s_parts_stay_on_dis
     assert edge.node.serving.bundle == 6
 
 
+async def test_a_bundle_is_not_refused_for_a_disk_that_is_damaged(edge, publisher, micro_parts, redis, monkeypatch):
+    def damaged(*_):
+        raise Corrupt("not_a_record", "damaged")
+
+    await publisher.release(micro_parts | {"notes.bin": b"new"})
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.node.record.texts, "probes", damaged)
+        with pytest.raises(Corrupt, match="not_a_record"):
+            await bundles_to(edge, redis)
+    assert await verdicts(redis) == [(1, "applied")]
+    await edge.bundles.look_again()
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied")]
+
+
 async def test_a_part_that_is_not_there_yet_is_waited_for(edge, publisher, micro_parts, redis):
     await publisher.release(micro_parts | {"notes.bin": b"late"}, withhold="notes.bin")
     with pytest.raises(Unavailable, match="blob_missing"):
@@ -124,7 +138,7 @@ async def test_a_disk_that_is_full_has_no_part_fetched_twice(edge, publisher, mi
     assert len(fetched) == len(set(fetched)) == 2
 
 
-async def test_an_edge_that_has_passed_nothing_over_does_not_read_the_releases_again(
+async def test_releases_are_read_again_only_where_there_is_another_and_judged_again_all_the_same(
     edge, publisher, micro_parts, redis, home, monkeypatch
 ):
     read, looks = Redis.xrevrange, []
@@ -134,35 +148,47 @@ async def test_an_edge_that_has_passed_nothing_over_does_not_read_the_releases_a
         return await read(redis, *args, **options)
 
     monkeypatch.setattr(Redis, "xrevrange", xrevrange)
-    await edge.bundles.look_again()
-    looks.clear()
-    await edge.bundles.look_again()
-    assert not looks
     withheld = await redis.hgetall(streams.METADATA)
     await publisher.release(micro_parts | {"notes.bin": b"2"})
     named = await redis.hgetall(streams.METADATA)
     await redis.hset(streams.METADATA, mapping=withheld)
-    for _ in range(2):
-        looks.clear()
-        await edge.bundles.look_again()
-        assert looks
-    assert edge.node.serving.bundle == 1
+    looks.clear()
+    await edge.bundles.look_again()
+    assert (edge.node.serving.bundle, bool(looks)) == (1, True)
+    looks.clear()
     await redis.hset(streams.METADATA, mapping=named)
     edge.bundles._trust._seen_s = -LOOK_AGAIN_S
     await edge.bundles.look_again()
-    assert edge.node.serving.bundle == 2
+    assert (edge.node.serving.bundle, looks) == (2, [])
 
 
-async def test_a_part_that_is_on_its_way_is_waited_for_no_longer_than_the_edge_runs(
+async def test_an_edge_that_was_away_reads_the_newest_releases_once_for_all_that_it_missed(
     edge, publisher, micro_parts, redis, monkeypatch
+):
+    read, looks = Redis.xrevrange, []
+
+    async def xrevrange(redis, *args, **options):
+        looks.append(options.get("max", "+"))
+        return await read(redis, *args, **options)
+
+    for number in range(4):
+        await publisher.release(micro_parts | {"notes.bin": b"%d" % number})
+    monkeypatch.setattr(Redis, "xrevrange", xrevrange)
+    await bundles_to(edge, redis)
+    assert (edge.node.serving.bundle, looks.count("+")) == (5, 1)
+
+
+@pytest.mark.parametrize(("who", "asks"), [(Broker, "get_blob"), (Redis, "xrevrange")], ids=["a part", "releases"])
+async def test_what_is_on_its_way_is_waited_for_no_longer_than_the_edge_runs(
+    edge, publisher, micro_parts, monkeypatch, who, asks
 ):
     on_its_way = asyncio.Event()
 
-    async def endless(*_):
+    async def endless(*_, **__):
         on_its_way.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Broker, "get_blob", endless)
+    monkeypatch.setattr(who, asks, endless)
     await publisher.release(micro_parts | {"notes.bin": b"new"})
     async with asyncio.timeout(10):
         looking = asyncio.create_task(edge.bundles.look_again())

@@ -29,7 +29,7 @@ from services.edge.answer import Gauge
 from services.edge.app import bundles
 from services.edge.app import health as shell
 from services.edge.generation import Generation
-from services.edge.health import FAILED_MIN, TEXTS_MIN
+from services.edge.health import FAILED_MIN, TEXTS_MIN, Judgement
 from services.edge.scheduler import Turn
 from services.edge.slots import Slots
 from services.trainer import growth
@@ -235,6 +235,29 @@ async def test_a_bad_bundle_is_gone_back_from_once_the_disk_has_room_again(on_tr
     await on_trial.bundles.watch()
     assert on_trial.node.serving.bundle == 1
     assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "reverted")]
+
+
+async def test_a_bad_bundle_is_gone_back_from_whole_once_the_record_takes_it(on_trial, redis, monkeypatch):
+    """It was noted as bad, and its vocabulary could not be left yet: by now it may look as good as any."""
+    await read(on_trial, TEXTS)
+
+    def full(*_):
+        raise Unavailable("disk_full", "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bundles, "follow_vocabulary", full)
+        with pytest.raises(Unavailable, match="disk_full"):
+            await on_trial.bundles.watch()
+    assert on_trial.node.serving.bundle == 2
+
+    async def well():
+        return Judgement("good", "64 answers")
+
+    monkeypatch.setattr(on_trial.health, "look", well)
+    await on_trial.bundles.watch()
+    assert (on_trial.node.serving.bundle, on_trial.health.bundle) == (1, None)
+    assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "reverted")]
+    assert "it reads" in on_trial.bundles._slots.standing.left[0].reason
 
 
 async def test_the_first_bundle_serves_on_where_there_is_nothing_to_go_back_to(edge, monkeypatch, redis, clock):

@@ -9,10 +9,13 @@ import threading
 import time
 
 import pytest
-from released import DAY_S, files, message, of_role, put_back, release
+from listing import list_releases
+from released import DAY_S, STRANGER, files, message, of_role, put_back, release
 
 from common.errors import Unavailable
 from common.runtime import keys, streams
+from common.wire.codec import unpack
+from common.wire.messages import Bundle
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +129,17 @@ async def test_a_state_with_any_file_lost_and_a_half_written_one_left_is_made_wh
         await reader().verify(1, messages[1])
         assert path.exists()
         assert not list(state.glob("tmp*"))
+
+
+async def test_a_state_that_is_lost_once_it_was_read_hides_no_release_from_before_the_list(home, redis, reader):
+    messages = await release(redis, home, 3)
+    await list_releases(redis, home, {version: messages[version] for version in (2, 3)})
+    trust = reader()
+    await trust.verify(3, messages[3])
+    for path in (home / "state" / "edge").rglob("*.json"):
+        path.unlink()
+    assert await trust.is_before(unpack(Bundle, messages[1]))
+    assert not await trust.is_before(unpack(Bundle, message(home, 1, key=STRANGER)))
 
 
 class Killed(BaseException):
