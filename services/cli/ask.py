@@ -23,7 +23,7 @@ from common.runtime.overview import lately
 from common.wire.fields import QUERY_MAX_CHARS
 from common.wire.inference import Answer
 from common.wire.messages import Heartbeat
-from services.cli.app import EXIT_INTERRUPTED
+from services.cli.app.ending import EXIT_INTERRUPTED
 from services.cli.broker import client, find_url
 from services.cli.show import chance, command, console, number, plain, verbatim
 from services.cli.watch import SILENT_S

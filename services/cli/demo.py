@@ -29,7 +29,7 @@ from common.runtime import keys, store
 from common.runtime.settings import redacted
 from common.wire.messages import Applied, Bundle, Figure
 from services.cli import home as places
-from services.cli.app import EXIT_INTERRUPTED
+from services.cli.app.ending import EXIT_INTERRUPTED
 from services.cli.ask import evidence
 from services.cli.broker import clear_left, client
 from services.cli.desk import Desk, SeenPacket, Watcher

@@ -6,15 +6,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from common.runtime import settings
 from common.runtime.settings import BROKER_URL_FILE, CommonSettings, redacted, variable
 from services.cli import examine
+from services.cli.app.ending import EXIT_FAILED
 from services.cli.examine import Check
 from services.cli.show import Listing, console, plain, progress
-
-EXIT_FAILED: Final = 1
 
 
 @dataclass(frozen=True, slots=True)

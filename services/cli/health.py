@@ -2,11 +2,9 @@
 
 import asyncio
 import sys
-from typing import Final
 
 from services.cli import probe
-
-EXIT_FAILED: Final = 1
+from services.cli.app.ending import EXIT_FAILED
 
 
 def run(*, port: int) -> int:

@@ -13,7 +13,7 @@ from common.client import Client
 from common.errors import Rejected, Unavailable
 from common.runtime.settings import AggregatorSettings, EdgeSettings
 from common.wire.inference import Answer
-from services.cli.app import EXIT_INTERRUPTED
+from services.cli.app.ending import EXIT_INTERRUPTED
 from services.cli.ask import decoded, explained, standard_input
 from services.cli.broker import find_url
 from services.cli.show import command, console, plain, progress

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import typer
 
-from services.cli.app import EXIT_CODES, app
+from services.cli.app import app
+from services.cli.app.ending import EXIT_CODES
 
 _HEAD: Final = """# Command line
 

@@ -21,7 +21,7 @@ from common.runtime import keys, settings, streams
 from common.runtime.settings import given_broker, redacted, user_of, variable
 from services.cli import genesis, probe
 from services.cli import home as places
-from services.cli.app.command import NO_ROOM
+from services.cli.app.ending import NO_ROOM
 from services.cli.broker import check_there, client
 from services.cli.child import die_with_parent
 from services.cli.fleet import HOST, READY_TIMEOUT_S, Fleet

@@ -19,6 +19,7 @@ from common.constellation.constellation import Constellation
 from common.coordizer.artifacts import Coordizer
 from services.cli import gates
 from services.cli import genesis as directory
+from services.cli.app.ending import EXIT_FAILED
 from services.cli.gates import Check
 from services.cli.show import Listing, console, number, plain, progress
 from services.trainer import text
@@ -30,7 +31,6 @@ SHIPPED: Final = Path("data/coordizer-32k")  # gate 1 is about what is shipped, 
 SEED: Final = 20160
 TALKS: Final = 50  # conversations a kernel, of so many tokens
 TALK_TOKENS: Final = 512
-EXIT_FAILED: Final = 1
 
 Tell = Callable[[str, float], None]
 

@@ -16,6 +16,7 @@ from common.constants import PHASE_BOUNDS, PHI_WINDOW
 from common.errors import Corrupt, Rejected, Unavailable
 from services.cli import api_keys, demo, genesis, reference, up
 from services.cli import app as cli
+from services.cli.app import ending
 
 HEAVY = ("numpy", "numba", "torch", "faststream", "redis", "fastapi", "uvicorn", "pydantic", "nacl", "msgpack", "tuf")
 COMMANDS = {
@@ -181,7 +182,7 @@ def test_a_folder_of_another_user_is_no_bug(end, capsys):
 def test_what_an_output_s_encoding_lacks_is_escaped_so_that_json_stays_the_same(monkeypatch, encoding, shown):
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", out)
-    cli.speak()
+    ending.speak()
     out.write('"Φ é 😀 \udcff"')
     out.flush()
     written = out.buffer.getvalue().decode(encoding)

@@ -7,7 +7,7 @@ from common.errors import Rejected, Unavailable
 from common.wire.fields import QUERY_MAX_CHARS
 from common.wire.inference import Answer
 from services.cli import ask, read
-from services.cli.app import EXIT_INTERRUPTED
+from services.cli.app.ending import EXIT_INTERRUPTED
 from services.edge.sleep import IDLE_SPREAD
 
 

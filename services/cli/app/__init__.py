@@ -2,47 +2,25 @@
 
     command.py   what the declarations share                 keys.py    keys, API keys
     traffic.py   packets, batches, bundles, dead letters     text.py    corpora and coordizers
+    ending.py    how a command ends: errors, exit codes, an output that cannot be written
 
 A command's module is imported when the command runs, and never for help: numpy, numba, torch and FastStream together
 take seconds, `qig --help` takes a fifth of one. Each has a function `run` whose parameters are the command's.
 """
 
-import codecs
-import io
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 try:
     import typer
 
     from common.constants import Role
-    from common.errors import Corrupt, QigError, Rejected, Unavailable
-    from services.cli.app import command, keys, text, traffic
+    from services.cli.app import command, ending, keys, text, traffic
     from services.cli.app.command import DEFAULT_HOME, Data, Genesis, Home, Json, Node
 except KeyboardInterrupt:  # Ctrl-C before there is a `main` to say so: no traceback through whoever is imported
     sys.exit(130)
-
-EXIT_FAILED: Final = 1  # a check or a gate failed: the command did its work, and the news is bad
-EXIT_USAGE: Final = 2  # an argument, a setting or some data is wrong
-EXIT_UNAVAILABLE: Final = 3  # something is not there: a broker, a port, a file, room on the disk
-EXIT_BUG: Final = 4
-EXIT_CORRUPT: Final = 70
-EXIT_INTERRUPTED: Final = 130
-EXIT_UNREAD: Final = 141  # 128 + SIGPIPE: what a shell says of a program that ends by it, as most do
-_ESCAPED: Final = "qig-escaped"
-EXIT_CODES: Final[dict[int, str]] = {
-    0: "done",
-    EXIT_FAILED: "a check or a gate failed; the output says which",
-    EXIT_USAGE: "an argument, a setting or some data is wrong",
-    EXIT_UNAVAILABLE: "something is not there (a broker, a port, a file, room on the disk); it may be later",
-    EXIT_BUG: "a bug: `qig --debug ...` shows the traceback",
-    EXIT_CORRUPT: "bytes are not what their digest or signature promised",
-    EXIT_INTERRUPTED: "interrupted (Ctrl-C; a demo by `qig stop` too)",
-    EXIT_UNREAD: "whoever read the output went away before its end (`| head`)",
-}
 
 app = typer.Typer(
     name="qig",
@@ -298,80 +276,6 @@ def forget(
 
 
 def main() -> None:
-    """The entry of the console script: an error of ours is one line on standard error, and an exit code."""
+    """The entry of the console script."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: a second BLAS thread on a busy machine costs 30 times
-    speak()
-    try:
-        _run()
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except (BrokenPipeError, SystemExit) as end:
-        if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
-            raise
-        # rich and typer end with 1 by it, which says of ours that a check failed; and what is left to write is dropped
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_UNREAD)
-
-
-def _run() -> None:
-    try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()  # what cannot be written is an error of this command, not of Python's end
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        told = _told(error)
-        sys.stderr.write(f"error: {_line(told)}\n")
-        sys.exit(exit_code(told))
-
-
-def speak() -> None:
-    """Have what an output's encoding lacks, as Latin-1 does Φ, escaped as JSON does: the same for a program, and
-    readable for a person. One that is closed (`>&-`) is as if it went to /dev/null.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 -- until the process ends
-    codecs.register_error(_ESCAPED, _escaped)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_ESCAPED)
-
-
-def _escaped(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
-
-
-def _told(error: Exception) -> Exception:
-    """A disk that is full is no bug, wherever it is met: the output may be a file on it. So is a folder that is not for
-    this user.
-    """
-    if isinstance(error, OSError) and error.errno in command.NO_ROOM:
-        where = error.filename or "the output, or a file"
-        return Unavailable("disk_full", f"cannot write {where}: {error.strerror}; make room there, and run it again")
-    if isinstance(error, PermissionError) and error.filename:
-        what = f"cannot use {error.filename}: {error.strerror}"
-        return Unavailable("not_permitted", f"{what}; run it as whom it belongs to, or name another (--home)")
-    return error
-
-
-def exit_code(error: Exception) -> int:
-    """The code that a command which raised `error` ends with."""
-    if isinstance(error, Corrupt):
-        return EXIT_CORRUPT
-    if isinstance(error, Rejected):
-        return EXIT_USAGE
-    return EXIT_UNAVAILABLE if isinstance(error, QigError) else EXIT_BUG
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, QigError):
-        return f"{error.message} ({error.code})"
-    what = f"{type(error).__name__}: {error}".splitlines()[0]
-    return f"{what} (bug): run it again as `qig --debug ...` and report the traceback"
+    ending.run(app)

@@ -1,6 +1,5 @@
 """What the declarations share: how a command is run, the options that several take, and where things lie by default."""
 
-import errno
 import math
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +18,6 @@ Genesis = Annotated[
 ]
 Node = Annotated[str | None, typer.Option(help="The edge; every edge of this home when not given.")]
 DEFAULT_HOME: Final = Path(".qig")
-NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: a disk, or a user's share of it, is full
 
 
 def do(module: str, function: str = "run", **given: Any) -> None:
