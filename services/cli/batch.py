@@ -126,7 +126,7 @@ def _chosen(found: Sequence[Found], wanted: str | None) -> Found:
 def _table(found: Sequence[Found]) -> Table:
     table = Listing()
     for column in ("batch", "", "for bundle", "packets", "bytes", "domains, tokens"):
-        table.add_column(column, overflow="fold")
+        table.column(column, folds=True)
     for one in found:
         domains = ", ".join(f"{update.name} {update.tokens}" for update in one.batch.domains)
         corrections = len(one.batch.corrections)

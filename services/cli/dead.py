@@ -161,8 +161,7 @@ def _carried(outbox: str, body: bytes) -> list[str | bytes]:
 def _table(letters: list[tuple[str, DeadLetter | Unreadable]]) -> Table:
     table = Listing()
     for column in ("letter", "stream", "code", "tries", "bytes", "when", "reason"):
-        whole = column == "letter"
-        table.add_column(column, no_wrap=whole, overflow="ellipsis" if whole else "fold")
+        table.column(column, folds=column != "letter")
     for name, letter in letters:
         if isinstance(letter, Unreadable):
             table.add_row(name, letter.stream, letter.code, "", "", "", plain(letter.reason))

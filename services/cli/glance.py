@@ -70,7 +70,7 @@ def kernels_table(glance: Glance) -> Table:
     for column in ("domain", "phase", "Φ", phi_shown, "κ", kappa_shown):
         named = column == "domain"
         justify: JustifyMethod = "right" if column in {"Φ", "κ"} else "left"
-        table.add_column(column, no_wrap=not named, overflow="fold" if named else "ellipsis", justify=justify)
+        table.column(column, folds=named, justify=justify)
     for domain in sorted({name for beat in glance.beats for name in (*beat.phi, *beat.kappa)}):
         told = [beat for beat in glance.beats if domain in beat.phi or domain in beat.kappa]
         phi = [(beat.at_s, beat.phi.get(domain)) for beat in told]
@@ -99,7 +99,7 @@ def bundles_table(glance: Glance) -> Table:
     for column in ("bundle", "edge", "verdict", "bit/B before", "after", "ago", "why"):
         said = column in {"edge", "why"}
         justify: JustifyMethod = "left" if said or column == "verdict" else "right"
-        table.add_column(column, no_wrap=not said, overflow="fold" if said else "ellipsis", justify=justify)
+        table.column(column, folds=said, justify=justify)
     for told in reversed(glance.verdicts):
         well = told.verdict in {"applied", "good"}
         verdict = f"[green]{told.verdict}[/]" if well else f"[red]{told.verdict}[/]"

@@ -146,7 +146,7 @@ def table(found: Sequence[Row], now_s: float) -> Table:
     """The rows, for people."""
     shown = Listing(padding=(0, 1, 0, 0))
     for name, justify in COLUMNS:
-        shown.add_column(name, justify=justify, overflow="fold")
+        shown.column(name, folds=True, justify=justify)
     for row in found:
         packets = row.packets
         distance = UNKNOWN if packets.distance_rad is None else f"{packets.distance_rad:.3f} rad"

@@ -116,8 +116,7 @@ def table(found: Sequence[Row], now_s: float) -> Table:
     """The rows, for people; in a terminal of 80 a state may fold, no figure."""
     shown = Listing(padding=(0, 1, 0, 0))
     for name, justify in COLUMNS:
-        whole = name != "state"
-        shown.add_column(name, justify=justify, no_wrap=whole, overflow="ellipsis" if whole else "fold")
+        shown.column(name, folds=name == "state", justify=justify)
     for row in found:
         measured = row.brings_back is None and row.before is not None and row.after is not None
         shown.add_row(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -41,6 +41,12 @@ class Listing(Table):
         super().__init__(
             *names, box=None, pad_edge=False, padding=padding, show_header=show_header, caption_justify="left"
         )
+
+    def column(self, name: str, *, folds: bool, justify: JustifyMethod = "left") -> None:
+        """One that folds where it is long, or one that never does: a figure of two lines is a wrong one, and so is one
+        that is cut without an ellipsis.
+        """
+        self.add_column(name, justify=justify, no_wrap=not folds, overflow="fold" if folds else "ellipsis")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """As a table, else as a list; a first column without a name is what a paragraph begins with."""

@@ -189,8 +189,7 @@ async def _ended(redis: Redis) -> dict[PacketRef, str]:
 def _table(steps: list[Step]) -> Table:
     table = Listing()
     for column in ("", "id", "when", "what", "trace"):
-        whole = column in {"", "when", "trace"}
-        table.add_column(column, no_wrap=whole, overflow="ellipsis" if whole else "fold")
+        table.column(column, folds=column not in {"", "when", "trace"})
     for step in steps:
         short = step.id[:SHOWN] if step.kind in {"batch", "candidate"} else step.id
         table.add_row(step.kind, plain(short), _when(step.at_s), plain(step.said), step.trace_id)

@@ -111,7 +111,7 @@ def services_table(seen: Seen) -> Table:
     for column in ("", "service", "node", "bundle", "ago", "fresh", "domain", "Φ", "κ", "phase"):
         named = column in {"node", "domain"}
         justify: JustifyMethod = "right" if column in {"bundle", "ago", "fresh", "Φ", "κ"} else "left"
-        table.add_column(column, no_wrap=not named, overflow="fold" if named else "ellipsis", justify=justify)
+        table.column(column, folds=named, justify=justify)
     for beat in seen.services:
         age_s = max(0.0, seen.at_s - beat.at_s)
         mark = "[red]✗[/]" if age_s > SILENT_S else "[green]●[/]" if beat.ready else "[yellow]○[/]"
@@ -136,7 +136,7 @@ def streams_table(seen: Seen) -> Table:
     """Work streams by what waits in them."""
     table = Listing(padding=GAP)
     for column in ("stream", "waiting", "lag", "pending", "oldest idle", "outbox", "dead", "consumers"):
-        table.add_column(column, justify="left" if column == "stream" else "right", no_wrap=True)
+        table.column(column, folds=False, justify="left" if column == "stream" else "right")
     for row in seen.streams:
         lag = "?" if row.lag is None else str(row.lag)
         dead = f"[red]{row.dead}[/]" if row.dead else "0"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
-from rich.console import OverflowMethod, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 
 from common.errors import Corrupt, Rejected, Unavailable
@@ -191,8 +191,7 @@ def _table(figures: Sequence[Mapping[str, Any]]) -> Table:
     table = Listing(padding=(0, 2, 0, 0))
     for column in ("  figure", "domain", "before", "after", "change", "95 % of the change", "unit"):
         left = column in {"  figure", "domain", "unit"}
-        overflow: OverflowMethod = "fold" if left else "ellipsis"
-        table.add_column(column, justify="left" if left else "right", no_wrap=not left, overflow=overflow)
+        table.column(column, folds=left, justify="left" if left else "right")
     for each in figures:
         before, after = cast("float | None", each["before"]), float(each["after"])
         table.add_row(
