@@ -4,6 +4,7 @@
                      qig:cancel  ──▶ leave it after the slice that is being said
     bundles.py       qig:bundles ──▶ verify, fetch, try, swap, settle ──────▶ qig:applied
                      tick bundles ──▶ the same, for what was passed over while its list was withheld
+    arrivals.py        which release is the newest, and a bundle's parts, by a thin link too
     health.py        tick health  ──▶ what is on trial: good, or gone back from
     common.py        qig:common  ──▶ what may be said from now on
     sleep.py         tick sleep  ──▶ fold what is due, send what is pending ▶ qig:packets
@@ -189,7 +190,7 @@ async def build(
         ],
         app=with_page(http, edge.node.live),
         ready=edge.heart.ready,
-        stopping=edge.bundles.stopping,
+        stopping=edge.bundles.arrivals.stopping,
         stop=stop,
     )
 

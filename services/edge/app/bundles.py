@@ -8,8 +8,7 @@ import ctypes
 import gc
 import logging
 import math
-from collections.abc import Collection, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from common.constellation import parts as bundle_parts
 from common.constellation.constellation import Constellation
@@ -17,8 +16,6 @@ from common.errors import Corrupt, Rejected, Unavailable
 from common.runtime import causes, metrics, streams, tracing
 from common.runtime.entries import Delivery
 from common.runtime.follower import FROM_START
-from common.runtime.follower import newest as newest_entry
-from common.runtime.releases import LOOK_BACK, newest_among, newest_messages
 from common.runtime.trust import Trust
 from common.wire.bundle import digest, takes_back
 from common.wire.codec import pack, unpack
@@ -26,6 +23,7 @@ from common.wire.fields import REASON_MAX_CHARS
 from common.wire.messages import Applied, Bundle, Verdict
 from common.wire.packet import key_id
 from services.edge.answer import Serving
+from services.edge.app.arrivals import Arrivals
 from services.edge.app.health import Health
 from services.edge.app.node import Node
 from services.edge.atlas import atlas
@@ -37,7 +35,6 @@ from services.edge.trial import PROBE_MAX_BYTES, Trial, try_bundle
 log = logging.getLogger(__name__)
 
 Figures = tuple[float | None, float | None]
-T = TypeVar("T")
 TELL_AGAIN_S: Final = 5.0  # chosen: after a broker that was not there; the bundle is looked at meanwhile
 PROBES_MAX: Final = PROBE_MAX_BYTES // 16  # probes shorter than this on average do not fill a trial
 
@@ -50,13 +47,11 @@ class Bundles:
         self._slots = slots
         self._trust = trust
         self._health = health
+        self.arrivals = Arrivals(node, slots, trust)
         self.follow_from = FROM_START
         self._taking = asyncio.Lock()  # one bundle after the other, fetched and all
         self._turning = asyncio.Lock()  # what serves and what is on trial: not held while a bundle is on its way here
-        self._ending = asyncio.Event()
-        self._held: tuple[str, bytes] | None = None  # a part, by digest, that came and is not on disk
         self._judged = ""  # digest of the bundle that was applied or refused last
-        self._read: tuple[str, Collection[bytes]] = "", ()  # the stream's newest entry, and what was released up to it
         self._untold: tuple[Proved | Left, ...] = ()  # good, or gone back from, and the publisher has not heard of it
         self._not_told_s = -math.inf  # when that was tried last and failed
 
@@ -94,10 +89,6 @@ class Bundles:
                 before = self._serving(good.bundle, await self._load(good))
         await self._health.begin(installed.bundle, before)
 
-    def stopping(self) -> None:
-        """What is being fetched is waited for no longer, however thin the link: what is here already stays here."""
-        self._ending.set()
-
     async def rest(self) -> None:
         """This process ends in good order: no bundle has ended it."""
         await asyncio.to_thread(self._slots.rest)
@@ -115,7 +106,7 @@ class Bundles:
     async def look_again(self) -> None:
         """Takes what was passed over while the list that names it was withheld, and is named now."""
         try:
-            newest = await self._newest()
+            newest = await self.arrivals.newest()
             async with self._taking:
                 version = self._node.serving.bundle if self._node.serving else 0
                 if (
@@ -128,15 +119,6 @@ class Bundles:
                         await self._settle(newest, None)
         except Unavailable as error:  # no reason not to be ready: what serves, serves
             log.warning("cannot look again at what was released: %s", error)
-
-    async def _newest(self) -> Bundle | None:
-        """As `newest_release`. What was released is read again only where there is another: read for each release of a
-        backlog, or each minute, it would be most of what a thin link carries.
-        """
-        redis = self._node.broker.redis
-        if (last := await newest_entry(redis, streams.BUNDLES)) != self._read[0]:
-            self._read = last, await self._unless_ending(newest_messages(redis, LOOK_BACK))
-        return await newest_among(self._read[1], self._trust, node=self._node.settings.node)
 
     async def _take(self, delivery: Delivery, bundle: Bundle) -> None:
         try:
@@ -160,7 +142,7 @@ class Bundles:
         """Whether something newer serves already, or waits in the stream, is believed, and is for this edge."""
         if self._node.serving is not None and bundle.version < self._node.serving.bundle:
             return True
-        newest = await self._newest()
+        newest = await self.arrivals.newest()
         return newest is not None and newest.version > bundle.version and not self._has_left(newest)
 
     def _has_left(self, bundle: Bundle) -> bool:
@@ -242,7 +224,7 @@ class Bundles:
         if self._node.serving is not None and self._node.serving.digest == digest(bundle):
             return Trial("applied", "was installed before", None, None, self._node.serving.constellation)
         try:
-            parts = await self._fetch(bundle)
+            parts = await self.arrivals.parts_of(bundle)
         except (Rejected, Corrupt) as error:
             return Trial("refused", str(error), None, None, None)
         async with self._turning:
@@ -282,33 +264,6 @@ class Bundles:
                 await self._acknowledge(serving, brought, None)
             await asyncio.to_thread(rehome, self._node.record, serving)
             self._swap(await asyncio.to_thread(relearned, self._node.record, serving))
-
-    async def _fetch(self, bundle: Bundle) -> dict[str, bytes]:
-        """All parts; only those that are not on disk come from the broker, and each once, whatever the disk says."""
-        for part in bundle.parts.values():
-            if not await asyncio.to_thread(self._slots.has, part):
-                if self._held is None or self._held[0] != part.digest:
-                    got = await self._unless_ending(self._node.broker.get_blob(part.digest, part.size_bytes))
-                    self._held = part.digest, got
-                await asyncio.to_thread(self._slots.put, part, self._held[1])
-                self._held = None
-        return {path: await asyncio.to_thread(self._slots.read, part) for path, part in bundle.parts.items()}
-
-    async def _unless_ending(self, work: Coroutine[Any, Any, T]) -> T:
-        """What the broker is asked for, and may be long on its way. Raises what that does, and Unavailable("stopping")
-        once this edge ends.
-        """
-        getting = asyncio.create_task(work)
-        ending = asyncio.create_task(self._ending.wait())
-        try:
-            await asyncio.wait({getting, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not getting.done():
-                raise Unavailable("stopping", "this node stops: its next start fetches the rest")
-            return getting.result()
-        finally:
-            getting.cancel()
-            ending.cancel()
-            await asyncio.gather(getting, ending, return_exceptions=True)
 
     async def _load(self, installed: Installed) -> Constellation:
         """Beside what serves. Raises as bundle_parts.load."""

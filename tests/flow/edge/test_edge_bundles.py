@@ -193,7 +193,7 @@ async def test_what_is_on_its_way_is_waited_for_no_longer_than_the_edge_runs(
     async with asyncio.timeout(10):
         looking = asyncio.create_task(edge.bundles.look_again())
         await on_its_way.wait()
-        edge.bundles.stopping()
+        edge.bundles.arrivals.stopping()
         await looking
     assert edge.node.serving.bundle == 1
 
