@@ -7,7 +7,6 @@ from checker import Left, Letter, Told, Work, answer_of, batch_of, complaints
 
 WAVE = ("p0 plain", "p1 plain")
 QUERIES = ("q0 plain", "q1 wrong", "q2 deadly")
-ENTRIES = ("1-0", "2-0", "3-0")
 WRONG = Letter("2-0", "wrong", "it was made so", "q1 wrong")
 DEADLY = Letter("3-0", "never_finished", "delivered 6 times", "q2 deadly")
 
