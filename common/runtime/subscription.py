@@ -4,7 +4,8 @@
            look_after (the group is there, its gone consumers are not) ─▶ gauges ─▶ restart a dead half ─▶ report health
 
 FastStream 0.7.8 is worked around in these places, each with its reason at the line and shown in docs/upstream: how it
-makes the group, the parser, the acknowledgement, its task supervisor, its stop for ever on a lost group.
+makes the group, the parser, the acknowledgement, its task supervisor, its stop for ever on a lost group. How much it
+reads at once is fixed there, and chosen anew for each read here.
 """
 
 import asyncio
