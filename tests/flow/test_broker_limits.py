@@ -64,7 +64,7 @@ async def test_room_is_asked_for_as_it_is_given(redis, broker):
 
 @pytest.mark.parametrize("direct", [True, False])
 async def test_work_whose_message_has_no_room_waits_and_is_done_once_there_is_some(
-    redis, broker, start_node, eventually, monkeypatch, direct
+    redis, broker, start_node, eventually, direct
 ):
     async def pass_on(delivery, body):
         return [*counted(body), Send(streams.BATCHES, body, body.decode())]

@@ -276,7 +276,7 @@ async def test_a_stop_does_not_wait_for_a_broker_that_does_not_answer(redis, sta
         await node.subscription.stop()
 
 
-async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, start_node, eventually):
+async def test_a_stop_in_the_midst_of_a_start_leaves_nothing_that_reads(redis, start_node):
     for _ in range(10):
         node = await start_node(consumer(count))
         await node.subscription.stop()

@@ -178,7 +178,7 @@ async def test_a_tick_that_is_rare_runs_again_soon_where_something_was_not_there
     await eventually(lambda: ready(url))
 
 
-async def test_the_stop_finishes_a_tick_and_carries_the_outbox(redis, broker_url, running, eventually):
+async def test_the_stop_finishes_a_tick_and_carries_the_outbox(redis, broker_url, running):
     begun, release = asyncio.Event(), asyncio.Event()
 
     def wiring(broker):

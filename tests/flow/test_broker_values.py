@@ -15,7 +15,6 @@ from common.runtime.connection import connect
 from common.runtime.effects import Absent, Equals, Exists, HashAdd, HashDelete, HashSet, Send
 from common.runtime.follower import FROM_START, ONLY_NEW, Follower, follow, newest
 from common.runtime.health import Health
-from common.runtime.pace import Pace
 from common.runtime.releases import newest_messages
 
 pytestmark = pytest.mark.anyio
@@ -257,18 +256,6 @@ async def test_of_the_bundles_the_newest_are_read_and_no_more(redis):
     for number in range(20):
         await redis.xadd(streams.BUNDLES, {"__data__": b"%d" % number})
     assert list(await newest_messages(redis, 8)) == [b"%d" % number for number in range(19, 3, -1)]
-
-
-@pytest.mark.parametrize(
-    ("most", "entries", "took_s", "then"),
-    [(64, 8, 0.4, 16), (12, 8, 0.4, 12), (64, 7, 0.4, 8), (64, 8, 0.5, 8), (64, 8, 1.6, 4)],
-)
-def test_more_are_asked_for_at_once_while_they_come_quickly(most, entries, took_s, then):
-    own = Pace(most)
-    assert own.entries == 1
-    own.entries = 8
-    own.came(entries, took_s)
-    assert own.entries == then
 
 
 @pytest.mark.parametrize(

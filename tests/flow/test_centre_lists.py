@@ -41,7 +41,7 @@ async def test_a_running_publisher_keeps_its_list_fresh_and_hands_out_new_keys(c
         assert await newest_release(redis, reader) == second
 
 
-async def test_releases_of_before_there_was_a_list_are_listed_at_the_start(centre, eventually, monkeypatch):
+async def test_releases_of_before_there_was_a_list_are_listed_at_the_start(centre, eventually):
     first = await centre.release()
     await centre.broker.redis.delete(streams.METADATA)
     async with centre.running("publisher"):
@@ -88,7 +88,7 @@ async def test_the_release_after_a_broker_was_restored_is_above_what_edges_have(
     assert await centre.returned() == []
 
 
-async def test_a_key_that_no_root_names_signs_nothing_and_says_so(centre, eventually):
+async def test_a_key_that_no_root_names_signs_nothing_and_says_so(centre):
     keys.private_path(centre.home, keys.PUBLISHER).write_text("07" * 32)
     publisher = app.Publisher(centre.settings("publisher"), centre.broker)
     with pytest.raises(Unavailable, match=r"key_not_trusted.*qig keys rotate"):
@@ -96,7 +96,7 @@ async def test_a_key_that_no_root_names_signs_nothing_and_says_so(centre, eventu
     assert await centre.broker.read_hash(streams.METADATA) == {}
 
 
-async def test_of_two_publishers_that_sign_at_once_one_signs_again(centre, eventually):
+async def test_of_two_publishers_that_sign_at_once_one_signs_again(centre):
     one, two = (app.Publisher(centre.settings("publisher"), centre.broker) for _ in range(2))
     genesis = await centre.candidate(id="genesis")
     late = await one.candidates.take(Delivery(streams.CANDIDATES, "1-0", 0, 1, pack(genesis)), genesis)

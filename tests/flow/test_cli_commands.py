@@ -418,7 +418,7 @@ def test_a_home_without_a_constellation_is_one_line_with_what_to_do(tmp_path):
 
 
 @pytest.mark.live
-async def test_ctrl_c_stops_a_constellation_in_good_order(tmp_path, micro_parts, monkeypatch):
+async def test_ctrl_c_stops_a_constellation_in_good_order(tmp_path, micro_parts):
     folder.write(micro_parts, tmp_path / "genesis")
     line = [*QIG, "up", "--edges", "1", "--port", "0", "--home", str(tmp_path)]
     process = await asyncio.create_subprocess_exec(*line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

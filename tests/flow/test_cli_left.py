@@ -162,7 +162,7 @@ sys.exit(demo.run(home=pathlib.Path({str(where)!r}), json=False))
 
 
 async def test_who_ends_a_broker_that_was_left_waits_for_its_services_however_long_they_take_and_for_no_others(
-    tmp_path, eventually
+    tmp_path,
 ):
     def waits(pid):
         with home.members_of(tmp_path, pid) as are_ours:

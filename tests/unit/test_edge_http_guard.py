@@ -104,7 +104,7 @@ async def test_a_request_id_that_cannot_stand_in_a_log_is_replaced(call, given):
     assert headers["x-request-id"].startswith("req_")
 
 
-async def test_a_stop_waits_for_what_is_being_answered_and_not_for_ever(tmp_path, monkeypatch, eventually):
+async def test_a_stop_waits_for_what_is_being_answered_and_not_for_ever(tmp_path, monkeypatch):
     began, end = asyncio.Event(), asyncio.Event()
 
     async def slow(scope, receive, send):

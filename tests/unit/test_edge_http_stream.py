@@ -177,7 +177,7 @@ async def test_an_error_in_the_midst_is_the_last_event_and_says_nothing_of_itsel
     assert "a bug" not in json.dumps(last)
 
 
-async def test_queries_before_one_that_is_refused_are_left(edge, eventually):
+async def test_queries_before_one_that_is_refused_are_left(edge):
     with pytest.raises(Unavailable, match="full"):
         await anext(told(edge, [ask("a"), ask("b", text="one too many")]))
     assert edge.scheduler.load[1] == 0

@@ -59,7 +59,7 @@ def test_a_sleep_is_on_disk_whole(record):
     again.close()
 
 
-def test_a_sleep_that_fails_half_way_leaves_nothing(record, monkeypatch):
+def test_a_sleep_that_fails_half_way_leaves_nothing(record):
     record.texts.add(interaction(), b"", probe=False)
     with pytest.raises(AssertionError, match="packet 5 where 0 is due"):
         slept(record, sequence=5)

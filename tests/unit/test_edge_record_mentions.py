@@ -23,7 +23,7 @@ def known(record):
     return record.mentions.mentioned().tolist(), record.mentions.common().tolist()
 
 
-def test_what_was_mentioned_and_what_is_common_is_known_after_a_restart(record, tmp_path):
+def test_what_was_mentioned_and_what_is_common_is_known_after_a_restart(record):
     mentioning(record, 9, 2**32 - 1)
     mentioning(record, 9, 4)
     record.mentions.heard(hashes(4, 5), [], cursor="7-0", at_s=2.0)

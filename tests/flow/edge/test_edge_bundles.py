@@ -139,7 +139,7 @@ async def test_a_disk_that_is_full_has_no_part_fetched_twice(edge, publisher, mi
 
 
 async def test_releases_are_read_again_only_where_there_is_another_and_judged_again_all_the_same(
-    edge, publisher, micro_parts, redis, home, monkeypatch
+    edge, publisher, micro_parts, redis, monkeypatch
 ):
     read, looks = Redis.xrevrange, []
 

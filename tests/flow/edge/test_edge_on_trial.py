@@ -260,7 +260,7 @@ async def test_a_bad_bundle_is_gone_back_from_whole_once_the_record_takes_it(on_
     assert "it reads" in on_trial.bundles._slots.standing.left[0].reason
 
 
-async def test_the_first_bundle_serves_on_where_there_is_nothing_to_go_back_to(edge, monkeypatch, redis, clock):
+async def test_the_first_bundle_serves_on_where_there_is_nothing_to_go_back_to(edge, redis):
     assert edge.health.bundle.version == 1
     for n in range(FAILED_MIN):
         edge.health.failed(f"q{n}")
