@@ -135,6 +135,28 @@ async def test_a_process_whose_clock_is_wrong_counts_ages_from_when_the_broker_t
     assert all(began_s - 60.0 < delivery.at_s < began_s + 60.0 for delivery in calls)
 
 
+@pytest.mark.parametrize("look", ["turn_away", "handle_read"])
+async def test_who_looks_at_new_messages_together_is_told_their_age_by_the_broker_s_clock_too(
+    redis, start_node, eventually, look
+):
+    seen, ahead_s = [], 172_800.0
+
+    def turn_away(delivery, body, ahead):
+        seen.append(delivery)
+
+    async def handle_read(given):
+        seen.extend(delivery for delivery, _ in given)
+        return [counted(body) for _, body in given]
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    began_s = time.time() + ahead_s
+    looks = {look: {"turn_away": turn_away, "handle_read": handle_read}[look]}
+    await start_node(consumer(count, **looks), clock=lambda: time.time() + ahead_s)
+    await eventually(lambda: finished(redis))
+    (delivery,) = seen
+    assert began_s - 60.0 < delivery.at_s < began_s + 60.0
+
+
 @pytest.mark.parametrize(("broker_s", "ahead_s"), [(6.5, 1.5), (8.0, 0.0), (9.0, 0.0), (10.0, 0.0), (11.5, -1.5)])
 async def test_a_clock_is_as_far_from_the_brokers_as_the_way_does_not_explain(redis, broker_s, ahead_s):
     intake = Intake(redis, consumer(count), clock=lambda: 10.0, steady=lambda: 3.0)

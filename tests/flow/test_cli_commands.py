@@ -383,6 +383,23 @@ async def test_of_a_stream_of_which_nobody_holds_anything_its_consumers_are_coun
     assert "cmdstat_xinfo|consumers" not in await redis.info("commandstats")
 
 
+async def test_watch_reads_what_came_since_it_looked_last(redis, monkeypatch):
+    async def beat(node):
+        told = Heartbeat(node=node, service="edge", at_s=99.0, bundle=1, ready=True)
+        await redis.xadd(streams.HEART, {"__data__": pack(told)})
+
+    watcher = watch.Watcher(redis)
+    await beat("edge-1")
+    assert [each.node for each in (await watcher.look(100.0)).services] == ["edge-1"]
+    await beat("edge-2")
+
+    def again(*_, **__):
+        raise AssertionError("what it has read is read again")
+
+    monkeypatch.setattr(type(redis), "xrevrange", again)
+    assert [each.node for each in (await watcher.look(100.0)).services] == ["edge-1", "edge-2"]
+
+
 async def test_watch_shows_the_newest_beat_of_each_service_and_passes_what_is_none(redis):
     for node, bundle in [("edge-1", 1), ("edge-2", 1), ("edge-1", 2)]:
         beat = Heartbeat(node=node, service="edge", at_s=99.0, bundle=bundle, ready=True, phi={"heart": None})

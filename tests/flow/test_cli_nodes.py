@@ -7,6 +7,7 @@ from centre import NODES
 from rich.console import Console
 
 from common.runtime import keys, streams
+from common.runtime.overview import BEATING, READ_MAX
 from common.wire.codec import canonical, pack
 from common.wire.messages import Applied, DeadLetter, Heartbeat
 from services.cli import nodes
@@ -41,6 +42,15 @@ async def test_every_edge_that_is_enrolled_is_a_row_though_it_never_spoke(centre
     assert found["edge-1"] == nodes.Row(
         "edge-1", key_of(centre, "edge-1"), nodes.Packets(), None, None, None, None, None, None, ""
     )
+
+
+async def test_of_a_large_fleet_who_fell_silent_a_while_ago_is_seen_too(centre):
+    beats = [beat("silent", 5.0), *(beat(f"edge-{number % (BEATING + 1)}", 9.0) for number in range(READ_MAX))]
+    async with centre.broker.redis.pipeline() as together:
+        for each in beats:
+            together.xadd(streams.HEART, {streams.DATA_FIELD: pack(each)})
+        await together.execute()
+    assert (await looked(centre))["silent"].seen_s == 5.0
 
 
 async def test_a_row_has_what_became_of_its_packets_its_newest_beat_and_its_last_verdict(centre):

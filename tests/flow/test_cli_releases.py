@@ -5,7 +5,7 @@ import time
 import pytest
 from rich.console import Console
 
-from common.runtime import streams
+from common.runtime import overview, streams
 from common.runtime.effects import HashSet
 from common.trust.rings import EVERYBODY
 from common.wire.codec import pack
@@ -54,6 +54,16 @@ async def test_each_release_says_where_it_serves_what_it_changed_and_whether_it_
     ]
     figures = [word for word in " ".join(text_of(found, width=50)).split() if word.startswith(("3.", "2."))]
     assert figures == 3 * ["3.000", "2.000"], "a figure that is cut is a wrong one"
+
+
+async def test_every_edge_of_a_large_fleet_is_counted(centre, monkeypatch):
+    monkeypatch.setattr(overview, "READ_MAX", 2)
+    monkeypatch.setattr(overview, "BEATING", 1)
+    await centre.release()
+    for node in ("edge-0", "edge-1", "edge-2"):
+        await beat(centre, node, 1)
+    (row,) = await releases._look(centre.url, centre.home)
+    assert row.edges == 3
 
 
 async def test_a_release_that_brings_an_older_one_back_says_which_and_one_with_a_ring_how_far_it_is_open(centre):

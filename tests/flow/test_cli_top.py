@@ -7,7 +7,7 @@ from redis.exceptions import ConnectionError as AwayError
 from rich.console import Console
 
 from common.errors import Unavailable
-from common.runtime import streams
+from common.runtime import overview, streams
 from common.runtime.overview import StreamRow
 from common.wire.codec import pack
 from common.wire.messages import Applied, Heartbeat
@@ -62,6 +62,13 @@ async def test_a_further_look_adds_what_came_since_and_forgets_what_is_old(redis
     assert "[red]worse" in shown
     assert shown.index("2.100") < shown.index("1 edge-1")
     assert all(word not in shown for word in ("not known", "–"))  # bundle 1 had nothing before it
+
+
+async def test_the_first_look_reads_all_heartbeats_that_are_kept(redis, monkeypatch):
+    monkeypatch.setattr(overview, "READ_MAX", 2)
+    now_s = time.time()
+    await tell(redis, streams.HEART, *(beat(now_s - ago_s) for ago_s in range(5, 0, -1)))
+    assert len((await glance.Reader(redis).look()).beats) == 5
 
 
 def fleet_of(*beats, verdicts=()):

@@ -167,7 +167,7 @@ async def test_an_error_before_the_first_text_is_the_requests_own(edge):
         await anext(told(edge, [ask(text="wrong")]))
 
 
-async def test_an_error_in_the_midst_is_the_last_event_and_says_nothing_of_itself(edge, allowed, eventually):
+async def test_an_error_in_the_midst_is_the_last_event_and_is_said_in_the_log_alone(edge, allowed, eventually, caplog):
     news = told(edge, [ask(text="breaks")])
     lines = events(await first_of(news, edge, allowed, eventually), news, shape())
     allowed.release(1)
@@ -175,6 +175,8 @@ async def test_an_error_in_the_midst_is_the_last_event_and_says_nothing_of_itsel
     assert first["choices"][0]["text"] == "1 "
     assert last["error"]["type"] == "server_error"
     assert "a bug" not in json.dumps(last)
+    assert "an answer failed in the midst" in caplog.text
+    assert "a bug" in caplog.text
 
 
 async def test_queries_before_one_that_is_refused_are_left(edge):

@@ -23,6 +23,7 @@ from services.trainer import consolidate as room
 from services.trainer import dreams, updates
 from services.trainer.consolidate import STATE_TOLERANCE, consolidate
 from services.trainer.evaluate import Examiner, Score
+from services.trainer.prune import WEIGHT_MAX
 
 FRESH = "And it came to pass that the people went up unto the mountain, and the people saw the light. "
 HELD_OUT = {role: [SENTENCES[role] * 2] for role in ROLES}
@@ -334,6 +335,23 @@ def test_the_constellation_that_was_given_is_not_touched(micro, micro_parts):
     run(micro_parts, update(micro))
     assert micro_parts == before
     assert replace(micro).domains == load(micro_parts).domains
+
+
+def brimming(known):
+    """A memory of as many tokens as its counts have room for."""
+    table = known.tables[0]
+    counts = table.counts * np.uint32(WEIGHT_MAX // int(table.counts.sum()))
+    counts[0] += WEIGHT_MAX - int(counts.sum())
+    return memory.Memory((memory.Table.complete(table.keys, counts), *known.tables[1:]))
+
+
+def test_a_memory_of_billions_of_tokens_goes_on_learning(micro):
+    full = replace(micro, memories={**micro.memories, "heart": brimming(micro.memories["heart"])})
+    assert full.memories["heart"].tokens == WEIGHT_MAX
+    ids = micro.encoder.encode(SENTENCES["heart"] * 3)
+    told = update(micro, "heart", "heart", crystals=crystals_from(ids))
+    for after in (updates.merged(full, [told]), updates.corrected(full, [correction("heart", ids[:0], ids)])):
+        assert after.memories["heart"].tokens == pytest.approx(WEIGHT_MAX / 2, rel=1e-6)
 
 
 # Corrections

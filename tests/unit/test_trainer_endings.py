@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from micro import SENTENCES
-from test_trainer_consolidate import HELD_OUT, figures, run, update
+from test_trainer_consolidate import HELD_OUT, brimming, figures, run, update
 
 from common.constants import ROLES
 from common.constellation import parts as bundle_parts
@@ -29,6 +29,7 @@ from services.trainer.endings import (
     saved_share,
 )
 from services.trainer.evaluate import Examiner
+from services.trainer.prune import WEIGHT_MAX
 from services.trainer.updates import crystals_of
 
 WORDS = {
@@ -86,6 +87,19 @@ def test_the_counts_of_converged_domains_add_exactly(micro, micro_parts):
         assert np.array_equal(table.keys, expected.keys)
         assert np.array_equal(table.counts, expected.counts)
         assert np.array_equal(table.totals, expected.totals)
+
+
+def test_the_counts_of_converged_domains_of_billions_of_tokens_are_halved(micro, micro_parts, monkeypatch):
+    full = []
+
+    def without(constellation, ending, real=endings._without):
+        full.append({**constellation.memories, ending.heir: brimming(constellation.memories[ending.heir])})
+        return real(replace(constellation, memories=full[-1]), ending)
+
+    monkeypatch.setattr(endings, "_without", without)
+    found = load(run(micro_parts, told(micro, "d-1"), told(micro, "d-2", seed=1)).parts).memories["d-1"]
+    assert full[0]["d-1"].tokens == WEIGHT_MAX
+    assert found.tokens == pytest.approx(WEIGHT_MAX / 2, rel=1e-6)
 
 
 def test_two_kinds_of_text_stay_two_domains_wherever_they_lie(micro, micro_parts):

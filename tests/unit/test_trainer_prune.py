@@ -109,6 +109,11 @@ def test_memories_of_billions_of_tokens_join_to_one_that_can_be_read(more):
     assert m.distribution(found, [], FLOOR)[0][1] == pytest.approx((2**31 - 1) / (WEIGHT_MAX + more), rel=1e-6)
 
 
+def test_memories_whose_totals_fall_short_of_their_counts_are_halved_by_their_counts():
+    found = joined(2 * [heavy(2**31, 2**30, total=3)])
+    assert [counts for counts, _ in rows(found)] == [[2**31, 2**30]]
+
+
 @given(texts, texts)
 def test_joined_memories_that_have_room_are_their_sum(one, other):
     several = [m.count([one]), m.count([other])]

@@ -258,6 +258,7 @@ async def test_a_bad_bundle_is_gone_back_from_whole_once_the_record_takes_it(on_
     assert (on_trial.node.serving.bundle, on_trial.health.bundle) == (1, None)
     assert await verdicts(redis) == [(1, "applied"), (2, "applied"), (2, "reverted")]
     assert "it reads" in on_trial.bundles._slots.standing.left[0].reason
+    assert "it reads" in (await messages(redis, streams.APPLIED, Applied))[-1].reason
 
 
 async def test_the_first_bundle_serves_on_where_there_is_nothing_to_go_back_to(edge, redis):

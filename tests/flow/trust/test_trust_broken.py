@@ -14,6 +14,7 @@ from released import DAY_S, STRANGER, files, message, of_role, put_back, release
 
 from common.errors import Unavailable
 from common.runtime import keys, streams
+from common.wire.bundle import digest
 from common.wire.codec import unpack
 from common.wire.messages import Bundle
 
@@ -140,6 +141,21 @@ async def test_a_state_that_is_lost_once_it_was_read_hides_no_release_from_befor
         path.unlink()
     assert await trust.is_before(unpack(Bundle, messages[1]))
     assert not await trust.is_before(unpack(Bundle, message(home, 1, key=STRANGER)))
+    assert not await trust.is_before(unpack(Bundle, message(home, 4)))  # newer than what is listed: withheld, or early
+
+
+@pytest.mark.parametrize("stolen", [False, True])
+async def test_a_release_from_before_the_list_may_be_signed_by_a_former_key_that_was_not_stolen(
+    home, redis, reader, stolen
+):
+    former = keys.load_private(home, keys.PUBLISHER)
+    messages = await release(redis, home, 2)
+    last = digest(unpack(Bundle, messages[2]))
+    keys.replace(home, ["publisher"], offline=keys.offline_dir(home), stolen=stolen, believed=last if stolen else None)
+    await list_releases(redis, home, {2: message(home, 2)})
+    trust = reader()
+    await trust.verify(2, message(home, 2))
+    assert await trust.is_before(unpack(Bundle, message(home, 1, key=former))) != stolen
 
 
 class Killed(BaseException):
