@@ -6,7 +6,7 @@ from broker_node import COUNTS, consumer, count, counted, finished, letters
 from faststream.redis import RedisBroker
 
 from common.errors import Corrupt, Rejected, Unavailable
-from common.runtime import metrics, scripts, streams
+from common.runtime import metrics, pace, scripts, streams
 from common.runtime.consumer import Intake
 from common.runtime.effects import Absent, HashSet, Send, Then
 from common.runtime.entries import Entry
@@ -133,6 +133,25 @@ async def test_a_process_whose_clock_is_wrong_counts_ages_from_when_the_broker_t
     await eventually(lambda: finished(redis))
     assert (await redis.hget(COUNTS, "q"), await letters(redis)) == (b"1", [])
     assert all(began_s - 60.0 < delivery.at_s < began_s + 60.0 for delivery in calls)
+
+
+@pytest.mark.parametrize(("quick_s", "sizes"), [(0.0, [1] * 20), (60.0, [1, 2, 4, 8, 5])])
+async def test_of_a_backlog_as_much_is_read_at_once_as_comes_quickly(
+    redis, start_node, eventually, monkeypatch, quick_s, sizes
+):
+    """What was asked for is nobody else's while it is on its way."""
+    monkeypatch.setattr(pace, "QUICK_S", quick_s)
+    reads = []
+
+    async def handle_read(given):
+        reads.append(len(given))
+        return [counted(body) for _, body in given]
+
+    for number in range(20):
+        await redis.xadd(streams.QUERIES, {"__data__": b"q%d" % number})
+    await start_node(consumer(None, handle_read=handle_read, claim_after_s=5.0))
+    await eventually(lambda: finished(redis))
+    assert reads == sizes
 
 
 @pytest.mark.parametrize("look", ["turn_away", "handle_read"])
