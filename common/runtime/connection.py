@@ -4,10 +4,9 @@ Two kinds of patience: a command of ours that nobody answers ends in bounded tim
 consumer's read retries for ever (there is nothing else it could do).
 
 A server, the master that sentinels name and a cluster are one kind of client: address.py says which it is,
-cluster.py what redis-py's client of a cluster needs besides.
+cluster.py and sentinels.py what redis-py's clients of several servers need besides.
 """
 
-import asyncio
 import logging
 import os
 import random
@@ -29,12 +28,7 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import (
-    Sentinel,
-    SentinelConnectionPool,
-    SentinelManagedConnection,
-    SentinelManagedSSLConnection,
-)
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import AbstractBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -49,6 +43,7 @@ from common.errors import Rejected, said
 from common.runtime import address
 from common.runtime.address import Address
 from common.runtime.cluster import Cluster
+from common.runtime.sentinels import MasterPool, Sentinels
 from common.runtime.settings import redacted
 
 log = logging.getLogger(__name__)
@@ -141,37 +136,6 @@ class _Mastered(_Ours, SentinelManagedConnection):
 
 class _MasteredTls(_Mastered, SentinelManagedSSLConnection):
     pass
-
-
-class _Sentinels(Sentinel):
-    """Asked once for all who want to know at a time: whoever finds the master moves the sentinel that told it to the
-    front of a list that others are walking, and two at once lose another for good, with its open connection. One after
-    the other they would wait for each sentinel that is away as often as they are many.
-    """
-
-    def __init__(self) -> None:
-        super().__init__([])  # type: ignore[no-untyped-call]
-        self._asking: asyncio.Task[Any] | None = None
-
-    async def discover_master(self, service_name: str) -> Any:
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(super().discover_master(service_name))
-            self._asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # of one that all left
-        return await asyncio.shield(self._asking)
-
-    async def aclose(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
-        await super().aclose()
-
-
-class _MasterPool(SentinelConnectionPool):
-    """The connections to the master, and with them those to the sentinels."""
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        await self.sentinel_manager.aclose()
 
 
 _KINDS: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
@@ -336,14 +300,14 @@ def _pool(options: Mapping[str, Any], retries: int) -> ConnectionPool:
 def _of_master(where: Address, retries: int) -> Redis:
     options, kind = _options(where.options)
     # Sentinel would make plain clients of its own, whose patience adds to that of whoever asks them.
-    sentinels = _Sentinels()
+    sentinels = Sentinels()
     own = {name: value for name, value in where.options.items() if name not in ("username", "password", "db")}
     sentinels.sentinels = [
         Redis.from_pool(_pool({**own, **where.sentinel_options, "host": host, "port": port}, 0))
         for host, port in where.nodes
     ]
     kind = _MasteredTls if kind is _Tls else _Mastered
-    pool: Any = _MasterPool
+    pool: Any = MasterPool
     return Redis.from_pool(pool(where.master, sentinels, **options, **_patience(retries), connection_class=kind))
 
 
