@@ -248,12 +248,21 @@ def received(monkeypatch):
         calls.append(given)
         return 0
 
-    monkeypatch.setattr(cli.command, "import_module", lambda _: SimpleNamespace(run=run, train=run, listing=run))
+    monkeypatch.setattr(
+        cli.command, "import_module", lambda _: SimpleNamespace(run=run, train=run, listing=run, rotate=run)
+    )
     return calls
 
 
 @pytest.mark.parametrize(
-    "line", [["ask", "WORD"], ["forget", "WORD"], ["trace", "WORD"], ["packet", "list", "--node", "WORD"]]
+    "line",
+    [
+        ["ask", "WORD"],
+        ["forget", "WORD"],
+        ["trace", "WORD"],
+        ["packet", "list", "--node", "WORD"],
+        ["keys", "rotate", "WORD"],
+    ],
 )
 def test_words_are_taken_as_they_were_typed_whatever_the_locale_and_refused_when_they_are_no_utf_8(received, line):
     ascii_locale = "Φ".encode().decode("ascii", "surrogateescape")
