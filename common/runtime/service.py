@@ -49,8 +49,8 @@ DRAIN_TIMEOUT_S: Final = 5.0
 class Tick:
     """A job that runs, then pauses for `every_s` seconds, and so on; it never overlaps itself.
 
-    What it raises is logged and shown in readiness, and it runs again, within a second where something was not there:
-    one run must be all or nothing (Broker.commit).
+    What it raises is logged and shown in readiness, and it runs again, after a second where something was not there,
+    however often it runs else: one run must be all or nothing (Broker.commit).
     """
 
     name: str
@@ -262,7 +262,7 @@ class _Process:
                 outcome, problem = "done", None
             except (Unavailable, RedisError) as error:
                 outcome, problem = "unavailable", str(error)
-                pause_s = min(pause_s, BACKOFF_MAX_S)
+                pause_s = BACKOFF_MAX_S
                 log.warning("tick %s: %s; it runs again", tick.name, error)
             except Exception as error:  # the border where a bug becomes a retry
                 outcome, problem = "failed", repr(error)

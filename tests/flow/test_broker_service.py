@@ -178,6 +178,25 @@ async def test_a_tick_that_is_rare_runs_again_soon_where_something_was_not_there
     await eventually(lambda: ready(url))
 
 
+async def test_a_tick_that_is_frequent_rests_where_something_was_not_there(
+    redis, broker_url, running, eventually, monkeypatch
+):
+    """What it found only then, as the whole of the last good bundle on a full disk, it would find over and over."""
+    monkeypatch.setattr("common.runtime.service.BACKOFF_MAX_S", 60.0)
+    ran = []
+
+    async def full():
+        ran.append("full")
+        raise Unavailable("disk_full", "no space left")
+
+    async def well():
+        ran.append("well")
+
+    await running(settings(broker_url), Wiring(ticks=[Tick("full", 0.01, full), Tick("well", 0.01, well)]))
+    await eventually(lambda: ran.count("well") > 5)
+    assert ran.count("full") == 1
+
+
 async def test_the_stop_finishes_a_tick_and_carries_the_outbox(redis, broker_url, running, eventually):
     begun, release = asyncio.Event(), asyncio.Event()
 
