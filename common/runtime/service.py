@@ -174,7 +174,6 @@ class _Process:
         """Wait for the broker, build, run, stop."""
         if not await self._unless_stopped(wait_until_there(self._loaded.broker_url)):
             return
-        self._broker_there = True
         async with connect(self._loaded.broker_url) as redis, AsyncExitStack() as last:
             last.push_async_callback(lanes.end, redis)
             if (built := await self._begin(redis)) is None:
@@ -191,9 +190,12 @@ class _Process:
         """
         while not self.stopping.is_set():
             try:
-                direct = not await scripts.has_slots(redis)
-                return await self._build(Broker(redis)), direct
+                asking = asyncio.ensure_future(scripts.has_slots(redis))
+                if await self._unless_stopped(asking):
+                    self._broker_there = True
+                    return await self._build(Broker(redis)), not asking.result()
             except AWAY as error:
+                self._broker_there = False
                 log.warning("cannot start yet, %s; trying again", trouble(error))
                 await self._unless_stopped(asyncio.sleep(BACKOFF_MAX_S))
         return None
@@ -271,7 +273,7 @@ class _Process:
             metrics.TICKS.labels(tick.name, outcome).inc()
             await self._unless_stopped(asyncio.sleep(pause_s))
 
-    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+    async def _unless_stopped(self, work: Awaitable[object]) -> bool:
         """Wait for `work` or for the stop, whichever is first; whether the work was done."""
         task = asyncio.ensure_future(work)
         stop = asyncio.create_task(self.stopping.wait())

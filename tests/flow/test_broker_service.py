@@ -326,20 +326,40 @@ async def test_paths_of_a_service_that_waits_for_its_broker_are_away(running):
 async def test_a_broker_that_goes_away_again_while_a_service_begins_is_waited_for(
     redis, broker_url, running, eventually, monkeypatch
 ):
-    asked, has_slots = [], scripts.has_slots
+    has_slots, back = scripts.has_slots, asyncio.Event()
 
-    async def away_once(redis):
-        asked.append(redis)
-        if len(asked) == 1:
-            raise RedisConnectionError("connection refused")
-        return await has_slots(redis)
+    async def away(redis):
+        if back.is_set():
+            return await has_slots(redis)
+        raise RedisConnectionError("connection refused")
 
-    monkeypatch.setattr(scripts, "has_slots", away_once)
+    monkeypatch.setattr(scripts, "has_slots", away)
     url, end = await running(settings(broker_url), Wiring(consumers=[consumer(count)]))
+
+    async def waits():
+        return "starting: waits for the broker" in (await fetch(url + "/readyz"))[1]
+
+    await eventually(waits)
+    back.set()
     await eventually(lambda: ready(url))
     await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await eventually(lambda: finished(redis))
     await end()
+
+
+async def test_a_service_that_begins_while_its_broker_is_silent_is_stopped_at_once(redis, broker_url, monkeypatch):
+    asked, stop = asyncio.Event(), asyncio.Event()
+
+    async def silent(_):
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(scripts, "has_slots", silent)
+    life = asyncio.create_task(serve(settings(broker_url), service="edge", build=None, stop=stop))
+    async with asyncio.timeout(10):
+        await asked.wait()
+        stop.set()
+        await life
 
 
 async def test_a_service_that_fails_leaves_no_task_and_no_connection(redis, broker_url, eventually):
