@@ -49,8 +49,8 @@ DRAIN_TIMEOUT_S: Final = 5.0
 class Tick:
     """A job that runs, then pauses for `every_s` seconds, and so on; it never overlaps itself.
 
-    What it raises is logged and shown in readiness, and it runs again, after a second where something was not there,
-    however often it runs else: one run must be all or nothing (Broker.commit).
+    What it raises is logged and shown in readiness, and it runs again: where something was not there after a second,
+    else after its pause, which is a second at least. One run must be all or nothing (Broker.commit).
     """
 
     name: str
@@ -268,6 +268,7 @@ class _Process:
                 log.warning("tick %s: %s; it runs again", tick.name, error)
             except Exception as error:  # the border where a bug becomes a retry
                 outcome, problem = "failed", repr(error)
+                pause_s = max(pause_s, BACKOFF_MAX_S)
                 log.exception("tick %s failed; it runs again", tick.name)
             self._health.report(name, problem)
             metrics.TICKS.labels(tick.name, outcome).inc()

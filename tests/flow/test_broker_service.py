@@ -14,7 +14,7 @@ from broker_service import fetch, ready, settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from common.errors import QigError, Rejected, Unavailable
+from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import embedded, http, scripts, streams
 from common.runtime.connection import connect
 from common.runtime.effects import Send
@@ -178,23 +178,24 @@ async def test_a_tick_that_is_rare_runs_again_soon_where_something_was_not_there
     await eventually(lambda: ready(url))
 
 
-async def test_a_tick_that_is_frequent_rests_where_something_was_not_there(
-    redis, broker_url, running, eventually, monkeypatch
+@pytest.mark.parametrize("error", [Unavailable("disk_full", "no space left"), Corrupt("not_a_record", "damaged")])
+async def test_a_tick_that_is_frequent_rests_where_it_failed(
+    redis, broker_url, running, eventually, monkeypatch, error
 ):
-    """What it found only then, as the whole of the last good bundle on a full disk, it would find over and over."""
+    """What it did until then, as to read the whole of the last good bundle, and what it said, comes again each time."""
     monkeypatch.setattr("common.runtime.service.BACKOFF_MAX_S", 60.0)
     ran = []
 
-    async def full():
-        ran.append("full")
-        raise Unavailable("disk_full", "no space left")
+    async def wrong():
+        ran.append("wrong")
+        raise error
 
     async def well():
         ran.append("well")
 
-    await running(settings(broker_url), Wiring(ticks=[Tick("full", 0.01, full), Tick("well", 0.01, well)]))
+    await running(settings(broker_url), Wiring(ticks=[Tick("wrong", 0.01, wrong), Tick("well", 0.01, well)]))
     await eventually(lambda: ran.count("well") > 5)
-    assert ran.count("full") == 1
+    assert ran.count("wrong") == 1
 
 
 async def test_the_stop_finishes_a_tick_and_carries_the_outbox(redis, broker_url, running, eventually):
