@@ -5,6 +5,7 @@
                                                            ├─ followers
                                                            └─ ticks
     SIGTERM, SIGINT ─▶ stop reading ─▶ finish what is in flight ─▶ hand back the rest ─▶ carry the outbox ─▶ end
+                                       └ for FINISH_S: what is left then is as if killed, and the rest in good order
 
 A bug that escapes its part ends the process with a traceback and a code that is not 0: whoever started it starts it
 again (restart: unless-stopped), and everything that was pending is claimed. An error we know ends it with one line.
@@ -42,6 +43,7 @@ S = TypeVar("S", bound=CommonSettings)
 
 EXIT_REFUSED: Final = 2  # a setting, a port, a key, a directory: somebody must change something
 EXIT_CORRUPT: Final = 70
+FINISH_S: Final = 20.0  # of the 30 s between SIGTERM and SIGKILL: a command to a silent broker has 90 s of patience
 DRAIN_TIMEOUT_S: Final = 5.0
 
 
@@ -235,8 +237,12 @@ class _Process:
             log.info("stopping: finishing what is in flight")
             if wiring.stopping:
                 wiring.stopping()
-            await self._finish(reading, ticks)
-            for task in endless:
+            try:
+                async with asyncio.timeout(FINISH_S):
+                    await self._finish(reading, ticks)
+            except TimeoutError:
+                log.warning("what is not finished after %.0f s is left: it comes again, or runs again", FINISH_S)
+            for task in (*endless, *ticks):
                 task.cancel()
         await self._last_round(redis, boxes)
 

@@ -363,6 +363,27 @@ async def test_a_service_that_begins_while_its_broker_is_silent_is_stopped_at_on
         await life
 
 
+async def test_a_stop_waits_for_what_does_not_end_no_longer_than_it_may(redis, broker_url, running, monkeypatch):
+    """As what is asked of a broker that is silent: killed instead, an edge would say that its bundle had ended it."""
+    monkeypatch.setattr("common.runtime.service.FINISH_S", 0.2)
+    begun, ended = asyncio.Barrier(3), []
+
+    async def endless(*_):
+        await begun.wait()
+        await asyncio.Event().wait()
+
+    async def last():
+        ended.append("in good order")
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    wiring = Wiring(consumers=[consumer(endless)], ticks=[Tick("tick", 60.0, endless)], stop=last)
+    _, end = await running(settings(broker_url), wiring)
+    async with asyncio.timeout(10):
+        await begun.wait()
+        await end()
+    assert ended == ["in good order"]
+
+
 async def test_a_service_that_fails_leaves_no_task_and_no_connection(redis, broker_url, eventually):
     begun, stop, others = asyncio.Event(), asyncio.Event(), asyncio.all_tasks()
     before = len(await redis.client_list())
