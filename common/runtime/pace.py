@@ -8,8 +8,10 @@ nobody else handles, and after a claim time it is taken for left behind.
 from typing import Final
 
 FIRST: Final = 1
-QUICK_S: Final = 0.5  # chosen: twice as many take a second then, of the five after which an entry may be claimed
-SLOW_S: Final = 1.5
+# Chosen: the way there and back is in it, by a satellite 0.6 s and more; and twice as many take two seconds then, of
+# the five after which an entry may be claimed.
+QUICK_S: Final = 1.0
+SLOW_S: Final = 2.0
 
 
 class Pace:

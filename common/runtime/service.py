@@ -5,6 +5,7 @@
                                                            ├─ followers
                                                            └─ ticks
     SIGTERM, SIGINT ─▶ stop reading ─▶ finish what is in flight ─▶ hand back the rest ─▶ carry the outbox ─▶ end
+                                       └ for FINISH_S: what is left then is as if killed, and the rest in good order
 
 A bug that escapes its part ends the process with a traceback and a code that is not 0: whoever started it starts it
 again (restart: unless-stopped), and everything that was pending is claimed. An error we know ends it with one line.
@@ -42,6 +43,7 @@ S = TypeVar("S", bound=CommonSettings)
 
 EXIT_REFUSED: Final = 2  # a setting, a port, a key, a directory: somebody must change something
 EXIT_CORRUPT: Final = 70
+FINISH_S: Final = 20.0  # of the 30 s between SIGTERM and SIGKILL: a command to a silent broker has 90 s of patience
 DRAIN_TIMEOUT_S: Final = 5.0
 
 
@@ -49,8 +51,8 @@ DRAIN_TIMEOUT_S: Final = 5.0
 class Tick:
     """A job that runs, then pauses for `every_s` seconds, and so on; it never overlaps itself.
 
-    What it raises is logged and shown in readiness, and it runs again, within a second where something was not there:
-    one run must be all or nothing (Broker.commit).
+    What it raises is logged and shown in readiness, and it runs again: where something was not there after a second,
+    else after its pause, which is a second at least. One run must be all or nothing (Broker.commit).
     """
 
     name: str
@@ -174,7 +176,6 @@ class _Process:
         """Wait for the broker, build, run, stop."""
         if not await self._unless_stopped(wait_until_there(self._loaded.broker_url)):
             return
-        self._broker_there = True
         async with connect(self._loaded.broker_url) as redis, AsyncExitStack() as last:
             last.push_async_callback(lanes.end, redis)
             if (built := await self._begin(redis)) is None:
@@ -191,9 +192,12 @@ class _Process:
         """
         while not self.stopping.is_set():
             try:
-                direct = not await scripts.has_slots(redis)
-                return await self._build(Broker(redis)), direct
+                asking = asyncio.ensure_future(scripts.has_slots(redis))
+                if await self._unless_stopped(asking):
+                    self._broker_there = True
+                    return await self._build(Broker(redis)), not asking.result()
             except AWAY as error:
+                self._broker_there = False
                 log.warning("cannot start yet, %s; trying again", trouble(error))
                 await self._unless_stopped(asyncio.sleep(BACKOFF_MAX_S))
         return None
@@ -233,8 +237,12 @@ class _Process:
             log.info("stopping: finishing what is in flight")
             if wiring.stopping:
                 wiring.stopping()
-            await self._finish(reading, ticks)
-            for task in endless:
+            try:
+                async with asyncio.timeout(FINISH_S):
+                    await self._finish(reading, ticks)
+            except TimeoutError:
+                log.warning("what is not finished after %.0f s is left: it comes again, or runs again", FINISH_S)
+            for task in (*endless, *ticks):
                 task.cancel()
         await self._last_round(redis, boxes)
 
@@ -262,16 +270,17 @@ class _Process:
                 outcome, problem = "done", None
             except (Unavailable, RedisError) as error:
                 outcome, problem = "unavailable", str(error)
-                pause_s = min(pause_s, BACKOFF_MAX_S)
+                pause_s = BACKOFF_MAX_S
                 log.warning("tick %s: %s; it runs again", tick.name, error)
             except Exception as error:  # the border where a bug becomes a retry
                 outcome, problem = "failed", repr(error)
+                pause_s = max(pause_s, BACKOFF_MAX_S)
                 log.exception("tick %s failed; it runs again", tick.name)
             self._health.report(name, problem)
             metrics.TICKS.labels(tick.name, outcome).inc()
             await self._unless_stopped(asyncio.sleep(pause_s))
 
-    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+    async def _unless_stopped(self, work: Awaitable[object]) -> bool:
         """Wait for `work` or for the stop, whichever is first; whether the work was done."""
         task = asyncio.ensure_future(work)
         stop = asyncio.create_task(self.stopping.wait())

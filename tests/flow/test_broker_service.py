@@ -14,7 +14,7 @@ from broker_service import fetch, ready, settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from common.errors import QigError, Rejected, Unavailable
+from common.errors import Corrupt, QigError, Rejected, Unavailable
 from common.runtime import embedded, http, scripts, streams
 from common.runtime.connection import connect
 from common.runtime.effects import Send
@@ -178,6 +178,26 @@ async def test_a_tick_that_is_rare_runs_again_soon_where_something_was_not_there
     await eventually(lambda: ready(url))
 
 
+@pytest.mark.parametrize("error", [Unavailable("disk_full", "no space left"), Corrupt("not_a_record", "damaged")])
+async def test_a_tick_that_is_frequent_rests_where_it_failed(
+    redis, broker_url, running, eventually, monkeypatch, error
+):
+    """What it did until then, as to read the whole of the last good bundle, and what it said, comes again each time."""
+    monkeypatch.setattr("common.runtime.service.BACKOFF_MAX_S", 60.0)
+    ran = []
+
+    async def wrong():
+        ran.append("wrong")
+        raise error
+
+    async def well():
+        ran.append("well")
+
+    await running(settings(broker_url), Wiring(ticks=[Tick("wrong", 0.01, wrong), Tick("well", 0.01, well)]))
+    await eventually(lambda: ran.count("well") > 5)
+    assert ran.count("wrong") == 1
+
+
 async def test_the_stop_finishes_a_tick_and_carries_the_outbox(redis, broker_url, running):
     begun, release = asyncio.Event(), asyncio.Event()
 
@@ -307,20 +327,61 @@ async def test_paths_of_a_service_that_waits_for_its_broker_are_away(running):
 async def test_a_broker_that_goes_away_again_while_a_service_begins_is_waited_for(
     redis, broker_url, running, eventually, monkeypatch
 ):
-    asked, has_slots = [], scripts.has_slots
+    has_slots, back = scripts.has_slots, asyncio.Event()
 
-    async def away_once(redis):
-        asked.append(redis)
-        if len(asked) == 1:
-            raise RedisConnectionError("connection refused")
-        return await has_slots(redis)
+    async def away(redis):
+        if back.is_set():
+            return await has_slots(redis)
+        raise RedisConnectionError("connection refused")
 
-    monkeypatch.setattr(scripts, "has_slots", away_once)
+    monkeypatch.setattr(scripts, "has_slots", away)
     url, end = await running(settings(broker_url), Wiring(consumers=[consumer(count)]))
+
+    async def waits():
+        return "starting: waits for the broker" in (await fetch(url + "/readyz"))[1]
+
+    await eventually(waits)
+    back.set()
     await eventually(lambda: ready(url))
     await redis.xadd(streams.QUERIES, {"__data__": b"q"})
     await eventually(lambda: finished(redis))
     await end()
+
+
+async def test_a_service_that_begins_while_its_broker_is_silent_is_stopped_at_once(redis, broker_url, monkeypatch):
+    asked, stop = asyncio.Event(), asyncio.Event()
+
+    async def silent(_):
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(scripts, "has_slots", silent)
+    life = asyncio.create_task(serve(settings(broker_url), service="edge", build=None, stop=stop))
+    async with asyncio.timeout(10):
+        await asked.wait()
+        stop.set()
+        await life
+
+
+async def test_a_stop_waits_for_what_does_not_end_no_longer_than_it_may(redis, broker_url, running, monkeypatch):
+    """As what is asked of a broker that is silent: killed instead, an edge would say that its bundle had ended it."""
+    monkeypatch.setattr("common.runtime.service.FINISH_S", 0.2)
+    begun, ended = asyncio.Barrier(3), []
+
+    async def endless(*_):
+        await begun.wait()
+        await asyncio.Event().wait()
+
+    async def last():
+        ended.append("in good order")
+
+    await redis.xadd(streams.QUERIES, {"__data__": b"q"})
+    wiring = Wiring(consumers=[consumer(endless)], ticks=[Tick("tick", 60.0, endless)], stop=last)
+    _, end = await running(settings(broker_url), wiring)
+    async with asyncio.timeout(10):
+        await begun.wait()
+        await end()
+    assert ended == ["in good order"]
 
 
 async def test_a_service_that_fails_leaves_no_task_and_no_connection(redis, broker_url, eventually):

@@ -1,13 +1,9 @@
-"""What numba keeps on disk is of the sources that are there."""
+"""What numba keeps on disk is used with the sources that it was compiled of."""
 
-from pathlib import Path
-
+import numba
 import pytest
 
 from common import compilation
-from common.coordizer.merges import advance
-from common.kernels.decode import read_on
-from common.wire.ranges import end
 
 
 @pytest.fixture
@@ -20,35 +16,34 @@ def sources(tmp_path):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    made = tmp_path / "__pycache__"
-    made.mkdir()
-    for name in ("say.py311.nbi", "say.py311.1.nbc", "say.cpython-311.pyc"):
-        (made / name).touch()
-    return made
+def compiled(tmp_path, monkeypatch):
+    """Of a process of these sources: calls a function, and says whether it was there, compiled."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    def one():
+        return 1
+
+    def of(sources):
+        monkeypatch.setattr(compilation, "_sources", lambda: sources)
+        made = compilation.kept(one)
+        return lambda: made() == 1 and bool(made.stats.cache_hits)
+
+    return of
 
 
-def names(folder):
-    return {path.name for path in folder.iterdir()}
+def test_what_was_compiled_is_found_until_a_source_changes(compiled):
+    for sources, is_there in [("old", False), ("old", True), ("new", False), ("new", True)]:
+        found = compiled(sources)
+        assert found() is is_there
 
 
-def test_what_was_compiled_of_other_sources_is_forgotten_and_bytecode_is_not(folder):
-    compilation.forget_older(folder, "new")
-    assert names(folder) == {"say.cpython-311.pyc", compilation.STAMP}
-
-
-def test_what_was_compiled_of_these_sources_is_kept(folder):
-    compilation.forget_older(folder, "new")
-    (folder / "say.py311.nbi").touch()
-    compilation.forget_older(folder, "new")
-    assert "say.py311.nbi" in names(folder)
-    compilation.forget_older(folder, "newer")
-    assert "say.py311.nbi" not in names(folder)
-
-
-def test_a_folder_that_cannot_be_written_is_left_as_it_is(tmp_path):
-    compilation.forget_older(tmp_path / "nowhere", "new")
-    assert names(tmp_path) == set()
+def test_what_a_process_of_the_old_sources_keeps_after_the_new_ones_came_is_not_used(compiled):
+    found_by_the_old = compiled("old")
+    found = compiled("new")
+    assert not found()
+    assert not found_by_the_old()
+    found = compiled("new")
+    assert not found()
 
 
 @pytest.mark.parametrize("name", ["constants.py", *(f"{room}/compiled.py" for room in compilation.ROOMS)])
@@ -64,9 +59,3 @@ def test_a_line_that_moves_from_one_file_into_another_makes_others_of_them(sourc
     (sources / "kernels/compiled.py").write_text("")
     (sources / "wire/compiled.py").write_text("ONE = 1\n" * 2)
     assert compilation.digest_of(sources) != before
-
-
-@pytest.mark.parametrize("function", [advance, read_on, end])
-def test_every_room_that_compiles_says_of_which_sources(function):
-    stamp = Path(function.stats.cache_path) / compilation.STAMP
-    assert stamp.read_text() == compilation.digest_of(Path(compilation.__file__).parent)

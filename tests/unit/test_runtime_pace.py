@@ -5,7 +5,7 @@ from common.runtime.pace import Pace
 
 @pytest.mark.parametrize(
     ("most", "entries", "took_s", "then"),
-    [(64, 8, 0.4, 16), (12, 8, 0.4, 12), (64, 7, 0.4, 8), (64, 8, 0.5, 8), (64, 8, 1.5, 8), (64, 8, 1.6, 4)],
+    [(64, 8, 0.9, 16), (12, 8, 0.9, 12), (64, 7, 0.9, 8), (64, 8, 1.0, 8), (64, 8, 2.0, 8), (64, 8, 2.1, 4)],
 )
 def test_more_are_asked_for_at_once_while_they_come_quickly(most, entries, took_s, then):
     own = Pace(most)
