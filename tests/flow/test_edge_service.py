@@ -11,6 +11,7 @@ from socket import gethostname
 import numpy as np
 import pytest
 from edge_fleet import NODE, TEXT, Publisher, answers, messages, settings_of, verdicts
+from http_edge import COMPILED_S
 from listing import list_releases
 
 from common.runtime import streams
@@ -60,7 +61,7 @@ async def test_queries_that_came_before_the_bundle_are_answered_once_it_is_there
     await redis.xadd(streams.QUERIES, {"__data__": b"garbage"})
     async with running(settings):
         await publisher.release(micro_parts)
-        await eventually(lambda: count(answers(redis), 1))
+        await eventually(lambda: count(answers(redis), 1), COMPILED_S)
         await eventually(lambda: count(messages(redis, streams.dead(streams.QUERIES), DeadLetter), 1))
     (made,) = await answers(redis)
     assert (made.node, made.bundle) == (NODE, 1)
@@ -84,7 +85,7 @@ async def test_a_bundle_waits_while_nobody_can_tell_whether_to_believe_it(
     publisher = Publisher(broker, tmp_path)
     async with running(settings) as address:
         await publisher.release(micro_parts)
-        await eventually(lambda: count(verdicts(redis), 1))
+        await eventually(lambda: count(verdicts(redis), 1), COMPILED_S)
         listed = await redis.hgetall(streams.METADATA)
         publisher.broker = Unlisted(redis)
         for notes in (b"2", b"3"):
