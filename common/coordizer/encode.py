@@ -7,7 +7,8 @@ nothing. Time is linear in the length: no run of the pattern is longer than 64 c
 import codecs
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -48,6 +49,13 @@ class Encoder:
             self._encode(piece) if number % 2 == 0 else _byte_ids(piece) for number, piece in enumerate(pieces) if piece
         ]
         return np.concatenate(runs) if runs else np.empty(0, np.int32)
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[Ids]:
+        """`encode` of each text, in order; the result does not depend on `threads`."""
+        if threads <= 1:
+            return [self.encode(text) for text in texts]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.encode, texts))
 
     def decode(self, ids: Iterable[int]) -> bytes:
         """The bytes of these ids. Raises Rejected("unknown_token")."""

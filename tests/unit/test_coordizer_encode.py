@@ -153,6 +153,13 @@ def test_time_is_linear_in_a_text_without_a_break(character):
     assert took[200_000] < 40 * took[20_000] + 0.05  # a square would be 100 times
 
 
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_batch_is_its_texts_in_order_whatever_the_threads(threads):
+    texts = [TEXT[n:] for n in range(20)] + [""]
+    batch = encoder().encode_batch(texts, threads)
+    assert [ids.tolist() for ids in batch] == [encoder().encode(text).tolist() for text in texts]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60))
 def test_a_stream_never_emits_half_a_character(text):
