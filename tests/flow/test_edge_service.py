@@ -5,19 +5,17 @@ import signal
 import sqlite3
 import sys
 import time
-from contextlib import asynccontextmanager
 from socket import gethostname
 
 import numpy as np
 import pytest
 from edge_fleet import NODE, TEXT, Publisher, answers, messages, settings_of, verdicts
-from http_edge import COMPILED_S
+from http_edge import COMPILED_S, serving
 from listing import list_releases
 
 from common.runtime import streams
 from common.runtime.broker import Broker
-from common.runtime.service import serve
-from common.runtime.settings import DEFAULT_API, ApiSettings
+from common.runtime.settings import ApiSettings
 from common.wire.codec import pack
 from common.wire.inference import Query
 from common.wire.messages import DeadLetter
@@ -25,31 +23,11 @@ from common.wire.packet import open_envelope
 from services.cli.probe import free_port, why_not_ready
 from services.edge import app
 from services.edge.answer import Interaction
-from services.edge.app import build, state_dir
+from services.edge.app import state_dir
 from services.edge.record import Record, address_of
 
 pytestmark = pytest.mark.anyio
 QUERIES = 40
-
-
-@asynccontextmanager
-async def running(settings, api=DEFAULT_API):
-    stop, address = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(
-        serve(
-            settings,
-            service="edge",
-            build=lambda broker: build(settings, broker, api),
-            check_every_s=0.05,
-            stop=stop,
-            on_start=address.set_result,
-        )
-    )
-    try:
-        yield await address
-    finally:
-        stop.set()
-        await serving
 
 
 async def test_queries_that_came_before_the_bundle_are_answered_once_it_is_there(
@@ -59,7 +37,7 @@ async def test_queries_that_came_before_the_bundle_are_answered_once_it_is_there
     publisher = Publisher(broker, tmp_path)
     await redis.xadd(streams.QUERIES, {"__data__": b'{"text": "Where does the river go?", "max_tokens": 3}'})
     await redis.xadd(streams.QUERIES, {"__data__": b"garbage"})
-    async with running(settings):
+    async with serving(settings):
         await publisher.release(micro_parts)
         await eventually(lambda: count(answers(redis), 1), COMPILED_S)
         await eventually(lambda: count(messages(redis, streams.dead(streams.QUERIES), DeadLetter), 1))
@@ -83,7 +61,7 @@ async def test_a_bundle_waits_while_nobody_can_tell_whether_to_believe_it(
     monkeypatch.setattr(app, "LOOK_AGAIN_S", 0.05)
     settings = settings_of(tmp_path, broker_url)
     publisher = Publisher(broker, tmp_path)
-    async with running(settings) as address:
+    async with serving(settings) as (address, _):
         await publisher.release(micro_parts)
         await eventually(lambda: count(verdicts(redis), 1), COMPILED_S)
         listed = await redis.hgetall(streams.METADATA)
@@ -111,7 +89,7 @@ async def test_an_edge_stops_in_good_order_while_a_bundle_comes_by_a_thin_link(
     settings = settings_of(tmp_path, broker_url)
     await Publisher(broker, tmp_path).release(micro_parts)
     async with asyncio.timeout(20):
-        async with running(settings):
+        async with serving(settings):
             await on_its_way.wait()
 
 
@@ -132,7 +110,7 @@ async def test_an_edge_tells_where_it_serves_and_deletes_what_is_too_old_before_
     basin = np.full(64, 1 / 64)
     record.texts.add(Interaction("q", "c", "hi", 1.0, "heart", basin, 1, 2, 3.0, None, None), b"hi", probe=False)
     record.close()
-    async with running(settings) as address:
+    async with serving(settings) as (address, _):
         await eventually(lambda: address_of(file) == address)
         await eventually(lambda: kept_in(file) == 0)
         assert address_of(file) == address
@@ -141,7 +119,7 @@ async def test_an_edge_tells_where_it_serves_and_deletes_what_is_too_old_before_
 async def test_an_edge_on_every_address_of_its_machine_is_named_by_the_machine(tmp_path, broker_url, eventually):
     """Its file may lie in a volume that edges of other containers mount: 0.0.0.0 would be each reader itself."""
     settings = settings_of(tmp_path, broker_url, http_host="0.0.0.0", http_port=free_port())
-    async with running(settings, ApiSettings(api_open=True)):
+    async with serving(settings, ApiSettings(api_open=True)):
         file = state_dir(tmp_path, NODE) / "edge.db"
         await eventually(lambda: address_of(file) == f"http://{gethostname()}:{settings.http_port}")
 
