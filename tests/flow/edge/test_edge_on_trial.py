@@ -222,12 +222,12 @@ async def test_a_bad_bundle_is_gone_back_from_while_the_next_one_is_on_its_way(
     assert (on_trial.node.serving.bundle, on_trial.health.before.bundle) == (3, 1)
 
 
+def full(*_):
+    raise Unavailable("disk_full", "no space left")
+
+
 async def test_a_bad_bundle_is_gone_back_from_once_the_disk_has_room_again(on_trial, redis, monkeypatch):
     await read(on_trial, TEXTS)
-
-    def full(*_):
-        raise Unavailable("disk_full", "no space left")
-
     with monkeypatch.context() as patch:
         patch.setattr(Slots, "_stand", full)
         with pytest.raises(Unavailable, match="disk_full"):
@@ -240,10 +240,6 @@ async def test_a_bad_bundle_is_gone_back_from_once_the_disk_has_room_again(on_tr
 async def test_a_bad_bundle_is_gone_back_from_whole_once_the_record_takes_it(on_trial, redis, monkeypatch):
     """It was noted as bad, and its vocabulary could not be left yet: by now it may look as good as any."""
     await read(on_trial, TEXTS)
-
-    def full(*_):
-        raise Unavailable("disk_full", "no space left")
-
     with monkeypatch.context() as patch:
         patch.setattr(bundles, "follow_vocabulary", full)
         with pytest.raises(Unavailable, match="disk_full"):
